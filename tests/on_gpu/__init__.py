@@ -1,1 +1,1 @@
-"""The kernels called on a GPU, and what only a GPU can show to be right or wrong; `benchmarks/gpu.py` runs it."""
+"""Calls of the kernels on a GPU, and checks that need one; `benchmarks/gpu.py` runs them."""

@@ -1,4 +1,4 @@
-"""What the kernels are checked on: gates that make routing hard, and tokens."""
+"""The cases for checking the kernels: gates that make routing hard, and tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SMALL = Shape(3, 197, 8, 2, 30, hidden=64)
 
 @dataclass(frozen=True)
 class Case:
-    """One routing and the tokens that it moves: gates of a kind, and tokens misaligned by so many bytes."""
+    """A routing and its tokens: gates of a kind, and tokens misaligned by `offset` bytes."""
 
     shape: Shape
     kind: str
@@ -27,17 +27,17 @@ class Case:
     offset: int = 0
 
     def __str__(self) -> str:
-        """Such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
+        """Return a text such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
         offset = f", {self.offset} bytes off" if self.offset else ""
         return f"{self.shape}, {self.kind} gates, seed {self.seed}{offset}"
 
 
 def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
-    """Gates f32[G,S,E]: softmax outputs, and what no softmax would give but an op must route all the same."""
+    """Return gates f32[G,S,E]: softmax outputs, and numbers that no softmax returns but an op must route."""
     shape = groups, tokens, experts
     if kind == "equal":
         return torch.full(shape, 1 / experts)
-    if kind == "tied":  # few values, so that experts and tokens tie with one another
+    if kind == "tied":  # few values, so that experts and tokens tie
         return torch.randint(0, 4, shape, generator=source) / 4
     logits = torch.randn(shape, generator=source)
     if kind == "one expert":
@@ -54,13 +54,13 @@ def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.
 
 
 def make_bits(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Any bits at all, NaNs too: what is only copied must stay what it is."""
+    """Return arbitrary bits, including NaN, which a copy must preserve."""
     size = (*shape[:-1], shape[-1] * TYPE_BYTES[type])
     return torch.randint(0, 256, size, dtype=torch.uint8, generator=source).view(TORCH_TYPES[type])
 
 
 def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Numbers of both signs and many sizes, zeros, and some that are lost when they are scaled."""
+    """Return numbers of both signs and many magnitudes, zeros, and some that become 0 when they are scaled."""
     numbers = torch.randn(shape, generator=source) * 10.0 ** torch.randint(-3, 3, shape, generator=source)
     for odd in (-0.0, 6e4, 1e-40):
         numbers[torch.rand(shape, generator=source) < 0.02] = odd
@@ -68,7 +68,7 @@ def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) ->
 
 
 def make_inputs(case: Case) -> dict[str, Tensor]:
-    """The case's `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]."""
+    """Return the case's `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]."""
     source, shape = torch.Generator().manual_seed(case.seed), case.shape
     gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source)
     x = make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, source)
@@ -77,7 +77,7 @@ def make_inputs(case: Case) -> dict[str, Tensor]:
 
 
 def named_cases(seed: int) -> Iterator[Case]:
-    """Every kind of gates in every type and order; then the ends of every size."""
+    """Yield every kind of gates in every type and order; then the extremes of every size."""
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):
@@ -85,9 +85,9 @@ def named_cases(seed: int) -> Iterator[Case]:
                 yield Case(shape, kind, seed)
                 yield Case(replace(shape, capacity=1), kind, seed)
                 yield Case(replace(shape, tokens=1500, choices=2, hidden=8), kind, seed)  # more than one tile
-    for type in ("fp16", "bf16"):  # as exported graphs have them
+    for type in ("fp16", "bf16"):  # as in exported graphs
         yield Case(replace(_SMALL, type=type, hidden=768), "random", seed)
-    for type in TYPES:  # rows that no 16-byte access fits
+    for type in TYPES:  # rows that 16-byte accesses don't fit
         yield Case(replace(_SMALL, type=type, hidden=5), "random", seed)
         yield Case(replace(_SMALL, type=type), "random", seed, offset=4 if type == "fp32" else 2)
     ends = (
@@ -104,7 +104,7 @@ def named_cases(seed: int) -> Iterator[Case]:
 
 
 def random_cases(seed: int, count: int) -> Iterator[Case]:
-    """Cases of any sizes, types and kinds; large ones are rare."""
+    """Yield cases of any sizes, types and kinds; large ones are rare."""
     for index in range(count):
         draw = random.Random(f"{seed} {index}")
         experts = draw.choice([1, 2, 3, 7, 8, 16, 32, 33, 64, 128, 256])

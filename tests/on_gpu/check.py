@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Check(NamedTuple):
-    """One thing that was looked at so often, and a sentence for each time that it was not as it must be."""
+    """The name of a check, how often it ran, and a sentence for each failure."""
 
     name: str
     count: int
@@ -15,5 +15,5 @@ class Check(NamedTuple):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the advice that torch adds."""
+    """Return the message of an error without the advice that torch adds."""
     return str(error).strip().partition("\n")[0][:400]

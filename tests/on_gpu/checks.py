@@ -1,4 +1,4 @@
-"""Whether the kernels give what they must, bit for bit."""
+"""Checks that the kernels return the right results, bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPEATS, _STREAMS, _REPLAYS = 3, 8, 4
 _LAYERS = tuple(
     replace(s, type=type) for s in (Shape(8, 197, 8, 2, 30, 96), Shape(2, 3000, 32, 2, 150, 24)) for type in TYPES
 )
-"""For streams and graphs: of one tile and of several, in all types."""
+"""Cases for streams and graphs: with one tile and with several, in all types."""
 
 
 LAUNCH_SHAPES = (
@@ -40,7 +40,7 @@ LAUNCH_SHAPES = (
 
 
 def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Library, seed: int, random_cases: int) -> None:
-    """All kernels against torch on the CPU, on one stream and many, in graphs; seeds are part of every failure."""
+    """Compare all kernels with torch on the CPU: on one stream, on many, and in graphs. Every failure names its seed."""
     steps: dict[str, Callable[[], Check]] = {
         "named cases": lambda: check_cases(device, kernels, "named cases", cases.named_cases(seed)),
         "random cases": lambda: check_cases(device, kernels, "random cases", cases.random_cases(seed, random_cases)),
@@ -58,7 +58,7 @@ def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Libr
 
 
 def expected_of(case: Case, inputs: Tensors) -> Tensors:
-    """What the kernels must give, by torch on the CPU; `y` is of the case's own `out`."""
+    """Return the right outputs of the kernels, from torch on the CPU; `y` is computed from the case's own `out`."""
     shape = case.shape
     slot, weight, src = exact.route(inputs["gates"], shape.capacity, shape.choices, shape.bpr)
     buf, y = exact.dispatch(inputs["x"], src), exact.combine(inputs["out"], slot, weight)
@@ -66,12 +66,12 @@ def expected_of(case: Case, inputs: Tensors) -> Tensors:
 
 
 def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str] = OUTPUTS) -> list[str]:
-    """What of a problem's outputs is not as expected, in words."""
+    """Describe the unexpected outputs of a problem."""
     found = []
     for name in names:
         got, wanted = problem.get(name), expected[name]
         wrong = ~exact.same_bits(got, wanted)
-        if name == "y":  # a sum that is no number has no bits to agree on
+        if name == "y":  # the bits of a NaN sum are arbitrary
             wrong &= ~(got.isnan() & wanted.isnan())
         if wrong.any():
             where = tuple(wrong.nonzero()[0].tolist())
@@ -82,7 +82,7 @@ def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str]
 
 
 def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
-    """Runs all kernels on a case, several times; returns what was wrong."""
+    """Run all kernels on a case, several times; return the faults."""
     inputs = make_inputs(case)
     expected, problem = expected_of(case, inputs), GuardedProblem(device, kernels, case.shape, case.offset)
     found: list[str] = []
@@ -99,7 +99,7 @@ def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
 
 
 def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
-    """All kernels on every case, until one ends in an error of the GPU: after that, nothing runs on it."""
+    """Run all kernels on every case; stop at an error of the GPU, after which nothing runs on it."""
     count, failures = 0, list[str]()
     for case in cases:
         count += 1
@@ -116,7 +116,7 @@ def _layer_cases(seed: int, count: int) -> list[Case]:
 
 
 def check_streams(device: Device, kernels: Library, seed: int) -> Check:
-    """Layers side by side on several streams, over and over, each with its own tensors."""
+    """Run layers concurrently on several streams, repeatedly, each with its own tensors."""
     cases = _layer_cases(seed, _STREAMS)
     problems = [GuardedProblem(device, kernels, case.shape) for case in cases]
     for problem, case in zip(problems, cases, strict=True):
@@ -131,7 +131,7 @@ def check_streams(device: Device, kernels: Library, seed: int) -> Check:
 
 
 def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
-    """A layer captured in a CUDA graph once, then replayed on other inputs."""
+    """Capture a layer in a CUDA graph once, and replay it on other inputs."""
     failures: list[str] = []
     cases = _layer_cases(seed, len(_LAYERS))
     for case in cases:
@@ -159,7 +159,7 @@ def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
 
 
 def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) -> Check:
-    """Every kernel is as many launches as the floors say, and neither allocates nor synchronises."""
+    """Check that every kernel has the number of launches that the floors assume, and neither allocates nor synchronizes."""
     failures: list[str] = []
 
     def work() -> None:

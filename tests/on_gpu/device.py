@@ -1,4 +1,4 @@
-"""The GPU: what it is, its streams, its graphs and its clock. Everything that only a GPU can run is in this file."""
+"""The GPU: its properties, streams, graphs and clock. All code that only a GPU can run is in this file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from command_line import BenchmarkError
 
 Work = Callable[[], object]
 
-_LARGEST_L2_BYTES = 128 << 20  # of any GPU; taken where torch doesn't say
+_LARGEST_L2_BYTES = 128 << 20  # of any GPU; the default if torch doesn't report it
 
 
 class Device:
     """The first GPU that torch sees.
 
     Attributes:
-        torch_device: where tensors are.
+        torch_device: the device of tensors.
         name, architecture: such as "NVIDIA H100 80GB HBM3" and "sm_90".
-        l2_bytes: of its second-level cache.
-        facts: more about it, for the report.
+        l2_bytes: size of the second-level cache.
+        facts: further properties, for the report.
     """
 
     def __init__(self) -> None:
@@ -43,15 +43,15 @@ class Device:
         self.facts |= {"torch": torch.__version__, "cuda_of_torch": torch.version.cuda}
 
     def stream(self) -> int:
-        """Handle of the current stream."""
+        """Return the handle of the current stream."""
         return int(self._cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """Waits for all work; raises on an error of the GPU."""
+        """Wait for all work; raise an error of the GPU."""
         self._cuda.synchronize()
 
     def on_streams(self, works: Sequence[Work]) -> None:
-        """Puts each work on a stream of its own, side by side, and waits for all of them."""
+        """Run each work on a stream of its own, concurrently, and wait for all."""
         self.synchronize()
         for work in works:
             with self._cuda.stream(self._cuda.Stream()):
@@ -59,7 +59,7 @@ class Device:
         self.synchronize()
 
     def capture(self, work: Work) -> Work:
-        """A CUDA graph of what `work` puts on the current stream; calling it runs the graph. Runs `work` once to warm up."""
+        """Capture the launches of `work` in a CUDA graph, after a warm-up run; return a function that runs the graph."""
         self.on_streams([work])
         graph = self._cuda.CUDAGraph()
         with self._cuda.graph(graph):
@@ -67,7 +67,7 @@ class Device:
         return graph.replay
 
     def milliseconds(self, work: Work) -> float:
-        """How long the GPU takes for what `work` puts on the current stream."""
+        """Return the GPU's time for the launches of `work` on the current stream."""
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
@@ -76,5 +76,5 @@ class Device:
         return float(start.elapsed_time(end))
 
     def release(self) -> None:
-        """Gives back memory that nothing uses any more."""
+        """Release unused memory."""
         self._cuda.empty_cache()

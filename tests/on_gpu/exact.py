@@ -1,4 +1,4 @@
-"""What every kernel must give, bit for bit, in torch: fast enough on a CPU for groups of 65,536 tokens."""
+"""The exact outputs of every kernel, computed in torch: fast enough on a CPU for groups of 65,536 tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # bits to compare,
 
 
 def same_bits(first: Tensor, second: Tensor) -> Tensor:
-    """Where two tensors of one dtype have the same bits, bool of their shape."""
+    """Compare two tensors of one dtype bit by bit; return bool of their shape."""
     bits = _UNSIGNED[first.element_size()]
     return first.contiguous().view(bits) == second.contiguous().view(bits)
 
@@ -17,9 +17,9 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
 def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
-    A pair's slot is the number of pairs of the same expert before it, in the order of service: all first
-    choices before any second one; within one, tokens by descending best gate, or as they come. With `fast`, which is what is
-    timed, ties between experts may fall otherwise, because topk leaves their order open, and gates must be numbers.
+    A pair's slot is the number of pairs of the same expert before it, in the order of service: all first choices before any
+    second one; within a choice, tokens by descending best gate, or in their own order. `fast`, for timing, uses topk: the
+    order of ties between experts is then undefined, and gates must not be NaN.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device
@@ -48,7 +48,7 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     if bpr:
         slot = torch.empty_like(served_slot).scatter_(1, token[..., None].expand(-1, -1, k), served_slot)
     flat = (group * tokens + token)[..., None].expand(-1, -1, k).to(torch.int32)
-    # Dropped pairs write to a slot behind the last one.
+    # Dropped pairs write to an extra slot after the last one.
     src = torch.full((experts * slots + 1,), -1, dtype=torch.int32, device=on)
     src.scatter_(0, served_slot.masked_fill(served_slot < 0, experts * slots).reshape(-1), flat.reshape(-1))
     return slot.to(torch.int32), weight, src[:-1].view(experts, slots)
@@ -71,6 +71,6 @@ def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     for choice in range(slot.shape[2]):
         kept = slot[..., choice] >= 0
         product = scale[..., choice][kept][:, None] * rows[slot[..., choice][kept].long()].float()
-        # The first product is taken as it is: 0 + -0 would be 0.
+        # Start with the first product, not with 0: 0 + -0 would be 0.
         total[kept] = product if choice == 0 else total[kept] + product
     return total.to(out.dtype)

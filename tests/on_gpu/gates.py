@@ -1,4 +1,4 @@
-"""Whether the kernel that computes a router's gates gives what it must: the bits that its program has on a CPU."""
+"""Checks that the kernel for a router's gates returns the same bits as its program on a CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from on_gpu.device import Device
 from on_gpu.library import Library
 
 _SIZES = ((1, 768, 8), (197, 768, 8), (16 * 197, 768, 8), (1000, 384, 32), (50, 1024, 256), (7, 96, 100), (9, 33, 7))
-"""Tokens, D and E: of both programs, in words of 16 bytes and of single numbers."""
-_TOLERANCE = 3e-6  # of a gate, from double precision
+"""Tokens, D and E: for both programs, with words of 16 bytes and of single numbers."""
+_TOLERANCE = 3e-6  # difference of a gate from double precision
 _KINDS = ("any", "no numbers", "misaligned")
 
 
 def check_gates(device: Device, kernels: Library, seed: int) -> Check:
-    """Gates of random tokens, of tokens that hold no numbers, and of rows that aren't aligned to 16 bytes."""
+    """Check the gates of random tokens, of NaN tokens, and of rows that aren't aligned to 16 bytes."""
     failures = []
     for tokens, hidden, experts in _SIZES:
         for kind in _KINDS:

@@ -1,4 +1,4 @@
-"""The tensors of a layer between guards, which show when a kernel writes past their ends."""
+"""The tensors of a layer between guards, which show if a kernel writes past their ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GARBAGE = 0xA5
 
 
 class GuardedProblem(Problem):
-    """A problem whose tensors lie between guards; those of tokens are misaligned by `offset` bytes."""
+    """A problem with tensors between guards; those of tokens are misaligned by `offset` bytes."""
 
     def __init__(self, device: Device, kernels: Library, shape: Shape, offset: int = 0) -> None:
         self._offset, self._guards = offset, dict[str, tuple[Tensor, Tensor]]()
@@ -33,7 +33,7 @@ class GuardedProblem(Problem):
         return whole[begin:end].view(dtype).view(sizes)
 
     def set(self, inputs: dict[str, Tensor]) -> None:
-        """Copies inputs to the GPU, and spoils everything that kernels write."""
+        """Copy inputs to the GPU, and overwrite all outputs with garbage."""
         for name, tensor in self.tensors.items():
             if name in inputs:
                 assert (tensor.shape, tensor.dtype) == (inputs[name].shape, inputs[name].dtype)
@@ -42,24 +42,24 @@ class GuardedProblem(Problem):
                 _bytes(tensor).fill_(_GARBAGE)
 
     def get(self, name: str) -> Tensor:
-        """Copies a tensor from the GPU."""
+        """Copy a tensor from the GPU."""
         return self.tensors[name].to("cpu", copy=True)
 
     def guards_hold(self, name: str) -> bool:
-        """Whether nothing was written just before and behind a tensor."""
+        """Return whether nothing was written just before and after a tensor."""
         return all(bool((guard == _GARBAGE).all()) for guard in self._guards[name])
 
     def count_launches(self, kernel: str) -> int:
-        """Graph nodes that a kernel is; an error where it allocates or synchronises. Not on the default stream.
+        """Count the graph nodes of a kernel; fail if it allocates or synchronizes. Don't call it on the default stream.
 
-        It runs once before, so that its code is loaded.
+        The kernel runs once before, so that its code is loaded.
         """
         self.run(kernel)
         return count_nodes(self.kernels, self.device.stream(), lambda: self.run(kernel))
 
 
 def count_nodes(kernels: Library, stream: int, work: Callable[[], None]) -> int:
-    """How many graph nodes `work` puts on the stream, instead of running them."""
+    """Return the number of graph nodes that `work` launches, without running them."""
     nodes = ctypes.c_size_t()
     kernels.call("begin_count", stream)
     try:

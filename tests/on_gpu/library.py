@@ -1,4 +1,4 @@
-"""Builds the kernels for one GPU with nvcc, and calls them."""
+"""Building the kernels for one GPU with nvcc, and calling them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
 _EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
-_SMALL_PAIRS = 2048  # S * K of the largest groups that are routed in one launch
+_SMALL_PAIRS = 2048  # largest S * K of groups that are routed in one launch
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
 
 def find_program(name: str) -> Path | None:
-    """A program of the CUDA toolkit: on the PATH, below CUDA_HOME, or in its usual place."""
+    """Find a program of the CUDA toolkit: on the PATH, in CUDA_HOME, or in its usual folder."""
     home = os.environ.get("CUDA_HOME")
     folders = [*([Path(home, "bin")] if home else []), _USUAL_FOLDER]
     candidates = [shutil.which(name), *(folder / name for folder in folders)]
@@ -31,7 +31,7 @@ def find_program(name: str) -> Path | None:
 
 
 def find_nvcc() -> Path:
-    """The compiler.
+    """Find the compiler.
 
     Raises:
         BenchmarkError: there is none.
@@ -43,26 +43,26 @@ def find_nvcc() -> Path:
 
 
 def kernel_sources() -> list[Path]:
-    """The sources of the GPU kernels."""
+    """Return the sources of the GPU kernels."""
     folder = PLUGINS / "cuda"
     return sorted((*folder.glob("*.cu"), *folder.glob("*.cc")))
 
 
 def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
-    """The line that builds the shared library for a GPU, such as "sm_90"."""
+    """Return the command that builds the shared library for a GPU, such as "sm_90"."""
     sources = map(str, (CALLS, _EXTRA_KERNELS, *kernel_sources()))
     return [str(nvcc), *_FLAGS, f"-arch={architecture}", *sources, "-o", str(target)]
 
 
 def build(command: list[str]) -> Path:
-    """Runs a line of this module; returns what it built.
+    """Run a command of this module; return the file that it built.
 
     Raises:
-        BenchmarkError: the compiler failed; says with what.
+        BenchmarkError: the compiler failed; the message has its error.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        # What g++ only warns of comes first, and is not why.
+        # Warnings of g++ come first; they are not the reason.
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         why = next((line for line in lines if "error" in line or "fatal" in line), "; ".join(lines[-2:]))
         raise BenchmarkError(f"nvcc can't build the kernels: {why[:400]}")
@@ -70,23 +70,23 @@ def build(command: list[str]) -> Path:
 
 
 def kernel_launches(shape: Shape) -> dict[str, int]:
-    """What each kernel puts on its stream: the nodes of its CUDA graph."""
+    """Return the number of launches of each kernel, which are the nodes of its CUDA graph."""
     small = shape.tokens * shape.choices <= _SMALL_PAIRS
     return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
 
 
 class DeviceError(BenchmarkError, RuntimeError):
-    """CUDA refused a call. Carries what was called and CUDA's own words; it is a RuntimeError, as torch's are."""
+    """CUDA refused a call; the message has the call and CUDA's error. It is a RuntimeError, as torch's errors are."""
 
 
 def c_shape(shape: Shape) -> Any:
-    """A shape as the calls take it."""
+    """Convert a shape to the C struct of the calls."""
     sizes = shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity, shape.bpr
     return (ctypes.c_size_t * len(sizes))(*sizes)
 
 
 class Library:
-    """The kernels on addresses: all pointers and streams are plain integers, and nothing is checked or kept alive."""
+    """Calls of the kernels by addresses: pointers and streams are integers, and nothing is checked or kept alive."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -97,11 +97,11 @@ class Library:
         self._library.vmoe_gpu_workspace_bytes.restype = ctypes.c_size_t
 
     def workspace_bytes(self, shape: Shape) -> int:
-        """Bytes of workspace that serve Route and RouteDispatch."""
+        """Return the bytes of workspace that Route and RouteDispatch need."""
         return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
-        """Puts a kernel of KERNELS on a stream, with its tensors and workspace at these addresses."""
+        """Launch a kernel of KERNELS on a stream, with its tensors and workspace at these addresses."""
         routed = at["slot"], at["weight"]
         if kernel == "Route":
             self.call("route", c_shape(shape), at["gates"], *routed, at["src"], at["workspace"], stream)
@@ -117,10 +117,10 @@ class Library:
             self.call("combine", TYPES.index(shape.type), *rows, *sizes, at["y"], stream)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Calls a function of the library; every whole number among the arguments has the size of a pointer there.
+        """Call a function of the library; integer arguments are passed with the size of a pointer.
 
         Raises:
-            DeviceError: CUDA refused it.
+            DeviceError: CUDA refused the call.
         """
         words = [ctypes.c_void_p(word) if isinstance(word, int) else word for word in arguments]
         error = getattr(self._library, f"vmoe_gpu_{name}")(*words)

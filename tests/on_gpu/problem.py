@@ -1,4 +1,4 @@
-"""The tensors of one MoE layer on the GPU, and the kernels on them."""
+"""The tensors of one MoE layer on the GPU, and calls of the kernels on them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Problem:
     """Inputs, outputs and workspace of all four kernels for one shape.
 
     Attributes:
-        tensors: `gates` [G,S,E], `x` [G,S,D], `out` [E,M,D]; `slot` and `weight` [G,S,K], `src` [E,M], `buf` [E,M,D] and
-            `y` [G,S,D], which kernels write; `workspace`.
+        tensors: the inputs `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]; the outputs `slot` and `weight` [G,S,K],
+            `src` [E,M], `buf` [E,M,D] and `y` [G,S,D]; and `workspace`.
     """
 
     def __init__(self, device: Device, kernels: Library, shape: Shape) -> None:
@@ -38,11 +38,11 @@ class Problem:
         self.tensors = {name: self.allocate(name, *size) for name, size in sizes.items()}
 
     def allocate(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The tensor of a name, with anything in it."""
+        """Allocate the tensor of a name, uninitialized."""
         return torch.empty(sizes, dtype=dtype, device=self.device.torch_device)
 
     def run(self, *kernels: str) -> None:
-        """Puts kernels, by their names in `gpu.floors.KERNELS`, on the current stream."""
+        """Launch kernels, by their names in `gpu.floors.KERNELS`, on the current stream."""
         at = {name: tensor.data_ptr() for name, tensor in self.tensors.items()}
         for kernel in kernels:
             self.kernels.launch(kernel, self.shape, at, self.device.stream())

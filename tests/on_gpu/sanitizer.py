@@ -1,5 +1,5 @@
-"""The kernels under compute-sanitizer: memory errors, races in shared memory, barriers that not all threads reach, and what
-is read before anything wrote it.
+"""The kernels under compute-sanitizer, which finds memory errors, races in shared memory, barriers that not all threads
+reach, and reads of uninitialized memory.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from on_gpu.library import find_program
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
 _SECONDS = 220
-_FOUND_ERRORS = 77  # the sanitizer's own exit code, which the program doesn't use
+_FOUND_ERRORS = 77  # the sanitizer's exit code, which the program itself doesn't use
 
 
 def find_sanitizer() -> Path | None:
-    """compute-sanitizer, if it is installed."""
+    """Find compute-sanitizer; None if it isn't installed."""
     return find_program("compute-sanitizer")
 
 
 def run_watched(tool: list[str], library: Path, layers: int, seed: int, name: str) -> Check:
-    """Runs `on_gpu.watched`, alone or under a tool; what it printed is the failure."""
+    """Run `on_gpu.watched`, alone or under a tool; if it fails, its output is the failure."""
     command = [*tool, sys.executable, "-m", "on_gpu.watched", str(library.resolve()), str(layers), str(seed)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
@@ -38,6 +38,6 @@ def run_watched(tool: list[str], library: Path, layers: int, seed: int, name: st
 
 
 def run_tool(sanitizer: Path, tool: str, library: Path, layers: int, seed: int) -> Check:
-    """`on_gpu.watched` under one of TOOLS."""
+    """Run `on_gpu.watched` under one of TOOLS."""
     line = [str(sanitizer), "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
     return run_watched(line, library, layers, seed, f"compute-sanitizer {tool}")

@@ -1,4 +1,4 @@
-"""What a kernel is run on: sizes and element types."""
+"""The shape of a kernel's problem: sizes and element types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one MoE layer's routing: G, S, E, K, slots per expert and group, D; type of tokens; the order of service."""
+    """Sizes of one MoE layer's routing: G, S, E, K, slots per expert and group, D; type of tokens; order of service."""
 
     groups: int
     tokens: int
@@ -44,7 +44,7 @@ class Shape:
         return self.hidden * TYPE_BYTES[self.type]
 
     def __str__(self) -> str:
-        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
+        """Return a text such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
         hidden = f", D {self.hidden}" if self.hidden else ""
         sizes = f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
         return f"{sizes}{hidden}, {self.type}{'' if self.bpr else ', vanilla'}"

@@ -1,6 +1,6 @@
-"""The kernels on random layers, without torch: what compute-sanitizer watches.
+"""The program for compute-sanitizer: the kernels on random layers, without torch.
 
-python3 -m on_gpu.watched LIBRARY LAYERS SEED   random layers, where RouteDispatch must give what Route and Dispatch do
+python3 -m on_gpu.watched LIBRARY LAYERS SEED   random layers; RouteDispatch must return what Route and Dispatch do
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RESULTS = ("slot", "weight", "buf", "y")
 
 
 def random_shape(draw: random.Random, index: int) -> Shape:
-    """Any sizes and types; every fourth layer has groups that several blocks sort."""
+    """Return random sizes and types; every fourth layer has groups that several blocks sort."""
     experts = draw.choice([1, 2, 7, 8, 16, 32, 64, 256])
     choices = draw.randint(1, min(8, experts))
     low, high = (2048 // choices + 1, 5000 // choices) if index % 4 == 3 else (1, 2048 // choices)
@@ -31,9 +31,9 @@ def random_shape(draw: random.Random, index: int) -> Shape:
 
 
 def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
-    """Runs all kernels on memory of exactly their size; returns the names of results that differ."""
+    """Run all kernels on memory of exactly their size; return the names of results that differ."""
     slots = shape.all_slots
-    few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]  # so that there are ties, and what is no number
+    few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]  # gives ties and NaN
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),
         "x": draw.randbytes(shape.all_tokens * shape.row_bytes),
@@ -42,11 +42,11 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
     sizes = {name: len(data) for name, data in inputs.items()}
     sizes |= {"slot": 4 * shape.pairs, "weight": 4 * shape.pairs, "src": 4 * slots, "buf": sizes["out"], "y": sizes["x"]}
     sizes["workspace"] = library.workspace_bytes(shape)
-    offset = draw.choice((0, 0, 0, TYPE_BYTES[shape.type]))  # that takes the alignment of tokens away
+    offset = draw.choice((0, 0, 0, TYPE_BYTES[shape.type]))  # misaligns tokens
     offsets = {name: offset if name in ("x", "out", "buf", "y") else 0 for name in sizes}
     found = []
     for kernels in (("Route", "Dispatch", "Combine"), ("RouteDispatch", "Combine")):
-        # Nothing but kernels writes what they write, so that initcheck sees what they read before.
+        # Only kernels write outputs, so that initcheck notices reads of uninitialized ones.
         blocks = {name: allocate(library, size + offsets[name]) for name, size in sizes.items()}
         at = {name: block + offsets[name] for name, block in blocks.items()}
         for name, data in inputs.items():
@@ -64,14 +64,14 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
 
 
 def allocate(library: Library, size: int) -> int:
-    """The address of so many bytes on the GPU."""
+    """Allocate bytes on the GPU; return their address."""
     address = ctypes.c_void_p()
     library.call("allocate", ctypes.byref(address), size)
     return address.value or 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns 0, or 1 where something is wrong or CUDA refuses."""
+    """Return 0, or 1 if a result is wrong or CUDA refuses a call."""
     path, layers, seed = arguments
     try:
         library = Library(Path(path))
