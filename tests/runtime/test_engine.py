@@ -47,7 +47,7 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(
             np.testing.assert_array_equal(engine(images[shuffled], capacity=capacity, k=k), together[shuffled])
             np.testing.assert_array_equal(engine(images[:7], capacity=capacity, k=k), together[:7])
         assert engine.setting(capacity=1e-6, k=1).slots == (1,) * 5
-        assert engine.setting("c0.17-k2") is engine.setting("c0.17-k2")  # so that no call reads a name anew
+        assert engine.setting("c0.17-k2") is engine.setting("c0.17-k2")  # calls don't parse the name again
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
