@@ -19,7 +19,7 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
                        (parts.size() == 2 || CLI::detail::lexical_cast(parts[2], steps));
   if (!is_read || !(0 < low && low < high && std::isfinite(high)) || steps < 2 || steps > kMostSteps) {
     throw UsageError("--sweep: '" + text.substr(0, 40) +
-                     "' is no range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them");
+                     "' is not a range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them");
   }
   for (int i = 0; i < steps; ++i) {
     char digits[32];

@@ -1,1 +1,1 @@
-"""The program `vmoe`: what a person does with a bundle on a command line."""
+"""The command-line program `vmoe`."""

@@ -1,4 +1,4 @@
-"""`python -m vmoe_tools` is the program `vmoe`."""
+"""Runs the program `vmoe` as `python -m vmoe_tools`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Charts of measurements and of experts. Only this module and `patch_pictures` need matplotlib."""
+"""Charts of measurements and experts. Only this module and `patch_pictures` need matplotlib."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from vmoe_tools.bench.result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
 
-# Names are drawn as they are, also those with dollars.
+# Without parse_math, a name with dollar signs would be drawn as a formula.
 matplotlib.rcParams |= {
     "font.family": "DejaVu Sans", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "vmoe",
 }  # fmt: skip
 
 _PIXELS_PER_INCH = 150
 _KEPT, _DROPPED = "#0072b2", "#b0b0b0"
-_NEAREST_RATIOS = 1.33  # of two capacity ratios that are both written at the axis
+_NEAREST_RATIOS = 1.33  # least quotient of neighbouring capacity ratios that are both labelled on the axis
 _MOST_COLUMNS = 5
 _MOST_NAMED_CLASSES = 40
 _MOST_TICKS = 11
 _LONGEST_NAME = 32
-_COLOURS, _MARKERS = 10, "o^sv"  # lines that share a colour have different marks
-_MOST_COVERED = 4  # lines of which a chart has names inside; more would cover the lines
-_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # of a line's name below a chart
+_COLOURS, _MARKERS = 10, "o^sv"  # lines of the same colour have different markers
+_MOST_COVERED = 4  # lines; the legend of more would cover too much of the chart, so it goes below
+_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # inches of an entry in a legend below the charts
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What an axis of a line chart shows.
+    """The quantity on an axis of a line chart.
 
     Attributes:
-        label: with its unit.
-        value: of a point; None where it has none.
+        label: label of the axis, with the unit.
+        value: returns the value of a point; None if it has none.
         percent: whether values are shares.
         ratios: whether values are capacity ratios, on a logarithmic axis.
         from_zero: whether the axis begins at 0.
@@ -66,9 +66,9 @@ KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
 
 
 def overview(points: Sequence[PointResult]) -> Figure:
-    """Accuracy over capacity, FLOPs and time of an image; without labels the share of kept pairs stands for the accuracy.
+    """Draw accuracy over capacity, FLOPs and time per image; without labels, draw the share of kept pairs instead.
 
-    A model without a capacity has one line, of the tokens that it merges, and no chart over capacity.
+    If no point has a capacity ratio, there is no chart over capacity.
     """
     figure = Figure((14.0, 4.4), layout="constrained")
     up = ACCURACY if any(point.top1 is not None for point in points) else KEPT_PAIRS
@@ -82,7 +82,7 @@ def overview(points: Sequence[PointResult]) -> Figure:
 
 
 def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figure:
-    """One chart of a measurement."""
+    """Draw one chart of a measurement."""
     figure = Figure((5.4, 3.9), layout="constrained")
     _draw_lines(figure.subplots(), points, across, up)
     _name_lines(figure)
@@ -90,21 +90,21 @@ def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figur
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format that the suffix names.
+    """Write a figure in the format that the suffix names.
 
     Raises:
-        click.ClickException: it can't be written; a file that was there before is unchanged.
+        click.ClickException: the file can't be written; an existing one is unchanged.
     """
     write_bytes(path, _saved(figure, path.suffix[1:].lower()))
 
 
 def data_address(figure: Figure) -> str:
-    """A figure as an SVG picture in a `data:` address."""
+    """Return a figure as an SVG picture in a `data:` URL."""
     return f"data:image/svg+xml;base64,{base64.b64encode(_saved(figure, 'svg')).decode()}"
 
 
 def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """For each layer the pairs that each expert kept, and on top of them those that it dropped, where that is known."""
+    """Draw, for each layer, the pairs that each expert kept and, stacked on them, those that it dropped, if known."""
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         experts = np.arange(len(layer.load))
@@ -123,7 +123,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
 
 
 def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """For each layer how many pairs have which gate, kept ones and on top of them dropped ones."""
+    """Draw, for each layer, a histogram of the gates of kept pairs and, stacked on them, of dropped pairs."""
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         bins = len(layer.gates_kept)
@@ -145,9 +145,9 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
 
 
 def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[str] | None) -> Figure:
-    """For each layer the mean routing weight as a colour: experts across, classes down.
+    """Draw, for each layer, the mean routing weight of each class and expert as a colour: experts across, classes down.
 
-    Many classes are ordered by their heaviest expert, in each layer on its own, as nobody could read their names.
+    If there are too many classes to show their names, each layer orders them by the expert with the largest weight.
     """
     weights = {name: layer.class_weight for name, layer in layers.items() if layer.class_weight is not None}
     first = next(iter(weights.values()))
@@ -176,7 +176,7 @@ def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[s
 
 
 def layer_name(layer: str) -> str:
-    """The name of a MoE layer.
+    """Return the name of a MoE layer in charts.
 
     Examples:
         >>> layer_name("encoderblock_3")
@@ -195,13 +195,14 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 
 
 def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Scale) -> None:
-    """Draws one line per bundle, backend, batch size and everything else but the capacity; stars are the Pareto front.
+    """Draw a line for each group of points that differ only in capacity; stars mark the Pareto front.
 
-    Lines go from one capacity to the next, and right across where they have none. Other models are diamonds. Cascades are
-    on dashed lines, over FLOPs and time, as far as no other one of the line is as cheap and as accurate.
+    A line connects its points by ascending capacity. Points without a capacity become a horizontal line in a chart over
+    capacity. Diamonds are other models. Dashed lines are cascades, only over FLOPs and time; a cascade is left out if
+    another one of its line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
-        # A line keeps its colour in all charts, also where one of them has none of its values.
+        # A line has the same colour in all charts, so count it even if it has no values in this one.
         colour, is_cascade = f"C{number % _COLOURS}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]
@@ -229,7 +230,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
 
 
 def _name_lines(figure: Figure) -> None:
-    """Adds the names of several lines: inside each chart, or if they are many, below all of them."""
+    """Add a legend if there are several lines: inside each chart or, for many lines, one below all charts."""
     named = [(axes, *axes.get_legend_handles_labels()) for axes in figure.axes]
     names = {name: handle for _, handles, labels in named for name, handle in zip(labels, handles, strict=True)}
     if len(names) > _MOST_COVERED:
@@ -244,7 +245,7 @@ def _name_lines(figure: Figure) -> None:
 
 
 def _ratios(points: Sequence[PointResult]) -> list[float]:
-    """Capacity ratios to write at the axis: the measured ones, but none too near to the one before."""
+    """Return the capacity ratios to label on the axis: the measured ones, except any too close to the previous label."""
     shown: list[float] = []
     for ratio in sorted({ratio for point in points if (ratio := CAPACITY.value(point)) is not None}):
         if not shown or ratio >= shown[-1] * _NEAREST_RATIOS:
@@ -253,7 +254,7 @@ def _ratios(points: Sequence[PointResult]) -> list[float]:
 
 
 def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
-    """The points of each line, capacity rising, by the name of what tells it from the others."""
+    """Return the points of each line by ascending capacity; the keys name what distinguishes the lines."""
     parts = [
         {
             "bundle": point.name if point.compared else point.bundle,
@@ -278,7 +279,7 @@ def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
 
 
 def _panels(count: int, wide: float, tall: float, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels, each of so many inches, at most five side by side."""
+    """Make a figure of `count` panels, each `wide` x `tall` inches, with at most five in a row."""
     rows = math.ceil(count / _MOST_COLUMNS)
     columns = math.ceil(count / rows)
     figure = Figure((max(columns * wide, 3.6) + 1.1, rows * tall + 0.9), layout="constrained")

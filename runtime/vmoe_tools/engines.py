@@ -1,4 +1,4 @@
-"""The engines that a command measures: each bundle on each backend, what loading it took, and the machine they run on."""
+"""The engines that a command measures, one per bundle and backend; the cost of loading them; and the machine."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class LoadedBundle:
     """A bundle on one backend.
 
     Attributes:
-        name: of the bundle, or its path where several have that name.
+        name: name of the bundle, or its path if several have that name.
         path: its folder.
-        engine: of the bundle.
-        compared: it is another model than the measured one.
-        parallelism: threads and streams that were requested.
-        load_seconds: how long loading took, every file checked.
-        resident_bytes: what the process's memory grew by meanwhile; None where the system doesn't tell.
+        engine: its engine.
+        compared: whether it is another model, loaded for comparison with the measured one.
+        parallelism: threads and streams as requested.
+        load_seconds: duration of loading, including the check of every file.
+        resident_bytes: growth of the process's memory during loading; None if the system doesn't report it.
     """
 
     name: str
@@ -58,25 +58,28 @@ def load_engines(
     any_groups: bool = False,
     same_images: bool = True,
 ) -> list[LoadedBundle]:
-    """One engine per bundle and backend, or per profile too where a backend runs only one.
+    """Load one engine per bundle and backend, and per profile if the backend fixes each engine to one.
 
     Args:
-        bundles: folders of one model, such as exports of several precisions.
+        bundles: folders of one model, such as exports in several precisions.
         compared: folders of other models, each loaded with its first profile.
-        backends: names; "auto" is the backend that it stands for.
+        backends: names of backends, or "auto".
         profiles: names of the requested profiles; None for a bundle's first one.
         parallelism: threads per call, and streams.
         closing: closes the engines.
-        any_groups: whether exports of one model may route in different groups.
-        same_images: whether compared models are to answer the same images.
+        any_groups: whether exports of one model may differ in their routing groups.
+        same_images: whether compared models must accept the same labels, because they run on the same images.
 
     Raises:
-        click.UsageError: the bundles are not of one model or have other outputs, or compared ones are among them or answer
-            with other classes.
+        click.UsageError: one of these applies:
+
+            - the bundles are exports of different models, or have different outputs
+            - a compared bundle is also one of the measured ones
+            - a compared bundle has other classes, and `same_images` is set
         VmoeError: a bundle can't be loaded.
     """
     if same := next((path for path in compared if path in bundles), None):
-        raise click.UsageError(f"--compare {same} is measured already; name another bundle")
+        raise click.UsageError(f"--compare {same} is already measured; name another bundle")
     _check_comparable(bundles, compared if same_images else (), any_groups=any_groups)
     engines: dict[tuple[Path, str, Profile | None], LoadedBundle] = {}
     paths = list(dict.fromkeys([*bundles, *compared]))
@@ -96,16 +99,21 @@ def load_engines(
 
 
 def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
-    """Everything about this machine that a number depends on, ready for JSON.
+    """Describe this machine and its software, as far as measurements depend on them.
 
     Args:
-        engines: the engines that are measured; they say which runtime they are.
+        engines: the measured engines, which describe their runtimes.
 
     Returns:
-        `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and
-        `vmoe_runtime` (None where it is not installed as a package); under `backends`, by name, a description of the
-        runtime; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by;
-        and the `resident_bytes` of the whole process.
+        Plain values for JSON:
+
+        - `cpu`: model name
+        - `cores`: number of cores that this process may use
+        - `os`; `python`, `numpy`, `vmoe_runtime`: versions; the last is None if it is not installed as a package
+        - `backends`: a description of each runtime, by the name of its backend
+        - `engines`: for each bundle and backend, `bundle`, `backend`, `precision`, and `load_seconds` and `resident_bytes`
+          as in `LoadedBundle`
+        - `resident_bytes`: memory of the whole process
     """
     return {
         "cpu": cpu_model(),
@@ -136,7 +144,7 @@ def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_
         if path in bundles and _identity(other, any_groups=any_groups) != _identity(first, any_groups=any_groups):
             how = "rounds capacity ratios in another way" if any_groups else "routes in other groups"
             raise click.UsageError(
-                f"{path} is another model than {bundles[0]}, or {how}; only exports of one model can stand side by side"
+                f"{path} is another model than {bundles[0]}, or {how}; only exports of one model can be measured together"
             )
         if path not in bundles and (first.output, other.output) != ("logits", "logits"):
             continue
@@ -147,11 +155,11 @@ def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_
                 f"{path} has {other.outputs} classes, and {bundles[0]} has {first.outputs}: their answers can't be compared"
             )
         if other.class_names != first.class_names and None not in (other.class_names, first.class_names):
-            raise click.UsageError(f"{path} and {bundles[0]} have other class names: their answers can't be compared")
+            raise click.UsageError(f"{path} and {bundles[0]} have different class names: their answers can't be compared")
 
 
 def _identity(manifest: Manifest, *, any_groups: bool) -> object:
-    """What exports of one model have in common."""
+    """Return the properties that all exports of one model share."""
     model = {name: value for name, value in manifest.model.items() if name != "origins"}
     rules, group = manifest.rules, manifest.group
     if any_groups:
@@ -160,7 +168,7 @@ def _identity(manifest: Manifest, *, any_groups: bool) -> object:
 
 
 def _profiles_to_load(bundle: Path, backend: str, profiles: Sequence[str | None]) -> Sequence[str | None]:
-    """Names of the profiles that a backend is loaded with; None stands for the bundle's first, or for a dense model."""
+    """Return the names of profiles to load a backend with, one engine each; None is the bundle's first, if it has any."""
     if backend not in BACKENDS or not BACKENDS[backend].one_profile:
         return profiles[:1] or [None]
     manifest = Bundle.open(bundle, verify=False).manifest

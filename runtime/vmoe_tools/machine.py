@@ -1,4 +1,4 @@
-"""This machine: its processor, its memory, and what it can run a bundle with."""
+"""This machine: its processor, its memory, and the backends that it can run a bundle on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from vmoe_runtime.profiles import Profile
 
 
 def describe_backends(bundle: Bundle) -> dict[str, Any]:
-    """What of this machine matters to a bundle, found out without loading it, ready for JSON.
+    """Find out how this machine can run a bundle, without loading it.
 
     Returns:
-        `cpu` and `cores`; `op_library` with `path`, `cpu_path` (the instruction set that its kernels take) and `reason`
-        (why there is none); and in `backends`, for each of `vmoe_runtime.backends.BACKENDS` at the first profile, `name`,
-        `runs`, `auto` (whether "auto" takes it), `description`, and `reason` (why it doesn't run). Others are None.
+        Plain values for JSON. A value that doesn't apply is None.
+
+        - `cpu`, `cores`
+        - `op_library`: `path`, `cpu_path` (the instruction set that its kernels use), and `reason` (why there is none)
+        - `backends`: for each of `vmoe_runtime.backends.BACKENDS`, at the first profile: `name`, `runs`, `auto` (whether
+          "auto" selects it), `description`, and `reason` (why it can't run the bundle)
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an op library that can't be loaded, which is in the result
+        warnings.simplefilter("ignore")  # an op library that can't be loaded; the result reports it
         profile = next(iter(bundle.manifest.profiles.values()), None)
         found = {name: availability(name, bundle, profile) for name in BACKENDS}
         auto = chosen_by_auto(found)
@@ -52,15 +55,15 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
 
 
 def availability(name: str, bundle: Bundle, profile: Profile | None) -> str | BackendError:
-    """Looks for everything that a backend needs to run a bundle here, without loading its graph and its weights.
+    """Check whether a backend can run a bundle here, without loading the graph and the weights.
 
     Args:
         name: a key of BACKENDS.
         bundle: an open bundle.
-        profile: for a backend that is fixed to one; None for a model without profiles.
+        profile: the profile for a backend that is fixed to one; None for a model without profiles.
 
     Returns:
-        Its description, as `engine.backend_description` would be; why it can't run the bundle, as far as that shows.
+        The description of the backend, as in `engine.backend_description`; if the check failed, the error.
     """
     try:
         return prepare_backend(name, bundle, profile).description
@@ -69,10 +72,10 @@ def availability(name: str, bundle: Bundle, profile: Profile | None) -> str | Ba
 
 
 def chosen_by_auto(found: Mapping[str, str | BackendError]) -> str | None:
-    """The backend that "auto" would take; None where it would fail.
+    """Return the backend that "auto" would select; None if it would fail.
 
     Args:
-        found: the availability of each of BACKENDS.
+        found: the `availability` of each of BACKENDS.
     """
     for name in fastest_first():
         if not isinstance(found[name], UnavailableError | UnsuitedError):
@@ -81,19 +84,19 @@ def chosen_by_auto(found: Mapping[str, str | BackendError]) -> str | None:
 
 
 def cpu_model() -> str:
-    """Model name of the CPU; its architecture where the system doesn't tell the name."""
+    """Return the model name of the CPU; its architecture if the system doesn't report the name."""
     name = _field("/proc/cpuinfo", "model name")
     return name or platform.processor() or platform.machine()
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process that is in RAM; None where the system doesn't tell."""
+    """Return the bytes of this process's memory that are in RAM; None if the system doesn't report them."""
     kilobytes = _field("/proc/self/status", "VmRSS")
     return None if kilobytes is None else int(kilobytes.split()[0]) * 1024
 
 
 def _field(path: str, name: str) -> str | None:
-    """The text behind a name and a colon in a file of the kernel's; None where there is none."""
+    """Return the value of a `name: value` line in a file of the kernel; None if there is no such file or line."""
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
     except OSError:

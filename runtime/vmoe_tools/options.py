@@ -1,4 +1,4 @@
-"""The options that commands share: the same thing has the same option everywhere."""
+"""The options that commands share. An option has the same name and meaning in every command."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 _MOST_IMAGES = 65536
 _STEPS, _MOST_STEPS = 8, 1000
-_AMBIGUOUS = 0.5  # a share that large may have been meant as percent
+_AMBIGUOUS = 0.5  # from here on, a share may be meant in percent
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
 class RatioRange(click.ParamType):  # type: ignore[type-arg]
-    """`LOW:HIGH` for 8 capacity ratios spaced by equal factors, `LOW:HIGH:N` for N, as a tuple of floats.
+    """Capacity ratios spaced by equal factors, as a tuple of floats: 8 for `LOW:HIGH`, N for `LOW:HIGH:N`.
 
     Examples:
         >>> RatioRange().convert("0.1:2.0:4", None, None)
@@ -35,7 +35,7 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
     name = "low:high[:n]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Reads one word; the ratios are rounded to three digits."""
+        """Parse one word; round the ratios to three digits."""
         if isinstance(value, tuple):
             return value
         match = _RANGE.fullmatch(value)
@@ -46,26 +46,26 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
         steps = int(match[3]) if match and match[3] else _STEPS
         if not 0 < low < high < math.inf or not 2 <= steps <= _MOST_STEPS:
             self.fail(
-                f"'{value:.40}' is no range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them", param, ctx
+                f"'{value:.40}' is not a range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them", param, ctx
             )
         return tuple(float(f"{low * (high / low) ** (i / (steps - 1)):.3g}") for i in range(steps))
 
 
 class FiniteRange(click.FloatRange):
-    """Numbers of a range, without NaN and infinity."""
+    """A finite number in a range."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Reads one word."""
+        """Parse one word."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"'{value}' is no finite number", param, ctx)
+            self.fail(f"'{value}' is not a finite number", param, ctx)
         return number
 
 
 class Share(FiniteRange):
-    """A share as `0.01` or `1%`. From 0.5 on it must say `%`, as `0.5` is typed for half a percent, too.
+    """A share, such as `0.01` or `1%`. Values of 0.5 and above need a `%`, because some users type `0.5` for 0.5 %.
 
     Examples:
         >>> Share(0, 100).convert("0.01", None, None), Share(0, 100).convert("0.5%", None, None)
@@ -73,7 +73,7 @@ class Share(FiniteRange):
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Reads one word."""
+        """Parse one word."""
         text = str(value).removesuffix("%")
         number = super().convert(text, param, ctx)
         if text != str(value):
@@ -85,21 +85,21 @@ class Share(FiniteRange):
 
 
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """One decorator that adds several options, in their order."""
+    """Combine options into one decorator that adds them in their order."""
     return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
-    """An argument or, if its first word begins with dashes, an option for what a command reads: a path or an address."""
+    """Declare an argument whose value is a path or an address to read; an option if the first word begins with a dash."""
     decorate = click.option if words[0].startswith("-") else click.argument
     return _all_of(decorate(*words, type=ReadPath(path_type=Path), **settings), copied_first)
 
 
 def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
-    """The value of an option that would otherwise ignore all but the last one."""
+    """Return the value of an option, and refuse several; click would silently use the last one."""
     if len(values) > 1:
         name = "/".join([*option.opts, *option.secondary_opts])
-        several = "vmoe bench compares several settings, and vmoe inspect those of several --profile"
+        several = "vmoe bench compares several settings, and vmoe inspect several --profile"
         raise click.UsageError(f"{context.command_path} takes one {name}; {several}", context)
     return values[0] if values else None
 
@@ -110,13 +110,13 @@ _single = partial(click.option, multiple=True, callback=_one)
 def count_option(
     *words: str, least: int = 1, most: int | None = None, default: int | None = None, **settings: Any
 ) -> Callable[[F], F]:
-    """An option that takes a whole number from `least` to `most`."""
+    """Declare an option that takes a whole number from `least` to `most`."""
     kind, shown = click.IntRange(least, most), default is not None
     return click.option(*words, metavar="N", type=kind, default=default, show_default=shown, **settings)
 
 
 def out_option(metavar: str, text: str, *, required: bool = False) -> Callable[[F], F]:
-    """What a command writes."""
+    """Declare the option for the file or folder that a command writes."""
     kind = click.Path(path_type=Path)
     return click.option("-o", "--out", metavar=metavar, type=kind, required=required, help=text)
 
@@ -177,7 +177,7 @@ labels_option = read_argument(
 
 
 def max_drop_option(default: float | None) -> Callable[[F], F]:
-    """The accuracy that a recommended setting may lose."""
+    """Declare the option for the accuracy that a recommended setting may lose."""
     return click.option(
         "--max-drop-in-accuracy",
         "max_drop",
@@ -198,20 +198,20 @@ sweep_option = click.option(
     help="N capacity ratios (default 8) from LOW to HIGH, geometrically spaced. Repeatable.",
 )
 verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print a traceback with an error.")
-"""The program itself looks for it: see `vmoe_tools.program`."""
+"""Commands don't get it: `vmoe_tools.program` looks for it on the command line."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
 errors_only_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 result_options = _all_of(json_option, verbose_option, quiet_option)
-"""Adds where the result goes, and what else is printed."""
+"""Adds --json, --verbose and --quiet."""
 run_options = _all_of(backend_option, threads_option, result_options)
-"""Adds what runs the model as well."""
+"""Adds --backend and --threads, and the options of `result_options`."""
 
 
 _TYPES: dict[str, Any] = {"ratio": float, "whole": int, "flag": bool}
 
 
 def _change_option(row: SettingRow) -> Callable[[F], F]:
-    """The option of what a call replaces in its profile."""
+    """Declare the option that replaces one setting of a profile."""
     if row.type == "flag":
         title = f"{row.title}, or {_lowered(row.off_title)}. Default: the profile's."
         return _single(f"--{row.word}/--no-{row.word}", default=None, help=title)
@@ -220,7 +220,7 @@ def _change_option(row: SettingRow) -> Callable[[F], F]:
 
 
 def _axis_option(row: SettingRow) -> Callable[[F], F]:
-    """The option that repeats, for one of the axes of several settings; of a flag two."""
+    """Declare the repeatable option for one axis of a sweep: the values of one setting. A flag gets two options."""
     several = partial(click.option, type=_TYPES[row.type], multiple=True)
     if row.type != "flag":
         return several(f"--{row.word}", metavar=row.metavar, help=f"{row.title}. Repeatable.")
@@ -231,7 +231,7 @@ def _axis_option(row: SettingRow) -> Callable[[F], F]:
 
 
 def _stored_option(row: SettingRow) -> Callable[[F], F]:
-    """The option of what an export stores in profiles; of the settings that a profile must say, it repeats."""
+    """Declare the option for one setting of the profiles that an export stores; repeatable if the setting has no default."""
     if row.default is None:
         kind = click.FloatRange(0, min_open=True) if row.type == "ratio" else click.IntRange(1)
         short = ("-c",) if row.name == "capacity" else ()
@@ -249,18 +249,18 @@ def _lowered(text: str) -> str:
 
 
 change_options = _all_of(*map(_change_option, ROWS.values()))
-"""Adds what replaces settings of a profile, each by its name."""
+"""Adds an option for each setting, which replaces that of the profile. The command gets them by the names of settings."""
 setting_options = _all_of(profile_option, change_options)
-"""Adds the options of the routing setting of calls, which are the fields of a `Setting`."""
+"""Adds --profile and `change_options`. The command gets the fields of a `Setting`."""
 axis_options = _all_of(sweep_option, *map(_axis_option, ROWS.values()))
-"""Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
+"""Adds the options of a sweep over settings. Each is repeatable; `--bpr --no-bpr` selects both orders.
 
-The command gets `sweeps` (see `RatioRange`), and the others by the names of settings.
+The command gets `sweeps` (see `RatioRange`), and the other values by the names of settings.
 """
 stored_options = _all_of(*map(_stored_option, ROWS.values()))
-"""Adds what an export stores in profiles, each setting by its name."""
+"""Adds an option for each setting of the profiles that an export stores. The command gets them by the names of settings."""
 
 
 def ratios_of(sweeps: Iterable[tuple[float, ...]], capacities: Iterable[float]) -> tuple[float, ...]:
-    """The capacity ratios of `--sweep` and `--capacity`, each once and in rising order."""
+    """Combine the capacity ratios of `--sweep` and `--capacity`: each once, in ascending order."""
     return tuple(sorted({*capacities, *(ratio for sweep in sweeps for ratio in sweep)}))

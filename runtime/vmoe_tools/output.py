@@ -1,4 +1,4 @@
-"""Where a command's results go: JSON and other files that are written whole or not at all, and what people read."""
+"""The output of commands: JSON and other files, written completely or not at all, and the stream for text."""
 
 from __future__ import annotations
 
@@ -26,22 +26,25 @@ from vmoe_tools.program import with_addresses
 STANDARD_OUTPUT = "-"
 _DRAWINGS = (".pdf", ".png", ".svg")
 LINE_SECONDS = 60
-"""Between two lines about a long work, where no terminal shows a bar."""
+"""Seconds between two lines of progress, if no terminal shows a bar."""
 WAIT_SECONDS = 20
-"""Between two lines about what a command waits for."""
+"""Seconds between two lines that say what a command waits for."""
 
 
 @contextmanager
 def regular_lines(
     line: Callable[[], str], stream: TextIO, *, quiet: bool, seconds: float | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Prints what a function returns, if it is new, regularly until the block ends, or what it yields is called.
+    """Print a line regularly, whenever it has changed, until the block ends.
 
     Args:
         line: returns the line to print.
-        stream: where to.
+        stream: the stream to print to.
         quiet: print nothing.
-        seconds: between two lines; None for `LINE_SECONDS`.
+        seconds: time between two lines; None for `LINE_SECONDS`.
+
+    Yields:
+        A function that stops the printing before the block ends.
     """
     ended = threading.Event()
 
@@ -60,15 +63,19 @@ def regular_lines(
 
 
 def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:
-    """Refuses a file that can't or mustn't be written, before anybody waits for its content.
+    """Refuse a file that can't or mustn't be written, before the user waits for its content.
 
     Args:
         target: path of the file; "-" for standard output; None for none.
-        used: files and bundles that the command reads or writes besides.
+        used: other files and bundles that the command reads or writes.
 
     Raises:
-        click.UsageError: its folder isn't there or is read-only; something that is no plain file has its name; it is one of
-            the files used, or would lie in a bundle.
+        click.UsageError: one of these applies:
+
+            - the folder is missing or read-only
+            - the path exists and is not a regular file
+            - the file is one of those in `used`
+            - the file would be inside a bundle
     """
     if target is None or str(target) == STANDARD_OUTPUT:
         return
@@ -78,7 +85,7 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
     if not os.access(path.parent, os.W_OK):
         raise click.UsageError(f"{path} can't be written: {path.parent} is read-only")
     if path.exists() and not path.is_file():
-        raise click.UsageError(f"{path} can't be written: it is there already and no plain file")
+        raise click.UsageError(f"{path} can't be written: it exists and is not a regular file")
     real = _real(path)
     if (real.parent / MANIFEST_NAME).exists():
         raise click.UsageError(f"{path} can't be written: {path.parent} is a bundle; choose another file")
@@ -88,10 +95,11 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
 
 
 def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] = ()) -> None:
-    """The same for a picture, which needs matplotlib, too.
+    """Refuse a drawing that can't be written, as `check_output_file` does.
 
     Raises:
-        click.UsageError: as above, or the suffix names no format.
+        click.UsageError: as for `check_output_file`; or the suffix is not that of a picture format.
+        click.ClickException: matplotlib is not installed.
     """
     if target is None:
         return
@@ -105,10 +113,10 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
 
 
 def people_stream(*targets: str | Path | None) -> TextIO:
-    """Where what people read goes: standard output belongs to the JSON or another file that is written there.
+    """Return the stream for text: standard error if one of the targets is standard output, else standard output.
 
     Raises:
-        click.UsageError: several are.
+        click.UsageError: several targets are standard output.
     """
     written = [target for target in targets if str(target) == STANDARD_OUTPUT]
     if len(written) > 1:
@@ -117,25 +125,25 @@ def people_stream(*targets: str | Path | None) -> TextIO:
 
 
 def write_json(target: str | None, content: Mapping[str, Any]) -> None:
-    """Writes the content as JSON.
+    """Write the content as JSON.
 
     Args:
-        target: path of a file, "-" for standard output, None for nowhere.
-        content: what to write; arrays become lists, and what is no finite number null.
+        target: path of the file; "-" for standard output; None to write nothing.
+        content: what to write. Arrays become lists; NaN and infinity become null.
 
     Raises:
-        click.ClickException: it can't be written; a file that was there before is unchanged.
+        click.ClickException: the file can't be written; an existing one is unchanged.
     """
     if target is not None:
         write_file(Path(target), json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
 
 def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Classes with their probabilities, as JSON has them.
+    """Return classes with their probabilities as the objects of the JSON.
 
     Args:
         classes: index and probability of each.
-        names: of all classes; None where the bundle has none.
+        names: names of all classes of the model; None if the bundle has none.
     """
     return [
         {"class": names[index] if names else str(index), "index": index, "probability": probability}
@@ -144,7 +152,7 @@ def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | N
 
 
 def write_file(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, or to standard output if its path is "-"; see `write_large_file`."""
+    """Write a text file completely or not at all, see `write_large_file`; to standard output if the path is "-"."""
     if str(path) == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
@@ -152,20 +160,20 @@ def write_file(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Writes a file whole or not at all; see `write_large_file`."""
+    """Write a file completely or not at all; see `write_large_file`."""
     write_large_file(path, lambda file: file.write(content), mode)
 
 
 def write_large_file(path: Path, write: Callable[[IO[bytes]], object], mode: int | None = None) -> None:
-    """Writes a file by way of a temporary one beside it, which is renamed.
+    """Write a temporary file in the same folder, and rename it.
 
     Args:
-        path: of the file. A link stays one: the file that it points to is replaced.
+        path: path of the file. If it is a link, the file that it points to is replaced, and the link stays.
         write: writes the content to an open file.
-        mode: who may read and write it; None for what a file that was there before has, or a new one gets.
+        mode: permissions of the file; None for those of the existing file, or the default ones of a new file.
 
     Raises:
-        click.ClickException: it can't be written; a file that was there before is unchanged.
+        click.ClickException: the file can't be written; an existing one is unchanged.
     """
     real = _real(path)
     part = None
@@ -184,13 +192,13 @@ def write_large_file(path: Path, write: Callable[[IO[bytes]], object], mode: int
 
 @dataclass(frozen=True)
 class FolderKind:
-    """Folders that a command writes, and may replace.
+    """A kind of folder that a command writes, and may replace.
 
     Attributes:
-        noun: what one is called.
-        command: that writes them.
-        marker: name of the JSON file in one that names all of its files.
-        format: that this file says.
+        noun: the kind's name in messages.
+        command: the command that writes such folders.
+        marker: name of the JSON file in the folder that lists all of its files.
+        format: value of `format` in that file, by which the command recognizes its own folders.
     """
 
     noun: str
@@ -199,14 +207,14 @@ class FolderKind:
     format: str
 
     def check(self, target: Path, *, force: bool) -> None:
-        """Refuses a target that can't become such a folder. One that is empty can.
+        """Refuse a target that the folder can't be written to. An empty folder is accepted.
 
         Args:
-            target: where the folder will be.
-            force: it may replace one that the command wrote.
+            target: path of the folder.
+            force: whether a folder that the command wrote may be replaced.
 
         Raises:
-            VmoeError: there is something already, no folder to write in, or a bundle around it.
+            VmoeError: the target exists, the folder around it is missing or read-only, or it would be inside a bundle.
         """
         if target.name in {"", ".."}:
             raise VmoeError(f"'{target}' is not a name for a {self.noun}")
@@ -229,28 +237,28 @@ class FolderKind:
         if ours is None:
             raise VmoeError(f"{target} exists and was not written by {self.command}, so it is not replaced")
         for path in sorted(target.rglob("*")):
-            # Python keeps what it compiled beside a model that Triton has run.
+            # Python adds __pycache__ to a repository when Triton runs its model.
             is_ours = path.is_dir() or path.parent.name == "__pycache__" or str(path.relative_to(target)) in ours
             if not is_ours or path.is_symlink():
-                raise VmoeError(f"{target} holds '{path.relative_to(target)}', which this command didn't write, so it stays")
+                raise VmoeError(f"{target} holds '{path.relative_to(target)}', which {self.command} didn't write")
 
     def write(
         self, target: Path, contents: Mapping[str, bytes | Path], facts: Mapping[str, Any] | None = None, *, force: bool
     ) -> int:
-        """Writes a folder, whole or not at all.
+        """Write a folder completely or not at all.
 
         Args:
-            target: the folder that it becomes.
-            contents: by path inside it: the bytes of a file, or the file to link to.
-            facts: what the marker says besides.
-            force: it may replace one that the command wrote.
+            target: path of the folder.
+            contents: by path inside the folder, the bytes of a file, or an existing file to link to.
+            facts: further keys and values of the marker file.
+            force: whether a folder that the command wrote may be replaced.
 
         Returns:
-            How many bytes of files were copied, as they can't be linked to.
+            The bytes of the files that were copied because they couldn't be linked to.
 
         Raises:
             VmoeError: the target holds something else, or can't be written.
-            FileNotFoundError: a file to link to has gone.
+            FileNotFoundError: a file to link to no longer exists.
         """
         marker = {"format": self.format, "files": sorted(contents), **(facts or {})}
         contents = {**contents, self.marker: (json.dumps(marker, indent=1) + "\n").encode()}
@@ -263,7 +271,7 @@ class FolderKind:
             written.rename(target)
         except FileNotFoundError:
             raise
-        except OSError as error:  # a full disk's names no file, or the one that was read
+        except OSError as error:  # if the disk is full, its file name is None or that of the source
             raise VmoeError(f"{target} can't be written: {error.strerror or error}") from None
         finally:
             if aside.exists() and not target.exists():
@@ -274,7 +282,7 @@ class FolderKind:
 
 
 def _put(path: Path, content: bytes | Path) -> int:
-    """Writes a file or links to it; returns the bytes that were copied."""
+    """Write bytes to a file, or link or else copy a file to it; return the number of bytes that were copied."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -290,15 +298,15 @@ def _put(path: Path, content: bytes | Path) -> int:
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, tuples and arrays as JSON has them: arrays are lists, and what is no finite number is None.
+    """Convert dicts, lists, tuples and arrays to values for JSON: arrays become lists; NaN and infinity become None.
 
-    What was copied is named by its address.
+    In texts, addresses replace the paths of copies.
     """
     if isinstance(value, str):
         return with_addresses(value)
     if isinstance(value, Mapping):
         return {name: plain(part) for name, part in value.items()}
-    if hasattr(value, "tolist"):  # of numpy
+    if hasattr(value, "tolist"):  # a numpy array or number
         return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
@@ -312,5 +320,5 @@ def _umask() -> int:
 
 
 def _real(path: Path) -> Path:
-    """The absolute path of what links lead to; Path.resolve raises where they lead in a circle."""
+    """Return the absolute path with all links followed. Unlike Path.resolve, it doesn't raise if links form a loop."""
     return Path(os.path.realpath(path))

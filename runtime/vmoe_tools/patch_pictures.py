@@ -1,4 +1,4 @@
-"""Pictures of sample images with what a MoE layer did to their patches."""
+"""Pictures of sample images that show how a MoE layer routed their patches."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from vmoe_tools.inspect.statistics import class_name
 _PANEL_INCHES = 1.3
 _MARGIN_INCHES = 0.85
 _CAPTION_INCHES = 0.27
-# The palette of Okabe and Ito without black, and a wine red; none is grey, which stands for dropped patches.
+# The palette of Okabe and Ito, with wine red instead of black. No colour is grey, the colour of dropped patches.
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#882255")
 _LIGHTNESS = (0.45, 0.75, 0.6)
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE, _SAME, _OTHER = "#777777", "#13714a", "#b3261e"
-_PARTS = 8  # of a side of a patch, of which an outline takes one
+_PARTS = 8  # an outline is 1/8 of a patch's side wide
 _LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
 _MOST_PANEL_INCHES = 2.4
-_POINTS_PER_CELL = 34  # an inch has 72
+_POINTS_PER_CELL = 34  # font size for a cell of one inch; an inch has 72 points
 _LONGEST_NAME = 18
 _MOST_IN_LEGEND = 32
 
 
 def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
-    """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
+    """Draw the expert of each patch as a colour and, if it fits, a number: images down, MoE layers across."""
     layers = samples.own.patches
     patches = [[patches[:, row] for patches in layers.values()] for row in range(len(samples.pixels))]
     figure, panels = _expert_panels(samples, patches, class_names)
@@ -48,15 +48,15 @@ def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figu
 
 
 def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) -> Figure:
-    """MoE layers down, settings across: the expert of each patch of one picture, and the answer of each setting.
+    """Draw the expert of each patch of one picture, and the answer of each setting: MoE layers down, settings across.
 
     Args:
-        report: of the picture.
-        batch: dtype[1,H,W,C], the picture as the graph takes it.
-        manifest: of a bundle with MoE layers.
+        report: the comparison of the settings.
+        batch: dtype[1,H,W,C], the picture as an input of the graph.
+        manifest: manifest of a bundle with MoE layers.
 
     Raises:
-        RoutingError: it doesn't say where patches are.
+        RoutingError: the manifest doesn't say which tokens are patches.
     """
     assert manifest.moe_layers
     patches = [[report.patches(setting, layer) for setting in report.settings] for layer in manifest.moe_layers]
@@ -73,7 +73,7 @@ def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) ->
 
 
 def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] | None) -> Figure:
-    """Images down, capacity ratios across: the patches that one MoE layer processed, and the answer that it led to."""
+    """Draw the patches that one MoE layer processed, and the answer: images down, capacity ratios across."""
     figure, panels = _grid(samples, len(samples.frames), class_names, _CAPTION_INCHES)
     for row, line in enumerate(panels):
         for axes, frame in zip(line[1:], samples.frames, strict=True):
@@ -81,7 +81,7 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
             _overlay(axes, samples, np.where(expert[..., None] < 0, (*_VEIL, _VEIL_ALPHA), 0.0))
             _lines(axes, samples, token)
             kept = np.count_nonzero(expert >= 0)
-            # On a line of its own, as a name may be as long as the panel is wide.
+            # The answer gets a line of its own, because a class name may be as long as the panel is wide.
             answer = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
             axes.set_xlabel(f"{kept} of {expert.size}{answer}", fontsize=6.5, labelpad=2)
     heads = [
@@ -95,10 +95,10 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
 
 
 def expert_colours(count: int) -> list[str]:
-    """Colours as #rrggbb, one for each of `count` experts.
+    """Return a colour as #rrggbb for each of `count` experts.
 
-    Up to eight are safe for any colour vision. More are spread over hues and three lightnesses, where neighbours differ in
-    both; numbers in the patches tell them apart for sure.
+    Up to eight colours are safe for any colour vision. More are spread over hues and three lightnesses, and successive ones
+    differ in both. Some may still look alike; the numbers in the patches identify the experts.
     """
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
@@ -109,8 +109,14 @@ def expert_colours(count: int) -> list[str]:
 def _expert_panels(
     samples: Samples, patches: Sequence[Sequence[Array]], class_names: Sequence[str] | None
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A grid whose panels show the expert and the token i64[2,rows,columns] of each patch, and which has a legend."""
-    # Where colours don't tell experts apart, there must be room for numbers.
+    """Draw a grid of samples with a legend of the experts.
+
+    Args:
+        samples: an image per row of the grid.
+        patches: for each row, for each panel, i64[2,rows,columns]: the expert and the token of each patch.
+        class_names: names of all classes; None if the bundle has none.
+    """
+    # If colours don't tell the experts apart, panels must be large enough for numbers.
     few = samples.num_experts <= len(_PALETTE)
     wide = 0 if few else samples.pixels.shape[2] / samples.patch_size[1] * _READABLE_CELL_INCHES
     panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
@@ -137,7 +143,7 @@ def _grid(
     caption_inches: float = 0.0,
     panel_inches: float = _PANEL_INCHES,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with a row for each sample: the image itself, with its class beside it, and panels for so many columns."""
+    """Make a figure with a row for each sample: the image, its class to the left of it, and `columns` panels."""
     count, height, width = samples.pixels.shape[:3]
     tall = min(height / width, 2.0)
     size = ((columns + 1) * panel_inches + 0.4, count * (panel_inches * tall + caption_inches) + _MARGIN_INCHES)
@@ -167,7 +173,7 @@ def _show(axes: Axes, pixels: Array) -> None:
 def _show_experts(axes: Axes, samples: Samples, patches: Array, colours: Sequence[str], panel_inches: float) -> None:
     expert, token = patches
     tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
-    _overlay(axes, samples, tints[expert])  # -1 is the last one
+    _overlay(axes, samples, tints[expert])  # -1, a dropped patch, selects the last tint
     _lines(axes, samples, token)
     height, width = samples.patch_size
     cell_inches = panel_inches * width / samples.pixels.shape[2]
@@ -178,21 +184,21 @@ def _show_experts(axes: Axes, samples: Samples, patches: Array, colours: Sequenc
         if number >= 0:
             centre = ((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5)
             text = axes.text(*centre, str(number), fontsize=points, ha="center", va="center", color="white", weight="bold")
-            # With a dark edge a number is read on every colour.
+            # A dark edge makes the number readable on every colour.
             text.set_path_effects([withStroke(linewidth=1.0, foreground="black")])
 
 
 def _overlay(axes: Axes, samples: Samples, colours: Array, parts: int = 1) -> None:
-    """Lays a colour f64[rows,columns,RGBA] over each patch, or over each of parts x parts of it."""
+    """Lay a colour f64[rows,columns,RGBA] over each patch, or over each of the parts x parts cells of a patch."""
     height, width = (size / parts for size in samples.patch_size)
     bottom, right = colours.shape[0] * height - 0.5, colours.shape[1] * width - 0.5
     axes.imshow(colours, extent=(-0.5, right, bottom, -0.5), interpolation="nearest")
-    # Pixels that are in no patch stay in the picture.
+    # Keep the pixels at the right and bottom that belong to no patch in view.
     axes.set(xlim=(-0.5, samples.pixels.shape[2] - 0.5), ylim=(samples.pixels.shape[1] - 0.5, -0.5))
 
 
 def _lines(axes: Axes, samples: Samples, token: Array) -> None:
-    """Thin lines between patches, none within a token; merged patches are outlined, those of a token in one colour."""
+    """Draw thin lines between tokens, and outline merged patches, with one colour for each token."""
     height, width = samples.patch_size
     y, x = np.nonzero(np.diff(token, axis=0))
     axes.hlines((y + 1) * height - 0.5, x * width - 0.5, (x + 1) * width - 0.5, colors=_LINE, linewidths=0.3)
@@ -209,7 +215,7 @@ def _lines(axes: Axes, samples: Samples, token: Array) -> None:
 
 
 def _of_merged(tokens: Iterable[Array]) -> str:
-    """What outlines stand for, if any of some images' tokens i64[rows,columns] has several patches."""
+    """Return a note that explains the outlines if any token contains several patches; `tokens` are i64[rows,columns]."""
     merged = any(len(np.unique(token)) < token.size for token in tokens)
     return "\n(patches outlined in one colour were merged into one token)" if merged else ""
 

@@ -1,4 +1,4 @@
-"""The program `vmoe`: finds its commands by name when they are called, and turns whatever goes wrong into one line."""
+"""The program `vmoe`: imports a command only when it is called, and reports any error in one line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides it
 _WORDS: list[str] = []
 """The command line of this run."""
 _KINDS = {"float": "a number such as 0.3", "integer": "a whole number"}
-"""What click calls numbers, and what people do."""
+"""click's names of number types, and plainer ones."""
 ADDRESSES: dict[str, str] = {}
-"""Where the copies of this run are, and the addresses of what was copied, by which people know it."""
+"""The addresses of files that this run copied, by the path of the copy. Messages show the address."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The module that has a command by its name, what `vmoe --help` says of it, and the extra that has what it imports."""
+    """A command.
+
+    Attributes:
+        module: the module that defines the command under its own name.
+        summary: the command's line in `vmoe --help`.
+        extra: the extra of the package that installs the command's dependencies.
+    """
 
     module: str
     summary: str
@@ -58,34 +64,34 @@ _ENTRIES = {
 
 
 class LazyCommands(click.Group):
-    """Commands that are imported when they are called: help and the completion of their names import none of them."""
+    """A group that imports a command only when it is called. The group's help and the completion of names import none."""
 
     entries: Mapping[str, Entry]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Their names."""
+        """Return the names of the commands."""
         return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, imported now; None for another name."""
+        """Import and return the command with a name; None if it is unknown."""
         entry = self.entries.get(cmd_name)
         command: click.Command | None = getattr(import_module(entry.module), cmd_name) if entry else None
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of the first word, or a hint at the name that was meant."""
+        """Return the command that the first word names; if it is unknown, fail with the nearest name as a hint."""
         near = get_close_matches(args[0], self.entries, 1)
         if near and near[0] != args[0] and not ctx.resilient_parsing:
             ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Their names and summaries."""
+        """Write the names and summaries of the commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Their names that begin so, with summaries."""
+        """Return the names that begin with `incomplete`, with summaries."""
         found = [CompletionItem(name, help=e.summary) for name, e in self.entries.items() if name.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
@@ -98,7 +104,7 @@ class _Commands(LazyCommands):
             return super().get_command(ctx, cmd_name)
         except ImportError as error:
             if error.name == "fcntl":
-                raise click.ClickException(f"vmoe {cmd_name} needs file locks, and so Linux or macOS") from None
+                raise click.ClickException(f"vmoe {cmd_name} needs file locks, which only Linux and macOS have") from None
             why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
             extra = self.entries[cmd_name].extra
             raise click.ClickException(f"{why}; pip install 'vmoe-export[{extra}]'") from None
@@ -107,12 +113,12 @@ class _Commands(LazyCommands):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError) as error:
-            # click would forget which signal it was, and hide a reader that has gone.
+            # click would lose the number of the signal, and hide a closed pipe.
             raise _Stopped from error
 
 
 class _Stopped(Exception):
-    """Its cause ended a command."""
+    """A command was stopped by the exception that is the cause of this one."""
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -122,7 +128,7 @@ def program() -> None:
 
 
 class _Signalled(KeyboardInterrupt):
-    """A signal asks the process to end; what is open is closed and removed on the way out."""
+    """A signal asks the process to end. The exception lets the program close its files and remove temporary ones."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -130,15 +136,19 @@ class _Signalled(KeyboardInterrupt):
 
 
 def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
-    """Runs the program.
+    """Run the program.
 
     Args:
         argv: the arguments without the program's name; default: those of the process.
-        prefix: words that come before them.
+        prefix: words to insert before them.
 
     Returns:
-        The exit code: 0; 2 for a wrong command line; 128 + the number of a signal, 130 for Ctrl-C; 1 for whatever else goes
-        wrong, which one line on standard error explains.
+        The exit code. Unless it is 0, one line on standard error explains the error.
+
+        - 0: success
+        - 1: any error not listed here
+        - 2: a wrong command line
+        - 128 + N: ended by signal N; 130 for Ctrl-C
     """
     words = [*prefix, *(sys.argv[1:] if argv is None else argv)]
     unturned = _unturned_pictures()
@@ -149,12 +159,10 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     try:
         _check_standard_files()
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
-        # Flushed here and not at exit, where a reader that has gone would cost a traceback.
+        # Flush here, not at exit: a closed pipe would print a traceback there.
         sys.stdout.flush()
         if (count := _unturned_pictures() - unturned) > 1:
-            complain(
-                f"{count} pictures with an EXIF orientation were taken as they are stored; vmoe export --exif turns them"
-            )
+            complain(f"the EXIF orientation of {count} pictures was ignored; a bundle from vmoe export --exif rotates them")
     except click.exceptions.NoArgsIsHelpError as help_instead:
         help_instead.show()
         return USAGE_ERROR
@@ -179,33 +187,33 @@ def _unturned_pictures() -> int:
 
 
 def _signal_behind(error: BaseException | None) -> _Signalled | None:
-    """The signal that came while a module was initialized, which makes an ImportError of it."""
+    """Return the signal behind an error. One that arrives while a module is being imported becomes an ImportError."""
     while error is not None and not isinstance(error, _Signalled):
         error = error.__cause__ or error.__context__
     return error
 
 
 def main_of_export() -> int:
-    """Runs `vmoe export`, for those who type `vmoe-export`."""
+    """Run `vmoe export`, as the program `vmoe-export`."""
     return main(prefix=["export"])
 
 
 def complain(sentence: str) -> None:
-    """Prints one line on standard error."""
+    """Print one line on standard error."""
     cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
     print(f"{cursor}vmoe: {printable(_without_secrets(' '.join(sentence.split())))}", file=sys.stderr)
 
 
 def _without_secrets(text: str) -> str:
     try:
-        from vmoe_runtime.addresses import without_secrets  # with numpy, which `vmoe --help` does without
-    except ImportError:  # which is what the text is about
+        from vmoe_runtime.addresses import without_secrets  # imports numpy, which `vmoe --help` doesn't need
+    except ImportError:  # the text reports this very error
         return text
     return without_secrets(text, *_WORDS)
 
 
 def printable(text: str) -> str:
-    r"""Text of a user or a bundle for a terminal: on one line, and without what steers one.
+    r"""Make text of a user or a bundle safe for a terminal: put it on one line, and escape control characters.
 
     Examples:
         >>> print(printable("a cat\x1b[2J \udcff"))
@@ -215,15 +223,15 @@ def printable(text: str) -> str:
 
 
 def with_addresses(text: str) -> str:
-    """Text that names what was copied by its address."""
+    """Replace the paths of copies in a text with the addresses that they were copied from."""
     for copy, address in ADDRESSES.items():
         text = text.replace(copy, address)
     return text
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
-    """What to tell the user, and the exit code; None for an error that nobody raised on purpose."""
-    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click makes one of a KeyboardInterrupt
+    """Return a message for the user, and the exit code; None for an error that is a defect of the program."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click converts a KeyboardInterrupt into this
         error = error.__cause__
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
@@ -241,7 +249,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
-    from vmoe_runtime.errors import UsageError, VmoeError  # with numpy, which `vmoe --help` does without
+    from vmoe_runtime.errors import UsageError, VmoeError  # imports numpy, which `vmoe --help` doesn't need
 
     if not isinstance(error, VmoeError):
         return None
@@ -249,7 +257,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
 
 
 def _end_at_signals() -> None:
-    """Has SIGINT, SIGTERM and SIGHUP raise an exception, but for those that the process was told to ignore."""
+    """Make SIGINT, SIGTERM and SIGHUP raise an exception, except those that the process was told to ignore."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         raise _Signalled(number)
@@ -261,17 +269,17 @@ def _end_at_signals() -> None:
 
 
 def _check_standard_files() -> None:
-    """Makes sure that whatever is printed has somewhere to go.
+    """Make sure that output can be written.
 
-    Closed standard files are given to /dev/null: the next file opened would get their numbers, and what is printed.
-    Characters that the encoding of standard output lacks are escaped, as on standard error.
+    Open /dev/null for each closed standard file. Otherwise the next file that is opened would get its number, and receive
+    the output. Escape characters that the encoding of standard output lacks, as Python does on standard error.
 
     Raises:
         click.ClickException: standard output is closed.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         if number == 2:
-            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)
+            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (open until the process ends)
     os.close(number)
     if sys.stdout is None:
         raise click.ClickException("standard output is closed")

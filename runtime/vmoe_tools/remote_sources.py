@@ -1,4 +1,4 @@
-"""What a command reads may have an address: it is copied first, and named by its address in whatever is printed."""
+"""Arguments that may be addresses. A command reads a local copy; all output shows the address instead of the copy's path."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Address(str):
-    """An address that the user gave where a path may stand."""
+    """An address that the user typed instead of a path."""
 
 
 class ReadPath(click.Path):
-    """A path, or the address of something that is read."""
+    """A path or an address to read from."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Reads one word."""
+        """Parse one word."""
         return Address(value) if is_address(value) else super().convert(value, param, ctx)
 
 
 def copied_first(command: F) -> F:
-    """A command that gets the paths of copies for its addresses; they are there until it ends. Once is enough for all."""
+    """Decorate a command: copy what its addresses name, pass it the paths of the copies, and delete them when it ends.
+
+    Decorating a command again changes nothing; one decoration covers all of its arguments.
+    """
     if hasattr(command, "copies"):
         return command
 
@@ -56,10 +59,10 @@ def copied_first(command: F) -> F:
 
 
 def transfer_bar(address: str, *, quiet: bool) -> Callable[[int, int], None]:
-    """Shows a bar while files come, where standard error is a terminal; elsewhere a line every minute.
+    """Show the progress of a transfer: a bar if standard error is a terminal, else a line every minute.
 
     Returns:
-        tell(done, total), in bytes.
+        tell(done, total), in bytes: updates the progress.
     """
     name, told, bar = printable(public_address(address)), time.monotonic(), None
 
@@ -74,6 +77,6 @@ def transfer_bar(address: str, *, quiet: bool) -> Callable[[int, int], None]:
                 bar = None
         elif not quiet and time.monotonic() - told >= LINE_SECONDS:
             told = time.monotonic()
-            click.echo(f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB are here", err=True)
+            click.echo(f"{name}: copied {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", err=True)
 
     return tell

@@ -1,4 +1,4 @@
-"""What people read on a terminal: progress, sections, tables and numbers. The only module that needs rich."""
+"""Text for a terminal: progress, sections, tables and numbers. This is the only module of the package that needs rich."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from vmoe_tools.program import printable
 
 T = TypeVar("T")
 Row = tuple[str, str]
-"""A name, and the text beside it."""
+"""A name and its text."""
 TableWithout = Callable[[Collection[str]], Table]
-"""Makes a table without the columns of these headings."""
+"""Makes a table without the columns that have these headings."""
 Advance = Callable[..., None]
-"""Takes what was done since the last call: an amount of a step's total, and images, 0 by default."""
+"""Reports the work since the last call: an amount of the step's total, and a number of images, by default 0."""
 
 _WIDTH_OF_A_PIPE = 120
-_LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
-_PACE_SECONDS = 600  # over which the time left is estimated
+_LONGEST_TEXT = 200  # characters; the bundle's reader accepts longer texts
+_PACE_SECONDS = 600  # the time left is estimated from the pace in this period
 
 
 class Progress:
-    """Bars for the steps of a long work, where the stream is a terminal; elsewhere a line every minute."""
+    """The progress of a command's steps: a bar if the stream is a terminal, else a line every minute."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
-        """Begins, until the command ends."""
+        """Start to show progress, until the command ends."""
         self._console = Console(file=stream, markup=False, emoji=False)
         self._off = quiet or not stream.isatty()
         self._line = "loading"
@@ -45,14 +45,14 @@ class Progress:
 
     @contextmanager
     def step(self, text: str, total: float) -> Iterator[Advance]:
-        """Shows how much is done, images per second and the time left, until the block ends.
+        """Show how much is done, images per second and the time left, until the block ends.
 
         Args:
-            text: what is done.
-            total: of what it takes, in any unit.
+            text: name of the step.
+            total: amount of work, in any unit.
 
         Yields:
-            advance(amount, images): what was done since the last call, in that unit and in images.
+            advance(amount, images): reports the work since the last call, in that unit and in images.
         """
         columns = (
             progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
@@ -76,7 +76,7 @@ class Progress:
 
             self._line = f"{text}: 0%"
             yield advance
-            self._line = f"{text}: 100%, putting results together"
+            self._line = f"{text}: 100%, preparing the results"
 
 
 def print_section(
@@ -86,14 +86,14 @@ def print_section(
     width: int = _WIDTH_OF_A_PIPE,
     spare: Iterable[str] = (),
 ) -> None:
-    """Prints a title, and below it, indented, rows, tables and texts.
+    """Print a title and, indented below it, rows, tables and texts.
 
     Args:
-        stream: where to.
-        title: of the section.
-        parts: of the section.
-        width: columns where the stream is no terminal; rich would take 80. A table may have a third more.
-        spare: headings of a table's columns that are left out, in this order, as far as there is no room for them.
+        stream: the stream to print to.
+        title: title of the section.
+        parts: rows, tables and texts of the section.
+        width: width in characters if the stream is not a terminal (rich's own default is 80). A table may be a third wider.
+        spare: headings of columns to leave out of a table that is too wide, in this order, until it fits.
     """
     console = Console(file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)
     most = console.width if stream.isatty() else width * 4 // 3
@@ -112,23 +112,23 @@ def print_section(
         contents.append(table)
         if left_out:
             names = ", ".join(" ".join(heading.split()) for heading in left_out)
-            contents.append(Text(f"There is no room for {names}; --json has all."))
+            contents.append(Text(f"There is no room for {names}; --json has all columns."))
     with console.capture() as captured:
         console.print(Text(printable(title), style="bold", overflow="fold"))
         for content in contents:
             console.print(Padding(content, (0, 0, 0, 2), expand=False))
-    # Tables fill their last column with blanks.
+    # Remove the blanks that rich appends to the last column of a table.
     lines = [line.rstrip() for line in captured.get().splitlines()]
     stream.write("\n".join([*lines, "", ""]))
 
 
 def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> TableWithout:
-    """A table with a row for each item.
+    """Return the maker of a table with a row for each item.
 
     Args:
-        items: of the rows.
-        columns: what makes a cell of an item, by heading.
-        text: headings of columns that are text, which may take several lines; all others are numbers.
+        items: the items, one per row.
+        columns: by heading, a function that returns the cell of an item.
+        text: headings of the columns of text, whose cells may take several lines; all other columns are numbers.
     """
     rows = list(items)
 
@@ -148,18 +148,18 @@ def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text
 
 
 def one_line(text: object) -> str:
-    """A text of the user or of a bundle, on one line and not endless; a dash for None."""
+    """Put a text of the user or of a bundle on one line, and cut it if it is too long; return a dash for None."""
     words = "-" if text is None else str(text)
     return printable(words if len(words) <= _LONGEST_TEXT else f"{words[:_LONGEST_TEXT]}...")
 
 
 def share_text(share: float | None) -> str:
-    """A share in percent; a dash where it is not known, or no number."""
+    """Format a share in percent; a dash if it is None or NaN."""
     return number_text(share, ".2%")
 
 
 def number_text(value: float | None, layout: str, unit: float = 1.0) -> str:
-    """A number in units, by a layout such as ".1f"; a dash where it is not known, or no number."""
+    """Format `value` times `unit` by a layout such as ".1f"; a dash if it is None or NaN."""
     return "-" if value is None or math.isnan(value) else format(value * unit, layout)
 
 

@@ -1,4 +1,4 @@
-"""Both readers, Python's and C++'s, give the same verdict on every good and bad bundle, and say what is wrong."""
+"""Both readers, Python's and C++'s, agree on every good and bad bundle, and name the fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Verdicts = dict[tuple[str, str], str | None]
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    """The sentence that refuses, or None, by reader and case."""
+    """Return the message of the refusal, or None, by reader and case."""
     folder = tmp_path_factory.mktemp("cases")
     paths = []
     for i, case in enumerate(CASES):
@@ -58,7 +58,7 @@ def test_an_engine_refuses_what_the_readers_refuse(name: str, tmp_path: Path) ->
     case = next(case for case in CASES if case.name == name)
     bundle = case.build(tmp_path)
     for verify in (True, False):
-        if not verify and "changed" in name:  # SHA-256s are not compared without
+        if not verify and "changed" in name:  # SHA-256 are compared only with `verify`
             continue
         with refusal(BundleError, "x.vmoe", *case.words):
             Engine.load(bundle, verify=verify)

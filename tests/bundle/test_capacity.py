@@ -1,4 +1,4 @@
-"""Capacity ratios become the official integers, and settings become profiles."""
+"""Capacity ratios are rounded to the official integers, and settings become profiles."""
 
 from __future__ import annotations
 

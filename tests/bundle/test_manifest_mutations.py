@@ -1,4 +1,4 @@
-"""Mutated manifests and graphs are taken and refused by both readers alike."""
+"""Both readers accept or refuse the same mutated manifests and graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 
 
 def manifests(kept: list[bytes]) -> Iterator[bytes]:
-    """Those that are given, and 4,000 mutations of them: a third of bytes, the rest of values."""
+    """Yield the given manifests, and 4,000 mutations of them: a third of bytes, the rest of values."""
     chance = random.Random(11)
     for data in kept:
         yield from (data, data + b"\0", data + b"\0{", data + b" \n")

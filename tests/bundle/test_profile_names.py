@@ -1,4 +1,4 @@
-"""Names of profiles stand for the same settings in both readers, Python's and C++'s, or for none, or for a refused one."""
+"""Both readers, Python's and C++'s, read the same setting from each profile name, or refuse it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PARTS = [
 
 
 def random_names() -> list[str]:
-    """Names of the right parts in about the right order, and some that only look alike."""
+    """Yield names of valid parts in about the right order, and some that only look valid."""
     chance = random.Random(13)
     names = []
     for _ in range(600):
@@ -72,7 +72,7 @@ def random_names() -> list[str]:
 
 
 def described(profile: Profile) -> str:
-    """A profile as `sdk_readers` prints it, with 0 for what there is none of."""
+    """Return a profile as `sdk_readers` prints it, with 0 for missing values."""
     values = (repr(value or 0.0) if name == "capacity" else int(value or 0) for name, value in setting_values(profile))
     return " ".join(map(str, (profile.name, repr(profile.effective_ratio or 0.0), *values, *profile.slots)))
 
@@ -82,7 +82,7 @@ def setting_values(profile: Profile) -> list[tuple[str, Any]]:
 
 
 def python_answer(rules: Rules, name: str) -> tuple[str, str]:
-    """What `sdk_readers` would print."""
+    """Return the text that `sdk_readers` would print."""
     try:
         return "ok", described(rules.named(name))
     except RoutingError as error:

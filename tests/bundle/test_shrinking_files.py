@@ -1,4 +1,4 @@
-"""A checkpoint that gets shorter while it is read is one sentence, and never the end of the process by SIGBUS."""
+"""A checkpoint that shrinks while it is read gives one message, and never ends the process by SIGBUS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from damaged_files import assert_one_sentence, refusal, written
 from vmoe_export import CheckpointError, open_checkpoint
 from vmoe_export.checkpoint import safetensors_file as reader
 
-# In a process of its own, which SIGBUS would end.
+# Run in a process of its own, because SIGBUS would end it.
 PROGRAM = """
 import os, sys
 from vmoe_export import CheckpointError, open_checkpoint

@@ -1,4 +1,4 @@
-"""The bytes that were checked are those that run: whatever is exchanged during a load is noticed, at any moment of it."""
+"""The verified bytes are those that run: a load notices any exchange of files, at any moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")
 CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
-Change = Callable[[Path, Path], None]  # of a bundle, with another one at hand; or back
+Change = Callable[[Path, Path], None]  # changes a bundle, given another one; or changes it back
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def other(bundle: Path, tmp_path: Path) -> Path:
 
 
 class Meanwhile:
-    """Calls `before` and `after` around each moment in which a backend opens files, as often as `times` says."""
+    """Calls `before` and `after` around each opening of files by a backend, at most `times` times."""
 
     def __init__(self) -> None:
         self.before = self.after = lambda: None
@@ -89,7 +89,7 @@ def exchange_graphs(bundle: Path, other: Path) -> None:
 
 
 def put_a_link_in_place(bundle: Path, other: Path) -> None:
-    """A new name for the other weights, moved over the old one; the old weights have a second name to come back by."""
+    """Link to the other weights, and move the link over the old weights, which keep a second name for changing back."""
     kept = bundle.parent / "kept"
     if kept.exists():
         kept.replace(bundle / WEIGHTS)
@@ -100,7 +100,7 @@ def put_a_link_in_place(bundle: Path, other: Path) -> None:
 
 
 def write_into_the_file(bundle: Path, other: Path) -> None:
-    """Exchanges the contents, with the time of the last write set back."""
+    """Exchange the contents, and restore the time of the last write."""
     state = (bundle / WEIGHTS).stat()
     own, others = (bundle / WEIGHTS).read_bytes(), (other / WEIGHTS).read_bytes()
     for path, data in ((bundle / WEIGHTS, others), (other / WEIGHTS, own)):
@@ -190,7 +190,7 @@ def test_a_bundle_of_this_moment_is_waited_for_until_its_next_change_shows(bundl
 
 
 def descriptors(folder: Path) -> list[Path]:
-    """The open files of this process that lie in a folder."""
+    """Return the open files of this process in a folder."""
     targets = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [target for target in targets if target.is_relative_to(folder)]
 
@@ -203,7 +203,7 @@ def test_a_load_leaves_no_descriptor_open(bundle: Path, other: Path, tmp_path: P
     with pytest.raises(ChangedError):
         engine_load("onnxruntime")(bundle)
     (bundle / WEIGHTS).unlink()
-    with pytest.raises(BundleError) as refused:  # which holds on to the frames that it came through
+    with pytest.raises(BundleError) as refused:  # its traceback keeps the frames alive
         Engine.load(bundle)
     assert not descriptors(tmp_path), refused
 

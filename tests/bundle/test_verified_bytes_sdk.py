@@ -1,4 +1,4 @@
-"""The C++ SDK: the bytes that were checked are those that run, and a change during a load is noticed."""
+"""The C++ SDK: the verified bytes are those that run, and a load notices any change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def other(own: Path, tmp_path: Path) -> Path:
 
 
 def sdk_load(program: Path, library: Path, folder: Path, **environment: str) -> Load:
-    """Loads a bundle with the SDK in a process of its own, and runs it on one image."""
+    """Load a bundle with the SDK in a process of its own, and run it on one image."""
 
     def load(bundle: Path) -> np.ndarray:
         given, output = folder / "image", folder / "logits"

@@ -1,4 +1,4 @@
-"""Checkpoints, bundles and images at addresses: the same results as from a disk, whole or not at all."""
+"""Checkpoints, bundles and images at addresses give the same results as files on a disk, completely or not at all."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ EXPORT = ("--capacity", "0.3", "--k", "1", "--no-validate", "-q")
 
 @pytest.fixture(autouse=True)
 def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of copies, in which nothing is left after any test; pauses are short."""
+    """Return the folder of copies, and check that a test leaves nothing in it; shorten pauses."""
     folder = tmp_path / "copies"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # a folder that torch makes when it is imported
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # connected to whatever server there was
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # torch makes this folder when it is imported
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it is still connected to an earlier server
     yield folder
     fsspec.get_filesystem_class("simplecache").clear_instance_cache()
-    gc.collect()  # and its folder
+    gc.collect()  # removes its folder, too
     assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of an S3 server's bucket on the web, where whatever is public can be read."""
+    """Return the web address of an S3 server's bucket, where public files can be read."""
     with s3_server(BUCKET):
         yield f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
 
 
 @pytest.fixture(scope="module")
 def cluster(s3: str) -> Iterator[dict[str, str]]:
-    """For batch jobs."""
+    """Start a Ray cluster for batch jobs."""
     with ray_cluster() as variables:
         yield variables | {"RAY_AUTH_MODE": "disabled"}
 
@@ -81,7 +81,7 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
 
 
 def put(address: str, folder: Path) -> str:
-    """Copies the plain files of a folder to an address, to be read by anybody."""
+    """Copy the files of a folder to an address, publicly readable."""
     system, root = fsspec.url_to_fs(address)
     public = {"ACL": "public-read"} if address.startswith("s3:") else {}
     for path in sorted(folder.rglob("*")):
@@ -98,14 +98,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is exported from the disk."""
+    """Export bundles from the disk."""
     bundle = tmp_path_factory.mktemp("local") / "local.vmoe"
     export_bundle(MNIST / "vmoe_mnist", bundle, capacity=[0.3], k=[1], validate=False)
     return bundle
 
 
 def assert_same_bundle(bundle: Path, local: Path, source: str) -> None:
-    """Byte for byte, but for the lines that name the source."""
+    """Assert that two bundles are equal byte for byte, except the lines that name the source."""
     found, expected = folder_bytes(bundle), folder_bytes(local)
     assert json.loads(found["manifest.json"])["source"]["name"] == source
     for name in ("manifest.json", "README.md"):
@@ -134,7 +134,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
 ) -> None:
     put("memory://b.vmoe", local)
     monkeypatch.setattr(remote_sources, "LINE_SECONDS", 0)
-    assert "memory://b.vmoe: 3 of 3 MB are here\n" in vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png")[1]
+    assert "memory://b.vmoe: copied 3 of 3 MB\n" in vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png")[1]
     assert vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png", "-q") == ("", "")
 
 
@@ -193,12 +193,12 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
         address = f"{'s3:/' if scheme == 's3' else server}/{checkpoint.name}/vmoe_mnist"
         for words in (("export", address, *EXPORT), ("run", local, f"{address}.data-00000-of-00002")):
-            if (words[0], scheme) == ("run", "s3"):  # as `run` asks for a manifest, which a web server refuses otherwise
+            if (words[0], scheme) == ("run", "s3"):  # refused earlier, with another message
                 break
             sent.clear()
             told = vmoe.complaint(1, *words)
             assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
-            # Five silences, and two requests that tell that a web server sends no parts.
+            # Five silent answers, and two requests that find out that the web server sends no ranges.
             assert len([path for path in sent if path == sent[-1]]) <= 7
 
 
@@ -236,7 +236,7 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
     with web_server(checkpoint) as server:
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
-        # More than half of a file, so that what is cut is its transfer as a whole, as often as a server may without ranges.
+        # Beyond half of a file, so that each cut hits the transfer of a whole file, as often as is allowed without ranges.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

@@ -1,4 +1,4 @@
-"""vmoe bench of several bundles: how close each comes to the most exact one, and which it recommends."""
+"""vmoe bench of several bundles: the closeness of each to the most exact one, and the recommendation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vmoe fewshot`: a head for other classes from a few images of each."""
+"""`vmoe fewshot`: a head for new classes from a few images of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmoe_tools.fewshot.ridge import fit_head
 
 @pytest.fixture(scope="module")
 def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its groups are of 16 images, of which neither the fitted nor the held-out images are a multiple."""
+    """Export features with groups of 16 images; neither the training nor the held-out images are a multiple of 16."""
     target = tmp_path_factory.mktemp("features") / "features.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[1.05], group="16", output="features", validate=False)
     return target
@@ -27,7 +27,7 @@ def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def animals(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """A folder for each of two classes, in which digits stand for them: 9 of one, 3 of the other."""
+    """Make a folder for each of two classes, with digits as pictures: 9 of one class, 3 of the other."""
     images, labels = mnist_images["images"], mnist_images["labels"]
     for name, digit, count in (("zebra", 0, 9), ("ant", 1, 3)):
         write_pictures(tmp_path / "animals" / name, images[labels == digit][:count])
@@ -56,14 +56,14 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     features_bundle: Path, animals: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     found = vmoe.json("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
-    # Of the three ants one is held out.
+    # One of the three ants is held out.
     assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
     (animals / "bee").mkdir()
     words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
     vmoe.run("export", *words)
     said = vmoe.run("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)[1]
     assert "vmoe: classes with at most 5 images: 1; one image of each is held out, the others are fitted to" in said
-    assert "vmoe: subfolders without pictures are no classes: bee" in said
+    assert "vmoe: ignored subfolders without pictures: bee" in said
     zebra = animals / "zebra" / "0.png"
     (answer,) = vmoe.json("run", tmp_path / "animals.vmoe", zebra)["images"]
     assert answer["classes"][0]["class"] == "zebra" and answer["classes"][0]["probability"] > 0.7
@@ -75,7 +75,7 @@ def test_a_head_is_refused_by_a_model_with_other_features(
     eighth, head, changed = tmp_path / "int8.vmoe", tmp_path / "head.npz", tmp_path / "changed.safetensors"
     export_bundle(features_bundle, eighth, precision="int8", validate=False)
     vmoe.run("fewshot", eighth, "--images", mnist_data, "-o", head)
-    # The same features, but for rounding and what a call may set: another precision, and no bundle at all.
+    # Models with the same features except for rounding and settings: another precision, and the checkpoint itself.
     for source, options in ((features_bundle, ()), (mnist_checkpoint, ("--precision", "bf16", "--exif", "--group", "8"))):
         vmoe.run("export", source, "--head", head, *options, "--no-validate", "--force", "-o", tmp_path / "x.vmoe")
     tensors = load_file(features_bundle / "weights.safetensors")
@@ -94,7 +94,7 @@ def test_a_head_is_refused_by_a_model_with_other_features(
 
 @pytest.mark.parametrize(("images", "width"), [(40, 12), (12, 40)], ids=["more images", "more features"])
 def test_a_head_is_the_closed_form_at_the_strength_that_left_out_images_choose(images: int, width: int) -> None:
-    """Against systems of equations that are solved one by one, for each strength and each image that is left out."""
+    """Compare with separate solutions of the equations, for each strength and each left-out image."""
     generator = np.random.default_rng(0)
     labels = np.arange(images) % 3
     features = (generator.normal(size=(images, width)) + np.eye(3, width)[labels] * 2 + 5).astype(np.float32)
@@ -133,7 +133,7 @@ def test_what_has_no_classes_or_no_features_is_refused(
     head = tmp_path / "head.npz"
     for bundle, images, out, code, words in (
         (mnist_bundle, mnist_digits, head, 1, "returns logits"),
-        (features_bundle, tmp_path / "bare.npz", head, 1, "'labels' beside 'images'"),
+        (features_bundle, tmp_path / "bare.npz", head, 1, "'labels' in addition to 'images'"),
         (features_bundle, animals.parent / "one", head, 1, "a subfolder of pictures for each class"),
         (features_bundle, animals, head, 1, "class ant has 1 image,"),
         (features_bundle, animals.parent / "loose", head, 1, "a.png is in no subfolder"),

@@ -1,4 +1,4 @@
-"""Images of measurements: npz files, folders of pictures, their labels, and synthetic ones."""
+"""Images for measurements: npz files, folders of pictures, their labels, and synthetic images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RGB = InputSpec("float32", 32, 48, 3, squash(32, 48))
 
 @pytest.fixture
 def npz(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Callable[..., Path]:
-    """Writes an npz file: by default 70 labelled digits, so four batches of 16, and six images left over."""
+    """Write an npz file: by default 70 labelled digits, which are four batches of 16, and six more images."""
 
     def write(**changed: np.ndarray | None) -> Path:
         arrays = {"images": mnist_images["images"][:70], "labels": mnist_images["labels"][:70], **changed}
@@ -38,13 +38,13 @@ def npz(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Callable[..., Pa
 
 @pytest.fixture
 def manifest(mnist_bundle: Path) -> Manifest:
-    """The manifest of the MNIST bundle, with names for its classes."""
+    """Return the manifest of the MNIST bundle, with names for its classes."""
     return dataclasses.replace(Bundle.open(mnist_bundle, verify=False).manifest, class_names=DIGITS)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """A folder with 40 digits as PNG files, in one subfolder per class."""
+    """Make a folder with 40 digits as PNG files, in one subfolder per class."""
     folder = tmp_path / "pictures"
     for path in write_pictures(folder, mnist_images["images"][:40], [DIGITS[label] for label in mnist_images["labels"]]):
         path.rename(path.with_suffix(".PNG"))
@@ -53,7 +53,7 @@ def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
 
 
 def opened(path: Path, manifest: Manifest) -> ImageSource:
-    """The images of a path, as commands open them for a bundle."""
+    """Open the images of a path as commands do for a bundle."""
     return open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)
 
 
@@ -75,7 +75,7 @@ def test_subfolders_are_labels_by_the_name_or_the_index_of_a_class(
     first.rename(deep / first.name)
     (pictures / "nine").rename(pictures / "9")
     source = opened(pictures, manifest)
-    # The files are named after their place in the test set.
+    # The names of the files are their indices in the test set.
     chosen = [int(path.stem) for path in source.images if isinstance(path, Path)]
     assert source.labels is not None and source.labels.tolist() == mnist_images["labels"][chosen].tolist()
     assert len(set(source.labels[:16])) > 3, "a batch holds one class only"

@@ -1,4 +1,4 @@
-"""vmoe inspect: the summary of a bundle and what its routers do with images, as JSON; and what it says of bad ones."""
+"""vmoe inspect: the summary of a bundle and the routing of images as JSON, and messages about bad ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 
 def changed(folder: Path, kind: str, **fields: Any) -> Path:
-    """A copy of a kept bundle with other fields in its manifest; `...` removes one."""
+    """Copy a kept bundle, and change fields of its manifest; `...` removes one."""
 
     def edit(manifest: dict[str, Any]) -> None:
         manifest.update(fields)
@@ -112,7 +112,7 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, vmoe
             expected[key] = {"name": key, "dtype": dtype, "shape": part.get_shape(), "bytes": size * width}
             if not key.endswith("kernel_scale"):
                 count += size
-                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # one of four experts at k = 1
+                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # a token uses one of four experts at k = 1
     assert {tensor["name"]: tensor for tensor in found["tensors"]} == expected
     text = stored.read_bytes()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
@@ -190,7 +190,7 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe
     target = changed(tmp_path, "fp32")
     assert vmoe.json("inspect", target, "--verify")["verified"] is True
     text = bytearray((target / file).read_bytes())
-    # A weight; or a letter of the words about the graph.
+    # A weight, or a letter in the graph's text.
     text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
     (target / file).write_bytes(text)
     assert vmoe.json("inspect", target)["verified"] is False
@@ -199,7 +199,7 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe
     assert not (tmp_path / "x.json").exists()
 
 
-# What a manifest may say
+# Values that a manifest may have
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
     assert vmoe.json("inspect", target)["origin"]["name"] == raw["source"]["name"]
 
 
-# What runs here
+# Backends on this machine
 
 
 def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
@@ -299,7 +299,7 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
 
 @pytest.fixture
 def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The backend on TensorRT's fake, an empty cache for its engines, and a plugin."""
+    """Provide the backend on the fake of TensorRT, an empty cache for its engines, and a plugin."""
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     fake_tensorrt.install(monkeypatch)
     backend = import_module("vmoe_runtime.backends.tensorrt.tensorrt_engine")
@@ -321,7 +321,7 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, vmoe: Vmoe) -> None:
 
 @pytest.fixture(scope="module")
 def low_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """The MNIST model in int8, every image routed alone."""
+    """Export the MNIST model in int8, with every image routed alone."""
     target = tmp_path_factory.mktemp("low") / "low.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.5], k=[2], precision="int8", validate=False)
     return target

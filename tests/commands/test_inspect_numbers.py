@@ -1,4 +1,4 @@
-"""What routers do with images, in numbers: patches, statistics, neighbours and agreement, against counts one by one."""
+"""Numbers about the routing of images (patches, statistics, neighbours, agreement), compared with counts one by one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from vmoe_tools.inspect.patches import layer_patches
 from vmoe_tools.inspect.statistics import BINS, LayerStatistics, RoutingStatistics
 
 IMAGES = max(BUNDLES.glob("v*.npz"))
-EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model, whose first token is the classifier's
+EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model, whose first token is the classifier token
 
 Pair = tuple[int, int, float, bool]
-"""A choice: its token over all images, its expert (-1 for none known), its gate, and whether it was kept."""
+"""A choice: its token over all images, its expert (-1 if unknown), its gate, and whether it was kept."""
 
 
 def pairs_of(routing: Routing) -> Iterator[Pair]:
-    """All choices of a layer, one by one."""
+    """Yield all choices of a layer, one by one."""
     groups, tokens = (routing.combine if routing.kept is None else routing.kept).shape[:2]
     for token in range(groups * tokens):
         place = divmod(token, tokens)
@@ -45,7 +45,7 @@ def pairs_of(routing: Routing) -> Iterator[Pair]:
 
 
 def assert_patches(routing: Routing, members: int = 1, tokens: int = TOKENS, side: int = SIDE) -> None:
-    """Holds `layer_patches` to its routing, patch by patch."""
+    """Compare `layer_patches` with its routing, patch by patch."""
     found = layer_patches(routing)
     kept: dict[int, list[tuple[float, int]]] = {}
     for token, expert, gate, is_kept in pairs_of(routing):
@@ -68,7 +68,7 @@ def assert_patches(routing: Routing, members: int = 1, tokens: int = TOKENS, sid
 
 
 def assert_statistics(found: LayerStatistics, routing: Routing, labels: np.ndarray, experts: int, tokens: int) -> None:
-    """Holds statistics of one layer, of images with so many tokens, to its routing, pair by pair."""
+    """Compare the statistics of one layer with its routing, pair by pair."""
     load, requested = Counter[int](), Counter[int]()
     bins = {True: [0] * BINS, False: [0] * BINS}
     by_class = np.zeros((CLASSES, experts))
@@ -149,7 +149,7 @@ def test_statistics_are_the_count_over_all_batches(
     whole = grouped.routing(images, setting)
     for name, found in statistics.layers().items():
         assert_statistics(found, whole[name], labels, EXPERTS, TOKENS)
-        assert found.gate_entropy is None  # only the gates of k choices are known
+        assert found.gate_entropy is None  # because only the gates of k choices are known
 
 
 def test_all_gates_have_an_entropy(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:

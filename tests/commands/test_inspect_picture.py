@@ -1,4 +1,4 @@
-"""vmoe inspect BUNDLE PICTURE: one picture at several settings side by side, as text, JSON and a drawing."""
+"""vmoe inspect BUNDLE PICTURE: one picture at several settings, as text, JSON and a drawing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROFILES = ("c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2")
 
 @pytest.fixture
 def nine(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """A nine that only the cheapest setting takes for a seven."""
+    """Write a nine that only the cheapest setting classifies as a seven."""
     Image.fromarray(mnist_images["images"][101]).save(tmp_path / "nine.png")
     return tmp_path / "nine.png"
 
@@ -59,7 +59,7 @@ def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
     out = vmoe.run("inspect", mnist_image_bundle, nine)[0]
     words = " ".join(out.split())
     assert "to the most expensive one, the answer flips from class 7 to class 9 at c0.3-k2." in words
-    assert all(len(line) < 80 for line in out.splitlines()[1:])  # the first one has the path of the picture
+    assert all(len(line) < 80 for line in out.splitlines()[1:])  # the first line has the path of the picture
     with Engine.load(mnist_image_bundle) as engine:
         routing = engine.routing(nine, "c0.3-k1")["encoderblock_3"]
     rows = np.where(routing.patch_mask()[0], routing.expert[0, 1:, 0].reshape(7, 7).astype(str), ".")

@@ -1,4 +1,4 @@
-"""A mistake on a command line is one line, with exit code 2 for usage and 1 for the rest, and leaves nothing behind."""
+"""A mistake on a command line gives one line and exit code 2 for usage, 1 for the rest, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from command_runs import QUICK, Vmoe, kept_bundle
 from PIL import Image
 
-# Words in capitals are the paths of `paths`.
+# Words in capitals stand for the paths of `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),
     ("run x.vmoe", 2, "Missing argument 'IMAGE|DIR...'"),
@@ -82,21 +82,21 @@ BENCH = [
     ("bench ALONE --max-drop-in-accuracy 0.5 --images EIGHT", 2, "0.5% or 0.5 of everything? Write 0.5%, or 50%"),
     ("bench ALONE --max-drop-in-accuracy 2 --images EIGHT", 2, "2% or 2 of everything? Write 2%"),
     ("bench ALONE --max-drop-in-accuracy 100% --images EIGHT", 2, "100.0 is not in the range 0<=x<100"),
-    ("bench ALONE --max-drop-in-accuracy nan --images EIGHT", 2, "no finite number"),
+    ("bench ALONE --max-drop-in-accuracy nan --images EIGHT", 2, "not a finite number"),
     ("bench ALONE --target-latency 0 --images EIGHT", 2, "--target-latency"),
     ("bench ALONE --add-profile", 2, "--add-profile writes a recommended setting"),
     ("bench ALONE --merge 8 --add-profile --target-latency 9 --images EIGHT", 2, "such as c0.3-k1-r8, to"),
-    ("bench ALONE --cascade", 2, "there is no --images"),
-    ("bench ALONE --cascade --batch-size 8 --images EIGHT", 2, "not two batches"),
+    ("bench ALONE --cascade", 2, "; add --images NPZ|DIR"),
+    ("bench ALONE --cascade --batch-size 8 --images EIGHT", 2, "fewer than two batches"),
     ("bench ALONE --target-latency 9 --images PLAIN", 2, "a recommendation needs labels"),
     ("bench ALONE --target-latency 0.000001 --images EIGHT", 1, "no setting takes 1e-06 ms or less"),
-    ("bench ALONE --labels EIGHT", 2, "there is no --images"),
+    ("bench ALONE --labels EIGHT", 2, "; add --images NPZ|DIR"),
     ("bench ALONE --labels EIGHT --images EIGHT", 1, "is none"),
     ("bench ALONE --plot x.doc", 2, "must end in"),
     ("bench ALONE --csv no/such/folder.csv", 2, "there is no folder"),
     ("bench ALONE --compare nothing.vmoe", 1, "no folder of that name"),
     ("bench ALONE --tune --images NPZ", 2, "--max-drop-in-accuracy 0.5%"),
-    ("bench ALONE --tune --max-drop-in-accuracy 1%", 2, "--tune chooses a setting on images, and there is no --images"),
+    ("bench ALONE --tune --max-drop-in-accuracy 1%", 2, "--tune chooses a setting on images; add --images"),
     (
         "bench ALONE --tune --max-drop-in-accuracy 1% --images EIGHT", 2,
         "598 or more can show that at most 1 % of the answers are lost, and --images has 8",
@@ -160,7 +160,7 @@ REPORT = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
-    """What the commands get, and what none of them may change."""
+    """Make the folder that the commands read, and check that none of them changes it."""
     folder = tmp_path_factory.mktemp("mistakes")
     images, labels = mnist_images["images"][:8], mnist_images["labels"][:8]
     np.savez(folder / "EIGHT.npz", images=images, labels=labels)

@@ -1,4 +1,4 @@
-"""`vmoe page`: a folder that runs a bundle in a browser as the engine does, and asks nobody else for anything."""
+"""`vmoe page`: a folder that runs a bundle in a browser as the engine does, without requests to other hosts."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ pytestmark = pytest.mark.long
 SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("g4", {}), "ensemble": ("g5", {"group": "image"})}
-NO_GPU = {"No available adapters."}  # which the browser warns of
+NO_GPU = {"No available adapters."}  # a warning of the browser
 SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """A page of digits, of a bundle whose names are no HTML."""
+    """Write a page for digits, from a bundle with names that look like HTML."""
     folder = tmp_path_factory.mktemp("page")
     names = [*HOSTILE[:5], *"56", "7: a class with a long name", *"89"]
     bundle = folder / "digits, <b>.vmoe"
@@ -62,7 +62,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(page: Path, browser: Browser) -> Iterator[Page]:
-    """The page at 1440 px, with its first answers."""
+    """Open the page at 1440 px, and wait for its first answers."""
     with served(page) as address:
         shown = show(browser, address, 1440)
         until_answered(shown)
@@ -70,7 +70,7 @@ def opened(page: Path, browser: Browser) -> Iterator[Page]:
 
 
 def state(page: Page) -> dict[str, Any]:
-    """What the first setting of the page shows."""
+    """Return the texts of the page's first setting."""
     found: dict[str, Any] = page.evaluate("""(side => ({
       name: side.querySelector('.setting').textContent, classes: side.querySelector('.classes').textContent,
       dropped: [...side.querySelectorAll('figcaption')].map(text => parseInt(text.textContent.split(': ')[1])),
@@ -122,7 +122,7 @@ def test_200_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
 
 
 def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
-    """Logits within 1e-4 of the engine's, and in each layer the same expert of each patch, and the same tokens."""
+    """Assert that logits are within 1e-4 of the engine's, and that each layer has the same experts and tokens of patches."""
     profile = engine.setting(setting)
     logits, routing = engine.logits_and_routing(images, profile)
     experts = [layer_patches(layer).expert.reshape(len(images), -1) for layer in routing.values()]
@@ -153,14 +153,14 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         began = time.monotonic()
         drop(shown, picture_file(images[0]))
         told = re.search("took ([0-9.]+) s", until_answered(shown))
-        assert told and float(told[1]) <= time.monotonic() - began + 0.01  # not since the page waits for a picture
+        assert told and float(told[1]) <= time.monotonic() - began + 0.01  # not counting the time before there was a picture
         assert state(shown)["problem"] == ""
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         assert shown.locator(".drops").is_visible() == (kind not in ("dense", "soft"))
         drop(shown, b"no picture")
-        shown.get_by_text("This is no picture that the browser can read.").wait_for()
-        shown.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")  # of a text
-        assert shown.locator("#problem").inner_text() == "This is no picture that the browser can read."
+        shown.get_by_text("The browser can't read this picture.").wait_for()
+        shown.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")  # drops a text
+        assert shown.locator("#problem").inner_text() == "The browser can't read this picture."
         assert {*problems(shown)} <= NO_GPU
 
 
@@ -168,7 +168,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
 def test_every_precision_is_answered(
     precision: str, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, browser: Page
 ) -> None:
-    """As on the engine's standard ops, but for what rounding of a sum in another order moves to the next step of int8."""
+    """Compare with the engine's standard ops; sums in another order may round to the next step of int8."""
     options: dict[str, Any] = {"precision": precision, "input": "uint8"}
     bundle = export_bundle(mnist_checkpoint, tmp_path / "m.vmoe", capacity=[0.3], k=[1], validate=False, **options).path
     with Engine.load(bundle) as engine, served(write_page(bundle, tmp_path / "site")) as address:
@@ -216,7 +216,7 @@ def test_a_long_name_is_cut_between_characters(opened: Page) -> None:
 
 
 def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
-    """To a few grey levels where it is smooth, and with the same part of it in the middle."""
+    """Compare with the engine: a few grey levels in smooth areas, and the same part in the middle."""
     across, down = np.meshgrid(np.arange(96), np.arange(72))
     pixels = np.stack([across * 2.6, down * 3.5, (across + down) * 1.5], axis=2).astype(np.uint8)
     exif, alpha = Image.Exif(), np.full((72, 96, 1), 128, np.uint8)
@@ -227,7 +227,7 @@ def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
     ways = ("resize_small(40)|central_crop(32)", "exif|background(9,0,200)|pillow_bicubic(32)", *exact)
     for file, steps, channels in itertools.product(files, ways, (1, 3)):
         if file is files[-1] and "background" not in steps:
-            continue  # a canvas doesn't keep the colours of transparent pixels
+            continue  # a canvas loses the colours of transparent pixels
         spec = InputSpec("uint8", 32, 32, channels, read_steps(steps))
         listed = [[step.name, step.height, step.width, step.keeps_shape] for step in spec.steps.steps]
         script = """async ([file, facts, channels]) => {
@@ -283,9 +283,9 @@ def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: B
         until_answered(shown)
         requests = [request.url for request in shown.requests()]
         assert [asked for asked in requests if not asked.startswith((address, "data:", "blob:"))] == []
-        assert any(asked.endswith(".wasm") for asked in requests)  # so that workers are seen
+        assert any(asked.endswith(".wasm") for asked in requests)  # shows that requests of workers are recorded
         weights = hashlib.sha256((page / "weights.safetensors").read_bytes()).hexdigest()
-        assert f"{address}/weights.safetensors?{weights}" in requests  # and not one that a cache has of an earlier page
+        assert f"{address}/weights.safetensors?{weights}" in requests  # not a file that a cache has from an earlier page
         assert faults_of(shown, width) == [] and {*problems(shown)} <= NO_GPU
         assert shown.locator("img").count() == 0
 
@@ -320,7 +320,7 @@ def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser
 def test_without_a_gpu_webgpu_falls_back_to_webassembly(opened: Page) -> None:
     used = opened.evaluate("""Promise.all([import('./session.js'), fetch('page.json').then(found => found.json())]).then(
       ([{ open }, facts]) => open(facts, 'webgpu', () => {}))""")
-    assert used["device"] == "wasm" and used["bytes"] > 18e6  # which has both
+    assert used["device"] == "wasm" and used["bytes"] > 18e6  # the build for WebGPU, which also runs WebAssembly
 
 
 def test_the_folder_says_nothing_of_this_machine(page: Path) -> None:

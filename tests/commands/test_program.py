@@ -1,4 +1,4 @@
-"""The program `vmoe`: its commands, one line for whatever goes wrong, signals, and files that are written whole."""
+"""The program `vmoe`: its commands, one line for each error, signals, and files that are written completely."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe
 def test_what_writes_bundles_says_that_windows_lacks_locks(command: str) -> None:
     script = "import sys; sys.modules['fcntl'] = None; from vmoe_tools.program import main; main([sys.argv[1]])"
     said = sdk_build.run(sys.executable, "-c", script, command).stderr
-    assert said == f"vmoe: vmoe {command} needs file locks, and so Linux or macOS\n"
+    assert said == f"vmoe: vmoe {command} needs file locks, which only Linux and macOS have\n"
 
 
 @pytest.mark.parametrize("package", ["numpy", "PIL"])
@@ -180,7 +180,7 @@ def test_a_signal_ends_a_report_and_leaves_nothing(
 ) -> None:
     words = ["report", mnist_image_bundle, "--images", mnist_digits, "--duration", 60, "-o", tmp_path / "r.html"]
     found, complaint = ended_by(number, [VMOE, *words], seconds)
-    # Python itself ends by the signal where it was starting, or making a class, when it came.
+    # If the signal arrives while Python starts or makes a class, Python itself ends by the signal.
     assert found in (code, -number)
     assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
     name = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
@@ -192,14 +192,14 @@ def test_a_signal_ends_a_measurement_which_shows_what_there_is(
 ) -> None:
     target = tmp_path / "report.json"
     words = ["bench", mnist_image_bundle, "--sweep", "0.1:2.0", "--images", mnist_digits, "--duration", 60, "--json", target]
-    for seconds in (6, 12, 24, 48):  # before which a loaded machine may not have measured anything
+    for seconds in (6, 12, 24, 48):  # on a loaded machine, nothing may have been measured by then
         found, complaint = ended_by(signal.SIGINT, [VMOE, *words], seconds)
         assert (found, "Traceback" in complaint) == (130, False)
         if target.exists():
             break
     report = json.loads(target.read_text())
     assert report["interrupted"] is True and report["points"]
-    assert "what there is by now is shown, and no setting is recommended" in complaint
+    assert "the results so far are shown, and no setting is recommended" in complaint
     images = [point["images"] for point in report["points"]]
     assert min(images) > 0 and max(images) - min(images) <= 1, "points ran on other images than their neighbours"
 
@@ -247,16 +247,16 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypa
     for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
         with pytest.raises(click.UsageError, match=r"(is used by this command|x\.vmoe is a bundle); choose another file"):
             check_output_file(target, [None, bundle, image])
-    for target in (bundle / "manifest.json", bundle / "new.json"):  # in any bundle
+    for target in (bundle / "manifest.json", bundle / "new.json"):  # a file inside any bundle
         with pytest.raises(click.UsageError, match="is a bundle"):
             check_output_file(target)
     with pytest.raises(click.UsageError, match="there is no folder"):
         check_output_file(tmp_path / "nowhere" / "report.json")
-    with pytest.raises(click.UsageError, match="no plain file"):
+    with pytest.raises(click.UsageError, match="not a regular file"):
         check_output_file(tmp_path)
     for good in (tmp_path / "new.json", "-", None):
         check_output_file(good, [tmp_path, bundle, image])
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write wherever the file system lets anyone
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(click.UsageError, match="is read-only"):
         check_output_file(tmp_path / "new.json")
 

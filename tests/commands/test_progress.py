@@ -1,4 +1,4 @@
-"""What long commands tell while they run: how far they are and the time left, in a bar or in lines that are all new."""
+"""Progress of long commands: how much is done and the time left, in a bar or in lines that never repeat."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_lines_in_a_file_are_all_new_and_say_the_time_left(
         assert len(set(shares)) > 2 and shares == sorted(shares) and shares[-1] <= 100
     assert any(match[3] for match in found if match[1] == steps[0])
     if command == "report":
-        assert (lines[0], lines[-1]) == ("loading", "speed: 100%, putting results together")
+        assert (lines[0], lines[-1]) == ("loading", "speed: 100%, preparing the results")
         assert vmoe.run(command, *words[command], "-q") == ("", "")
 
 
@@ -87,5 +87,5 @@ def test_a_terminal_shows_a_bar_for_each_step_of_an_export(mnist_checkpoint: Pat
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # of Linux, when the last writer has gone
+    except OSError:  # raised on Linux when the last writer closes the terminal
         return b""

@@ -1,4 +1,4 @@
-"""vmoe report: its numbers are those of the bench and of plain counting, and its page holds whatever it is told."""
+"""vmoe report: its numbers equal those of vmoe bench and of plain counting, and its page shows all of them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ HOSTILE = (
     "\x1b[31m",
     *"789",
 )
-ASKED = slice(64, 192)  # test images that the settings differ on
+ASKED = slice(64, 192)  # test images on which the settings' answers differ
 
 
 def data_of(page: str) -> Any:
-    """What the page's script reads."""
+    """Return the data of the page's script."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
     return json.loads(found[1])
 
 
 class Elements(HTMLParser):
-    """The tags of a page, and its texts."""
+    """The tags and texts of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
-    """128 test images with their labels."""
+    """Write 128 test images with their labels."""
     return npz(
         tmp_path_factory.mktemp("images") / "digits.npz", **{name: each[ASKED] for name, each in mnist_images.items()}
     )
 
 
 def report_of(vmoe: Vmoe, page: Path, *words: object) -> tuple[str, dict[str, Any]]:
-    """The page and the numbers of a report."""
+    """Make a report; return the page and the numbers."""
     found = vmoe.json("report", *words, "-o", page, *QUICK)
     return page.read_text(encoding="utf-8"), found
 
@@ -86,7 +86,7 @@ def report_of(vmoe: Vmoe, page: Path, *words: object) -> tuple[str, dict[str, An
 def made(
     tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, mnist_checkpoint: Path, images: Path
 ) -> tuple[str, dict[str, Any], list[str]]:
-    """A report of two precisions: the page, the numbers, and the names of the files."""
+    """Make a report of two precisions; return the page, the numbers, and the names of the files."""
     from vmoe_tools.program import main
 
     folder = tmp_path_factory.mktemp("report")
@@ -193,7 +193,7 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], group="image", capacity_multiple_of=4, validate=False)
     words = (bundle, "--images", images, *capacities(0.1, 0.2, 0.64, 1), "--bpr", "--no-bpr", "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
-    # 4 and 8 slots for each of 8 experts, in groups of 50 tokens; 0.2 and 0.64 have those of 0.1.
+    # 4 and 8 slots for each of 8 experts, in groups of 50 tokens; 0.2 and 0.64 round to the same slots as 0.1.
     effective = {one["capacity_ratio"]: ratio for one, ratio in zip(report["points"], report["effective"], strict=True)}
     assert effective == {0.1: 4 * 8 / 50, 1: 8 * 8 / 50}
     shown = [(each["slots"], each["effective"]) for curve in data_of(page)["curves"] for each in curve]
@@ -353,7 +353,7 @@ def test_curves_are_chosen(tmp_path: Path, vmoe: Vmoe) -> None:
     }
 
 
-# What can't be done
+# Refusals
 
 
 def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not_written(

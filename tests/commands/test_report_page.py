@@ -1,4 +1,4 @@
-"""The report in a browser: on a phone and on a screen, by keyboard, without a request, an error or a fault of access."""
+"""The report in a browser: on a phone and on a screen, by keyboard, without requests, errors or accessibility faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist_bundle: Path, mnist_data: Path) -> Path:
-    """A report with all curves, another model, and names that are no HTML."""
+    """Make a report with all curves, another model, and names that look like HTML."""
     folder = tmp_path_factory.mktemp("page")
     names = [*HOSTILE[:5], "a class with a name that is long", "W" * 60, "\u05d0 7", *"89"]
     bundle = folder / "a bundle with a long name, <b>.vmoe"
@@ -98,7 +98,7 @@ def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Browser) -> 
     shown.select_option("#layer", index=4)
     assert "encoderblock_4" in (shown.locator("canvas").first.get_attribute("aria-label") or "")
     shown.click("#tint")
-    assert [each for each in problems(shown) if "readback" not in each] == []  # which the test itself does
+    assert [each for each in problems(shown) if "readback" not in each] == []  # the test itself reads back pixels
     assert shown.evaluate("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]") > 0
 
 

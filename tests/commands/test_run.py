@@ -1,4 +1,4 @@
-"""vmoe: classes and probabilities of image files, and what it says of those that can't be read."""
+"""vmoe run: classes and probabilities of image files, and messages about unreadable ones."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from vmoe_runtime import Engine
 
 @pytest.fixture
 def digits(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> list[Path]:
-    """Twenty digits as PNG files, numbered in a folder with an odd name."""
+    """Write twenty numbered digits as PNG files into a folder with an odd name."""
     return write_pictures(tmp_path / "my [b]digits", mnist_images["images"][:20])
 
 
 @pytest.fixture
 def named(tmp_path: Path, mnist_image_bundle: Path) -> Path:
-    """The MNIST bundle with class names that steer terminals and rich."""
+    """Copy the MNIST bundle with class names that contain control sequences and rich's markup."""
     return with_odd_names(mnist_image_bundle, tmp_path)
 
 
 def run(vmoe: Vmoe, *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
-    """Lines on standard output and on standard error of a run that ends with that code."""
+    """Return the lines on standard output and standard error of a run that must end with that code."""
     out, err = vmoe.run("run", *arguments, "--threads", 1, code=code)
     return out.splitlines(), err.splitlines()
 
@@ -65,7 +65,7 @@ def test_pictures_are_turned_as_exif_says_or_counted(mnist_image_bundle: Path, d
         Image.open(path).rotate(-90).save(noted, exif=exif)
     asked = (mnist_image_bundle, *digits[:5], *turned, "-q", "--json", "-")
     lines, complaints = run(vmoe, *asked)
-    assert complaints[-1].startswith("vmoe: 5 pictures with an EXIF orientation were taken as they are stored")
+    assert complaints[-1].startswith("vmoe: the EXIF orientation of 5 pictures was ignored")
     lines, complaints = run(vmoe, *asked, "--exif")
     classes = [image["classes"] for image in json.loads("\n".join(lines))["images"]]
     assert complaints == [] and classes[:5] == classes[5:]
@@ -148,7 +148,7 @@ def test_a_file_whose_name_is_no_text_is_classified(mnist_image_bundle: Path, di
 
 
 def read_columns(path: Path) -> dict[str, Any]:
-    """The columns of a file of answers, as lists."""
+    """Read the columns of a file of answers, as lists."""
     if path.suffix == ".npz":
         with np.load(path) as data:
             return {name: values.tolist() for name, values in data.items()}
@@ -200,7 +200,7 @@ def test_tokens_and_layers_are_written_to_npz_and_other_commands_refuse_or_work(
             expected = engine.outputs(digits[:3])
         for name in expected.keys() & found.keys():
             np.testing.assert_array_equal(found[name], expected[name])
-        assert "only an .npz file has room for tokens" in vmoe.run("run", bundle, digits[0], "-o", "x.csv", code=2)[1]
+        assert "only an .npz file can hold tokens" in vmoe.run("run", bundle, digits[0], "-o", "x.csv", code=2)[1]
         assert f"layer1 [{', '.join(map(str, expected['layer1'].shape[1:]))}]" in vmoe.run("inspect", bundle)[0]
         assert "layer1" in (bundle / "README.md").read_text()
         vmoe.run("bench", bundle, "--duration", 0.01, "--batch-size", 1, "--threads", 1, "-q")

@@ -1,4 +1,4 @@
-"""vmoe bench --sweep: which settings it measures, what it finds on MNIST, and what it recommends; and cascades."""
+"""vmoe bench --sweep: the settings that it measures, its results on MNIST, its recommendations; and cascades."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.long
 
 
 def capacities(*ratios: object) -> list[object]:
-    """Options that ask for these capacity ratios."""
+    """Return the options for these capacity ratios."""
     return [word for ratio in ratios for word in ("--capacity", ratio)]
 
 
@@ -59,7 +59,7 @@ def test_a_share_is_a_number_or_percent(word: str, share: float) -> None:
     assert Share(0, 100, max_open=True).convert(word, None, None) == share
 
 
-# What it finds
+# Results
 
 
 def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pairs(
@@ -77,7 +77,7 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
             assert point["top1"] == np.mean(logits.argmax(1) == labels)
             kept = np.stack([layer.kept for layer in routing.values()])
             assert point["kept_pairs"] == kept.mean()
-            # In the last layer experts work on the class tokens alone, one of 50.
+            # In the last layer, experts process only the class tokens, one of 50.
             steps = [1] * (len(routing) - 1) + [50]
             used = [
                 len(np.unique(layer.expert[group, ::step][layer.kept[group, ::step]]))
@@ -103,7 +103,7 @@ def test_bundles_stand_side_by_side_and_another_model_is_compared(
         for path, precision in ((mnist_image_bundle, "fp32"), (low, "int8"))
         for name in ("c0.5-k1", "c1-k1")
     ]
-    assert found[4:] == [(mnist_bundle.name, "fp32", "c0.1-k1")]  # the first one stored
+    assert found[4:] == [(mnist_bundle.name, "fp32", "c0.1-k1")]  # the first stored profile
     assert {point["batch_size"] for point in report["points"]} == {16}
     complaint = vmoe.complaint(2, "bench", mnist_image_bundle, mnist_bundle, *QUICK)
     assert "is another model than" in complaint
@@ -158,14 +158,14 @@ def test_a_model_without_a_capacity_is_one_line_of_what_it_merges(tmp_path: Path
     assert "--plot draws accuracy or kept pairs" in vmoe.complaint(2, *words)
 
 
-# What it recommends
+# Recommendations
 
 
 SETTING = {"capacity_ratio": 0.5, "k": 1, "bpr": True, "pool": False, "max_experts": 8, "merge": None}
 
 
 def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: float = 0.0) -> PointResult:
-    """A measured point of batch 1, whose speed is known to a share."""
+    """Return a measured point of batch size 1; `noise` is the relative half width of its interval of speed."""
     ms = 1000 / speed
     return PointResult(
         *("b", "fp32", name, SETTING, "onnxruntime", 1, None),
@@ -176,7 +176,7 @@ def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: fl
 def recommended(
     points: list[PointResult], max_drop: float | None = None, target_ms: float | None = None
 ) -> list[str | None]:
-    """Names of the settings that are equally fast, the recommended one first."""
+    """Return the names of the equally fast settings, the recommended one first."""
     return [points[index].profile for index in recommend(points, range(len(points)), max_drop, target_ms)]
 
 
@@ -239,7 +239,7 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
-    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one in five is right
+    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one in five is correct
     odd, right = (npz(tmp_path / f"{i}.npz", images=images, labels=each) for i, each in enumerate((shuffled, labels)))
     words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
     chance = np.bincount(shuffled).max() / 50
@@ -299,7 +299,7 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
     assert not add_profile(bundle, profile)
     assert (bundle / "manifest.json").read_bytes() == manifest
     assert Bundle.open(bundle).manifest.profiles[profile.name] == profile
-    with pytest.raises(BundleError, match=r"can't get the profile c0\.9-k1"):
+    with pytest.raises(BundleError, match=r"can't have the profile c0\.9-k1"):
         add_profile(bundle, replace(profile, profile="c0.9-k1"))
     with pytest.raises(BundleError, match="nothing to set"):
         add_profile(kept_bundle("soft"), profile)
@@ -310,7 +310,7 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
 
 
 def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """The smallest margin from which on a cascade is right as often as its second step alone; who is right is bool[N]."""
+    """Return the smallest margin from which a cascade has the accuracy of its second step; correct answers are bool[N]."""
     found = 2.0
     for margin in sorted({0.0, *margins.tolist(), 2.0}, reverse=True):
         if np.count_nonzero(np.where(margins < margin, high, low)) < np.count_nonzero(high):
@@ -371,7 +371,7 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
     assert report_of(vmoe, mnist_image_bundle, *words[:3], *capacities(0.2))["cascades"] == []
 
 
-# What can't be done
+# Refusals
 
 
 def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measured(
@@ -380,7 +380,9 @@ def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measure
     merges = [word for merge in (0, 1000, 2000) for word in ("--merge", merge)]
     out, complaint = vmoe.run("bench", mnist_image_bundle, *capacities(1), *merges, "--json", "-", *QUICK)
     assert [point["merge"] for point in json.loads(out)["points"]] == [0, 1000]
-    assert re.search(r"not measured, as they do what c1-k1-r1000 does \(effectively 1.*\): c1-k1-r2000", complaint)
+    assert re.search(
+        r"not measured, because they have the same effect as c1-k1-r1000 \(effectively 1.*\): c1-k1-r2000", complaint
+    )
 
 
 def test_a_picture_without_matplotlib_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

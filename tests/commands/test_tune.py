@@ -1,4 +1,4 @@
-"""vmoe bench --tune: what it finds on one half of the images, and that its figures are those of the other half."""
+"""vmoe bench --tune: its search on one half of the images, and its figures from the other half."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DROP = 0.05
 
 @pytest.fixture
 def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> dict[str, np.ndarray]:
-    """160 digits, half of them for the search; also in tmp_path / "digits.npz"."""
+    """Return 160 digits, half of them for the search; write them to tmp_path / "digits.npz", too."""
     digits = {name: mnist_images[name][:160] for name in ("images", "labels")}
     np.savez(tmp_path / "digits.npz", **digits)
     return digits
@@ -54,11 +54,11 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
     assert full["profile"] == "c1.05-k2" and points[report["recommended"]]["profile"] == single["profile"]
     assert cascade["flops_of_dense"] < single["flops_of_dense"] < full["flops_of_dense"]
     assert list(Bundle.open(bundle).manifest.profiles)[-1] == single["profile"]
-    # On standard ops this bundle can't merge, and every backend must run what is added.
+    # With standard ops, this bundle can't merge, and every backend must be able to run an added profile.
     assert "no setting that merges tokens is tried" in notes and not any("-r" in str(one) for one in tuned["results"])
     assert any("-r" in str(one) for one in vmoe.json(*words[:-1])["tuned"]["results"])
     shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]!r}'
-    assert f"cascade({shown})".replace(" ", "") in "".join(text.split())  # a line may end within it
+    assert f"cascade({shown})".replace(" ", "") in "".join(text.split())  # the text may wrap
     search, test = ({name: array[which::2] for name, array in images.items()} for which in (0, 1))
     with Engine.load(bundle, threads=1) as engine:
         dense = dense_flops(ModelShape.of(engine.manifest.model))
@@ -98,7 +98,7 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("dense", "this bundle outputs features"), ("soft", "this model routes nothing by a capacity; --merge 4")],
+    [("dense", "this bundle outputs features"), ("soft", "this model has no capacity; --merge 4")],
 )
 def test_a_model_with_nothing_to_set_has_nothing_to_search(kind: str, says: str, tmp_path: Path, vmoe: Vmoe) -> None:
     words = ("--tune", "--max-drop-in-accuracy", "1%", "--images", noise(tmp_path / "images.npz", 64), "-q", *QUICK)

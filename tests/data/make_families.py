@@ -1,13 +1,13 @@
-"""Records in `families.json` and `families.npz` what models of transformers, timm and CLIP-MoE give for made-up weights.
+"""Records the outputs of transformers, timm and CLIP-MoE models with generated weights in families.json and families.npz.
 
-It runs in an environment of its own, beside a checkout of OpenSparseLLMs/CLIP-MoE (commit 971b29f):
+It runs in an environment of its own, with a checkout of OpenSparseLLMs/CLIP-MoE (commit 971b29f):
 
     $ pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 timm==1.0.31 safetensors pillow
     $ PYTHONPATH=tests/support:CLIP-MoE/clipmoe python tests/data/make_families.py
 
-A case has config.json and preprocessor_config.json as the library saves them, the names and shapes of the tensors in its
-file, and its output on two pictures of its own size and of another one, computed in float32 and in float64. CLIP-MoE knows
-one size only, and saves tensors alone: "arguments" are those of its code.
+A case has config.json and preprocessor_config.json as the library saves them, the names and shapes of its tensors, and its
+outputs for two pictures of its own size and of another size, in float32 and in float64. CLIP-MoE supports only one size, and
+saves only tensors: "arguments" are those of its code.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ TOWERS = {
     **{"transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1, "vocab_size": 20, "context_length": 6},
 }
 OPENAI = ("input_resolution", "context_length", "vocab_size")
-"""Numbers in OpenAI's own files, which tell them from those of others; the model without experts has them."""
+"""Numbers that are in OpenAI's own files and distinguish them from other files. The model without experts has them."""
 ONE_SIZE = ("aimv2", "aimv2_both")
-"""Of models of transformers that know no other size."""
+"""Models of transformers that support only one size."""
 CLIP_MOE = "CLIP-MoE"
 Case = tuple[str, dict[str, Any], str]
 
 
 def of_timm(architecture: str, more: dict[str, Any], output: str = "logits") -> Case:
-    """With arguments besides `ARGS`."""
+    """Make a model of timm, with arguments in addition to `ARGS`."""
     return architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else output
 
 
 def clip_moe(experts: list[Any] | None) -> Case:
-    """With these numbers of experts and of those that a token selects, dropout, and number of last blocks with experts."""
+    """Make a CLIP-MoE; the arguments are experts, experts per token, dropout, and the number of last blocks with experts."""
     return CLIP_MOE, TOWERS | {"MoE_args": experts}, "image_embeds"
 
 
@@ -146,8 +146,8 @@ CASES: dict[str, Case] = {
     "timm_pe_lang": of_timm("vit_pe_lang_gigantic_patch14_448", {"num_heads": 2}),
     "timm_clip_map": of_timm("vit_base_patch16_clip_224", {"global_pool": "map"}),
 }
-"""By name a class of transformers or an architecture of timm, its config, and the output that is recorded. New cases come
-last, as their places are their seeds.
+"""By name: a class of transformers or an architecture of timm, its config, and the output to record. New cases come last,
+because positions are seeds.
 """
 
 SQUASH = {"size": {"height": 32, "width": 32}}
@@ -163,11 +163,11 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "tips": ("Tipsv2ImageProcessor", SQUASH),
     "ai": ("CLIPImageProcessor", CROP),
 }
-"""By what a name begins with; the first that fits."""
+"""By the beginning of a name; the first match counts."""
 
 
 def save(name: str, folder: Path) -> None:
-    """Writes what the library does of that model, before it has its weights."""
+    """Write the library's files of a model before it gets its weights."""
     made_by, settings, _ = CASES[name]
     if timm.is_model(made_by):
         model = timm.create_model(made_by, **settings)
@@ -190,7 +190,7 @@ def save(name: str, folder: Path) -> None:
 
 
 def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
-    """[2,outputs] in the images' type, of the model in that folder."""
+    """Run the model in a folder; return [2,outputs] in the images' type."""
     made_by, settings, output = CASES[name]
     size = tuple(images.shape[2:])
     if timm.is_model(made_by):
@@ -214,7 +214,7 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
 
 
 def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What families.json says of a case, and its outputs."""
+    """Return the entry of a case in families.json, and its outputs."""
     made_by, given, output = CASES[name]
     save(name, folder)
     weights = folder / "model.safetensors"

@@ -1,12 +1,12 @@
 """Records gradients and loss curves of the official JAX code in `gradients.npz`, for tests/exporter/test_torch_training.py.
 
-It runs in an environment of its own, beside checkouts of google-research/vmoe (commit 942a78b) and vision_transformer:
+It runs in an environment of its own, with checkouts of google-research/vmoe (commit 942a78b) and vision_transformer:
 
     $ pip install jax==0.10.2 flax==0.12.8 optax==0.2.8 ml_collections==1.1.0 absl-py==2.5.1
     $ PYTHONPATH=vmoe:vision_transformer python tests/data/make_gradients.py
 
 The loss is that of `train_step` in the official vmoe/train/trainer.py, without the router's noise: the mean of
-softmax_xent, plus the models' auxiliary loss, which is the importance loss where its weight isn't 0.
+softmax_xent, plus the models' auxiliary loss, which is the importance loss unless its weight is 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TOP_K: dict[str, Any] = {
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """The model configs, by name."""
+    """Return the model configs by name."""
     found = {}
     for k, priority, weight in ((1, False, 0.0), (1, True, 0.0), (2, False, 0.0), (2, True, 0.0), (2, True, 0.1)):
         dispatcher = {**DISPATCHER, "batch_priority": priority}
@@ -59,28 +59,28 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def with_moe(**fields: Any) -> dict[str, Any]:
-    """TOP_K with other fields of its MoE layers."""
+    """Return TOP_K with other fields of its MoE layers."""
     config = copy.deepcopy(TOP_K)
     config["encoder"]["moe"] |= fields
     return config
 
 
 def make_model(config: dict[str, Any]) -> Any:
-    """The official module, whose routers add no noise."""
+    """Make the official module, without noise in its routers."""
     if "ensemble_size" in config["encoder"]["moe"]:
         return vit_moe_ensemble.VisionTransformerMoeEnsemble(**config, deterministic=True)
     return vit_moe.VisionTransformerMoe(**config, deterministic=True)
 
 
 def make_data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[N,H,W,1] of a pattern for each class, with noise, and labels i64[N]."""
+    """Return images uint8[N,H,W,1], with a pattern for each class and noise, and labels i64[N]."""
     labels = rng.integers(CLASSES, size=IMAGES)
     patterns = rng.uniform(40, 215, (CLASSES, SIZE, SIZE, 1))
     return np.clip(patterns[labels] + rng.normal(0, 60, (IMAGES, SIZE, SIZE, 1)), 0, 255).astype(np.uint8), labels
 
 
 def random_parameters(model: Any, images: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Parameters by name, none of them zero."""
+    """Return parameters by name, none of them zero."""
     shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), images)["params"]
     found = {}
     for name, value in sorted(flax.traverse_util.flatten_dict(shapes, sep="/").items()):
@@ -99,7 +99,7 @@ def random_parameters(model: Any, images: np.ndarray, rng: np.random.Generator) 
 
 
 def main() -> None:
-    """Writes the file."""
+    """Write the file."""
     rng = np.random.default_rng(0)
     images, labels = make_data(rng)
     pixels = images.astype(np.float32) / np.float32(127.5) - 1
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def auxiliary_losses(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The two losses of one group's logits, and their gradients."""
+    """Return the two losses of one group's logits, and their gradients."""
     router = routing.NoisyTopExpertsPerItemRouter
     logits = rng.normal(size=(30, 4)).astype(np.float32)
     noisy = logits + rng.normal(size=(30, 4)).astype(np.float32) / 4

@@ -1,4 +1,4 @@
-"""Models whose MLPs have another activation than the official one: in every graph, engine, and in torch."""
+"""Models whose MLPs have another activation than the official one, in every graph and engine, and in torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(checkpoint: Path, bundle: Path, activation: Activation, precision: str) -> Path:
-    """A bundle whose graphs, TensorRT's where there are some, agree with the reference, or there was none."""
+    """Export a bundle; validation compares its graphs, including TensorRT's if there are any, with the reference."""
     with open_checkpoint(checkpoint) as opened:
         tensorrt = precision in ("fp32", "bf16")
         options = ExportOptions(config=MODEL.config, precision=precision, capacity=[1.05], k=[2], tensorrt=tensorrt)

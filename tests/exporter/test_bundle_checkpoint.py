@@ -1,4 +1,4 @@
-"""A float32 bundle as checkpoint: the same files as from the checkpoint that it came from, and its own settings."""
+"""A float32 bundle as checkpoint gives the same files as the original checkpoint, and keeps the bundle's settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_another_precision_has_the_files_that_the_checkpoint_gives(variant: Vari
     for manifest in manifests:
         del manifest["source"], manifest["model"]["origins"]
         if manifest["output"]["name"] == "features":
-            # A bundle of features has no head, so nobody knows its classes any more.
+            # A bundle of features has no head, so its classes are unknown.
             del manifest["model"]["num_classes"], manifest["flops_per_image"]
     assert manifests[0] == manifests[1]
 
@@ -110,7 +110,7 @@ def test_a_larger_image_resizes_the_position_embedding(mnist_image_bundle: Path)
     assert plan.weight_shapes["Encoder/posembed_input/pos_embedding"] == (1, 101, 64)
 
 
-# What is refused.
+# Refusals.
 
 
 REFUSED: dict[str, tuple[Change, str]] = {

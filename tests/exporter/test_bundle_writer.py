@@ -1,4 +1,4 @@
-"""`--force` replaces a bundle and nothing else: what the bundle didn't write, or what the export reads, stays."""
+"""`--force` replaces only a bundle: neither other files nor the inputs of the export."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 
 
 def write_over(target: Path, **settings: bool) -> None:
-    """A bundle of one small file in the target's place."""
+    """Write a bundle of one small file over the target."""
     with new_bundle(target, force=True, **settings) as folder:
         (folder / "weights.safetensors").write_bytes(b"new")
         (folder / "manifest.json").write_text('{"format": "vmoe-bundle", "files": {"weights.safetensors": {}}}')
 
 
-# What a bundle didn't write.
+# Files that are not the bundle's.
 
 
 def claim_file(bundle: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_damaged_bundle_may_be_replaced(bundle: Path) -> None:
     assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
 
 
-# What the export reads.
+# Inputs of the export.
 
 
 def link(source: Path, target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The last block computes the class token alone: its answers have the bits of a model that computes all tokens."""
+"""The last block computes only the class token, and its answers have the bits of a model that computes all tokens."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
         _export(variant, precision, every)
     graphs = [onnx.load(path / "model.onnx", load_external_data=False).graph for path in (alone, every)]
     assert [node.op_type for node in graphs[0].node] != [node.op_type for node in graphs[1].node]
-    for graph in graphs:  # without their shapes ONNX Runtime computes the head in another way
+    for graph in graphs:  # without these shapes, ONNX Runtime computes the head differently
         blocks = {node.output[0] for node in graph.node if node.op_type in ("VmoeExpertBlock", "VmoeMlpBlock")}
         assert blocks <= {value.name for value in graph.value_info}
     images = variant.images(4 * variant.batch_multiple)
@@ -65,7 +65,7 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
 
 
 def _export(variant: Variant, precision: str, path: Path) -> Path:
-    """A bundle whose graphs are validated against the reference part by part."""
+    """Export a bundle; validation compares its graphs with the reference part by part."""
     options = variant.export_options
     if "router" in options:
         del options["k"], options["bpr"]

@@ -1,4 +1,4 @@
-"""Ensembles of experts (E3): what tells them from a plain V-MoE, what they put out, and what they refuse."""
+"""Ensembles of experts (E3): how they are recognized, their outputs, and their refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_routers_of_a_fine_tuned_one_tell() -> None:
 
 
 def test_a_pre_trained_one_is_what_the_user_says() -> None:
-    assert planned(PRE_TRAINED).model.ensemble_size == 1  # nothing tells
+    assert planned(PRE_TRAINED).model.ensemble_size == 1  # nothing shows that it is an ensemble
     assert planned(PRE_TRAINED, ensemble_size=2).model.ensemble_size == 2
     assert planned(PRE_TRAINED, config={"encoder": {"moe": {"ensemble_size": 4}}}).model.ensemble_size == 4
     unsaid = {"encoder": {"moe": {"ensemble_size": None}}}

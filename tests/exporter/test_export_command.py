@@ -1,4 +1,4 @@
-"""`vmoe export` when all goes well, and what its options may not be in Python."""
+"""Successful runs of `vmoe export`, and wrong options in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ViTs of other libraries: what those libraries computed, and files that only look like theirs."""
+"""ViTs of other libraries give those libraries' outputs; files that only look like theirs are refused."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ SOME = [
 
 
 def in_range(pictures: np.ndarray, mean: Any, std: Any) -> np.ndarray:
-    """Preprocessed pictures [N,3,h,w] as bundles take them: float32[N,h,w,3], 0 to 1 as -1 to 1."""
+    """Convert preprocessed pictures [N,3,h,w] to inputs of bundles, float32[N,h,w,3], and 0 to 1 to -1 to 1."""
     pixels = pictures.transpose(0, 2, 3, 1).astype(np.float64) * np.array(std) + np.array(mean)
     return np.asarray(2 * pixels - 1, np.float32)
 
 
 def run(result: ExportResult, images: np.ndarray, *, library: bool = True) -> list[np.ndarray]:
-    """The outputs of the graph, which takes pixels beyond the range as well."""
+    """Return the outputs of the graph, which also accepts pixels beyond the range."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if library and (path := usable_library()[0]):
@@ -284,7 +284,7 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
         (several, family.tensors, {}, "sigmoid"),
         (several, family.tensors, {"probabilities": "softmax"}, "softmax"),
         ("regression", one, {}, "softmax"),
-        (alone, one, {}, "sigmoid"),  # softmax of a single logit is 1, whatever the picture
+        (alone, one, {}, "sigmoid"),  # softmax of a single logit is always 1
     ):
         folder = tmp_path / f"{kind}{len(options)}{tensors is one}"
         write_files(folder, own | {"problem_type": kind}, tensors)
@@ -296,7 +296,7 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
 
 def test_names_that_are_given_replace_those_of_the_config(tmp_path: Path, vmoe: Vmoe) -> None:
     folder, names = families()["vit"].write(tmp_path / "model"), tmp_path / "names.txt"
-    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # as editors of Windows save it
+    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # as Windows editors save it
     vmoe.run("export", folder, "--class-names", names, "-o", tmp_path / "x.vmoe", "--no-validate")
     assert Engine.load(tmp_path / "x.vmoe").class_names == ("eins", "zwei", "drei", "vier", "fünf")
     with pytest.raises(OptionError, match="0 class names, but the model has 5 outputs"):
@@ -340,7 +340,7 @@ def test_the_config_says_the_size_where_the_file_of_pictures_does_not(name: str,
     config = {key: value for key, value in (family.preprocessor_config or {}).items() if "size" not in key}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     plan = export_bundle(folder, tmp_path / "model.vmoe", validate=False).plan
-    # transformers resizes the positions of DINOv2 for the pictures, which its image processor makes of 224 px.
+    # transformers resizes the positions of DINOv2 to its pictures; its image processor makes them 224 px large.
     size = 224 if name == "dinov2" else 32
     assert (plan.model.image_size, plan.preprocessing.steps[-1].height) == ((size, size), size)
     assert any("resized" in note for note in plan.notes) == (saved.plan.model.image_size != (size, size))

@@ -1,4 +1,4 @@
-"""What no tensor of another library's ViT says: options, configs, names of architectures, and samples of the sweep."""
+"""Properties of other libraries' ViTs that tensors don't show: options, configs, architectures; samples of the sweep."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ SAMPLES = {
     "open_clip --architecture ViT-B-32": "",
     "open_clip --architecture ViT-H-14": "",
 }
-"""Cases of the sweep by name, with what a refusal says; those without must compute what the library does."""
+"""Cases of the sweep by name, with the words of the refusal; those without must compute the library's outputs."""
 LOOKALIKES = (
     *(f"eva02_{size}" for size in ("tiny_patch14_224", "small_patch14_336", "base_patch14_224", "large_patch14_448")),
     *(f"eva02_{size}_clip_224" for size in ("base_patch16", "large_patch14", "enormous_patch14")),
@@ -178,7 +178,7 @@ def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) 
 
 
 def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:
-    """Exports a model of `family_files` whose config was changed, or left out."""
+    """Export a model of `family_files` whose config was changed or removed."""
     family = families()[name]
     config = json.loads(json.dumps(family.config))
     if change:

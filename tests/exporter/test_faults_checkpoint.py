@@ -1,4 +1,4 @@
-"""A checkpoint file that is damaged, or made to do harm, is refused in one sentence, and nothing is written."""
+"""A damaged or malicious checkpoint file is refused with one sentence, and nothing is written."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ Names = tuple[str, ...]
 
 
 class RunsCode:
-    """Ends the process that unpickles it."""
+    """A pickle that ends the process that loads it."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (9,)
 
 
 class Described:
-    """A tensor of six zeros in a torch file that describes it in another way."""
+    """A tensor of six zeros that a torch file describes differently."""
 
     def __init__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         self.description = (torch.zeros(6)._typed_storage(), offset, shape, strides, False, OrderedDict())
@@ -60,7 +60,7 @@ class Described:
 
 
 def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
-    """A golden checkpoint after a change to its folder."""
+    """Copy a golden checkpoint, and change its folder."""
 
     def build(folder: Path) -> Path:
         prefix = copied_checkpoint(folder, source)
@@ -71,7 +71,7 @@ def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
 
 
 def index(shape: Any, *details: Any, code: int = INDEX_INFO, **fields: Any) -> Build:
-    """An index whose only array has that shape and those details: dtype, slices, shards."""
+    """Write an index whose only array has that shape and those details: dtype, slices, shards."""
     return lambda folder: index_of(folder, array_entry(shape, *details, code=code), **fields)
 
 
@@ -80,7 +80,7 @@ def shard(edit: Edit) -> Build:
 
 
 def file(name: str, data: bytes, opened: str = "") -> Build:
-    """A file alone; the checkpoint has its name, or another one."""
+    """Write a single file; the checkpoint has its name, or another one."""
 
     def build(folder: Path) -> Path:
         (folder / name).write_bytes(data)
@@ -90,7 +90,7 @@ def file(name: str, data: bytes, opened: str = "") -> Build:
 
 
 def saved(content: object, cut: int | None = None, **options: bool) -> Build:
-    """A torch file, or what comes first in it."""
+    """Write a torch file, or the beginning of one."""
 
     def build(folder: Path) -> Path:
         torch.save(content, folder / "ckpt.pt", **options)

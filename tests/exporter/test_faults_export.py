@@ -1,4 +1,4 @@
-"""Options, configs and targets that can't be: `vmoe export` says which in one sentence, and leaves nothing behind."""
+"""Invalid options, configs and targets: `vmoe export` names them in one sentence, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ OPTIONS = {
 @pytest.mark.parametrize(("options", "name"), OPTIONS.values(), ids=OPTIONS)
 def test_a_wrong_option_is_named_and_exits_2(options: list[str], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     out = refuse_export(SPARSE, *options, names=[name], code=USAGE)
-    assert not out or name == "position embedding"  # which is resized while it is written
+    assert not out or name == "position embedding"  # it is resized while it is written
 
 
 def test_a_config_of_a_dense_model_may_hold_a_strange_router(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_class_names_must_be_text_with_one_line_per_class(
 
 
 def moe(**router: Any) -> dict[str, Any]:
-    """A config that speaks of the router only."""
+    """Write a config with only the router's fields."""
     return {"encoder": {"moe": {"router": router}}}
 
 
@@ -238,7 +238,7 @@ def test_a_failing_export_with_force_leaves_the_old_bundle(
 
 
 def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
-    # The same model in float32: one feature is as much smaller as the weights that it is multiplied with are larger.
+    # The same model in float32: one feature is smaller by the factor by which its weights are larger.
     tensors = read_tensors(DENSE)
     for name, array in tensors.items():
         if "LayerNorm" in name:
@@ -277,7 +277,7 @@ def test_export_refuses_images(make: Callable[[Path], Path], name: str, tmp_path
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A file system of its own at `folder`; skips where this user may not mount."""
+    """Mount a file system at `folder`; skip if this user may not mount."""
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("mounting is not permitted here")

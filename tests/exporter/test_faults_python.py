@@ -1,4 +1,4 @@
-"""Wrong arguments of `export_bundle`: one named error each, and nothing is left behind."""
+"""Wrong arguments of `export_bundle` give one named error each, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_runtime import RoutingError
 
 
 def config(**dispatcher: Any) -> dict[str, Any]:
-    """A config that speaks of the dispatcher only."""
+    """Return a config with only the dispatcher's fields."""
     return {"encoder": {"moe": {"router": {"dispatcher": dispatcher}}}}
 
 

@@ -1,4 +1,4 @@
-"""A readable checkpoint whose tensors are not those of a model is refused in one sentence, and nothing is written."""
+"""A readable checkpoint with wrong tensors is refused with one sentence, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ROUTERS = [f"Encoder/encoderblock_{block}/Moe/Router" for block in (1, 3)]
 
 
 def without(part: str) -> Tensors:
-    """The golden tensors but for those that have a part in their names."""
+    """Return the golden tensors without those whose names contain a part."""
     return {name: array for name, array in read_tensors().items() if part not in name}
 
 
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Tensors:
-    """The golden tensors after a change to those whose name ends so."""
+    """Return the golden tensors with a change to those whose names end with a text."""
     return {key: change(array) if key.endswith(name) else array for key, array in read_tensors().items()}
 
 
@@ -102,7 +102,7 @@ MISSING = {
     r"(Norm_\d|encoder_norm|MapHead/LayerNorm)/bias": "encoder_norm/bias",
     r"MapHead/(LayerNorm|Mlp|.*query)": "MapHead/LayerNorm/bias",
 }
-"""By a regular expression for tensors that official models have, and that models of other families may do without."""
+"""By a regular expression for tensors that official models have and models of other families may lack."""
 
 
 @pytest.mark.parametrize("pattern", MISSING)

@@ -1,4 +1,4 @@
-"""What a viewer shows of a graph: nodes named after their block, and what the file is and how it is run."""
+"""Texts of a graph in a viewer: nodes named after their block, and a description of the file and its use."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_node_has_a_name_of_its_own_that_says_its_block(file: str, graphs:
     for name in names:
         place = name.removeprefix("Encoder/").split("/")[0]
         assert re.fullmatch(r"encoderblock_[0-3]", place) or place in PLACES, name
-    # A weight lies in the block of the node that takes it.
+    # A weight is in the block of the node that uses it.
     for node in graph.node:
         blocks = {re.search(r"encoderblock_\d+", name) for name in node.input if name.startswith("Encoder/encoderblock")}
         for block in filter(None, blocks):
@@ -74,7 +74,7 @@ def test_a_graph_names_the_runtimes_that_run_it(name: str, tmp_path: Path) -> No
     texts = {path.name: onnx.load(path, load_external_data=False).doc_string for path in tmp_path.glob("x.vmoe/*.onnx")}
     (fixed,) = (text for file, text in texts.items() if "tensorrt" in file)
     tensorrt = "TensorRT" if name == "g4" else f"TensorRT from {oldest_supported('tensorrt')} on with the vmoe plugin"
-    assert f"For {tensorrt}. " in fixed  # no ONNX Runtime multiplies bfloat16 on a CPU
+    assert f"For {tensorrt}. " in fixed  # ONNX Runtime has no product of bfloat16 on a CPU
     settings = "merge" if name == "g4" else "capacity, k, bpr, pool, max_experts, merge"
     assert f"Its settings are inputs that have default values: {settings}. " in texts["model.onnx"]
 

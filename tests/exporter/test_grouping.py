@@ -1,4 +1,4 @@
-"""The routing group: how many tokens it has and which batches it fits."""
+"""The routing group: its number of tokens, and the batch sizes that fit."""
 
 from __future__ import annotations
 

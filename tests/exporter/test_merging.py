@@ -32,7 +32,7 @@ RECORDED = np.load(ROOT / "tests/data/merge/mnist.npz")
 MNIST = ROOT / "samples/mnist"
 IMAGES = 64
 SURE = 1e-4
-"""Merging that was decided by less may be decided otherwise by another order of sums."""
+"""If similarities differ by less, another order of sums may merge other tokens."""
 RUNNERS = ("onnxruntime", "standard-ops", "cuda-ops", "openvino", "numpy", "torch", "tensorrt")
 
 Answer = tuple[np.ndarray, dict[str, Routing]]
@@ -71,7 +71,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
 
         def run(images: np.ndarray, fields: dict[str, Any]) -> Answer:
             profile = manifest.rules.profile(**fields)
-            assert len(images) > ROWS_AT_ONCE  # in several steps
+            assert len(images) > ROWS_AT_ONCE  # needs several steps
             stream, routes = Stream(images), list[np.ndarray]()
             for part in model.parts:
                 whole, layers = reference.run(part, stream, [profile])
@@ -145,7 +145,7 @@ def test_the_recorded_cases(name: str, run_of: Callable[[str], Run], mnist_image
             assert route.token is not None and route.kept is not None and route.expert is not None
             np.testing.assert_array_equal(route.token[sure], RECORDED[f"{recorded}/token"][sure])
             same = route.kept == RECORDED[f"{recorded}/kept"]
-            same &= (route.expert == RECORDED[f"{recorded}/expert"]) | (route.expert < 0)  # a graph for TensorRT drops it
+            same &= (route.expert == RECORDED[f"{recorded}/expert"]) | (route.expert < 0)  # -1 with TensorRT
             alike &= same.all(axis=(1, 2))
         assert alike.sum() >= sure.sum() - 1  # a near-tie of gates
         np.testing.assert_allclose(logits[alike], RECORDED[f"{i}/logits"][alike], rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The trained MNIST model at all 24 settings: official predictions in float32, and how far other precisions are from it."""
+"""The trained MNIST model at all 24 settings: official predictions in float32, and the errors of other precisions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Shares of the 1,536 images, on average over the settings: all of them in groups of 16, those of BPR with each image alone.
+# Shares of the 1,536 images, averaged over settings: all settings in groups of 16, those with BPR if routed alone.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# At each one. In groups of 16 images a token that goes elsewhere takes slots from other images as well.
+# At each setting. In groups of 16 images, a token with another expert also takes slots from other images.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
-# By layer, of the (token, expert) pairs that are kept in float32: layers further on see what those before made of it.
+# By layer, shares of the (token, expert) pairs kept in float32: differences accumulate over the layers.
 FEWEST_KEPT = {
     "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
     "int8": (0.965, 0.95, 0.925, 0.905, 0.885),
@@ -42,7 +42,7 @@ needs_op_library = pytest.mark.skipif(find_library() is None, reason="this insta
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits of the 1,536 images, and of each MoE layer the expert int[G,S,K] that keeps a pair, -1 where none does."""
+    """Logits of the 1,536 images, and for each MoE layer the expert int[G,S,K] of each kept choice, -1 if dropped."""
 
     logits: np.ndarray
     kept: list[np.ndarray]
@@ -53,7 +53,7 @@ class Answers:
 
     @property
     def pairs(self) -> list[np.ndarray]:
-        """bool[G,S,E] of each layer: which (token, expert) pairs are kept."""
+        """Return, for each layer, the kept (token, expert) pairs, bool[G,S,E]."""
         return [golden.kept_pairs(layer, layer >= 0, EXPERTS) for layer in self.kept]
 
 
@@ -68,7 +68,7 @@ def answers_of(
     mnist_image_bundle: Path,
     mnist_images: dict[str, np.ndarray],
 ) -> AnswersOf:
-    """What the model answers in groups of "16" or with each "image" alone, in a precision, at a setting; computed once."""
+    """Return the model's answers in groups of "16" or for each "image" alone, by precision and setting; computed once."""
 
     @functools.cache
     def engine(group: str, precision: str) -> Engine:
@@ -126,5 +126,5 @@ def test_answers_and_kept_pairs_are_those_of_float32_but_for_a_few(
     assert np.mean(lost) <= MOST_LOST[precision]
     assert max(lost) <= MOST_LOST_AT_ONE_SETTING[group][precision]
     assert (np.min(kept, axis=0) >= FEWEST_KEPT[precision]).all()
-    # It is another precision.
+    # It is in fact another precision.
     assert np.max(np.mean(kept, axis=0)) < 1

@@ -1,4 +1,4 @@
-"""What a pool and a limit of experts do to the official MNIST model, on the images that docs/routing.md is about."""
+"""The effect of a pool and of a limit of experts on the official MNIST model, on the images of docs/routing.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EngineOf = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def engine_of(mnist_image_bundle: Path, mnist_bundle: Path) -> EngineOf:
-    """The engine with each "image" routed alone or in groups of "16", on a backend and a number of threads; loaded once."""
+    """Load the engine once, with each "image" routed alone or in groups of "16", on a backend and a number of threads."""
     bundles = {"image": mnist_image_bundle, "16": mnist_bundle}
 
     @functools.cache
@@ -72,7 +72,7 @@ def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dic
         official = engine(images, name)
         for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
             np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
-    # From a capacity on at which nothing is dropped, a pool makes no difference.
+    # If the capacity is so large that nothing is dropped, a pool makes no difference.
     np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
 
 
@@ -90,6 +90,6 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(
 
 
 def accuracy(engine: Engine, data: dict[str, np.ndarray], count: int, setting: dict[str, Any]) -> float:
-    """In %, of the first images."""
+    """Return the accuracy in % on the first images."""
     (logits,) = in_parts(lambda part: [engine(part, **{"pool": False, **setting})], data["images"][:count])
     return 100 * float((logits.argmax(axis=1) == data["labels"][:count]).mean())

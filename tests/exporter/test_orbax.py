@@ -29,7 +29,7 @@ Change = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make_orbax.py` has written with three versions of Orbax."""
+    """Return the checkpoints that `make_orbax.py` has written with three versions of Orbax."""
     folder = tmp_path_factory.mktemp("orbax")
     with tarfile.open(LAYOUTS) as archive:
         archive.extractall(folder, filter="data")
@@ -38,7 +38,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A golden model as step 200, as Orbax writes one without a database."""
+    """Write a golden model as step 200, as Orbax does without a database."""
     folder = tmp_path_factory.mktemp("golden")
     item, tensors = folder / "200" / "state", read_tensors()
     tree = {}
@@ -225,6 +225,6 @@ def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:
         shutil.copytree(layouts / "0.12.8 trainer", folder)
         (folder / file.relative_to(layouts / "0.12.8 trainer")).write_bytes(b"damaged" * 99)
         try:
-            assert_holds(folder, "orbax", parameters())  # it was a node that no parameter needs
+            assert_holds(folder, "orbax", parameters())  # no parameter needs that node
         except CheckpointError as error:
             assert "\n" not in str(error)

@@ -1,4 +1,4 @@
-"""Position embeddings that are computed at export: the official resize, bit for bit, and sincos2d."""
+"""Position embeddings computed at export: the official resize, bit for bit, and sincos2d."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precisions shorter than float32 on the MNIST model: what is stored, what graphs answer, how far from float32 that is."""
+"""Precisions shorter than float32 on the MNIST model: the stored values, the answers, and their distance from float32."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> dict[str, ExportResult]:
-    """The exports of conftest's `mnist_bundle` at two profiles, with validation."""
+    """Export conftest's `mnist_bundle` at two profiles in each precision, with validation."""
     folder = tmp_path_factory.mktemp("precision")
     return {
         precision: export_bundle(
@@ -56,29 +56,29 @@ def tensors(mnist_checkpoint: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
-    """float32[1536,28,28,1] in [-1, 1]."""
+    """Return float32[1536,28,28,1] in [-1, 1]."""
     return (mnist_images["images"] / 127.5 - 1).astype(np.float32)[..., None]
 
 
-# What is stored.
+# Stored values.
 
 
 def is_short(name: str, precision: str) -> bool:
-    """Whether a tensor is the kernel of a large product, of an expert's with bf16-experts: never the router's or head's."""
+    """Return whether a tensor is the kernel of a large product, with bf16-experts of an expert; never router's or head's."""
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False
     return "/Moe/" in name or precision != "bf16-experts"
 
 
 def columns(name: str, kernel: np.ndarray) -> np.ndarray:
-    """The kernel as float32[..., inputs, outputs]."""
+    """Return the kernel as float32[..., inputs, outputs]."""
     if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
         return kernel.reshape(len(kernel), -1)
     return kernel if "/Moe/" in name else kernel.reshape(-1, kernel.shape[-1])
 
 
 def stored(result: ExportResult) -> dict[str, np.ndarray]:
-    """Tensors of a weights file; bfloat16 as ml_dtypes has it."""
+    """Read the tensors of a weights file; bfloat16 has the type of ml_dtypes."""
     return safetensors.numpy.load_file(result.path / "weights.safetensors")
 
 
@@ -127,7 +127,7 @@ def test_a_column_of_zeros_has_the_scale_1() -> None:
 @pytest.mark.parametrize("kind", [INT8, INT4], ids=lambda kind: kind.name)
 def test_columns_of_denormal_weights_are_read_back(kind: WeightType) -> None:
     weights = np.random.default_rng(0).standard_normal((1, 8, 6)).astype(np.float32)
-    weights *= np.array([1e-45, 1e-43, 2.5e-43, 5e-42, 1e-38, 1], np.float32)  # decay that never ends stops near 7e-42
+    weights *= np.array([1e-45, 1e-43, 2.5e-43, 5e-42, 1e-38, 1], np.float32)  # endless weight decay stops near 7e-42
     stored, scales = kind.encode(weights)
     assert scales is not None and (scales > 0).all()
     assert kind.is_nearest(weights[0], kind.decode(stored, weights.shape)[0], scales[0], calibrated=False)
@@ -171,7 +171,7 @@ def test_chunks_are_attributes_of_nodes(tmp_path: Path) -> None:
     assert chunks == {"VmoeMlpBlock": 384, "VmoeExpertBlock": 384, "VmoeDenseMlp": 384}
 
 
-# How far from float32 that is.
+# Distance from float32.
 
 
 @EVERY_SHORT
@@ -203,17 +203,17 @@ def test_the_users_images_show_how_many_answers_change(
     precision: str, tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]
 ) -> None:
     labels = mnist_images["labels"]
-    some = npz(tmp_path / "some.npz", images=mnist_images["images"][:170], labels=labels[:170])  # ten fill no routing group
+    some = npz(tmp_path / "some.npz", images=mnist_images["images"][:170], labels=labels[:170])  # ten in no group
     result = export_bundle(mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=some)
     (distance,) = result.distances
     assert distance.images == 160
-    # int4 is rounded for the images: to its nearest values it is off by 7 %.
+    # The rounding of int4 is optimized on the images; rounding to nearest would give an error of 7 %.
     assert distance.part_difference < 0.05
     graphs = [OnnxRuntimeBackend(plain_graph(path / "model.inlined.onnx"), 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
-    feeds.pop("merge")  # which these graphs don't have
+    feeds.pop("merge")  # an input that these graphs lack
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)
-    # torch and ONNX Runtime may route one token in a thousand otherwise.
+    # torch and ONNX Runtime may route one token in a thousand differently.
     for found, expected in (
         (distance.same_top1, short == exact),
         (distance.top1, short == labels[:160]),
@@ -224,7 +224,7 @@ def test_the_users_images_show_how_many_answers_change(
 
 def test_parts_are_compared_on_every_image(tmp_path: Path, images: np.ndarray) -> None:
     some = images[:40].copy()
-    some[39, 0, 0] = np.nan  # far behind the first batch; from the embedding on, nothing is a number
+    some[39, 0, 0] = np.nan  # far behind the first batch; everything from the embedding on is NaN
     options = {"capacity": [1.05], "k": [1], "images": npz(tmp_path / "some.npz", images=some)}
     with pytest.raises(ExportError, match=r"output of embedding at .* is nan%"), pytest.warns(ImageWarning):
         export_bundle(MNIST / "vmoe_mnist", tmp_path / "x.vmoe", precision="bf16", **options)
@@ -243,7 +243,7 @@ def test_pictures_have_answers_and_features_none(
     assert (distance.images, distance.same_top1, distance.top1) == (5, 1.0 if output == "logits" else None, None)
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize("precision", ["bf16-experts", "int4"])

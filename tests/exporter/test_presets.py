@@ -1,4 +1,4 @@
-"""Presets of the released checkpoints: each describes tensors of its shapes, and gives what the user doesn't say."""
+"""Presets of the released checkpoints: each accepts only tensors of its shapes, and supplies unspecified options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """A checkpoint as its authors describe it; `router` are the sizes behind D of a router's kernel."""
+    """A checkpoint as its authors describe it; `router` are the sizes after D of a router's kernel."""
 
     variant: str
     layers: str
@@ -107,7 +107,7 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
-    """The dense shapes of an E3 are a V-MoE's, so light1, medium and the E3 that is not fine-tuned can't be told apart."""
+    """An E3 has the dense shapes of a V-MoE, so shapes don't distinguish light1, medium and the E3 that isn't fine-tuned."""
     for other in PRESETS:
         if other == name or {name, other} <= SAME_SHAPES:
             continue
@@ -148,7 +148,7 @@ def test_tensors_of_another_image_size_are_not_resized_in_silence(writer: Module
     ("stem", "found"),
     [
         (LIGHT1, LIGHT1),
-        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # and not light1, which is in it, too
+        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # not light1, whose name it also contains
         ("vmoe_s32_last2_ilsvrc2012", None),
     ],
 )
@@ -185,14 +185,14 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
     assert (len(set(imagenet)), len(set(cifar))) == (1000, 100)
     assert [imagenet[i] for i in (0, 207, 517, 985)] == ["tench", "golden retriever", "crane (n03126707)", "daisy"]
     assert list(cifar) == sorted(cifar)
-    # Pictures are labelled by folders of these names.
+    # Folders with these names label the pictures.
     assert all(text == text.strip() != "" and "/" not in text for text in (*imagenet, *cifar))
 
 
 def test_class_names_by_the_name_of_a_list(
     files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of that name is meant with ./ before it."""
+    """A file with the name of a list needs ./ before it."""
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
     assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0

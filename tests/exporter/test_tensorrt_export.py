@@ -1,4 +1,4 @@
-"""`vmoe export --tensorrt`: the graphs that TensorRT gets, run unchanged in ONNX Runtime, and what they may be made of."""
+"""`vmoe export --tensorrt`: the graphs for TensorRT, run unchanged in ONNX Runtime, and the ops that they may contain."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ PRECISIONS: dict[TensorRtPrecision, int] = {
     "bf16": TensorProto.BFLOAT16,
 }
 CONFIGS = list({(case.model, case.group, case.bfloat16): case for case in CASES}.values())
-"""One case of every golden model, routing group and dispatcher."""
+"""A case of every golden model, routing group and dispatcher."""
 
-# Of what is on the list of TensorRT 10.1's ONNX parser for float32, float16, bfloat16, int32 and int64.
+# Ops that TensorRT 10.1's ONNX parser supports for float32, float16, bfloat16, int32 and int64.
 PARSED = {
     "Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "Gelu", "LayerNormalization", "MatMul", "Mul",
     "ReduceMean", "Reshape", "Shape", "Slice", "Softmax", "Sub", "Tanh", "Transpose",
@@ -65,7 +65,7 @@ def session(graph: Path, library: bool = False) -> onnxruntime.InferenceSession:
 
 
 def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[Path, onnx.ModelProto]:
-    """The graph of a case's setting, written beside its weights."""
+    """Write the graph of a case's setting next to its weights."""
     folder, network, grouping, spans = golden.parts(case.model, case.group, case.bfloat16)
     graph, _ = tensorrt_graph(replace(golden.exported_model(network), grouping=grouping), spans, case.profile, precision)
     path = folder / f"{precision}.tensorrt.onnx"
@@ -94,7 +94,7 @@ def check_slots(case: golden.Case, routes: Outputs, atol: float) -> None:
             np.testing.assert_allclose(weight, -np.sort(-gates)[..., : weight.shape[-1]], rtol=0, atol=atol)
 
 
-# What a graph is made of.
+# Contents of a graph.
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -107,7 +107,7 @@ def test_onnx_accepts_the_file_and_knows_every_type(case: golden.Case, precision
     # The bfloat16 dispatcher of a float32 graph moves bfloat16.
     assert set(types.values()) <= allowed | ({TensorProto.BFLOAT16} if case.bfloat16 else set())
     for node in graph.graph.node:
-        # A strongly typed network adds and multiplies only what has one type.
+        # A strongly typed network adds and multiplies only values of the same type.
         if node.op_type in {"MatMul", "Add", "Mul", "Sub", "Div", "Concat", "LayerNormalization"}:
             assert len({types[name] for name in (*node.input, *node.output)}) == 1, node
         if node.op_type in PLUGINS:
@@ -133,7 +133,7 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
         setting = {} if profile is None else {"capacity": profile.slots[0], "k": profile.k, "bpr": int(profile.bpr)}
         assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
         assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
-    # Functions are for runtimes without the plugin: no node of the main graph calls one that isn't a plugin.
+    # Functions are for runtimes without the plugin: nodes of the main graph call only those that are plugins.
     expected = {*PLUGINS, "VmoeRoute", "VmoeDispatch"} if layers else set()
     assert {function.name for function in model.functions} == expected
     names = [node.name for node in graph.node]
@@ -186,7 +186,7 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every value, by strict inference; initializers and inputs too."""
+    """Return the element type of every value, also initializers and inputs, by strict inference."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
     types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
@@ -215,13 +215,13 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
     path.write_bytes(emulate_short(graph).SerializeToString())
     logits, *routes = session(path).run(None, {"image": case.images})
     assert np.abs(logits - case.logits).max() > 1e-4
-    # In such small models one token that goes elsewhere moves an image's logits by a tenth.
+    # In such small models, one token with another expert changes an image's logits by a tenth.
     assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.2 * np.sqrt(np.mean(case.logits**2))
     assert kept_alike(case, routes) > 0.94
 
 
 def kept_alike(case: golden.Case, routes: Outputs) -> float:
-    """Share of the (token, expert) pairs that are kept or dropped as officially."""
+    """Return the share of the (token, expert) pairs that are kept or dropped as in the official model."""
     shares = [1.0]
     for slot, (_, kept) in zip(routes[::2], case.layers(), strict=True):
         assert case.profile is not None
@@ -234,7 +234,7 @@ def kept_alike(case: golden.Case, routes: Outputs) -> float:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Mapping[str, Path]:
-    """The MNIST model with groups of 16 images, for TensorRT in every precision, without validation."""
+    """Export the MNIST model with groups of 16 images, for TensorRT in every precision, without validation."""
     folder = tmp_path_factory.mktemp("tensorrt")
     for precision in PRECISIONS:
         export_bundle(
@@ -311,14 +311,14 @@ def test_the_manifest_names_the_graphs_and_how_they_were_compared(
     assert {found.graph for found in result.comparisons} == {"model.onnx", "model.inlined.onnx"}
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize(
     "factors",
     [
         {"SelfAttention/value/kernel": 1e5, "SelfAttention/value/bias": 1e5, "SelfAttention/out/kernel": 1e-5},
-        {"LayerNorm_1/scale": 1e6, "LayerNorm_1/bias": 1e6, "Mlp/Dense_0/kernel": 1e-6},  # only what enters a product is
+        {"LayerNorm_1/scale": 1e6, "LayerNorm_1/bias": 1e6, "Mlp/Dense_0/kernel": 1e-6},  # only in products
     ],
 )
 def test_a_model_that_float16_has_no_room_for_is_refused(

@@ -1,4 +1,4 @@
-"""The torch model where its tensors are on a device: nothing waits for it, nothing is left on the CPU, the same results.
+"""The torch model on a device: nothing waits for the device, nothing stays on the CPU, and the results are the same.
 
 No GPU is needed: `foreign_device` is a fake of one.
 """
@@ -59,7 +59,7 @@ def test_only_a_pool_waits_for_the_device_and_once() -> None:
 
 
 def model_cases() -> Iterator[golden.Case]:
-    """Each golden model once, with both answers of the ensembles, and in bfloat16 where there is that."""
+    """Return each golden model once, with both outputs of ensembles, and in bfloat16 if available."""
     seen = set()
     for case in [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]:
         if (key := (case.model, case.bfloat16, case.output)) not in seen:
@@ -82,6 +82,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
         moved.load_state_dict(weights, assign=True)
         found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
-    # A sum in another order may flip the rounding of a token to bfloat16.
+    # Another order of sums may flip the rounding of a token to bfloat16.
     atol = 3e-3 if case.bfloat16 else 1e-5
     check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]), atol)

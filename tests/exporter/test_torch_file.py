@@ -1,4 +1,4 @@
-"""A torch zip file is read only if it is whole: sizes and CRC-32, neither of which torch.load checks."""
+"""A torch zip file is read only if its sizes and CRC-32 are right, which torch.load doesn't check."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Damage = Callable[[Path], Path]
 
 
 def saved(folder: Path, tensor: torch.Tensor | None = None) -> Path:
-    """A file of two tensors; that of the landmark comes first."""
+    """Save a file of two tensors, the landmark first."""
     first = torch.from_numpy(VALUES) if tensor is None else tensor
     torch.save({NAME: first, "head/bias": torch.full((77,), 5.0)}, folder / "ckpt.pt")
     return folder / "ckpt.pt"
 
 
 def rewritten(path: Path, edit: Callable[[dict[str, bytes]], None], method: int = zipfile.ZIP_STORED) -> Path:
-    """The file with other contents of its records, and right sizes and CRC-32s."""
+    """Write the file with other contents of its records, and correct sizes and CRC-32."""
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     edit(records)
@@ -45,7 +45,7 @@ def read(path: Path, name: str = NAME) -> np.ndarray:
 
 
 def entry(path: Path, name: str = "ckpt/data/0") -> tuple[int, int]:
-    """Where the data of a record lies, and where its entry in the directory."""
+    """Return the positions of a record's data and of its entry in the directory."""
     data = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name).header_offset
@@ -61,7 +61,7 @@ def patched(path: Path, pieces: dict[int, bytes]) -> Path:
     return path
 
 
-# What is read as it was saved.
+# Files that are read as saved.
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_tensors_of_a_graphics_card_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(rewritten(path, move)), VALUES)
 
 
-# What is refused.
+# Refusals.
 
 
 def with_records(method: int = zipfile.ZIP_STORED, **changes: bytes | None) -> Damage:
-    """Other contents of records in the folder `ckpt`, or None for one that is left out."""
+    """Write other contents of records in the folder `ckpt`; None omits a record."""
 
     def edit(records: dict[str, bytes]) -> None:
         for name, data in changes.items():

@@ -1,4 +1,4 @@
-"""`load_model`: any checkpoint as a torch module, with the settings of an engine, and back to a bundle."""
+"""`load_model`: any checkpoint as a torch module with the settings of an engine, and its export to a bundle."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_settings_are_those_of_an_engine(
 
 
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
-    # In a process of its own: the compiler traces Python, as the measurement of coverage does.
+    # Run in a process of its own: the compiler traces Python, which conflicts with measuring coverage.
     script = Path(__file__).parents[1] / "support" / "compiled_models.py"
     done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool")
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr

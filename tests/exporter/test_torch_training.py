@@ -1,4 +1,4 @@
-"""Training with vmoe_torch against the official JAX code: gradients, loss curves and auxiliary losses, without router noise.
+"""Training with vmoe_torch compared with the official JAX code: gradients, loss curves, auxiliary losses; no router noise.
 
 `tests/data/make_gradients.py` recorded them.
 """
@@ -34,7 +34,7 @@ def part(prefix: str) -> dict[str, np.ndarray]:
 
 
 def model_of(case: str, folder: Path) -> tuple[Vmoe, float]:
-    """The model with the recorded parameters, and the weight of its importance loss."""
+    """Return the model with the recorded parameters, and the weight of its importance loss."""
     config = json.loads(str(recorded()[f"{case}/config"]))
     moe = config["encoder"]["moe"]
     path = folder / "parameters.safetensors"
@@ -64,7 +64,7 @@ def loss_of(model: Vmoe, weight: float, images: Tensor, labels: Tensor) -> Tenso
 
 
 def check_close(found: np.ndarray, official: np.ndarray, relative: float, floor: float, name: str) -> None:
-    """The difference is small beside the official gradient, or beside the floor where that is all but zero."""
+    """Assert that the difference is small relative to the official gradient, or to a floor if that is nearly zero."""
     limit = relative * max(float(np.linalg.norm(official)), floor)
     assert float(np.linalg.norm(found - official)) <= limit, name
 
@@ -79,11 +79,11 @@ def test_gradients_of_every_parameter_are_the_official_ones(case: str, tmp_path:
     official = part(f"{case}/gradients/")
     found = {name.replace(".", "/"): parameter.grad for name, parameter in model.named_parameters()}
     assert found.keys() == official.keys()
-    # A key's bias adds the same to all scores of a query, so its true gradient is 0: what is left there is rounding.
+    # A key's bias adds the same number to all scores of a query, so its true gradient is 0, and the rest is rounding.
     floor = 1e-3 * max(float(np.linalg.norm(gradient)) for gradient in official.values())
     for name, gradient in found.items():
         assert gradient is not None, name
-        # Soft MoE rounds to bfloat16, where the last bit of a float32 may decide.
+        # Soft MoE rounds to bfloat16, so the last bit of a float32 may matter.
         check_close(gradient.numpy(), official[name], 1e-3 if case == "soft" else 1e-4, floor, name)
 
 
@@ -105,7 +105,7 @@ def test_plain_sgd_follows_the_official_loss(case: str, tmp_path: Path) -> None:
 def test_a_dropped_token_has_the_gradient_of_its_residual_alone(case: str, tmp_path: Path) -> None:
     model, _ = model_of(case, tmp_path)
     _, routes = model.logits_and_routing(batch_of(0)[0])
-    assert all(not layer["kept"].any(dim=-1).all() for layer in routes.values())  # there are some in what is recorded
+    assert all(not layer["kept"].any(dim=-1).all() for layer in routes.values())  # the recorded data has dropped tokens
     x = torch.randn(1, 40, 8, requires_grad=True)
     assert model.config.moe is not None
     y, route = model._moe_block("Encoder.encoderblock_1", model.config.moe, x, model.profile, 0)

@@ -1,4 +1,4 @@
-"""What validation lets pass, whatever the model's depth and kind, and which faults it finds in the part that has them."""
+"""Validation accepts correct graphs of any depth and kind, and locates faults in the right part."""
 
 from __future__ import annotations
 

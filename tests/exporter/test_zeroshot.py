@@ -1,4 +1,4 @@
-"""`vmoe zeroshot`: the probabilities of transformers and open_clip for classes that are only named; and `--normalize`."""
+"""`vmoe zeroshot`: the probabilities of transformers and open_clip for classes given by names; and `--normalize`."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def labels(folder: Path) -> Path:
 
 
 def zeroshot(model: Zeroshot, folder: Path, *words: str) -> None:
-    """Runs the command; the bundle is `x.vmoe`."""
+    """Run the command, which writes `x.vmoe`."""
     given = [model.folder, "--class-names", labels(folder), "-o", folder / "x.vmoe", "-q"]
     assert main(["zeroshot", *map(str, given), *words]) == 0
 
 
 def probabilities(bundle: Path, **options: Any) -> np.ndarray:
-    """float64[20, classes], as `classify` says them by name."""
+    """Return the probabilities float64[20, classes] from `classify`."""
     with Engine.load(bundle, **options) as engine:
         answers = engine.classify(pictures(), len(NAMES))
     return np.array([[dict(answer)[name] for name in NAMES] for answer in answers])
@@ -71,7 +71,7 @@ def probabilities(bundle: Path, **options: Any) -> np.ndarray:
 def test_probabilities_are_those_of_the_library(model: Zeroshot, tmp_path: Path) -> None:
     zeroshot(model, tmp_path)
     found, expected = probabilities(tmp_path / "x.vmoe"), model.expected(pictures(), TEXTS)
-    assert expected.std(axis=0).min() > 1e-3  # pictures that differ
+    assert expected.std(axis=0).min() > 1e-3  # the pictures differ
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert Bundle.open(tmp_path / "x.vmoe").manifest.probabilities == model.probabilities
 

@@ -1,4 +1,4 @@
-"""`vmoe build` and backend `tensorrt` on a fake of TensorRT and of CUDA's runtime: see fake_tensorrt.py."""
+"""`vmoe build` and backend `tensorrt` on fakes of TensorRT and of CUDA's runtime, see fake_tensorrt.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Images = dict[str, np.ndarray]
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty file in place of the plugin, which many installations are built without."""
+    """Provide an empty file as the plugin, which many installations lack."""
     library = tmp_path / "libvmoe_tensorrt.so"
     library.touch()
     find = installation.find_native
@@ -52,12 +52,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tensorrt(cache: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    """TensorRT's fake, and an empty cache for its engines."""
+    """Install the fake of TensorRT, with an empty cache for its engines."""
     return fake_tensorrt.install(monkeypatch)
 
 
 def build(*arguments: object) -> int:
-    """The exit code of `vmoe build`."""
+    """Run `vmoe build`; return its exit code."""
     return program.main(["build", *map(str, arguments)])
 
 
@@ -66,7 +66,7 @@ def files(folder: Path) -> list[str]:
 
 
 def assert_refuses(vmoe: Vmoe, arguments: list[object], code: int, *names: str) -> None:
-    """`vmoe build` ends with that exit code, after which one line on stderr says why."""
+    """Assert that `vmoe build` ends with that exit code, and with one line on stderr that says why."""
     out, err = vmoe.run("build", *arguments, code=code)
     assert out == ""
     *progress, last = err.splitlines()
@@ -90,7 +90,7 @@ def test_an_engine_is_built_checked_kept_and_run(
         np.testing.assert_allclose(engine(images), cpu(images), rtol=0, atol=1e-5)
         for found, wanted in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
             np.testing.assert_array_equal(found.kept, wanted.kept)
-            # A graph for TensorRT says nothing of the experts of dropped pairs.
+            # A graph for TensorRT doesn't return the experts of dropped pairs.
             np.testing.assert_array_equal(found.expert, np.where(wanted.kept, wanted.expert, -1))
             np.testing.assert_allclose(found.weight, wanted.weight, rtol=0, atol=1e-6)
 

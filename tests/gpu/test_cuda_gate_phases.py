@@ -1,4 +1,4 @@
-"""The kernel that computes gates, its own code on the CPU: softmax(x . router), the same bits in any order of lanes."""
+"""The code of the kernel that computes gates, run on the CPU: softmax(x . router), the same bits in any order of lanes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kept_build import kept
 from test_cuda_phases import ROOT, at_offset, faultless, pointer
 
 SOURCE = ROOT / "tests" / "cpp" / "cuda_gate_phases.cc"
-FEW = 32  # experts that the smaller of the two programs takes
+FEW = 32  # largest number of experts for the smaller of the two programs
 EXPERTS = (1, 2, 3, 7, 8, 9, 12, 16, 31, 32, 33, 40, 64, 100, 128, 250, 255, 256)
 ULP = 2.0**-23
 EXP_ERROR = 2 * ULP  # relative
@@ -45,7 +45,7 @@ def gates_of(
     few: bool | None = None,
     lost_distance: int = 0,
 ) -> np.ndarray:
-    """gates[tokens,E]. Fails with the first fault. None: words where whole ones fit, the program for so few experts."""
+    """Return gates[tokens,E]; fail with the first fault. By default, the sizes determine `wide` and `few`."""
     tokens, hidden = x.shape
     experts = router.shape[1]
     wide = hidden % 4 == 0 and experts % 4 == 0 if wide is None else wide
@@ -68,7 +68,7 @@ def exact(x: np.ndarray, router: np.ndarray) -> np.ndarray:
 def case(
     rng: np.random.Generator, tokens: int, hidden: int, experts: int, deviation: float = 0.3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x [tokens,D] and router [D,E]."""
+    """Return x [tokens,D] and router [D,E]."""
     shapes = ((1, (tokens, hidden)), (deviation, (hidden, experts)))
     x, router = (rng.normal(0, scale, shape).astype(np.float32) for scale, shape in shapes)
     return x, router
@@ -111,8 +111,8 @@ def test_numbers_that_are_none(library: ctypes.CDLL, experts: int) -> None:
     x = np.random.default_rng(experts).normal(0, 1, (7, 32)).astype(np.float32)
     router = np.random.default_rng(1).normal(0, 1, (32, experts)).astype(np.float32)
     x[1, 3], x[2, 4], x[3, 5] = np.nan, np.inf, -np.inf
-    x[4] *= 1e4  # one gate is 1, the others are nothing
-    x[5] = 0  # all gates are the same
+    x[4] *= 1e4  # one gate is 1, the others are 0
+    x[5] = 0  # all gates are equal
     gates = gates_of(library, x, router)
     assert np.isnan(gates[1:4]).all()
     np.testing.assert_array_equal(gates[4], exact(x, router)[4].round())

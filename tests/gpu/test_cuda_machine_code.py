@@ -1,4 +1,4 @@
-"""What nvcc makes of the GPU kernels: they fit the registers, spill none, and move 16 bytes at a time where they may."""
+"""The machine code of the GPU kernels: it fits the registers without spills, and moves 16 bytes at a time if possible."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sdk_build import built
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = {"gates": 4, "route": 9, "rows": 8}  # by source, with all their types
-REGISTERS, BLOCK_THREADS = 64, 512  # with these a multiprocessor, which has 65,536 registers, holds two blocks at once
-GATES_REGISTERS, GATES_THREADS = 144, 32  # with these it holds 14
-GATES, COPIED, COMBINED = 16, 4, 2  # gates of a lane, and words that one moves at a time
+REGISTERS, BLOCK_THREADS = 64, 512  # a multiprocessor has 65,536 registers, so it holds two such blocks at once
+GATES_REGISTERS, GATES_THREADS = 144, 32  # it holds 14 of these blocks
+GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane, and words that a lane moves at a time
 MULTIPLIED = 4 + 4 * 2  # words of four tokens, and of eight experts for each of their four numbers
 
 if not shutil.which("nvcc") or not shutil.which("c++filt"):
@@ -38,13 +38,13 @@ class Kernel:
 
     @property
     def fits(self) -> bool:
-        """Whether as many of its blocks as were planned run at once."""
+        """Return whether the planned number of its blocks can run at once."""
         registers, threads = (GATES_REGISTERS, GATES_THREADS) if self.name == "gates" else (REGISTERS, BLOCK_THREADS)
         return self.registers <= registers and self.threads <= threads
 
     @property
     def least_moves(self) -> tuple[int, int]:
-        """Loads and stores of 16 bytes that it must have at least."""
+        """Return the least number of loads and stores of 16 bytes."""
         if self.name == "gates":
             return (MULTIPLIED if self.types[-1] == "Word16" else 0), 0
         copied = {"route_dispatch": COPIED, "dispatch": COPIED, "combine": COMBINED}.get(self.name, 0)
@@ -71,14 +71,14 @@ def test_kernels_fit_spill_nothing_and_move_whole_words(source: str) -> None:
 
 
 def architectures() -> list[str]:
-    """Those that the product has machine code for, without "sm_"."""
+    """Return the architectures that the product has machine code for, without "sm_"."""
     listed = re.search(r"set\(VMOE_CUDA_ARCHITECTURES ([^\n]*)", (PLUGINS / "cmake" / "Prerequisites.cmake").read_text())
     assert listed is not None
     return re.findall(r"(\d+)-real", listed[1])
 
 
 def compile_kernels(source: str) -> Iterator[Kernel]:
-    """All kernels of a source for all architectures, with the product's options."""
+    """Compile all kernels of a source for all architectures, with the product's options."""
     options = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", (PLUGINS / "cuda" / "CMakeLists.txt").read_text())
     assert options is not None
     command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "-DNDEBUG", *options[1].split(";"), f"-I{PLUGINS}", "-Xptxas=-v"]
@@ -110,7 +110,7 @@ def compile_kernels(source: str) -> Iterator[Kernel]:
 
 
 def read_ptx(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Architecture, name and text of all kernels that nvcc left there."""
+    """Read architecture, name and text of all kernels that nvcc has written."""
     for path in folder.glob("*.ptx"):
         text = path.read_text()
         target = re.search(r"\.target sm_(\d+)", text)

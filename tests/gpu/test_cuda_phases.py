@@ -1,4 +1,4 @@
-"""The GPU kernels' own code on the CPU: its phases give the reference's bits in any order of threads, and race nowhere."""
+"""The GPU kernels' code, run on the CPU: its phases give the reference's bits in any order of threads, without races."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         hidden = int(rng.integers(1, 20)) * (8 if wide else 1) + (0 if wide else number % 2)
         out = rng.normal(0, 1, (slots, hidden)).astype(dtype)
         slot = rng.integers(-1, slots, (tokens, k), np.int32)
-        slot[rng.random(slot.shape) < 0.05] = slots + 3  # no slot: adds nothing
+        slot[rng.random(slot.shape) < 0.05] = slots + 3  # not a slot, so it adds nothing
         weight = rng.random((tokens, k), np.float32)
         y = np.zeros((tokens, hidden), dtype)
         sizes = slots, tokens, k, hidden
@@ -158,7 +158,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         (1, 1500, 8, 1, False),
         (1, 30, 8, 1, True),
         (1, 200, 256, 8, True),
-        (3, 100, 8, 1, True),  # one block does several groups
+        (3, 100, 8, 1, True),  # one block handles several groups
         (3, 100, 32, 4, True),
         (2, 60, 100, 8, True),
         (1, 5000, 8, 1, False),
@@ -200,7 +200,7 @@ def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library
 
 
 def merges(pairs: int) -> int:
-    """How often runs, of 32 keys at first, are merged by fours."""
+    """Return how often runs, at first of 32 keys, are merged by fours."""
     return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
 
 
@@ -222,10 +222,10 @@ def run_phases(
     lost_distance: int = 0,
     count_phases: bool = False,
 ) -> list[np.ndarray]:
-    """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault.
+    """Return slot, weight, src, expert; with x (u32 rows of whole 16 bytes), slot, weight, buf. Fail with the first fault.
 
-    A block of a grid of `rows` does every rows-th group; None: as many rows as the number of the order, so that all ways
-    of sharing few groups are run.
+    A block of a grid of `rows` handles every rows-th group. None varies the rows with the number of the order, so that
+    all ways of sharing a few groups are run.
     """
     groups, tokens, experts = case.gates.shape
     rows = rows or min(seed, groups)
@@ -247,7 +247,7 @@ def run_phases(
 
 
 def faultless(function: Any, *arguments: Any) -> int:
-    """What a function of the library returns, which fails with the first fault that it tells."""
+    """Call a function of the library; fail with the first fault that it reports."""
     fault = ctypes.create_string_buffer(500)
     returned = function(*arguments, fault, ctypes.c_size_t(len(fault)))
     assert fault.value == b"", fault.value.decode()
@@ -260,7 +260,7 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def at_offset(array: np.ndarray, offset: int) -> np.ndarray:
-    """The same where an address divides by 16 with so many bytes left over."""
+    """Copy an array to an address with this remainder modulo 16."""
     memory = np.empty(array.nbytes + 32, np.uint8)
     first = (offset - memory.ctypes.data) % 16
     placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)

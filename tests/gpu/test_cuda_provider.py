@@ -45,7 +45,7 @@ def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["fp32", "fp16", "bf16"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Five MoE layers; the graph for TensorRT is in one of the precisions."""
+    """Export five MoE layers, with the graph for TensorRT in one of the precisions."""
     target = tmp_path_factory.mktemp("provider") / f"{request.param}.vmoe"
     precision: TensorRtPrecision = request.param
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], tensorrt=True, precision=precision, validate=False)
@@ -53,7 +53,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load(bundle: Path, backend: str, libraries: Path) -> tuple[str, Counter[str], Counter[str]]:
-    """What an engine says of itself, and how many nodes of each type CUDA and the CPU got."""
+    """Return an engine's description, and the number of nodes of each type on CUDA and on the CPU."""
     path = os.pathsep.join([str(wheel_folder(GPU_WHEEL)), str(Path(vmoe_runtime.__file__).parents[1])])
     variables = {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(libraries)}
     done = sdk_build.run(sys.executable, "-c", LOAD, bundle, backend, **variables)

@@ -1,4 +1,4 @@
-"""The engine cache gives back what was put in, to its owner, and refuses whatever else lies there."""
+"""The engine cache returns stored engines to their owner, and refuses any other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark where there is no GPU: a whole run on an emulator, a run of models, and what it lacks here."""
+"""The GPU benchmark without a GPU: a whole run on an emulator, a run of models, and messages about missing parts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SHAPE = Shape(2, 50, 8, 2, 9, 16)
 
 @pytest.fixture(scope="module")
 def emulator() -> Path:
-    """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
+    """Build the GPU kernels' library for the CPU; skip without nvcc."""
     return build_emulator()
 
 
 @pytest.fixture
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few cases and shapes, and no compute-sanitizer."""
+    """Return a plan of few cases and shapes, without compute-sanitizer."""
     monkeypatch.setattr(cases, "named_cases", lambda seed: [Case(SHAPE, "tied", seed)])
     monkeypatch.setattr(command, "WHOLE", command.WHOLE | {"random_cases": 3, "repeats": 2})
     monkeypatch.setattr(checks, "LAUNCH_SHAPES", checks.LAUNCH_SHAPES[:3])

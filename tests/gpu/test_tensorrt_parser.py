@@ -1,7 +1,7 @@
-"""The graphs for TensorRT in NVIDIA's own parser and builder, which those of TensorRT-RTX are: they need no GPU.
+"""The graphs for TensorRT in NVIDIA's own parser and builder, those of TensorRT-RTX, which need no GPU.
 
-TensorRT-RTX has no plugins in its networks. So the parser reads the ops as the functions that they also are in the file, and
-the builder gets the graph without them: what they give are inputs.
+TensorRT-RTX doesn't support plugins. So the parser reads the ops as the functions in the file, and the builder gets a graph
+without the ops, whose outputs become inputs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def graph_of(bundle: Bundle) -> Path:
 
 
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
-    """What the parser says, and whether the builder, if it is given shapes of the inputs, takes the graph."""
+    """Return the parser's messages, and whether the builder, given shapes of the inputs, accepts the graph."""
     command = (sys.executable, "-c", PARSE, graph, *([] if shapes is None else [json.dumps(shapes)]))
     report: Mapping[str, Any] = json.loads(sdk_build.built(*command, PYTHONPATH=str(wheel_folder(*RTX_WHEELS))))
     assert report["errors"] == []
@@ -73,13 +73,13 @@ def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
 
 
 def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
-    """The graph where what an op gives is an input and what it takes an output; its inputs' smallest to largest shapes."""
+    """Replace each op by inputs and outputs of the graph; return it with the smallest to largest shapes of its inputs."""
     graph = graph_of(bundle)
     model = onnx.load(graph, load_external_data=False)
     manifest, rules = bundle.manifest, bundle.manifest.rules
     assert rules is not None
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
-    # Merging leaves each layer another number of tokens.
+    # With merging, each layer has another number of tokens.
     shapes_of = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
     left = [shapes_of[f"{layer}/slot"][1].dim_value for layer in bundle.manifest.moe_layers]
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
@@ -106,7 +106,7 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     outputs = [value for value in model.graph.output if not value.name.endswith(("/slot", "/weight"))]
     del model.graph.node[:], model.graph.output[:]
     for function in [function for function in model.functions if function.name != "VmoeGates"]:
-        model.functions.remove(function)  # gates stay, as the products that they are without a plugin
+        model.functions.remove(function)  # gates stay, as products without a plugin
     model.graph.node.extend(nodes)
     model.graph.input.extend(given)
     model.graph.output.extend(outputs)
@@ -145,9 +145,9 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     }
     report = parsed(*without_ops(bundle, precision, "dispatch_bf16" in options))
     assert report["built"]
-    # Routers and the head stay in float32, whatever the others are in.
+    # Routers and the head are float32 in every precision.
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        in_merging = 3 * len(layers) if "merge" in options else 0  # how like keys are, counts and means of tokens
+        in_merging = 3 * len(layers) if "merge" in options else 0  # similarities of keys, counts and means of tokens
         assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

@@ -1,4 +1,4 @@
-"""The TensorRT plugin without TensorRT: what it makes, refuses, accepts and gives, through TensorRT's own interfaces."""
+"""The TensorRT plugin without TensorRT: what it creates, refuses, accepts and returns, through TensorRT's own interfaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmoe_export.ops.table import OPS, ElementType
 ROUTING = {"VmoeRoute", "VmoeRouteDispatch"}
 NAMES = ("VmoeGates", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
 DATA_TYPES: dict[ElementType, int] = {"float": 0, "fp16": 1, "i32": 3, "bf16": 7}  # TensorRT's DataType
-OTHER_TYPES = (2, 8)  # INT8 and INT64, which no op takes
+OTHER_TYPES = (2, 8)  # INT8 and INT64, which no op accepts
 CASES = 100
 BAD_FIELDS = {
     "capacity:5:1:0 k:5:1:2 bpr:5:1:1": "capacity must be at least 1, not 0",
@@ -53,7 +53,7 @@ def made() -> Build:
 
 
 def ask(made: Build, questions: Sequence[str]) -> list[str]:
-    """The answer to each question, in the words of tests/cpp/tensorrt_plugin_check.cc."""
+    """Return the answer to each question, in the format of tests/cpp/tensorrt_plugin_check.cc."""
     command = (made.program("plugin_check"), made.plugin, made.fake())
     text = "".join(f"{question}\n" for question in questions)
     done = run(*command, text=text, CUDA_VISIBLE_DEVICES="-1", UBSAN_OPTIONS="print_stacktrace=1")
@@ -64,13 +64,13 @@ def ask(made: Build, questions: Sequence[str]) -> list[str]:
 
 
 def settings(name: str, values: Sequence[int | str] = (3, 2, 1)) -> str:
-    """Capacity, k and bpr as the fields of an op that routes."""
+    """Return capacity, k and bpr as the fields of an op that routes."""
     fields = zip(("capacity", "k", "bpr"), values, strict=True)
     return " ".join(f"{field}:5:1:{value}" for field, value in fields) if name in ROUTING else ""
 
 
 def with_fields(case: str) -> str:
-    """`OP 3,2,1 SHAPE...` or `OP - SHAPE...` with fields for the settings."""
+    """Return `OP 3,2,1 SHAPE...` or `OP - SHAPE...` with fields for the settings."""
     name, values, shapes = case.split(" ", 2)
     return f"{name} {settings(name, values.split(',')) if name in ROUTING else ''} {shapes}".replace("  ", " ")
 
@@ -118,7 +118,7 @@ def test_output_shapes_are_the_tables(made: Build, name: str) -> None:
         questions.append(question("shapes", name, settings(name, (capacity, k, bpr)), words(input_shapes(name, sizes))))
         expected.append(words([tuple(sizes[dim] for dim in value.dims) for value in outputs]))
     answers = ask(made, questions)
-    if name in ROUTING:  # K, and nothing else, is known when the network is built
+    if name in ROUTING:  # only K is known when the network is built
         assert all(re.fullmatch(r"(\d+,\d+,#\d+ ){2}[\d, ]+", answer) for answer in answers)
     assert [answer.replace("#", "") for answer in answers] == expected
 

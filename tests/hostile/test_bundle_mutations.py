@@ -1,4 +1,4 @@
-"""A short form of `make hostile`: mutated bundles are refused, or answer as the good one, in Python and C++ alike."""
+"""A short form of `make hostile`: Python and C++ refuse mutated bundles, or return the good bundle's answers."""
 
 from __future__ import annotations
 

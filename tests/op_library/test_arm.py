@@ -1,6 +1,6 @@
 """64-bit ARM in an emulator: the core on the paths of several processors, and whole models on every path.
 
-VMOE_ARM_SIZES=24 checks the core in full, and VMOE_ARM_IMAGES=N takes N images of MNIST.
+VMOE_ARM_SIZES=24 checks the core completely, and VMOE_ARM_IMAGES=N uses N images of MNIST.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Mapping[str, ExportResult]:
-    """The MNIST model in each precision; it routes each image alone."""
+    """Export the MNIST model in each precision, with each image routed alone."""
     folder = tmp_path_factory.mktemp("arm")
     options: dict[str, Any] = {"capacity": [0.3], "k": [1], "validate": False}
     return {
@@ -91,7 +91,7 @@ def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> M
 def test_paths_threads_and_neighbours_change_no_bit(
     precision: ExportPrecision, paths: Sequence[str], mnist: Mapping[str, ExportResult], images: np.ndarray
 ) -> None:
-    """Each path, of those that multiply bfloat16 alike, is on another number of threads."""
+    """Run each path, among those with the same products of bfloat16, on another number of threads."""
     found = []
     for threads, path in enumerate(paths, 1):
         with on_arm(mnist[precision].path, path=path, threads=threads) as arm:
@@ -122,7 +122,7 @@ def test_golden_models_answer_as_on_this_machine(precision: ExportPrecision, tmp
     close = Closeness()
     for model, cases in golden_cases().items():
         if precision == "int4" and cases[0].kind is None:
-            continue  # int4 is for experts
+            continue  # int4 needs experts
         result = golden.export(model, tmp_path / model, precision=precision, **options_of(cases[0]))
         with on_arm(result.path) as arm, Engine.load(result.path, backend="onnxruntime", threads=1) as here:
             for case in cases:
@@ -136,14 +136,14 @@ def test_golden_models_answer_as_on_this_machine(precision: ExportPrecision, tmp
 
 
 class Closeness:
-    """How close the logits of two machines are, image by image."""
+    """The closeness of the logits of two machines, image by image."""
 
     def __init__(self) -> None:
         self._close: list[bool] = []
         self._same: list[bool] = []
 
     def add(self, found: np.ndarray, expected: np.ndarray, result: ExportResult) -> None:
-        """Logits f32[N,C] of a bundle, against what the order of sums explains: in a part of it, and so in all together."""
+        """Add logits f32[N,C] of a bundle, and compare their difference with the limit for another order of sums."""
         model = result.plan.exported
         parts = 2 * model.config.num_layers + 2
         distance = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -151,19 +151,19 @@ class Closeness:
         self._same += list(found.argmax(axis=1) == expected.argmax(axis=1))
 
     def check(self) -> None:
-        """Nearly all: a number that is rounded to its other neighbour may send a token to another expert."""
+        """Check nearly all images: a number that is rounded differently may change a token's expert."""
         assert np.mean(self._close) >= 0.9
         assert np.mean(self._same) >= 0.98
 
 
 def on_arm(bundle: Path, processor: str = "max", path: str = "", threads: int = 1) -> closing[Runner]:
-    """An engine in the emulator, on a CPU path or the best one of the processor."""
+    """Start an engine in the emulator, on a CPU path or the processor's best one."""
     program = arm_program("sdk_runner", "libvmoe_engine.so")
     return arm_runner(program, bundle, ["-cpu", processor, "-E", f"VMOE_CPU_PATH={path}"], threads)
 
 
 def golden_cases() -> dict[str, list[golden.Case]]:
-    """Two cases of each official model, which one export serves."""
+    """Return two cases of each official model that need only one export."""
     cases = [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]
     found = {}
     for model in dict.fromkeys(case.model for case in cases):
@@ -178,7 +178,7 @@ def golden_cases() -> dict[str, list[golden.Case]]:
 
 
 def options_of(case: golden.Case) -> dict[str, Any]:
-    """The options of an export that the case is for."""
+    """Return the export options of a case."""
     if case.kind is None:
         return {}
     options = {"group": case.group, "dispatch_bf16": case.bfloat16}

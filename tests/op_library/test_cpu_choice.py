@@ -1,4 +1,4 @@
-"""The op library takes the paths that the kernel says this processor has, the best first."""
+"""The op library uses the CPU paths that the operating system reports for this processor, the best first."""
 
 from __future__ import annotations
 

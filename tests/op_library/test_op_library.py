@@ -1,4 +1,4 @@
-"""The op library is found where the installation put it, and the ONNX Runtime backend runs on it or says why it can't."""
+"""The op library is found in the installation, and the ONNX Runtime backend runs on it or says why it can't."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGE = Path(vmoe_runtime.__file__).parent
 
 @pytest.fixture
 def bare_package(tmp_path: Path) -> Path:
-    """A copy of the package's Python files with numpy beside it, and no native file."""
+    """Copy the package's Python files, without native files, and numpy."""
     copy = tmp_path / "bare"
     shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("lib", "include"))
     for folder in Path(np.__file__).parents[1].glob("numpy*"):
@@ -40,7 +40,7 @@ def bare_package(tmp_path: Path) -> Path:
 
 
 def run_python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Without -S this environment's own installation would be found first."""
+    """Run Python with -S; without it, this environment's own installation would be found first."""
     return run(sys.executable, "-S", *arguments, PYTHONPATH=str(package))
 
 

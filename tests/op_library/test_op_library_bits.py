@@ -1,4 +1,4 @@
-"""One bit pattern per image: whatever the threads, the neighbours in the batch, and how settings and weights arrive."""
+"""One bit pattern per image, for any threads, neighbours in the batch, and form of settings and weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIONAL_SETTINGS = ("capacity", "k", "bpr")
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle that routes each image alone, images for it, and its profiles: None where there are no experts."""
+    """A bundle that routes each image alone, images for it, and its profiles; None without experts."""
 
     bundle: Path
     images: np.ndarray
@@ -81,12 +81,12 @@ def engine(model: Model) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def logits(model: Model, engine: Engine) -> dict[str | None, np.ndarray]:
-    """Of all images in one batch on two threads, by profile."""
+    """Return the logits of all images in one batch on two threads, by profile."""
     return {profile: engine(model.images, profile) for profile in model.profiles}
 
 
 def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> None:
-    """Without this, equal bits would prove little."""
+    """Make sure that equal bits in the other tests are significant."""
     everything = np.concatenate(list(logits.values()))
     assert np.isfinite(everything).all()
     assert len(np.unique(everything, axis=0)) == len(everything)
@@ -96,7 +96,7 @@ def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> Non
 def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray], threads: int) -> None:
     with Engine.load(model.bundle, backend="onnxruntime", threads=threads) as other:
         for profile in model.profiles:
-            # Few images share the work by columns, many by rows.
+            # For few images, threads divide the work by columns, for many by rows.
             for size in (1, 2, 5, IMAGES):
                 assert_same_bits(other(model.images[:size], profile), logits[profile][:size])
 

@@ -1,7 +1,7 @@
-"""The op library for ONNX Runtime's CUDA provider, as far as it can be seen without a GPU.
+"""The op library for ONNX Runtime's CUDA provider, as far as it can be tested without a GPU.
 
-Its kernels for the CPU run as they are. What it does on a GPU between ONNX Runtime and the GPU's kernels runs here, too:
-built as a library for the CPU, with the kernels emulated (tests/cpp/gpu_emulator.cc).
+Its CPU kernels run unchanged. The adapter between ONNX Runtime and the GPU kernels also runs: it is built as a library for
+the CPU, with emulated kernels (tests/cpp/gpu_emulator.cc).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLUGINS = ROOT / "plugins"
 ADAPTER = ("cuda_ops", "kernel_info", "registration")
 KERNELS = ("routing", "dispatch", "workspace")
 NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
-INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # of values that only the CPU's kernels look at
+INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # values that only the CPU kernels check
 
 found_library = find_native("lib", NAME)
 needs_library = pytest.mark.skipif(found_library is None, reason=f"{NAME} was not built here: it needs nvcc")
@@ -44,7 +44,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def emulated() -> Path:
-    """The adapter for the GPU as a library that runs on the CPU."""
+    """Build the adapter for the GPU as a library that runs on the CPU."""
     headers = [Path("/usr/include/onnxruntime"), Path("/usr/local/cuda/include")]
     wanted = [headers[0] / "onnxruntime_c_api.h", headers[1] / "cuda_runtime_api.h"]
     missing = [str(path) for path in wanted if not path.is_file()]
@@ -184,7 +184,7 @@ def test_policies_are_refused_where_they_change_anything(pool: int, limit: int, 
 
 @pytest.mark.parametrize("op", ["VmoeGates", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
 def test_an_error_of_cuda_is_an_error_of_the_op(op: str, emulated: Path) -> None:
-    inputs = good_inputs(OPS[op])  # of rows of 13 numbers, which the emulator refuses
+    inputs = good_inputs(OPS[op])  # with rows of 13 numbers, which the emulator refuses
     for name in ("x", "out"):
         if name in inputs:
             inputs[name] = np.ones((*inputs[name].shape[:2], 13), np.float32)
@@ -196,7 +196,7 @@ def test_an_error_of_cuda_is_an_error_of_the_op(op: str, emulated: Path) -> None
 
 
 def messages(faults: list[Fault], of: Path | None = None) -> list[str]:
-    """The error of each call, without what ONNX Runtime says of the file."""
+    """Return the error of each call, without ONNX Runtime's text about the file."""
     made = [node_call(f.op, good_inputs(OPS[f.op]) | dict(f.inputs), f.attributes, constants=f.constants) for f in faults]
     results = run_calls(made, library=of)
     assert all(isinstance(result, str) for result in results)

@@ -1,4 +1,4 @@
-"""Bad calls of the op library: each is an error that names the op and what is wrong with it, and none ends the process."""
+"""Bad calls of the op library: each gives an error that names the op and the fault, and none ends the process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZES = {
 }
 SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2, "merge": 2}
 WEIGHTS = ("router", "w1", "w2", "w", "wq", "wk", "wv", "wo")
-"""Inputs that are packed at load where they are constant."""
+"""Inputs that are packed at load if they are constant."""
 LARGEST = 2**31 - 1
 
 Inputs = dict[str, np.ndarray | None]
@@ -45,7 +45,7 @@ Inputs = dict[str, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Fault:
-    """A good call with one thing changed; `says` is in the message, beside the op's name."""
+    """A good call with one change; the message contains `says` and the op's name."""
 
     op: str
     what: str
@@ -78,7 +78,7 @@ def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[st
 
 
 def shape_faults(op: Op) -> Iterator[Fault]:
-    """Each input left out, of another rank, of a size that contradicts another input, of another type."""
+    """Yield calls with each input omitted, of another rank, of a size that contradicts another input, or of another type."""
     good = good_inputs(op)
     optional = ("capacity", "k", "bpr") if "capacity" in good else ()
     shared = [dim for value in op.inputs if not value.scale_of for dim in value.dims]
@@ -109,13 +109,13 @@ def shape_faults(op: Op) -> Iterator[Fault]:
 
 
 def plain_and_constant(op: Op, what: str, says: tuple[str, ...], inputs: Inputs) -> Iterator[Fault]:
-    """Inputs that are fed, and the same as constants."""
+    """Yield a fault with weights as inputs, and as constants."""
     yield Fault(op.name, what, says, inputs)
     yield Fault(op.name, f"constant {what}", says, inputs, {}, tuple(inputs))
 
 
 def scale_faults(op: Op) -> Iterator[Fault]:
-    """Scales of float32 weights, and int8 weights without."""
+    """Yield float32 weights with scales, and int8 weights without."""
     given = int8_inputs(op)
     integers = {value.name: given[value.name] for value in op.inputs if value.type == "W"}
     for value in op.inputs:
@@ -130,7 +130,7 @@ def scale_faults(op: Op) -> Iterator[Fault]:
 
 
 def int4_faults(op: Op) -> Iterator[Fault]:
-    """More groups of scales than the depth has."""
+    """Yield int4 weights with more groups of scales than the depth has."""
     if not any(value.grouped_dims for value in op.inputs):
         return
     sizes = {**SIZES, "H": 2, "J": 1}
@@ -145,7 +145,7 @@ def int4_faults(op: Op) -> Iterator[Fault]:
 
 
 def int8_inputs(op: Op) -> Inputs:
-    """Good weights in int8, and their scales."""
+    """Return good weights in int8, and their scales."""
     names = {value.name: value for value in op.inputs if value.type == "W" or value.scale_of}
     return {
         name: np.ones([SIZES[dim] for dim in value.dims], np.float32 if value.scale_of else np.int8)
@@ -154,7 +154,7 @@ def int8_inputs(op: Op) -> Inputs:
 
 
 def int8_faults(op: Op) -> Iterator[Fault]:
-    """Scales that are missing or of another size, and chunks that don't divide the hidden features."""
+    """Yield missing scales, scales of another size, and chunks that don't divide the hidden features."""
     good = int8_inputs(op)
     for value in op.inputs:
         if not value.scale_of:
@@ -174,7 +174,7 @@ def int8_faults(op: Op) -> Iterator[Fault]:
 
 
 def optional_setting_faults(op: Op) -> Iterator[Fault]:
-    """Settings as attributes that may be inputs alone."""
+    """Yield settings as attributes that may only be inputs."""
     for name in (value.name for value in op.inputs if value.type == "i64" and value.optional):
         yield Fault(op.name, f"attribute {name}", (name, "must be an input"), {name: None}, {name: 1})
 
@@ -281,9 +281,9 @@ def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
 
 @functools.cache
 def messages() -> dict[str, str]:
-    """The error of every fault, or nothing where it gave an answer, from one process that outlives them all.
+    """Return the error of every fault, or an empty text if it gave an answer, from one process that survives all.
 
-    Good calls between them show that it still works.
+    Good calls between them show that the process still works.
     """
     calls = []
     for fault in FAULTS.values():

@@ -24,14 +24,14 @@ def test_logits_and_kept_pairs_are_the_official_ones(path: str) -> None:
         if case.bfloat16 and case.kind not in ("soft", "experts-choice"):
             difference = np.abs(found[str(case)][0] - case.logits)
             close += list(difference.reshape(len(difference), -1).max(axis=1) <= 5e-5)
-    # Counted by image: a flip shows in all cases that have the image.
+    # Count by image, because a flip shows in all cases with that image.
     assert len(close) == 128 + 12
     assert np.mean(close) >= 0.9
 
 
 @functools.cache
 def answers(path: str | None) -> dict[str, Outputs]:
-    """Logits, then what each MoE layer puts out, of every case."""
+    """Return, for every case, the logits and then the outputs of each MoE layer."""
     calls, unmerged = [], []
     for case in CASES:
         folder, network, *_ = golden.parts(case.model, case.group, case.bfloat16, case.output)
@@ -41,7 +41,7 @@ def answers(path: str | None) -> dict[str, Outputs]:
         outputs = golden.exported_model(network).layer_outputs
         unmerged.append((len(outputs), len(golden.unmerged_outputs(golden.exported_model(network)))))
     found = outputs_of(run_calls(calls, path))
-    # Where tokens are merged is the last output of each layer.
+    # The last output of each layer is the map of merged tokens.
     own = [
         [logits, *(route for i, route in enumerate(routes) if i % step < kept)]
         for (logits, *routes), (step, kept) in zip(found, unmerged, strict=True)

@@ -1,4 +1,4 @@
-"""Experts choice and Soft MoE in the op library, on every CPU path of this machine: places, sums, and bits of a group."""
+"""Experts choice and Soft MoE in the op library, on every CPU path of this machine: slots, sums, and bits of a group."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _soft_inputs(
 
 
 def _of_groups(values: Inputs, name: str, groups: list[int], slots: int) -> np.ndarray:
-    """What a value has of some groups: they are its first dimension, or the places of its second one."""
+    """Return the part of a value for some groups, which are its first dimension, or ranges of slots in its second one."""
     array = values[name]
     if name in ("mu", "scale"):
         return array

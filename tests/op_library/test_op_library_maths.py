@@ -1,4 +1,4 @@
-"""The float ops of the op library against the float64 reference, at odd sizes: on the scalar path and the best one here."""
+"""The float ops of the op library compared with the float64 reference, at odd sizes, on the scalar and the best path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmoe_export.ops.table import ACTIVATIONS, OPS
 
 need_op_library()
 
-# The others are held to the scalar path by tests/cpp/core_check.cc.
+# tests/cpp/core_check.cc compares the other paths with the scalar one.
 CHECKED_PATH = pytest.mark.parametrize("path", sorted({supported_paths()[0], "scalar"}))
 SIZES = (1, 2, 3, 7, 15, 16, 17, 31, 33, 47, 48, 49, 65, 97, 100, 130)
 WEIGHTS = ("w1", "w2")
@@ -107,17 +107,17 @@ def check(
     given = [{**(attributes or {}), **activation_of(op_name, number)} for number in range(len(made))]
     calls = [node_call(op_name, inputs, each, constants=constants) for inputs, each in zip(made, given, strict=True)]
     for (found,), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
-        arrays = [inputs.get(value.name) for value in OPS[op_name].inputs]  # of attention without sizes
+        arrays = [inputs.get(value.name) for value in OPS[op_name].inputs]  # attention without the sizes of merged tokens
         (expected,) = run_exact(OPS[op_name], *arrays, **each)
         shapes = {name: array.shape for name, array in inputs.items()}
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=str(shapes))
 
 
 def activation_of(op_name: str, number: int) -> dict[str, int]:
-    """The activation of call `number`, for an op that has any: three calls have one after another."""
+    """Return the activation of call `number`, if the op has any; three successive calls have different ones."""
     return {"activation": number // 3 % len(ACTIVATIONS)} if "activation" in OPS[op_name].attributes else {}
 
 
 def small(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Weights that keep the size of what they are multiplied with."""
+    """Return weights that preserve the magnitude of their inputs."""
     return normal(rng, *shape) / np.float32(np.sqrt(shape[-2]))

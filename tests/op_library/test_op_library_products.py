@@ -1,9 +1,11 @@
-"""Every layer op with weights in int8, int4 or bfloat16: on every CPU path the bits of its ONNX function in stock ONNX
-Runtime, in int4 those of the reference, whose order of sums ONNX doesn't have.
+"""Every layer op with weights in int8, int4 or bfloat16, on every CPU path.
 
-Numbers are chosen so that nothing but the products under test rounds: normalized rows are ln_bias, hidden values are so
-large that GELU leaves them alone, all tokens of an image attend alike, and sums in bfloat16 are whole numbers that float32
-holds.
+Each has the bits of its ONNX function in stock ONNX Runtime; in int4 those of the reference, because ONNX can't express its
+order of sums.
+
+Numbers are chosen so that only the products under test round: normalized rows are ln_bias, hidden values are so large that
+GELU returns them unchanged, all tokens of an image attend equally, and sums in bfloat16 are integers that float32 can
+represent.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ need_op_library()
 
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
 EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8", "i4"])
-TOKENS = 8  # of an image: a power of two, so that their mean is exact
+TOKENS = 8  # tokens per image: a power of two, so that their mean is exact
 SIZES = ((1, 64, 0, 0), (4, 128, 64, 1), (33, 70, 0, 2), (64, 192, 64, 0), (100, 768, 0, 1), (200, 1536, 768, 2))
-"""Width, hidden features, chunk of them in int8 and int4, and activation."""
+"""Width, hidden features, their chunk in int8 and int4, and activation."""
 EXPERT_OPS = ("VmoeExpertMlp", "VmoeExpertBlock")
 SMALLEST = np.float32(1e-45)
 ATTENTION_BLOCKS = ("VmoeAttentionBlock", "VmoeClassAttentionBlock")
 APPROXIMATE_GELU = ("avx2", "avx2_vnni")
-"""Paths whose GELU is off by a few units in the last place, which may decide where a hidden value is rounded to."""
+"""Paths whose GELU is off by a few units in the last place, which may change the rounding of a hidden value."""
 
 Inputs = dict[str, np.ndarray]
 
@@ -131,7 +133,7 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
     layers = []
     for depth, columns in ((1, 33), (2, 5), (31, 64), (64, 31), (130, 97), (768, 40), (3072, 17)):
         x = normal(rng, 2, 19, depth)
-        x[0, ::2] = (x[0, ::2].view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)  # in the middle of two bfloat16
+        x[0, ::2] = (x[0, ::2].view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)  # halfway between two bfloat16
         x[1, 0], x[1, 1] = 0, -0.0
         w = normal(rng, depth, columns).astype(ml_dtypes.bfloat16)
         layers.append(Layer("VmoeLinear", {"x": x, "w": w, "b": normal(rng, columns)}))
@@ -139,23 +141,23 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
         x, w, b = layer.inputs["x"].astype(ml_dtypes.bfloat16), layer.inputs["w"], layer.inputs["b"]
         terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)) + np.abs(b)
         difference = np.abs(found.astype(np.float64) - function_output(layer, "bf16"))
-        # Each of two sums of n terms is off by at most n roundings of what the terms add up to.
+        # Each of two sums of n terms has an error of at most n roundings of the sum of absolute terms.
         assert (difference <= 2 * (x.shape[-1] + 1) * 2.0**-24 * terms).all()
 
 
 def made_layers(
     rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int, activation: int
 ) -> list[Layer]:
-    """Each op that has weights, at these sizes."""
+    """Yield each op that has weights, at these sizes."""
     chunk = chunk if weights in ("i8", "i4") else 0
     attributes = {"hidden_chunk": chunk, "activation": activation}
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
     mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))
-    # What is added to x comes without a bias, and x is nothing where two chunks are: the order of additions would show.
+    # Without a bias, and with x = 0 if there are two chunks, because the order of additions would matter.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
-    # Each token has one expert and one choice that was dropped: a second one would be added to x first or last.
+    # Each token has one expert and one dropped choice, because a second expert could be added before or after x.
     token = np.arange(2 * TOKENS, dtype=np.int32).reshape(2, TOKENS)
     slot = np.stack([token % 2 * (2 * TOKENS) + token, np.full_like(token, -1)], axis=2)
     src = np.stack([np.where(token % 2 == expert, token, -1).ravel() for expert in range(2)])
@@ -178,7 +180,7 @@ def made_layers(
 
 
 def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[int, ...], width: int, hidden: int) -> Inputs:
-    """Weights and biases of an MLP; hidden values are at least 16 and differ."""
+    """Return weights and biases of an MLP; hidden values are at least 16 and differ."""
     inputs = matrix(rng, weights, "w1", experts, width, hidden) | matrix(rng, weights, "w2", experts, hidden, width)
     inputs["b1"] = np.float32(40 * width) + rng.integers(16, 90, (*experts, hidden)).astype(np.float32)
     inputs["b2"] = rows_of(rng, weights, *experts, width)
@@ -188,7 +190,7 @@ def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[in
 def matrix(
     rng: np.random.Generator, weights: ElementType, name: str, experts: tuple[int, ...], depth: int, columns: int
 ) -> Inputs:
-    """A weight, and its scales if it has any."""
+    """Return a weight, and its scales if it has any."""
     if weights == "i8":
         scale = rng.random((*experts, columns), np.float32) / 128 + np.float32(1e-3)
         return {name: int8(rng, *experts, depth, columns), f"{name}_scale": scale}
@@ -200,12 +202,12 @@ def matrix(
 
 
 def rows_of(rng: np.random.Generator, weights: ElementType, *shape: int) -> np.ndarray:
-    """Activations or biases: whole numbers where bfloat16 must not round sums."""
+    """Return activations or biases; integers if bfloat16 must not round sums."""
     return normal(rng, *shape) if weights in ("i8", "i4") else rng.integers(-4, 5, shape).astype(np.float32)
 
 
 def strange_rows(depth: int) -> np.ndarray:
-    """f32[13,depth]: zeros, ties, rows so small that their scale or its reciprocal is no normal number, and no numbers."""
+    """Return f32[13,depth]: zeros, ties, rows whose scale or its reciprocal is denormal or infinite, and NaN."""
     rng = np.random.default_rng(depth)
     halves = np.resize(np.arange(-126.5, 127, 1).astype(np.float32), depth)
     halves[0] = 127
@@ -232,7 +234,7 @@ def small_scales(rng: np.random.Generator, columns: int) -> np.ndarray:
 
 
 def library_outputs(layers: list[Layer], path: str) -> list[np.ndarray]:
-    """The first output of each, with constant weights as graphs have them."""
+    """Return the first output of each layer, with constant weights as in graphs."""
     calls = []
     for layer in layers:
         constants = [v.name for v in OPS[layer.op].inputs if v.name in layer.inputs and (v.type == "W" or v.scale_of)]
@@ -252,7 +254,7 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray, layer: Layer, path
     size = np.abs(expected).max(axis=-1, keepdims=True)
     if layer.hidden and path in APPROXIMATE_GELU:
         assert (np.abs(found - expected) <= 2**-6 * size).all(), what
-    elif layer.op in ATTENTION_BLOCKS:  # what it mixes is off by little, which a scale of int8 hands on
+    elif layer.op in ATTENTION_BLOCKS:  # its mixed values have a small error, which the scale of int8 propagates
         assert (np.abs(found - expected) <= 4e-6 * size).all(), what
     else:
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=what)

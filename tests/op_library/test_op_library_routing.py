@@ -18,7 +18,7 @@ BLOCK = OPS["VmoeRouterBlock"]
 
 @pytest.mark.parametrize("path", supported_paths())
 def test_every_cpu_path_routes_alike(path: str) -> None:
-    # Without policies; test_routing_policies.py has those with some.
+    # Without policies; test_routing_policies.py tests those with policies.
     random = [Case(case.gates, case.capacity, case.k, case.bpr) for case in policy_cases(3, 1000)]
     chosen = [*golden_cases(), *random]
     found = outputs_of(run_calls([node_call("VmoeRoute", case.inputs) for case in chosen], path))
@@ -40,7 +40,7 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
         with np.errstate(invalid="ignore"):
             exact = run_exact(BLOCK, *layer.values(), *settings(*whole_setting(layer)))
         np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
-        # Experts that are twins have the same gate, and so have tokens that are.
+        # Twin experts have the same gate, and so have twin tokens.
         assert (gates[finite, 0] == gates[finite, -1]).all()
         np.testing.assert_array_equal(gates[:, 0], gates[:, -1])
         for capacity, k, bpr in numbers:
@@ -51,7 +51,7 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
 def router_block(
     rng: np.random.Generator, groups: int, tokens: int, width: int, experts: int
 ) -> tuple[dict[str, np.ndarray], list[tuple[int, int, bool]]]:
-    """The float inputs of VmoeRouterBlock, with twins among experts and tokens and tokens that are no numbers; settings."""
+    """Return the float inputs of VmoeRouterBlock, with twin experts, twin tokens and NaN tokens; and settings."""
     x, router = (rng.standard_normal(shape, np.float32) for shape in ((groups, tokens, width), (width, experts)))
     router *= np.float32(2 / width**0.5)
     router[:, -1] = router[:, 0]
@@ -66,7 +66,7 @@ def router_block(
 
 
 def whole_setting(layer: dict[str, np.ndarray]) -> tuple[int, int, bool]:
-    """Every choice of every token has a place."""
+    """Return a setting with a slot for every choice of every token."""
     return layer["x"].shape[1], layer["router"].shape[1], False
 
 
@@ -76,7 +76,7 @@ def router_call(layer: dict[str, np.ndarray], *setting: int) -> Call:
 
 
 def gates_of(layer: dict[str, np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
-    """The gates [G,S,E] by which the block routed: the weights of all choices, each at its expert."""
+    """Return the gates [G,S,E] that the block used: the weights of all choices, each at its expert."""
     slot, weight, _, expert = outputs
     gates = np.empty_like(weight)
     np.put_along_axis(gates, expert, weight, axis=-1)

@@ -1,4 +1,4 @@
-"""One binary of the op library under every ONNX Runtime that is supported, and what it asks of the system."""
+"""One binary of the op library under every supported ONNX Runtime, and its requirements of the system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> list
 
 @pytest.fixture(scope="module")
 def here(calls: list[Call]) -> list[Outputs]:
-    """What this environment's ONNX Runtime gives."""
+    """Return the outputs of this environment's ONNX Runtime."""
     assert len(calls) == len(PROFILES)
     return outputs_of(run_calls(calls))
 
@@ -62,7 +62,7 @@ def test_the_library_needs_the_c_and_cpp_runtimes_alone() -> None:
 
 
 def bundle_calls(bundle: Path, pictures: np.ndarray) -> list[Call]:
-    """The canonical graph of the MNIST bundle at several profiles, on the first of its test images."""
+    """Return calls of the MNIST bundle's canonical graph at several profiles, on the first test images."""
     images = (pictures[:32, ..., None] / 127.5 - 1).astype(np.float32)
     with Engine.load(bundle) as engine:
         chosen = [engine.setting(profile) for profile in PROFILES]

@@ -1,4 +1,4 @@
-"""Experts choice and Soft MoE from checkpoint to answer: what they have to set, what they put out, and what they promise."""
+"""Experts choice and Soft MoE from checkpoint to answer: their settings, outputs and guarantees."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow]
 AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
 CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "2500"))
 CALLS_ON_OTHER_PATHS = max(CALLS // 5, 1000)
-# With what stands in for a matrix unit, wherever it runs.
+# Always with the emulated matrix unit.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15" if AT_LENGTH else "8"}  # callbacks, and cancelled calls
 THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("1", "2")
@@ -30,10 +30,10 @@ TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "op_calls"),
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
 }
-# Exceptions leave address sanitizer's copies of stack frames behind; looking for a free one then takes all the time.
-# Two frames say where memory comes from; ONNX Runtime takes a hundred pieces for each call of ours.
+# Exceptions leak address sanitizer's copies of stack frames; searching for a free one would then take all the time.
+# Record two frames per allocation: ONNX Runtime makes a hundred allocations for each of our calls.
 ASAN_OPTIONS = "detect_stack_use_after_return=0:malloc_context_size=2"
-# ONNX Runtime is not instrumented: what its own code does is not watched. Our kernels are, also when it calls them.
+# ONNX Runtime is not instrumented, so its own code is not watched. Our kernels are, also when it calls them.
 TSAN_OPTIONS = "ignore_noninstrumented_modules=1"
 
 
@@ -48,7 +48,7 @@ def checked(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def watched(program: str, *words: str | Path, **options: str) -> str:
-    """What a program prints whose threads are watched."""
+    """Run a program under the thread sanitizer, and return its output."""
     return checked(run(build(THREADS) / "tests" / program, *words, **{"TSAN_OPTIONS": TSAN_OPTIONS, **options}))
 
 
@@ -73,7 +73,7 @@ def test_kernels_on_many_threads_have_no_races() -> None:
 
 @pytest.fixture
 def mnist_int8_bundle(tmp_path: Path, mnist_checkpoint: Path) -> Path:
-    """The whole model in int8."""
+    """Export the whole model in int8."""
     export_bundle(mnist_checkpoint, tmp_path / "i8.vmoe", capacity=[0.3, 1.05], k=[1, 2], precision="int8", validate=False)
     return tmp_path / "i8.vmoe"
 
@@ -105,6 +105,6 @@ def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:
     programs = build(THREADS) / "tests"
     engine = [programs / "engine_threads", mnist_image_bundle, onnxruntime_library(), "2"]
     for command in ([programs / "core_threads"], engine):
-        # In about one run of twenty, the sanitizer sees nothing of it.
+        # In about one run of twenty, the sanitizer misses the race.
         runs = (run(*command, "race", TSAN_OPTIONS=TSAN_OPTIONS) for _ in range(5))
         assert any(done.returncode == 66 and "data race" in done.stderr for done in runs)

@@ -1,4 +1,4 @@
-"""VmoeChooseTokens against the official router (golden cases) and, in every runtime, against the numpy reference."""
+"""VmoeChooseTokens compared with the official router (golden cases) and, in every runtime, with the numpy reference."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_random_choices_equal_the_reference_exactly(name: str) -> None:
 
 @functools.cache
 def random_choices() -> list[tuple[dict[str, np.ndarray], Outputs]]:
-    """With what the reference gives."""
+    """Return random calls, and the reference's outputs."""
     made = list(choices(2202, 1000))
-    for inputs in made:  # OpenVINO takes numbers that are almost zero for zeros
+    for inputs in made:  # OpenVINO treats denormal numbers as zeros
         inputs["gates"][np.abs(inputs["gates"]) < np.finfo(np.float32).tiny] *= 0
     return [(inputs, run_reference(CHOOSE, *inputs.values())) for inputs in made]

@@ -1,4 +1,4 @@
-"""The vectors of conformance/: written again they are the same bytes, every implementation passes, and no fault does."""
+"""The vectors of conformance/: writing them again gives the same bytes, implementations pass, and faults are found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VECTORS = list(vectors())
 
 
 class NodeSession:
-    """A session on the one node of a model, by a function from an op, its arrays and attributes by name to its outputs."""
+    """A session on a one-node model, given a function from an op, its arrays and attributes by name to its outputs."""
 
     def __init__(self, run_node: Callable[..., Any], path: Path) -> None:
         graph = onnx.load(path).graph
@@ -102,7 +102,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Any]] = {
 }
 LEFT_OUT: dict[str, set[str]] = {
     "torch": {op for op in OPS if op not in TORCH},
-    "openvino": {"test_vmoe_expert_mlp_int4"},  # whose sizes must be known
+    "openvino": {"test_vmoe_expert_mlp_int4"},  # OpenVINO must know its sizes
     "onnx-reference": {"experts_256", "b16"},  # too large for its TopK
 }
 
@@ -168,7 +168,7 @@ def test_the_runner_scores_any_session_and_says_what_differs(tmp_path: Path) -> 
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
 
-# What goes wrong | function of the reference | the text that is replaced | by what | a vector that finds it
+# Fault | function of the reference | text to replace | replacement | a vector that finds the fault
 _FAULTS = """
 the higher tied expert | route | np.argsort(-ranked, | num_experts - 1 - np.argsort(-ranked[..., ::-1], | tied_experts
 the higher tied token | route | argsort(-priority | argsort(-priority - 1e-12 * bpr * np.arange(num_tokens) | tied_tokens

@@ -1,4 +1,4 @@
-"""The C++ adapters' declaration of the ops is the table's, and they have no other."""
+"""The C++ adapters have exactly the declarations of the table of ops."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """MLPs and attention blocks with each set of optional inputs, on every implementation and CPU path, in every weight type.
 
-MLPs are plain or gated, norms are layer or RMS norms or lie inside of layers, queries and keys are rotated, tokens merged.
+MLPs are plain or gated; norms are layer or RMS norms, or inside of layers; queries and keys are rotated; tokens are merged.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ IDS = ["-".join((op, *sorted(given))) for op, given, _ in CALLS]
 EVERY_CALL = pytest.mark.parametrize(("op", "given", "attributes"), CALLS, ids=IDS)
 EVERY_TYPE = pytest.mark.parametrize("weights", ["float", "bf16", "i8"])
 NEAR = {"float": 2e-5, "bf16": 5e-2, "i8": 0.15}
-"""By the type of weights, of values around 1: a value in the middle of two steps may go to either."""
+"""Tolerances by the type of weights, for values around 1: a value halfway between two steps may round to either."""
 
 
 def made(op: str, weights: ElementType, given: frozenset[str], tokens: int) -> Inputs:
-    """Inputs of a node with these optional ones."""
+    """Return the inputs of a node with these optional ones."""
     rng = np.random.default_rng(tokens)
     sizes, inputs = SIZES | {"T": tokens}, {}
     for value in given_inputs(OPS[op], "float", given):
@@ -95,7 +95,7 @@ def test_every_path_computes_rows_without_regard_to_others(path: str, weights: E
     calls, wanted = [], []
     for op, given, attributes in CALLS:
         if "merge" in given:
-            continue  # which near ties decide
+            continue  # near ties determine this output
         for tokens in (1, 37, 150):
             inputs = made(op, weights, given, tokens)
             names = tuple(value.name for value in OPS[op].inputs if value.type == "W" or value.scale_of)

@@ -1,4 +1,4 @@
-"""VmoeMerge on every implementation against tokens merged one by one, and the attention that goes with it."""
+"""VmoeMerge on every implementation compared with tokens merged one by one; and attention with merged tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.fast
 
 MERGE = OPS["VmoeMerge"]
 SIZES = [(7, 2, 1), (50, 8, 1), (50, 100, 1), (49, 0, 0), (2, 5, 1), (1, 3, 0), (6, 9, 0), (9, 3, 3), (21, 50, 2), (4, 2, 0)]
-"""Tokens, `merge` and prefix, with more than there is to merge and less than can be."""
+"""Tokens, `merge` and prefix, including more merges than possible, and fewer."""
 
 
 def inputs_of(tokens: int, merge: int, *, seed: int = 0, tied: bool = False) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The float ops in float32 against the numpy reference in float64, and the rounding to bfloat16 bit by bit."""
+"""The float ops in float32 compared with the numpy reference in float64, and the rounding to bfloat16 bit by bit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_no_groups_give_empty_outputs(op: Op, given: frozenset[str], name: str) 
     if ("merge" in inputs or op.name == "VmoeRotate") and name != OP_LIBRARY:
         pytest.skip("ONNX Runtime makes one Reshape of several that can't tell no images, which no engine asks for")
     found = runner(name, op.name, given=given)(*inputs.values())
-    # Of a pool nothing is in the one slot that is left, and each expert takes all tokens in its ranking.
+    # With a pool, the one remaining slot is empty, and each expert takes all tokens in its ranking.
     one_slot = {"M": 1 if given == WITH_POLICIES and op.name in ("VmoeRoute", "VmoeRouterBlock") else 0}
     choices = sizes | one_slot | ({"K": 4} if op.name == "VmoeChooseTokens" else {})
     choices["U"] = 5 if "merge" in inputs else 7
@@ -75,7 +75,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
 @pytest.mark.parametrize("exponent", [1, 127])
 def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str) -> None:
     bits = np.arange(2**23, dtype=np.uint32) | np.uint32(exponent << 23)
-    # Both signs, without twice the work: odd values negative in the second half of the mantissas.
+    # Both signs without doubling the work: odd values are negative in the second half of the mantissas.
     bits[2**22 + 1 :: 2] |= np.uint32(1 << 31)
     values = bits.view(np.float32)
     (found,) = _rounding(name)(values)
@@ -83,7 +83,7 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
 
 
 def _rounding(name: str) -> Run:
-    """The rounding alone, as the op rounds in that runtime."""
+    """Return a function that only rounds, as the op does in that runtime."""
     model = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
         f"rounding (float[n] x) => (float[n] y) {{ {round_bf16_lines('x', 'y')} }}"

@@ -1,4 +1,4 @@
-"""Products in int8 bit by bit, and the block of experts, in every runtime."""
+"""Products in int8 bit by bit, and the expert block, in every runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 from vmoe_export.weight_types.int8 import quantize_columns
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
-CERTAIN = 16  # GELU is the identity from here on, in every formula and to the last bit
+CERTAIN = 16  # from here on, GELU is exactly the identity in every formula
 
 
 @EVERY_RUNNER
@@ -28,11 +28,11 @@ def test_an_int8_product_has_the_bits_of_the_reference(depth: int, columns: int,
 
 @EVERY_RUNNER
 def test_sums_are_exact_where_float32_is_not(name: str) -> None:
-    # 3001 products of up to 127 * 127: more than the 24 bits of a float32 hold.
+    # 3001 products of up to 127 * 127, whose sum exceeds the 24 bits of a float32.
     rng = np.random.default_rng(0)
     w = rng.integers(120, 128, (3001, 9)).astype(np.int8)
     x = rng.integers(120, 128, (1, 5, 3001)).astype(np.float32)
-    x[..., 0] = 127  # the scale of every row is 1
+    x[..., 0] = 127  # makes the scale of every row 1
     (found,) = runner(name, "VmoeLinear", "i8")(x, w, np.zeros(9, np.float32), np.ones(9, np.float32))
     exact = x.astype(np.int64) @ w.astype(np.int64)
     assert (exact > 2**24).all()
@@ -117,18 +117,18 @@ def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name:
     if weights == "float" and not attributes["dispatch_bf16"]:
         assert difference.max() <= 1e-5
         return
-    # Float32 rounds few values to the other of two neighbours than double precision; each moves its row by a little.
+    # float32 rounds few values differently from double precision; each changes its row a little.
     assert difference.max() <= 3e-2 * np.abs(expected).max()
     assert (difference <= 1e-5).mean() > 0.6
 
 
 def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attributes: int) -> np.ndarray:
-    """Holds a runtime to the bits of the reference in float32; OpenVINO, which fuses products and sums, to the last two."""
+    """Compare a runtime's bits with the reference in float32, except the last two of OpenVINO, which fuses operations."""
     (found,) = runner(name, op, "i8", hidden=hidden, **attributes)(*inputs)
     (expected,) = run_reference(OPS[op], *inputs, **attributes)
     if name == "openvino":
         size = np.abs(expected).max()
-        # Rounded to bfloat16, one value in a few thousand may become the next one.
+        # Rounding to bfloat16 may change one value in a few thousand to the next one.
         assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if attributes.get("dispatch_bf16") else 1)
         assert np.abs(found - expected).max() <= 2**-7 * size
     else:
@@ -137,7 +137,7 @@ def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attr
 
 
 def _mlp(rng: np.random.Generator, rows: tuple[int, ...], width: int, hidden: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Input and int8 weights of an MLP whose hidden features are all so large that GELU leaves them alone."""
+    """Return input and int8 weights of an MLP whose hidden features are so large that GELU returns them unchanged."""
     x = normal(rng, *rows, width)
     w1, s1 = quantize_columns(normal(rng, width, hidden))
     w2, s2 = quantize_columns(normal(rng, hidden, width))

@@ -22,7 +22,7 @@ def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> No
     (buf,) = runner(name, "VmoeDispatch", tokens=tokens)(x, src)
     assert buf.dtype == x.dtype
     (expected,) = run_reference(OPS["VmoeDispatch"], x, src)
-    # bfloat16 goes in and out of the runtimes as float32, which leaves NaNs NaN but not their bits.
+    # Runtimes exchange bfloat16 as float32, which preserves NaN but not its bits.
     np.testing.assert_array_equal(np.isnan(buf.astype(np.float32)), np.isnan(expected.astype(np.float32)))
     numbers = ~np.isnan(expected.astype(np.float32))
     np.testing.assert_array_equal(buf[numbers].view(np.uint16), expected[numbers].view(np.uint16))
@@ -40,7 +40,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
     weight[slot == -1] = np.nan
     (y,) = runner(name, "VmoeCombine", tokens=tokens)(out, slot, weight)
     assert y.dtype == out.dtype
-    # A sum of two products in float32 is the same in any order, but for a fused multiply and add.
+    # A sum of two products in float32 is the same in any order, unless multiply and add are fused.
     (expected,) = run_reference(OPS["VmoeCombine"], out, slot, weight)
     different = y != expected
     assert different.mean() < 2e-3
@@ -48,7 +48,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
         OPS["VmoeCombine"], out.astype(np.float64), slot, np.where(slot < 0, 0, weight.astype(np.float64))
     )
     assert (np.abs(y.astype(np.float64) - exact) <= _half_spacing(exact, tokens) * 1.001 + 1e-6).all()
-    # Rounding each product to the short type as well would show.
+    # An additional rounding of each product to the short type would be noticed.
     products = (np.where(slot < 0, 0, weight)[..., None] * out.reshape(-1, 16)[slot]).astype(out.dtype)
     twice = products.astype(np.float32).sum(axis=2).astype(out.dtype)
     assert (twice != expected).mean() > 10 * different.mean()

@@ -11,7 +11,7 @@ from vmoe_export.ops.table import OPS
 pytestmark = pytest.mark.fast
 
 SHAPES = [(1, 1, 64), (2, 7, 48), (3, 4, 32), (2, 33, 88)]
-"""Images, heads and columns of a head: lines that are whole, and heads that begin within one."""
+"""Images, heads and columns of a head: whole lines, and heads that begin within a line."""
 
 
 @pytest.mark.parametrize(("images", "heads", "size"), SHAPES)

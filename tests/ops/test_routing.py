@@ -1,4 +1,4 @@
-"""VmoeRoute in every runtime: the official router's places (golden cases)."""
+"""VmoeRoute in every runtime has the official router's slots (golden cases)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VmoeRoute and VmoeRouterBlock with a pool and a limit of experts: every runtime gives what the numpy reference gives."""
+"""VmoeRoute and VmoeRouterBlock with a pool and a limit of experts: every runtime has the numpy reference's outputs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_reference_of_validation_keeps_the_same_pairs() -> None:
 def test_a_pool_gives_places_that_one_expert_leaves_to_another(name: str) -> None:
     gates = np.float32([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [[0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]]])
     slot, weight, src, expert = run(name, Case(gates, 1, 1, True, True, 2))
-    # Two places for each group: expert 0 takes both of the first, expert 1 both of the second.
+    # Two slots for each group: expert 0 takes both of the first group, expert 1 both of the second.
     np.testing.assert_array_equal(slot[..., 0], [[0, 1, -1, -1], [-1, -1, 2, 3]])
     np.testing.assert_array_equal(src, [[0, 1], [6, 7]])
     np.testing.assert_array_equal(expert[..., 0], [[0, 0, 0, 1], [1, 0, 1, 1]])
@@ -88,7 +88,7 @@ def test_a_group_uses_the_experts_of_largest_mass_not_of_most_tokens(name: str) 
 @EVERYWHERE
 def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
     nan, inf = np.nan, np.inf
-    # Expert 0 is first choice of NaN, which ranks as 0, and of what is less; expert 1 of 0.25 and a huge one.
+    # First choices: expert 0 of the first two tokens (NaN ranks as 0), expert 1 of the next two, expert 2 of the last.
     gates = np.float32([[[nan, -1.0, -2.0], [-1.0, -2.0, -inf], [-1.0, 0.25, -1.0], [0.0, 3e38, 0.0], [nan, -1.0, inf]]])
     for limit, used in ((1, [1]), (2, [1, 2]), (3, [0, 1, 2])):
         _, _, src, expert = run(name, Case(gates, 9, 1, True, False, limit))
@@ -98,7 +98,7 @@ def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
 
 @EVERYWHERE
 def test_nobody_to_serve_leaves_one_empty_place(name: str) -> None:
-    # Both first choices are of expert 0; with a limit of one expert only its pairs queue.
+    # Both first choices are expert 0; with a limit of one expert, only its pairs queue.
     gates = np.float32([[[0.6, 0.4], [0.7, 0.3]]])
     _, _, src, _ = run(name, Case(gates, 1, 2, True, True, 1))
     np.testing.assert_array_equal(src, [[1, 0], [-1, -1]])
@@ -113,10 +113,10 @@ def test_large_masses_choose_the_experts_that_numpy_does(tokens: int, experts: i
 
 @functools.cache
 def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs]]:
-    """With what the reference gives."""
+    """Return cases, and the reference's outputs."""
     rng = np.random.default_rng(tokens + experts)
     gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
-    # Each expert is first choice of as many tokens with the same gates but for a few units in one of them.
+    # Each expert is the first choice of equally many tokens with the same gates, except a few units in one gate.
     each = tokens // experts
     units = rng.integers(16_000, 16_384, each)
     for expert, more in enumerate(rng.permutation(experts)):
@@ -213,7 +213,7 @@ def answers() -> list[Outputs]:
 def run(name: str, case: Case) -> Outputs:
     if name == "reference":
         return route(case)
-    # The op library's nodes have policies or leave them out.
+    # Nodes of the op library have the inputs of policies or omit them.
     policies = name != OP_LIBRARY or not case.is_official
     inputs = list(case.inputs.values())
     return runner(name, "VmoeRoute", given=WITH_POLICIES if policies else USUAL)(*(inputs if policies else inputs[:4]))

@@ -1,4 +1,4 @@
-"""The documentation can be followed: links lead somewhere, commands and programs run, the site builds."""
+"""The documentation works: links have targets, commands and programs run, the site builds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 OWN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MORE = [path for name in ("plugins", "samples", "benchmarks", "conformance") for path in sorted((ROOT / name).rglob("*.md"))]
 PAGES = [*OWN, ROOT / "CONTRIBUTING.md", *MORE]
-NOT_RUN = {"docs/triton.md"}  # a client of a running server
+NOT_RUN = {"docs/triton.md"}  # its client needs a running server
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -42,7 +42,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that links may give the headings of a page, as GitHub and the site make them."""
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
     headings = _HEADING.findall(_BLOCK.sub("", page.read_text()))
     titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
@@ -62,7 +62,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.fast
 def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
-    """Its cache names another generator, or a ninja that is gone: the second of both builds would fail."""
+    """CMake's cache names another generator, or a ninja that no longer exists, so the second of two builds would fail."""
     assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
 
 
@@ -74,7 +74,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path, mnist_image_bundle: Path) -> Path:
-    """Where the examples run: the bundles that the pages name, and the samples."""
+    """Make the folder where the examples run, with the samples and the bundles that the pages name."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "samples").symlink_to(ROOT / "samples")
     for name, bundle in {"mnist": mnist_image_bundle, "mnist-16": mnist_bundle}.items():
@@ -84,7 +84,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path,
 
 @pytest.mark.parametrize("page", [page for page in OWN if blocks(page, "python")], ids=page_name)
 def test_python_runs(page: Path, example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block alone, as a reader copies it into a file."""
+    """Run each block alone, as a reader would copy it into a file."""
     monkeypatch.chdir(example_folder)
     for text in blocks(page, "python"):
         code = compile(text, page_name(page), "exec")
@@ -93,7 +93,7 @@ def test_python_runs(page: Path, example_folder: Path, monkeypatch: pytest.Monke
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_digits: Path) -> None:
-    """Export, run, sweep and report, in this order, in one empty folder; the sweep on fewer images and settings."""
+    """Run export, run, sweep and report in this order in one empty folder; the sweep on fewer images and settings."""
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     monkeypatch.chdir(tmp_path)
     shell = "".join(blocks(ROOT / "README.md", "console")).replace("\\\n", " ")

@@ -1,4 +1,4 @@
-"""The package installs with native libraries where they can be built, and without them, saying why, where not."""
+"""The package installs with native libraries if they can be built, and otherwise without them, with a reason."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
-    """Nothing but these packages and the runtime can be imported; a picture file needs an engine and Pillow."""
+    """Only these packages and the runtime can be imported; a picture file needs an engine and Pillow."""
     modules = {"numpy": np, "onnxruntime": onnxruntime}
     for name in packages:
         place = Path(str(modules[name].__file__)).parent

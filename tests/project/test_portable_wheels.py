@@ -39,11 +39,11 @@ pytestmark = [
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
-# What zig exports besides from a library for macOS: its linker's own names, and C++'s operators new and delete, of which a
-# process there has one for all libraries anyway.
+# Further exports of zig's libraries for macOS: its linker's own names, and C++'s operators new and delete, which all
+# libraries of a macOS process share anyway.
 ZIG_EXPORTS = re.compile(r"__mh_dylib_header|___dso_handle|__Z(n[wa]|d[la])\w+")
 
-# Prints the engine's description and every file name below the root, answers images, and is `vmoe run` in the end.
+# Prints the engine's description and every file name below the root, answers images, and then runs `vmoe run`.
 IN_BARE_ROOT = """
 import json, os, sys
 places = [name for name in os.listdir("/") if name not in ("proc", "sys", "dev")]
@@ -64,13 +64,13 @@ def wheel(arch: str) -> Path:
 
 
 def unpacked(arch: str, folder: Path) -> Path:
-    """The folder of the package vmoe_runtime in an unpacked wheel."""
+    """Unpack a wheel, and return the folder of the package vmoe_runtime."""
     with zipfile.ZipFile(wheel(arch)) as archive:
         archive.extractall(folder)
     return folder / "vmoe_runtime"
 
 
-# Prints the libraries that a package finds on macOS, as far as Linux can be like it.
+# Prints the libraries that a package would find on macOS, as far as Linux can emulate it.
 ON_MACOS = """
 import sys
 sys.platform = "darwin"
@@ -96,7 +96,7 @@ def test_a_portable_wheel_needs_no_more_than_its_name_says(arch: str, tmp_path: 
 def test_the_wheel_for_macos_needs_no_more_than_its_name_says_and_exports_what_that_for_linux_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is read, not run. Of the libc++ that is linked in, the system's can replace destructors of strings alone."""
+    """The wheel is only read. Of the statically linked libc++, the system's can replace only destructors of strings."""
     monkeypatch.syspath_prepend(str(wheel_folder("lief==1.0.0")))
     import lief
 
@@ -138,7 +138,7 @@ def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
 def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
     runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """g++ and its standard library on one side of the C interface, zig's on the other; an error crosses it, too."""
+    """g++ and its standard library are on one side of the C interface, zig's on the other; an error crosses it, too."""
     package = unpacked("x86_64", tmp_path / "wheel")
     assert cpu_paths.supported_paths(package / "lib" / OP_LIBRARY) == promised_paths()
     images = mnist_images["images"][:64, ..., None]

@@ -1,4 +1,4 @@
-"""The files of a release are those that it names, and work on a Debian that has nothing else of ours.
+"""A release has exactly the files that it names, and they work on a Debian without anything else of ours.
 
 `make release` builds them and runs these tests.
 """
@@ -41,7 +41,7 @@ NAMES = {
     *(f"vmoe-export-{VERSION}{rest}" for rest in ("-docs.tar.gz", ".cdx.json")),
     "SHA256SUMS",
 }
-# As far as Linux can be like macOS and Windows: without what those lack.
+# Like macOS and Windows as far as Linux can emulate them: without the parts that they lack.
 STANDARD_OPS = """
 import os, sys, warnings
 import numpy, onnxruntime, PIL.Image
@@ -71,7 +71,7 @@ def release_file(pattern: str) -> Path:
 
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Iterator[Path]:
-    """A Debian with what the C++ sample needs besides the SDK, the sample, ONNX Runtime and a bundle."""
+    """Install a Debian with the C++ sample and its requirements, ONNX Runtime and a bundle, but without the SDK."""
     root = install_debian(tmp_path_factory.mktemp("root") / "debian", "g++", "cmake", "make", "libstb-dev")
     shutil.copytree(ROOT / "samples" / "cpp_minimal", root / "sample")
     shutil.copy(ROOT / "samples" / "mnist" / "seven.png", root)
@@ -89,7 +89,7 @@ def test_the_checksums_are_those_of_every_file() -> None:
 
 @pytest.mark.parametrize(("arch", "debian_arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
 def test_the_sdk_has_the_libraries_of_the_wheel(arch: str, debian_arch: str, tmp_path: Path) -> None:
-    """The wheels' own tests run both, that for 64-bit ARM in an emulator. No folder's name is in them."""
+    """The wheels' own tests run both, that for 64-bit ARM in an emulator. They contain no folder names."""
     package = release_file(f"*_{debian_arch}.deb")
     assert f"Architecture: {debian_arch}" in built("dpkg-deb", "--info", package)
     built("dpkg-deb", "--extract", package, tmp_path)

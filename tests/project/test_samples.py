@@ -26,7 +26,7 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 @pytest.fixture
 def tiny(writer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The writer with an S/32 of 12 blocks that is a few kB small."""
+    """Return the writer with an S/32 of 12 blocks reduced to a few kB."""
     monkeypatch.setitem(writer.VARIANTS, "S/32", writer.Variant(16, 12, 24, 2, 8))
     return writer
 
@@ -120,7 +120,7 @@ def test_a_random_checkpoint_exports_and_answers(tiny: ModuleType, tmp_path: Pat
 
 
 def run_plain(*arguments: str | Path, blocked: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the sample where a package `vmoe_runtime` can't be imported, which proves that it does without."""
+    """Run the sample where `vmoe_runtime` can't be imported, which proves that it doesn't need the package."""
     (blocked / "vmoe_runtime").mkdir(exist_ok=True)
     (blocked / "vmoe_runtime" / "__init__.py").write_text("raise ImportError\n")
     command = (sys.executable, SAMPLES / "onnxruntime_plain.py", *arguments)
@@ -174,7 +174,7 @@ def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Pa
     pytest.importorskip("sklearn")
     command = (sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3")
     said = sdk_build.built(*command, folder=tmp_path, OMP_NUM_THREADS="1")
-    assert said.startswith("epoch 1 of 3, step 1: loss ")  # and not after a whole epoch
+    assert said.startswith("epoch 1 of 3, step 1: loss ")  # not only after a whole epoch
     rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| 0") or "1.05" in line]
     accuracy = {float(ratio): float(bpr.rstrip("%")) for ratio, bpr, _ in rows}
     assert accuracy[1.05] >= 95 and accuracy[0.1] >= 80

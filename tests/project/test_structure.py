@@ -1,4 +1,4 @@
-"""Which folder may import what, and that no modules of Python, C++ and JavaScript need each other in a circle."""
+"""The allowed imports of each folder, and the absence of cycles in Python, C++ and JavaScript."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PYTHON = {
     "runtime/vmoe_serve": "vmoe_measure vmoe_remote vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "click numpy onnx prometheus_client psutil pyarrow ray starlette triton_python_backend_utils",
 }
-"""What each package may import besides itself and Python's own library; a module of a package stands with its name."""
+"""The packages, or single modules, that each package may import, in addition to itself and the standard library."""
 
 NATIVE = {
     "core": "hwy",
@@ -41,7 +41,7 @@ NATIVE = {
     "include/vmoe": "vmoe",
     "service": "vmoe",
 }
-"""Of which folders each folder of plugins/ may include headers besides its own."""
+"""The folders whose headers each folder of plugins/ may include, in addition to its own."""
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+["<]((?:[\w.-]+/)+)[\w.-]+[">]', re.MULTILINE)
 _INCLUDED = re.compile(r'^\s*#\s*include\s+["<]([\w./-]+)[">]', re.MULTILINE)
@@ -56,7 +56,7 @@ def tracked(*folders: str, endings: tuple[str, ...]) -> list[Path]:
 
 
 def imported(source: str) -> set[str]:
-    """The modules that a Python file imports, wherever in it, and what it takes of them by its full name."""
+    """Return the modules that a Python file imports anywhere in it, and the full names that it imports from them."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -67,13 +67,13 @@ def imported(source: str) -> set[str]:
 
 
 def forbidden(source: str, allowed: set[str]) -> set[str]:
-    """What a file imports besides the packages and modules that it may."""
+    """Return the imports of a file that are not allowed."""
     parts = {name: name.split(".") for name in imported(source)}
     return {name for name, words in parts.items() if not {words[0], ".".join(words[:2])} & allowed}
 
 
 def modules() -> dict[str, str]:
-    """The source of every module of our packages, by its name."""
+    """Return the source of every module of our packages, by its name."""
     sources = {}
     for path in tracked(*PYTHON, endings=(".py",)):
         words = path.relative_to(ROOT).with_suffix("").parts[1:]
@@ -82,7 +82,7 @@ def modules() -> dict[str, str]:
 
 
 def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Which of these modules each of them imports, wherever in it; `from package import name` may mean either."""
+    """Return the modules among these that each imports anywhere in it; in `from package import name`, either may be one."""
     names = {module: imported(source) for module, source in sources.items()}
     return {
         module: {name if name in sources else name.rpartition(".")[0] for name in found} & sources.keys()
@@ -118,7 +118,7 @@ def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
-    """The sets of modules that reach each other by imports."""
+    """Return the sets of modules that reach each other by imports."""
     reached = {}
     for module, imported in graph.items():
         found, left = set(), set(imported)

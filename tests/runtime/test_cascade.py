@@ -1,4 +1,4 @@
-"""Two-step inference: which images are escalated, what they get, and how the margin is calibrated."""
+"""Two-step inference: which images are escalated, their answers, and the calibration of the margin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine, mnist_images: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """What either setting alone gives: logits f32[1536,10] and how many pairs of each image are kept, i64[1536]."""
+    """Return the results of each setting alone: logits f32[1536,10], and the kept pairs of each image, i64[1536]."""
 
     def run(setting: str, part: np.ndarray) -> list[np.ndarray]:
         logits, routing = engine.logits_and_routing(part, setting)
@@ -90,7 +90,7 @@ def test_margins_are_of_probabilities() -> None:
 
 
 def answers(*sure: tuple[int, float]) -> np.ndarray:
-    """Logits of two classes with the class that each answer has and its margin."""
+    """Return logits of two classes that give each answer's class and margin."""
     logits = np.zeros((len(sure), 2))
     for row, (label, margin) in zip(logits, sure, strict=True):
         row[label] = 2 * np.arctanh(margin)
@@ -100,7 +100,7 @@ def answers(*sure: tuple[int, float]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("first", "lost", "share"),
     [
-        ([(0, 0.1), (0, 0.2), (0, 0.3), (0, 0.4)], 0, 0.0),  # all right
+        ([(0, 0.1), (0, 0.2), (0, 0.3), (0, 0.4)], 0, 0.0),  # all correct
         ([(1, 0.1), (0, 0.2), (0, 0.3), (0, 0.4)], 0, 0.25),
         ([(1, 0.1), (0, 0.2), (1, 0.3), (0, 0.4)], 0, 0.75),
         ([(1, 0.1), (0, 0.2), (1, 0.3), (0, 0.4)], 1, 0.25),
@@ -137,10 +137,10 @@ def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Escalating one image gains it; escalating two loses the other again, which the second setting alone loses, too.
+    # Escalating one image gains it. Escalating a second one loses that, which the second setting alone also loses.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
-    low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))  # equally sure: both are escalated or none
+    low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))  # equal margins: both are escalated or none
     assert calibrated_margin(low, high, np.zeros(2, np.int64)) == 0.0
 
 

@@ -1,4 +1,4 @@
-"""What an engine can't do is one sentence of a named exception; runtimes print nothing beside it."""
+"""A call that an engine can't do raises a named exception with one sentence; runtimes print nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Runner(NamedTuple):
 
 @pytest.fixture(params=["op library", "standard ops", "openvino"])
 def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """Everything that runs a bundle on a CPU."""
+    """Return each backend that runs a bundle on a CPU."""
     if request.param == "op library":
         if op_library.find_library() is None:
             pytest.skip("this installation has no op library")

@@ -1,4 +1,4 @@
-"""FLOPs: what is printed against a count of every matrix product that the graph of standard ops computes."""
+"""Printed FLOPs equal a count of all matrix products in the graph of standard ops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODELS = {
 
 
 def products_of(bundle: Path, feeds: dict[str, np.ndarray]) -> int:
-    """FLOPs of all matrix products of `model.inlined.onnx` when it runs: two per multiply-add, by the shapes they have."""
+    """Return the FLOPs of all matrix products in a run of `model.inlined.onnx`, two per multiply-add, from their shapes."""
     graph = onnx.load(bundle / "model.inlined.onnx", load_external_data=False)
     constant = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
     products = [node for node in graph.graph.node if node.op_type == "MatMul"]

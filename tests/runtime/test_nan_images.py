@@ -1,4 +1,4 @@
-"""A NaN in an image changes no bit of the others' answers, wherever the image is in its batch; and no answer is left out."""
+"""A NaN in an image changes no bit of the other images' answers, at any place in the batch, and every image gets one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(params=BACKENDS)
 def load(request: pytest.FixtureRequest, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """Loads the bundle anew."""
+    """Load the bundle again."""
     backend = str(request.param)
     if backend.startswith("sdk"):
         prefixes = sdk_build.prefixes()
@@ -63,7 +63,7 @@ def test_every_position_of_a_batch(load: Callable[[], Any], mnist_images: dict[s
             mixed = images.copy()
             mixed[position][pixels] = np.nan
             found[position, pixels != np.s_[:]] = answers(loaded, mixed)
-    expected = answers(loaded, images)  # at last: what it leaves in buffers hides what NaN leads to
+    expected = answers(loaded, images)  # last, because its values left in buffers would hide the effects of NaN
     loaded.close()
     for (position, _), answer in found.items():
         others = np.arange(COUNT) != position

@@ -1,4 +1,4 @@
-"""Pictures become images as the official code makes them: its own outputs, bit for bit where the decoder is the same."""
+"""Pictures are preprocessed as by the official code, compared with its outputs: bit for bit if the decoder is the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.fast
 
 DATA = Path(__file__).parents[1] / "data" / "preprocess"
 LEVEL = 2 / 255
-FAMILIES = json.loads((DATA / "families.json").read_text())  # family -> what its file beside a model says
+FAMILIES = json.loads((DATA / "families.json").read_text())  # family -> its preprocessor_config.json
 OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]
 
 
@@ -39,10 +39,10 @@ def test_a_picture_becomes_what_the_official_code_makes_of_it(case: str) -> None
     expected = OFFICIAL[case]
     found = to_batch(DATA / name, spec_of(steps, *expected.shape[:2]))[0]
     if name.endswith(".png"):
-        # Each operation is the official one, so that not even a last bit differs.
+        # The same operations as the official code, so that not even the last bit differs.
         np.testing.assert_array_equal(found, expected)
     else:
-        # TensorFlow decodes JPEG in another, faster way than Pillow.
+        # TensorFlow decodes JPEG with a faster method than Pillow.
         assert np.abs(found - expected).max() <= 8.001 * LEVEL
 
 
@@ -136,7 +136,7 @@ def test_a_picture_becomes_what_the_library_of_a_family_makes_of_it(family: str)
     steps, mean, std = processor_steps(FAMILIES[family])
     pixels = to_batch(Image.fromarray(picture), InputSpec("uint8", *expected.shape[:2], 3, steps))[0]
     levels = np.abs((pixels / 255 - mean) / std - expected) * std * 255
-    # transformers resizes by torchvision, which is up to a grey level from Pillow in these pictures.
+    # transformers resizes with torchvision, which differs from Pillow by up to one grey level in these pictures.
     assert levels.max() < (1.001 if family.startswith("hf_") else 0.001)
 
 
@@ -249,7 +249,7 @@ def test_steps_are_read_as_the_official_configs_write_them() -> None:
     ],
 )
 def test_official_steps_are_refused_as_those_of_a_manifest_are(steps: str, sentence: str) -> None:
-    with refusal(ValueError, sentence):  # bundle_manifest_cases.py has what manifests are refused for
+    with refusal(ValueError, sentence):  # bundle_manifest_cases.py has the refused manifests
         parse_steps(steps)
 
 

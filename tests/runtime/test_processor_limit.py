@@ -1,5 +1,5 @@
-"""The CPUs of a process, and a container's limit on CPU time, limit the threads that an engine starts if no number is asked
-for, in Python and C++.
+"""The CPUs of a process, and a container's limit on CPU time, limit the default number of an engine's threads, in Python
+and C++.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ print(python, cpp)
 
 
 def threads_of_engines(bundle: Path, threads: str, group: Path) -> list[int]:
-    """How many threads an engine starts in Python and in C++, where /sys/fs/cgroup is `group`."""
+    """Return the threads that an engine starts in Python and in C++ if /sys/fs/cgroup is `group`."""
     program = ("env", f"PYTHONPATH={SUPPORT}", sys.executable, "-c", THREADS_OF_ENGINE, bundle, threads)
     return [*map(int, built(*INTO_NAMESPACE, group, *program).split())]
 
 
 @pytest.fixture(scope="module")
 def unlimited(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """Threads where nothing limits them. Skips the tests where this machine allows no such namespaces."""
+    """Return the number of threads without a limit. Skip if this machine allows no such namespaces."""
     group = tmp_path_factory.mktemp("group")
     tried = subprocess.run([*INTO_NAMESPACE, group, "true"], check=False, capture_output=True, text=True)
     if tried.returncode:

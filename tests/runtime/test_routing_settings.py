@@ -1,4 +1,4 @@
-"""What each routing kind has to set: names, profiles, and the sentence for everything else."""
+"""The settings of each routing kind: names, profiles, and the message for everything else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: Rules, names:
         (TOP_K, "c0.3-k1", "c0.3-k1"),
         (TOP_K, "c0.20-k1-pool-m4", "c0.2-k1-pool-m4"),
         (TOP_K, "c1.0-k2-vanilla-pool", "c1-k2-vanilla-pool"),
-        (TOP_K, "c0.3-k1-m8", "c0.3-k1"),  # all of them: no limit
+        (TOP_K, "c0.3-k1-m8", "c0.3-k1"),  # all experts: no limit
         (TOP_K, "c0.3-k1-m900000", "c0.3-k1"),
         (TOP_K, "c0.3-k2-vanilla-m1", "c0.3-k2-vanilla-m1"),
         (ENSEMBLE, "c1.5-k1", "c1.5-k1"),
@@ -80,7 +80,7 @@ def test_slots_are_those_of_each_layers_own_experts() -> None:
     assert rules.profile(capacity=6, k=2).slots == (
         75,
         100,
-    )  # 5 experts have as many slots as pairs from a ratio of 5 on
+    )  # from a ratio of 5 on, 5 experts have as many slots as there are pairs
     assert rules.profile(capacity=0.3, k=1, max_experts=7).name == "c0.3-k1-m7"
     assert rules.profile(capacity=0.3, k=1, max_experts=8).name == "c0.3-k1"
     with pytest.raises(RoutingError, match="k must be between 1 and the number of experts, 5, not 6"):

@@ -1,4 +1,4 @@
-"""Engines of one process share a session where nothing could tell them apart."""
+"""Engines of a process share a session if no difference could be noticed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Images = dict[str, np.ndarray]
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
-    """One reference to each session that ONNX Runtime has been asked for."""
+    """Return weak references to all sessions that were created."""
     created: list[weakref.ref[Any]] = []
 
     class RecordedSession(onnxruntime.InferenceSession):  # type: ignore[misc]
@@ -36,7 +36,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
 
 @pytest.fixture
 def bundle(mnist_image_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle that no engine of another test holds."""
+    """Copy a bundle, so that no engine of another test uses it."""
     return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
 
 
@@ -122,6 +122,6 @@ def test_a_load_that_fails_leaves_nothing_to_share(bundle: Path, sessions: list[
         load(bundle)
     gc.collect()
     assert [session() for session in sessions] == [None]
-    flipped(WEIGHTS)(bundle)  # as it was
+    flipped(WEIGHTS)(bundle)  # restores the file
     with load(bundle) as engine:
         assert engine(np.zeros((1, 28, 28, 1), np.float32)).shape == (1, 10)

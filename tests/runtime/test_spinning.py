@@ -1,4 +1,4 @@
-"""An engine takes no CPU between calls, so that it doesn't slow down the rest of its process."""
+"""An engine uses no CPU between calls, so that it doesn't slow down the rest of its process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CALLS, _PAUSE_SECONDS = 10, 0.03
 
 
 def seconds_between_calls(call: Callable[[], object]) -> float:
-    """CPU seconds that this process takes in pauses between calls."""
+    """Return the CPU seconds that this process uses in pauses between calls."""
     taken = 0.0
     for _ in range(_CALLS):
         call()

@@ -1,4 +1,4 @@
-"""Nothing looks up a host or writes outside the cache folder, whatever ONNX Runtime would do by itself."""
+"""Nothing looks up a host or writes outside the cache folder, even if ONNX Runtime would by default."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ while time.monotonic() < end and not os.path.exists(os.environ["LOOKUPS"]) and n
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that notes each host that a process wants to find, and lets it find none."""
+    """Build a library that records each host lookup of a process, and lets it fail."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to build the watch with")
@@ -59,10 +59,10 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def traces(watch: Path, home: Path, *command: str | Path, **environment: str) -> tuple[list[str], list[str]]:
-    """Hosts that a command looked up, and files that it wrote to its home folder."""
+    """Return the hosts that a command looked up, and the files that it wrote to its home folder."""
     home.mkdir()
     lookups = home.parent / f"{home.name}.lookups"
-    # ONNX Runtime keeps quiet by itself where a variable says that a continuous integration service runs it.
+    # ONNX Runtime itself sends nothing if a variable shows that it runs in continuous integration.
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     subprocess.run(
         command,
@@ -89,7 +89,7 @@ def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path
     environment = {"PYTHONPATH": str(packages)}
     assert traces(watch, tmp_path / "home", *command, "3", **environment) == ([], [])
     lookups, files = traces(watch, tmp_path / "other", *command, "120", ORT_DISABLE_TELEMETRY="0", **environment)
-    assert lookups or files  # else neither this test nor the one above could fail
+    assert lookups or files  # otherwise neither this test nor the previous one could fail
 
 
 @pytest.mark.parametrize("start", ["import vmoe_runtime", "from vmoe_export import export_bundle"])

@@ -21,12 +21,12 @@ from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle
 from vmoe_runtime.installation import oldest_supported
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
-NOWHERE = byref(ctypes.c_void_p())  # where a call that succeeds would put what it makes
+NOWHERE = byref(ctypes.c_void_p())  # receives the result of a successful call
 RATIO, BPR, POOL = 1, 4, 8  # VMOE_SET_*
 
 
 class Call:
-    """Arguments of calls on an MNIST engine that succeed until a case breaks one of them."""
+    """Arguments of successful calls on an MNIST engine; a case breaks one of them."""
 
     def __init__(self, engine: ctypes.c_void_p, bundle: Path) -> None:
         self.engine, self.bundle = engine, bytes(bundle)
@@ -230,7 +230,7 @@ def programs() -> Path:
 
 
 def status(programs: Path, bundle: Path) -> tuple[int, str]:
-    """Code and sentence of loading a bundle."""
+    """Load a bundle; return code and message."""
     done = sdk_build.run(programs / "sdk_c_only", bundle, sdk_build.onnxruntime_library())
     assert (done.returncode, done.stderr) == (0, "")
     _, code, sentence = done.stdout.removesuffix("\n").split(" ", 2)
@@ -242,7 +242,7 @@ def status(programs: Path, bundle: Path) -> tuple[int, str]:
     ["weights with one bit changed", "a graph behind a link", "a pipe as manifest", "100,000 lists", "a profile of k 9"],
 )
 def test_a_bundle_is_refused(name: str, programs: Path, tmp_path: Path) -> None:
-    # Each is on the list that both readers are held to.
+    # Each is in the list of cases for both readers.
     case = next(case for case in bundle_cases.CASES if case.name == name)
     code, sentence = status(programs, case.build(tmp_path))
     assert code == BUNDLE
@@ -286,7 +286,7 @@ def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, 
 
 
 def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    # One that is installed would be found further down the library path.
+    # Otherwise an installed one would be found on the library path.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (tmp_path / name).write_text("this is no library")
     variables = {"VMOE_ONNXRUNTIME": "", "LD_LIBRARY_PATH": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""The C++ SDK, used from a project outside the repository: the bits of the Python engine, from any number of threads."""
+"""The C++ SDK in a project outside the repository: the bits of the Python engine, from any number of threads."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ PUBLIC = {
 
 @functools.cache
 def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
-    """The Python engine on the graph and the op library that an SDK of that prefix takes."""
+    """Load the Python engine with the graph and the op library that the SDK of a prefix uses."""
     library = prefix / "lib" / sdk_build.OP_LIBRARY
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an installation without an op library
+        warnings.simplefilter("ignore")  # the warning of an installation without an op library
         patch.setattr(op_library, "find_library", lambda: library if library.is_file() else None)
         return Engine.load(bundle, backend="onnxruntime", threads=threads)
 
@@ -71,7 +71,7 @@ def bits(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 
 def assert_same_bits(runner: Runner, engine: Engine, images: np.ndarray, **setting: Any) -> None:
-    """The SDK answers as the Python engine."""
+    """Assert that the SDK's answers have the bits of the Python engine."""
     assert bits(runner.logits(images, **setting)) == bits(engine(images, **setting)), setting
 
 
@@ -140,7 +140,7 @@ def test_routing_is_that_of_the_python_engine(
 
 
 def assert_same_routing(found: dict[str, Any], expected: Routing) -> None:
-    """Each array has the bits of Python's, and is there where Python's is."""
+    """Assert that the SDK has the same arrays of routing as Python, with the same bits."""
     assert found["kind"] == ROUTING_KINDS.index(expected.kind) + 1
     for name in ("expert", "kept", "weight", "dispatch", "combine"):
         one, other = found[name], getattr(expected, name)
@@ -158,7 +158,7 @@ def golden_config(case: golden.Case) -> GoldenConfig:
     return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1, case.output
 
 
-# Each is an export; of the ensembles' groups those of one image, of half an image and of several.
+# One export each; of the ensembles' groups, those of one image, of half an image and of several.
 CASES = [*golden.cases(), *(c for c in golden.ensemble_cases() if c.group in ("tokens:26", "tokens:52", "tokens:96"))]
 GOLDEN = sorted({golden_config(case) for case in CASES})
 
@@ -216,7 +216,7 @@ def test_class_names_and_the_code_of_a_precision_are_read(
 
 
 def described(profile: Any) -> str:
-    """A profile as `sdk_runner` prints it."""
+    """Return a profile as `sdk_runner` prints it."""
     capacity = "".join(f"{places}," for places in profile.slots)
     numbers = f"{c_hex(profile.capacity_ratio)} {c_hex(profile.effective_ratio)}"
     choices = f"{profile.k} {int(profile.bpr)} {int(profile.pool)} {profile.max_experts} {profile.merge}"
@@ -224,7 +224,7 @@ def described(profile: Any) -> str:
 
 
 def c_hex(value: float) -> str:
-    """`%a` of C, which leaves trailing zeros out."""
+    """Format a number like C's `%a`, which omits trailing zeros."""
     mantissa, exponent = value.hex().split("p")
     digits = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"{digits}p{exponent}"
@@ -256,7 +256,7 @@ def test_onnxruntime_is_found_by_the_environment_variable(prefix: Path, mnist_bu
 
 
 def assert_loads(program: Path, bundle: Path, **environment: str) -> None:
-    """What `sdk_c_only` prints: the version, and a status of no sentence."""
+    """Assert that `sdk_c_only` prints the version, and a status without a message."""
     done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__} 0 \n", "")
 
@@ -342,7 +342,7 @@ file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FI
     for compiled in json.loads((build / "compile_commands.json").read_text()):
         assert compiled["command"].rindex("-fno-fast-math") > compiled["command"].rindex("-ffast-math")
     assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
-    # What it installs tells CMake where the library is: under the name of its build type, which is none.
+    # The installed files name the library's location by the build type, which is empty.
     assert "-noconfig.cmake" in (build / "vmoe" / "sdk" / "cmake_install.cmake").read_text()
 
 

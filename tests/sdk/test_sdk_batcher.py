@@ -1,4 +1,4 @@
-"""The SDK's batcher: every request has one answer, with the bits of the engine, and a sentence for each mistake."""
+"""The SDK's batcher: every request gets one answer with the engine's bits, or a message for a mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the C++ SDK offers a service: warm-up, a log callback, and calls that can be cancelled."""
+"""The C++ SDK's features for services: warm-up, a log callback, and calls that can be cancelled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_warm_engine_answers_as_a_cold_one(
 def all_logged(
     prefix: Path, bundle: Path, level: int, library: Path | str | None = None, *, mode: str = "all", **environment: str
 ) -> tuple[Messages, str]:
-    """The lines of sdk_log, pairs of a level, or what was done, and a message; and what was printed to stderr."""
+    """Return the lines of sdk_log, pairs of a level or an event and a message; and the text on stderr."""
     library = sdk_build.onnxruntime_library() if library is None else library
     done = sdk_build.run(sdk_build.program(prefix, "sdk_log"), bundle, library, mode, str(level), **environment)
     assert done.returncode == 0
@@ -47,7 +47,7 @@ def all_logged(
 
 
 def logged(*arguments: Any, **options: Any) -> Messages:
-    """Those lines that don't say that the op library is missing, where nothing was printed."""
+    """Return the lines except those about a missing op library; assert that stderr is empty."""
     messages, printed = all_logged(*arguments, **options)
     assert printed == ""
     return [(first, rest) for first, rest in messages if not rest.startswith(NO_OP_LIBRARY)]
@@ -130,7 +130,7 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle:
 
 
 def row_that_is_not_there(model: onnx.ModelProto) -> None:
-    """The output becomes its millionth row, which only a run can find missing."""
+    """Let the output be its millionth row, whose absence only a run can notice."""
     graph = model.graph
     output = graph.output[0].name
     for node in graph.node:
@@ -159,7 +159,7 @@ def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, 
     assert first[0] == str(INFO) and "was loaded" in first[1]
     assert info == ("info", "0")
     assert refusal == ("failed", "a log callback can't load a bundle: a load may be waiting for it")
-    assert [level for level, _ in later] == [str(INFO)]  # the second load, by the callback that was set in the first one
+    assert [level for level, _ in later] == [str(INFO)]  # the second load logs to the callback that the first one set
 
 
 def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(prefix: Path, mnist_bundle: Path) -> None:
@@ -168,5 +168,5 @@ def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(p
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     numbers = re.fullmatch(r"cancelled (\d+) done (\d+) equal (\d+) of \3\n", done.stdout)
     assert numbers, done.stdout
-    # Were a call looked at before it begins alone, nearly none would be.
+    # If calls were only checked before they begin, hardly any would be cancelled.
     assert int(numbers[1]) > 20 and int(numbers[3]) > 20

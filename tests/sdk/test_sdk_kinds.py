@@ -1,4 +1,4 @@
-"""Each routing kind in the C++ SDK: the bits, the routing and the sentences of the Python engine."""
+"""Each routing kind in the C++ SDK has the bits, the routing and the messages of the Python engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "g1": {"capacity": [0.3], "k": [1]},
     "g4": {},
 }
-"""Official models of experts choice, of Soft MoE, an ensemble (E3), top-k and a dense ViT, and how they are exported."""
+"""Official models of experts choice, of Soft MoE, an ensemble (E3), top-k and a dense ViT, with their export options."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The C++ SDK makes images of pictures with the bits of Python, reads the same steps, and needs little memory."""
+"""The C++ SDK preprocesses pictures with the bits of Python, reads the same steps, and needs little memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
 
 
 def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list[bytes | str]:
-    """For each manifest and uint8[H,W,C]: the bytes of the image, or the sentence that refuses it."""
+    """Return, for each manifest and uint8[H,W,C], the bytes of the image, or the message of the refusal."""
     pictures = [
         with_manifest(text, struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()) for text, pixels in pairs
     ]
@@ -42,7 +42,7 @@ def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list
 
 
 def python(text: bytes, pixels: np.ndarray, orientation: int = 0) -> bytes | str:
-    """The same by the Python runtime."""
+    """Return the same from the Python runtime."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image.getexif()[0x112] = orientation
     try:
@@ -90,7 +90,7 @@ def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
         for chosen in ("pillow_bicubic(24)", "pillow_bilinear(24)", "pillow_bicubic_small(24)|round_central_crop(24)"):
             pixels = generator.integers(0, 2, shape, np.uint8) * np.uint8(255)
             cases.append((manifest({"steps": chosen}, 24, 24, shape[2], "uint8"), pixels))
-    # The first rows of a picture that is one pixel wide, and one long enough for float32 to count in steps.
+    # A picture so long that float32 can't represent all positions.
     cases.append((manifest({"steps": "resize(24)"}, 24, 24, 1), generator.integers(0, 256, (1, 20_000_001, 1), np.uint8)))
     expected = [python(*case) for case in cases]
     assert sum(isinstance(answer, bytes) for answer in expected) > 400
@@ -122,7 +122,7 @@ def prepare(program: Path, bundle: Path, shape: tuple[int, ...], *files: str | P
 
 
 def with_steps(folder: Path, steps: str) -> Path:
-    """A bundle with other steps."""
+    """Copy a bundle, and change its steps."""
     return copied_bundle(BUNDLE, folder / "x.vmoe", put("preprocessing", {"steps": steps}))
 
 

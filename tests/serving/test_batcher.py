@@ -1,4 +1,4 @@
-"""The batcher: right answers whoever else asks, whole requests in their order, bounds, cancellation, and elastic levels."""
+"""The batcher: right answers for concurrent clients, whole requests in order, limits, cancellation, and elastic levels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images(mnist_images: dict[str, Any]) -> Images:
 
 
 class Gate:
-    """An engine whose calls wait until they are let through, and are counted."""
+    """An engine that counts its calls, and holds them until the test releases them."""
 
     def __init__(self, engine: Engine) -> None:
         self.manifest, self.setting, self._engine = engine.manifest, engine.setting, engine
@@ -50,7 +50,7 @@ class Gate:
 
 @contextmanager
 def held(engine: Engine, images: Images, plan: Elastic | None = None, **limits: int) -> Iterator[tuple[Gate, Batcher]]:
-    """A batcher in the middle of its first call; what is submitted now waits."""
+    """Yield a batcher in the middle of its first call, so that new requests wait."""
     gate = Gate(engine)
     batcher = Batcher(gate, plan, **{"most_images": 8, "most_waiting": 100, **limits})  # type: ignore[arg-type]
     first = batcher.submit(images[:1], HIGH)
@@ -74,7 +74,7 @@ def test_calls_take_whole_requests_of_one_setting_in_their_order(engine: Engine,
         assert batcher.load().waiting == 13
         gate.let_through.release(1000)
         answers = [answer_of(future) for future in futures]
-    # The third request at LOW no longer fits into eight, and the one behind it doesn't overtake it.
+    # The third request at LOW exceeds the limit of eight, and the one after it doesn't overtake it.
     assert gate.calls == [(1, HIGH), (6, LOW), (3, HIGH), (4, LOW)]
     assert [answer.batch_size for answer in answers] == [6, 3, 6, 4, 3, 4]
     assert all(answer.waited > 0 and answer.seconds > 0 for answer in answers)

@@ -1,4 +1,4 @@
-"""The HTTP service in C++: the bits of the engine, a message for each mistake, and clients that misbehave."""
+"""The HTTP service in C++: the engine's bits, a message for each mistake, and misbehaving clients."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_clients_that_drip_get_408_and_hold_nobody(server: CppServer) -> None:
             assert all(drip.result().startswith(b"HTTP/1.1 408 ") for drip in drips)
         return not late
 
-    assert any(answered_meanwhile() for _ in range(9))  # a loaded machine may take too long for the first one
+    assert any(answered_meanwhile() for _ in range(9))  # on a loaded machine, the first one may take too long
 
 
 def test_a_client_that_waits_for_100_gets_it(server: CppServer) -> None:
@@ -197,7 +197,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
     request = infer_request("mnist", np.zeros((8, 28, 28, 1), np.float32), "c2-k2")
     for _ in range(100):
         with connected(patient.port) as connection:
-            connection.sendall(request + bytes(70000))  # more than the server reads before it answers
+            connection.sendall(request + bytes(70000))  # more bytes than the server reads before it answers
     deadline = time.monotonic() + PATIENCE
     while json.loads(patient.ask("GET", "/healthz")[1])["waiting"]:
         assert time.monotonic() < deadline
@@ -207,7 +207,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
-    """Requests of new connections and of known ones, which nobody has read when the signal comes."""
+    """Requests on new and on open connections that the server hasn't read when the signal arrives."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
     images = np.zeros((8, 28, 28, 1), np.float32)
     expected = engine(images, "c1.05-k2").tobytes()
@@ -329,7 +329,7 @@ def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bun
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    """Good requests, bad ones and clients that vanish, at once, and a signal in the middle of it."""
+    """Good requests, bad ones and disconnecting clients run concurrently, with a signal in the middle."""
     levels = ("--slo-ms", "200", "--sweep", "0.2:1.05", "--max-waiting", "64")
     tsan = "ignore_noninstrumented_modules=1"
     server = CppServer(cpp_http.program(sanitizers), mnist_image_bundle, *levels, *OPTIONS, TSAN_OPTIONS=tsan)

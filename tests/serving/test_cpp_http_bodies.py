@@ -1,5 +1,4 @@
-"""Bodies that were made to harm the HTTP service in C++: deep and wide JSON, and pictures that are more than they say, or
-less."""
+"""Malicious bodies for the HTTP service in C++: deep and wide JSON, and pictures larger or smaller than they claim."""
 
 from __future__ import annotations
 
@@ -38,13 +37,13 @@ def ask(server: CppServer, path: str, body: bytes, content_type: str = JSON) -> 
 
 
 def memory(server: CppServer, field: str) -> int:
-    """Bytes of the process: VmHWM is the most that it ever had, VmSize what it has mapped."""
+    """Return bytes of the process's memory: VmHWM is its peak, VmSize its mapped memory."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) << 10
 
 
 def deflated(size: int) -> bytes:
-    """As many zeros, as a zlib stream: a megabyte of them again and again, the rest, and the checksum of all."""
+    """Return `count` zeros as a zlib stream: repeated blocks of a megabyte, the rest, and the checksum."""
     whole, last = zlib.compressobj(9, wbits=-15), zlib.compressobj(9, wbits=-15)
     megabyte = whole.compress(bytes(1 << 20)) + whole.flush(zlib.Z_FULL_FLUSH)
     rest = last.compress(bytes(size % (1 << 20))) + last.flush()
@@ -69,7 +68,7 @@ def filled(before: str, part: str, after: str) -> bytes:
 
 
 def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> None:
-    """Eight bodies of 16 MB at once, as they came and were received: what is made of them is little beside that."""
+    """For eight concurrent bodies of 16 MB, the parsed data is small compared with the received bytes."""
     before = memory(server, "VmHWM")
     wide = [(INFER, filled(DATA, part, "]}]}")) for part in ("[]", "{}", "1", '""')]
     wide.append((CLASSIFY, ("{" + ",".join(f'"{number:x}":1' for number in range(1_300_000)) + "}").encode()))
@@ -107,7 +106,7 @@ def test_other_formats_and_too_many_pixels_are_refused(server: CppServer) -> Non
 def test_large_pictures_delay_nobody_and_not_the_end(
     width: int, depth: int, color: int, bytes_per_row: int, statuses: set[int], mnist_image_bundle: Path
 ) -> None:
-    """60 at once; a signal ends the service when all of them have an answer, or a refusal after a second."""
+    """60 concurrent pictures; after a signal, the service ends when each has an answer, or a refusal after a second."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")
     bomb = png(depth, color, data=deflated(width * (bytes_per_row + 1)), size=(width, width))

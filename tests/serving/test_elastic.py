@@ -1,4 +1,4 @@
-"""Elastic capacity: simulated traces stay in their bounds, settle, keep to the target, and C++ decides the same."""
+"""Elastic capacity: simulated traces stay within bounds, settle, meet the target, and C++ makes the same decisions."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from vmoe_serve.elastic import (
 
 pytestmark = pytest.mark.long
 TRACES = 100
-"""In each of two tests: few enough that what is kept of them takes Python's garbage collector no time."""
+"""Number of traces in each of two tests; few enough that the stored data doesn't slow down Python's garbage collector."""
 SETTLED = 40
-"""Targets after a step of the load, from which on the level stays."""
+"""Time after a step of the load, in multiples of the target, after which the level must be constant."""
 
 LEVELS = tuple(Level(f"level {index}", 0.001, 0.001 * 1.4**index) for index in range(5))
 PLAN = Elastic(LEVELS, target=0.1, most_images=32)
@@ -45,13 +45,13 @@ PLAN = Elastic(LEVELS, target=0.1, most_images=32)
 
 @dataclass
 class Trace:
-    """What happened.
+    """The events of a simulation.
 
     Attributes:
-        events: the decisions and the calls in their order: ("decide", Seen, state after it) and
-            ("served", (level, images, seconds), state after it).
-        waits: seconds from arrival to answer, of each image.
-        levels: that each image was served at.
+        events: the decisions and the calls in order: ("decide", Seen, state afterwards) and
+            ("served", (level, images, seconds), state afterwards).
+        waits: seconds from arrival to answer of each image.
+        levels: the level at which each image was served.
     """
 
     events: list[tuple[str, object, State]] = field(default_factory=list)
@@ -60,17 +60,17 @@ class Trace:
 
     @property
     def decisions(self) -> list[tuple[float, int]]:
-        """Time and level of each decision."""
+        """Return time and level of each decision."""
         return [(seen.time, state.level) for _, seen, state in self.events if isinstance(seen, Seen)]
 
     @property
     def changes(self) -> list[tuple[float, int, int]]:
-        """Time of each change of the level, the old one and the new one; that of the start is not one."""
+        """Return time, old and new level of each change of the level, without the start."""
         found = self.decisions
         return [(after[0], before[1], after[1]) for before, after in itertools.pairwise(found) if before[1] != after[1]]
 
     def in_time(self, target: float) -> float:
-        """Share of the images that were answered in time."""
+        """Return the share of the images that were answered in time."""
         return sum(wait <= target for wait in self.waits) / len(self.waits)
 
 
@@ -80,13 +80,13 @@ def simulate(
     seconds: Callable[[float, int, int], float] | None = None,
     fixed: int | None = None,
 ) -> Trace:
-    """Serves images that arrive at these times, one call after another, as soon as there is one.
+    """Simulate serving images that arrive at these times, one call after another, each as soon as possible.
 
     Args:
-        plan: what the decisions keep to.
-        arrivals: seconds, rising.
-        seconds: of a call at a time, a level and a number of images; default: what the plan says.
-        fixed: a level that everything is served at, whatever is decided.
+        plan: the plan of the decisions.
+        arrivals: seconds, ascending.
+        seconds: returns the duration of a call, given time, level and number of images; default: that of the plan.
+        fixed: a level to serve everything at, regardless of the decisions.
     """
     took = seconds or (lambda time, level, images: plan.levels[level].fixed + plan.levels[level].each * images)
     state, trace, queue = plan.start(), Trace(), deque[float]()
@@ -112,7 +112,7 @@ def simulate(
 
 
 def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
-    """Arrivals of so many images a second for so many seconds, one after another; `pause` is that between two at a rate."""
+    """Return arrivals at successive rates, images per second, for seconds each; `pause` returns the time between two."""
     arrivals, end = [], 0.0
     for rate, seconds in rates:
         time, end = end, end + seconds
@@ -122,18 +122,18 @@ def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float]
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
-    """The same as a Poisson process."""
+    """Return arrivals of a Poisson process, with the same arguments."""
     return evenly(rates, random.Random(seed).expovariate)
 
 
 def capacity_of(plan: Elastic, level: int) -> float:
-    """Images a second that a level can serve."""
+    """Return the images per second that a level can serve."""
     at, images = plan.levels[level], images_per_call(plan, plan.start(), level)
     return images / (at.fixed + at.each * images)
 
 
 def random_plan(source: random.Random) -> Elastic:
-    """One to eight levels, from microseconds to a second an image, with a target that a call can keep to."""
+    """Return a plan of one to eight levels, from microseconds to a second per image, with a feasible target."""
     each, levels = 10 ** source.uniform(-5, -1), []
     fixed = each * source.choice([0.0, 0.5, 5.0, 20.0])
     for _ in range(source.randint(1, 8)):
@@ -146,7 +146,7 @@ def random_plan(source: random.Random) -> Elastic:
 
 
 def uneven(plan: Elastic, seed: int) -> Trace:
-    """Poisson arrivals at rates that jump, calls that take longer or shorter than the plan says, and some that hang."""
+    """Return Poisson arrivals at changing rates, and calls that are slower or faster than the plan; some of them hang."""
     source = random.Random(seed)
     lowest, time = capacity_of(plan, 0), min(4 * plan.target, 200 / capacity_of(plan, 0))
     arrivals = at_random([(lowest * source.uniform(0.01, 1.3), time * source.uniform(0.2, 2)) for _ in range(8)], seed)
@@ -173,7 +173,7 @@ def assert_in_bounds(plan: Elastic, trace: Trace) -> None:
 
 
 class CElastic:
-    """The same decisions in C++, which start with the plan of `options` and levels."""
+    """The decisions in C++, for the plan of `options` and levels."""
 
     def __init__(self, levels: Sequence[Level], **options: float) -> None:
         if c_engine.sdk() is None:
@@ -240,7 +240,7 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         directions = [by > 0 for _, by in changes]
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
-        # It stays at the highest level that has room, or where it would not leave for want of room.
+        # It stays at the highest level with enough headroom, or at one that it would not leave for lack of headroom.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)
@@ -293,7 +293,7 @@ def test_after_a_rise_a_higher_level_waits_as_long_again() -> None:
         at(0.01 * step, 0.9 * capacity_of(PLAN, 0))
     assert state.level == 0
     rise = next(step for step in range(300, 600) if at(0.01 * step, 0.75 * capacity_of(PLAN, 1)) == 1)
-    # Nothing arrives any more, so that all levels are affordable at once.
+    # Nothing arrives any more, so all levels become affordable at the same time.
     assert [at(0.01 * rise + later) for later in (2, 2.9, 3.1)] == [1, 1, 4]
     assert_cpp_decides_the_same(PLAN, trace)
 
@@ -365,7 +365,7 @@ def test_a_level_is_fitted_to_the_times_of_calls() -> None:
     assert level.profile == "c1-k1"
     assert level.fixed == pytest.approx(0.002) and level.each == pytest.approx(0.001)
     assert fitted_level("x", [(4, 0.008)]) == Level("x", 0.0, 0.002)
-    # A larger call that was faster, or one that was far too slow, says nothing of a fixed time.
+    # A larger call that was faster, or one that was far too slow, gives no estimate of a fixed time.
     assert fitted_level("x", [(1, 0.004), (3, 0.002)]) == Level("x", 0.0, 0.0015)
     assert fitted_level("x", [(1, 0.001), (2, 0.005)]).fixed == 0.0
     for times in ([], [(0, 1.0)], [(1, 0.0)], [(1, math.nan)]):

@@ -1,4 +1,4 @@
-"""Python, the C++ service, Ray and batch jobs read the same of a picture, or refuse it."""
+"""Python, the C++ service, Ray and batch jobs agree on every picture, or refuse it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from vmoe_serve.batch.job import Job, manifest_digest  # noqa: E402
 from vmoe_serve.batch.pipeline import Classifier  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-JPEG_DIFFERENCE = 0.02  # of probabilities, where pixels differ by a few levels
+JPEG_DIFFERENCE = 0.02  # of probabilities, if pixels differ by a few levels
 
 Verdict = dict[str, float] | None  # the probability of each class; None for a refusal
 
 
 class Readers:
-    """The four that read pictures, with one bundle."""
+    """The four readers of pictures, with one bundle."""
 
     def __init__(self, bundle: Path, engine: Engine, server: CppServer) -> None:
         self._engine, self._server = engine, server
@@ -69,7 +69,7 @@ class Readers:
         return {best["class"]: best["probability"] for best in json.loads(body)["predictions"][0]} if status == 200 else None
 
     def unturned(self) -> float:
-        """Pictures that the C++ service has taken as they are stored."""
+        """Return the number of pictures whose orientation the C++ service has ignored."""
         text = self._server.ask("GET", "/metrics")[1].decode()
         return float(text.split("vmoe_pictures_unturned_total{")[1].split()[1])
 

@@ -1,4 +1,4 @@
-"""`vmoe serve batch`: each picture answered once, as the engine does, whatever was killed meanwhile; and its mistakes."""
+"""`vmoe serve batch`: each picture gets one answer, that of the engine, even after kills; and mistakes of users."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def start(cluster: Mapping[str, str], *words: object) -> subprocess.Popen[str]:
 
 
 def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
-    """Exit code, standard output, and standard error without the lines of progress that a slow machine has time for."""
+    """Run the command; return exit code, standard output, and standard error without lines of progress."""
     code, out, errors, _ = run_with_progress(cluster, *words)
     return code, out, errors
 
 
 def run_with_progress(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str, list[str]]:
-    """Like `run`, and the numbers of answered pictures that the lines of progress tell."""
+    """Do as `run`, and also return the numbers of answered pictures in the lines of progress."""
     process = start(cluster, *words)
     out, errors = process.communicate()
     lines = re.findall(r"(?m)^([\d,]+) of [\d,]+ pictures(?:, [\d,.]+ a second, 0:[\d:]+ left)?\n", errors)
@@ -80,7 +80,7 @@ def cluster() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any]) -> Path:
-    """60 pictures, some in a subfolder; one is damaged, and ten are so large that progress is told."""
+    """Write 60 pictures, some in a subfolder; one is damaged, and ten are so large that progress is shown."""
     folder = tmp_path_factory.mktemp("digits")
     (folder / "more").mkdir()
     for number, pixels in enumerate(mnist_images["images"][:PICTURES]):
@@ -95,7 +95,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any
 def finished(
     tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, digits: Path, cluster: dict[str, str]
 ) -> Path:
-    """The output of a job that nothing has stopped."""
+    """Return the output of an uninterrupted job."""
     output = tmp_path_factory.mktemp("output") / "new" / "answers"
     code, out, errors, progress = run_with_progress(cluster, mnist_image_bundle, digits, output, *OPTIONS)
     assert (code, errors) == (0, "vmoe: 1 picture can't be answered; the column 'error' says why\n")
@@ -158,7 +158,7 @@ def test_a_damaged_parquet_file_is_named_when_it_is_read(
 ) -> None:
     pq.write_table(pa.table({"image": [bytes(1000)]}), tmp_path / "a.parquet")
     content = bytearray((tmp_path / "a.parquet").read_bytes())
-    content[40:60] = bytes(20)  # compressed pictures
+    content[40:60] = bytes(20)  # damages compressed pictures
     (tmp_path / "a.parquet").write_bytes(content)
     code, _, errors = run(cluster, mnist_image_bundle, tmp_path / "a.parquet", tmp_path / "out", "--column", "image")
     assert code == 1 and errors.count("\n") == 1
@@ -195,7 +195,7 @@ def test_what_is_done_needs_no_ray(
 ) -> None:
     before = contents(finished)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    # Replicas, threads and images per call are no part of a job.
+    # Replicas, threads and images per call may change when a job is resumed.
     words = (mnist_image_bundle, digits, finished, "--part-size", 10, "--replicas", 3, "--batch-size", 2)
     assert vmoe.json("serve", "batch", *words)["kept_parts"] == 6 and contents(finished) == before
 
@@ -240,7 +240,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 def mistaken(
     tmp_path_factory: pytest.TempPathFactory, digits: Path, finished: Path, mnist_image_bundle: Path
 ) -> dict[str, Path]:
-    """What mistakes are made with."""
+    """Make the inputs of the mistakes."""
     folder = tmp_path_factory.mktemp("mistakes")
     pq.write_table(pa.table({"id": [1], "image": [b"a"]}), folder / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "none.parquet")

@@ -1,4 +1,4 @@
-"""What both HTTP services, on Ray and in C++, do alike: the bits of the engine, and a message for each mistake."""
+"""Common behaviour of both HTTP services, on Ray and in C++: the engine's bits, and a message for each mistake."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TYPES = {"text": str, "whole": int, "number": int | float, "flag": bool, "any": 
 
 
 class AsgiClient(HttpClient):
-    """One that asks Ray's application without a server."""
+    """A client that calls Ray's application without a server."""
 
     def __init__(self, engine: Engine) -> None:
         self.service = served(engine)
@@ -75,13 +75,13 @@ def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
 
 
 def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "") -> None:
-    """The status and one line for a person, which has these words; the services quote in two ways."""
+    """Assert the status, and one line for people that contains these words; the services quote differently."""
     error = json.loads(reply[1])["error"]
     assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error.replace('"', "'"), error
 
 
 def assert_declared(answer: Any, kind: str) -> None:
-    """Every field of an answer has the type that `ANSWERS` has for it; one that has nothing to say may be null."""
+    """Assert that every field of an answer has its type in `ANSWERS`; an empty one may be null."""
     if kind.endswith("[]"):
         for item in answer:
             assert_declared(item, kind.removesuffix("[]"))
@@ -253,7 +253,7 @@ def test_a_compressed_body_is_read(client: HttpClient, engine: Engine, encoding:
     status, text, _ = client.ask("POST", "/v1/classify", compressed(picture, encoding), content_encoding=encoding)
     assert status == 200 and json.loads(text)["predictions"][0][0]["index"] == engine.classify(picture, 1)[0][0][0]
     head = encoded(inputs(datatype="UINT8", data=None, parameters={"binary_data_size": 784}))
-    headers = {"content_encoding": encoding, HEADER_LENGTH: str(len(head))}  # of what was compressed
+    headers = {"content_encoding": encoding, HEADER_LENGTH: str(len(head))}  # of the uncompressed data
     status, text, _ = client.ask("POST", INFER, compressed(head + image.tobytes(), encoding), **headers)
     found = np.array(json.loads(text)["outputs"][0]["data"], np.float32).reshape(1, 10)
     np.testing.assert_array_equal(found, engine(image))
@@ -304,7 +304,7 @@ def test_metrics_count_what_was_done(client: HttpClient) -> None:
         return Counter({name: int(float(number)) for name, number in lines})
 
     before = counts()
-    for index in range(20):  # names that clients make up are one series
+    for index in range(20):  # all unknown names share one series
         assert client.ask("POST", f"/v1/classify?setting=c0.4{index + 1}-k1", SEVEN.read_bytes())[0] == 200
     client.ask("POST", "/v1/classify", b"no picture")
     client.ask("POST", INFER, encoded(inputs(shape=[2, 28, 28, 1], data=[0.5, -0.5] * 784)))

@@ -1,4 +1,4 @@
-"""The serving benchmark and the soak run against the service in C++, and report what they measured."""
+"""The serving benchmark and the soak test run against the service in C++, and report their measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEST_DATA = Path(__file__).parents[2] / "samples" / "mnist" / "test_data.npz"
 
 
 def measured(program: Path, command: list[str], bundle: Path, folder: Path, *options: str) -> tuple[str, Any]:
-    """What a program prints, and its report."""
+    """Run a program; return its output and its report."""
     words = [*command, bundle, "--images", TEST_DATA, "--service", cpp_http.program(), "--threads", "1", "--slo-ms", "200"]
     words += ["--profile", "c0.1-k1", "--profile", "c1.05-k2", "-o", folder, *options]
     said = sdk_build.built(sys.executable, program, *words)

@@ -1,4 +1,4 @@
-"""Requests with settings of their own: how they are read, and that each gets what a call of the engine gives."""
+"""Requests with settings of their own: how they are parsed, and that each gets the answer of a call of the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmoe_serve.triton.answers import Request, answer, request_setting
 
 @pytest.fixture(scope="module")
 def images(engine: Engine, mnist_images: dict[str, np.ndarray]) -> np.ndarray:
-    """float32[64,28,28,1], as the graph takes them."""
+    """Return images as inputs of the graph, float32[64,28,28,1]."""
     return engine.batch(mnist_images["images"][:64])
 
 

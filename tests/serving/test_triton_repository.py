@@ -1,4 +1,4 @@
-"""`vmoe serve triton`: the repository that it writes, what ONNX Runtime makes of its graphs, and what it refuses."""
+"""`vmoe serve triton`: its repository, whose graphs run in ONNX Runtime, and its refusals."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def write(*arguments: object, code: int = 0) -> None:
 
 
 def read_configs(*paths: Path) -> list[dict[str, Any]]:
-    """What files config.pbtxt say, by the protobuf of Triton's client."""
+    """Read config.pbtxt files with the protobuf of Triton's client."""
     script = Path(triton_server.__file__).with_name("triton_config_check.py")
     configs: list[dict[str, Any]] = json.loads(run_client(script, *paths))
     return configs
 
 
 def as_triton_loads(folder: Path) -> onnxruntime.InferenceSession:
-    """A model of the ONNX Runtime backend: by its file's path, with the op library that its configuration names."""
+    """Load a model of the ONNX Runtime backend as Triton does: by path, with the op library from its configuration."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(library_path())
@@ -57,7 +57,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    """Copy the bundle: repositories make hard links to it, and onnx's checker refuses files with hard links."""
     return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
 
 
@@ -169,7 +169,7 @@ def test_a_model_for_onnx_runtime_gives_the_bits_of_the_engine(kind: str, tmp_pa
         images = engine.batch(np.random.default_rng(5).integers(0, 256, shape, np.uint8))
         for profile in list(manifest.profiles) or [None]:
             session = as_triton_loads(tmp_path / "repo" / f"m-{profile or 'onnxruntime'}")
-            # Triton refuses a model whose inputs, types and shapes, but for the batch, are not those of its configuration.
+            # Triton refuses a model whose inputs, types or shapes, except the batch, differ from its configuration.
             (taken,), (given,) = session.get_inputs(), session.get_outputs()
             element = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}[manifest.input.dtype]
             assert (taken.name, taken.type, taken.shape[1:]) == ("image", element, list(shape[1:]))
@@ -193,7 +193,7 @@ def test_digits_at_profiles_that_are_not_stored(
             folder = tmp_path / "repo" / f"m-{profile}"
             (logits,) = as_triton_loads(folder).run(None, {"image": images})
             assert np.array_equal(logits, engine(images, profile))
-    # The checker takes no weights that are a hard link.
+    # The checker refuses weights with hard links.
     copy = shutil.copytree(folder / "1", tmp_path / "copy")
     onnx.checker.check_model(copy / "model.onnx")
 

@@ -41,10 +41,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Path:
-    """Models `mnist`, for which Triton waits for more requests, and those of OTHERS."""
+    """Write models `mnist`, for which Triton waits for more requests, and those of OTHERS."""
     repository = tmp_path_factory.mktemp("triton") / "repository"
     options = ["--name", "mnist", "--batch-size", "256", "--threads", "1", "-q"]
-    # A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any.
+    # Copy the bundle: repositories make hard links to it, and onnx's checker refuses files with hard links.
     mnist = shutil.copytree(mnist_image_bundle, repository.with_name("own"))
     assert main(["serve", "triton", str(mnist), str(repository), *options]) == 0
     other = repository.with_name("other")
@@ -66,7 +66,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def images(engine: Engine, mnist_images: dict[str, np.ndarray]) -> np.ndarray:
-    """float32[256,28,28,1]: digits of the test set."""
+    """Return digits of the test set, float32[256,28,28,1]."""
     return engine.batch(mnist_images["images"][:256])
 
 

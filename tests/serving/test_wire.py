@@ -1,4 +1,4 @@
-"""A served model as an ASGI application: the bits of the engine, and a status and one line for each bad request."""
+"""A served model as an ASGI application: the engine's bits, and a status and one line for each bad request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def served(engine: Engine, *, most_images: int = 8, most_waiting: int = 32, name
 
 
 async def answered(service: Service, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
-    """What a server gets from the application."""
+    """Return the application's messages to a server."""
     sent: list[dict[str, Any]] = []
     path, _, query = path.partition("?")
 
@@ -74,7 +74,7 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
 ) -> None:
     large = picture_file(np.zeros((5000, 5000, 3), np.uint8))
     decoded = threading.Event()
-    service.large_pictures.submit(decoded.wait, 60)  # what a picture takes that is larger still
+    service.large_pictures.submit(decoded.wait, 60)  # as an even larger picture would
 
     async def ask_all() -> tuple[Reply, list[Reply]]:
         monkeypatch.setattr(service, "seconds", 60)

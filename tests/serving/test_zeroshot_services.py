@@ -1,5 +1,5 @@
-"""Zero-shot bundles behind both HTTP services, in Triton's repository, in a batch job and on the page: the probabilities of
-transformers.
+"""Zero-shot bundles have transformers' probabilities in both HTTP services, in Triton's repository, in batch jobs and on
+the page.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def server(request: pytest.FixtureRequest, bundle: Path) -> Iterator[HttpClient]
 
 
 def by_name(answers: list[Any]) -> np.ndarray:
-    """float64[images, classes] of lists of classes with their probabilities, in any order."""
+    """Convert lists of classes with their probabilities, in any order, to float64[images, classes]."""
     return np.array([[dict(answer)[name] for name in NAMES] for answer in answers])
 
 

@@ -1,4 +1,4 @@
-"""Programs for 64-bit ARM on another machine."""
+"""Building and running programs for 64-bit ARM on another machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ONNXRUNTIME = "1.32.0"
 
 
 def arm_emulator() -> list[str]:
-    """What runs a program for 64-bit ARM, which follows it; skips where this machine lacks it, or a compiler for such."""
+    """Return the command that runs a program for 64-bit ARM; skip if this machine lacks the emulator or the compiler."""
     if not shutil.which("qemu-aarch64") or not shutil.which(ARM_COMPILER) or not _LIBRARIES.is_dir():
         pytest.skip("no emulator of 64-bit ARM, or no compiler or C library for it")
     return ["qemu-aarch64", "-L", str(_LIBRARIES)]
@@ -27,11 +27,11 @@ def arm_emulator() -> list[str]:
 
 @functools.cache
 def arm_program(name: str, library: str) -> Path:
-    """A program of tests/cpp for 64-bit ARM, with a native library such as libvmoe_core.a; both are kept below build."""
+    """Build a program of tests/cpp for 64-bit ARM, with a native library such as libvmoe_core.a; keep both in build/."""
     arm_emulator()
     folder = ROOT / "build" / "arm"
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"]
-    # Side by side as when they are installed: the SDK looks for the op library in its own folder.
+    # In one folder, as when they are installed: the SDK looks for the op library in its own folder.
     libraries = folder / "lib"
     side_by_side = [f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={libraries}" for kind in ("ARCHIVE", "LIBRARY")]
     with locked(folder):
@@ -43,13 +43,13 @@ def arm_program(name: str, library: str) -> Path:
 
 
 def arm_runner(program: Path, bundle: Path, options: Sequence[str] = (), threads: int = 1) -> closing[Runner]:
-    """An `sdk_runner` for 64-bit ARM, until the end of the context; skips where pip can't fetch ONNX Runtime.
+    """Start an `sdk_runner` for 64-bit ARM, and end it with the context; skip if pip can't fetch ONNX Runtime.
 
     Args:
-        program: where it was built.
+        program: the built program.
         bundle: a bundle.
-        options: of the emulator.
-        threads: of a call.
+        options: options of the emulator.
+        threads: threads per call.
     """
     runtime = wheel_folder("--platform", "manylinux_2_28_aarch64", f"onnxruntime=={_ONNXRUNTIME}")
     command, library = [*arm_emulator(), *options, program], onnxruntime_library(runtime / "onnxruntime")

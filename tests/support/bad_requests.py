@@ -1,4 +1,4 @@
-"""Requests of HTTP that nobody can serve, for a model of MNIST that takes 8 images; and command lines of services."""
+"""HTTP requests that a service must refuse, for an MNIST model with batches of up to 8 images; and bad command lines."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ BAD_STARTS: list[tuple[str, int, str]] = [
     ("{bundle} --slo-ms nan", 2, "--slo-ms"),
     ("{bundle} --slo-ms 1e9", 2, "--slo-ms"),
     ("{bundle} --capacity 0.2", 2, "--slo-ms"),
-    ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "no range of capacity ratios"),
+    ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "not a range of capacity ratios"),
     ("{bundle} --slo-ms 5 --capacity 9", 2, "9"),
     ("{bundle} --slo-ms 5 --capacity 0.2 --profile c1-k1 --profile c1-k2", 2, "one --profile"),
     ("{bundle} --profile c1-k1 --profile c1-k2", 2, "--slo-ms"),
@@ -139,14 +139,14 @@ BAD_STARTS: list[tuple[str, int, str]] = [
     ("{grouped}", 1, "export it with --group image"),
     ("{dense} --slo-ms 5", 2, "the bundle has none"),
 ]
-"""Words that start no service, the exit code, and the words that say why."""
+"""Arguments that no service accepts, the exit code, and a part of the message."""
 
 OWN_LIMITS = ("1 to 8 items", "not 33", "not 9")
-"""How messages end where another service or model may take the request."""
+"""The ends of messages about requests that another service or model would accept."""
 
 
 def malformed(model: str) -> list[tuple[bytes, int]]:
-    """Whole requests that make no sense to any model, and the status that each must get."""
+    """Return whole requests that no model accepts, and the status that each must get."""
     infer = f"/v2/models/{model}/infer"
     requests = [
         http_request("/v1/classify?" + "&".join(map("=".join, query.items())), encoded(body), f"Content-Type: {kind}")
@@ -165,7 +165,7 @@ def malformed(model: str) -> list[tuple[bytes, int]]:
 
 
 def no_http() -> list[bytes]:
-    """What is no request of HTTP: the service answers with a status from 400 to 499, or hangs up."""
+    """Return bytes that are no HTTP request: the service answers with a status from 400 to 499, or hangs up."""
     start = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
     ends = (b"Content-Length: -5", b"Content-Length: x", b"no colon", b"Transfer-Encoding: chunked\r\n\r\nzz")
     long = b"GET /" + b"x" * 200_000 + b" HTTP/1.1"
@@ -173,5 +173,5 @@ def no_http() -> list[bytes]:
 
 
 def oversized(model: str, most_bytes: int) -> list[tuple[bytes, int]]:
-    """Bodies of one byte more than a body may have."""
+    """Return requests whose bodies exceed the limit by one byte."""
     return [(http_request(path, bytes(most_bytes + 1)), 413) for path in (f"/v2/models/{model}/infer", "/v1/classify")]

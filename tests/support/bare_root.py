@@ -1,4 +1,4 @@
-"""A root folder with this Python, what `[cpu,images]` brings and a wheel of ours: no compiler, no shell, no OpenSSL."""
+"""A root folder with this Python, our wheel and the packages of `[cpu,images]`, but no compiler, shell or OpenSSL."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 from sdk_build import built
 
 _PACKAGES = "packages"
-_WITHOUT = ("_ssl", "_hashlib")  # extension modules that are of no use without OpenSSL
+_WITHOUT = ("_ssl", "_hashlib")  # extension modules that need OpenSSL
 _INTO_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
 
 class BareRoot:
     """Builds the root below `folder`, and runs programs in it.
 
-    What is big is mounted, in a namespace of its own that ends with the program; the rest is copied. Skips the test where
-    this machine allows no such namespaces.
+    Large files are mounted, in a namespace of its own that ends with the program; the rest is copied. Skips the test if this
+    machine allows no such namespaces.
     """
 
     def __init__(self, folder: Path, wheel: Path) -> None:
@@ -49,7 +49,7 @@ class BareRoot:
         self._copy_python()
 
     def run(self, program: str, *arguments: str) -> str:
-        """Runs a Python program in the root, with no environment but its own, and returns what it prints."""
+        """Run a Python program in the root, with an empty environment, and return its output."""
         lines = [f"mount --rbind '{source}' '{self._inside(target)}'" for source, target in self._mounts.items()]
         home = self._stdlib.parents[1]
         variables = f"PYTHONHOME={home} PYTHONPATH=/{_PACKAGES} HOME=/"
@@ -75,6 +75,6 @@ class BareRoot:
 
 
 def _libraries(files: list[Path]) -> set[Path]:
-    """The shared libraries that the loader finds for these files."""
+    """Return the shared libraries that the loader finds for these files."""
     printed = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False).stdout
     return {Path(found) for found in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", printed, re.MULTILINE)}

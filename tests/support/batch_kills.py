@@ -1,4 +1,4 @@
-"""Kills batch jobs at random moments, some of them on S3, and counts what then stands in their output.
+"""Kills batch jobs at random moments, some of them on S3, and checks their output.
 
     python tests/support/batch_kills.py --kills 20 --s3 10
 
@@ -29,11 +29,11 @@ from vmoe_export import export_bundle
 MNIST = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
 BUCKET = "pictures"
 OWN_RAY_EVERY = 5
-"""Every so often the command starts a Ray of its own, which it leaves behind when it is killed."""
+"""The command starts a Ray of its own once in this many runs; a killed command leaves it running."""
 
 
 class Jobs:
-    """Jobs on one file system, one after another, each of which may be killed."""
+    """Jobs on one file system, one after another, that can be killed."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Jobs:
         """Writes the pictures.
 
         Args:
-            report: where kills and failures are counted.
-            bundles: what answers, and another one.
+            report: counts kills and failures.
+            bundles: the bundle of the jobs, and another one.
             root: a folder or a URI.
-            cluster: variables of a command that joins one.
-            pictures: how many.
-            seed: of the moments.
+            cluster: environment variables of a command that joins a cluster.
+            pictures: number of pictures.
+            seed: random seed of the moments.
         """
         self._bundles, self._root, self._cluster, self._pictures = bundles, root, cluster, pictures
         self._random, self._report = random.Random(seed), report
@@ -64,15 +64,15 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # that a job takes, at first a guess; longer where it had not written anything by then
+        self._seconds = 20.0  # estimated duration of a job, raised if the job had written nothing by then
 
     @property
     def output(self) -> str:
-        """Of the present job, on the file system."""
+        """The output of the present job, on the file system."""
         return f"{self._path}/out{self._number}"
 
     def kill(self) -> None:
-        """Starts the command, kills it at a random moment, and checks that what stands there is true so far."""
+        """Start the command, kill it at a random moment, and check that its output so far is correct."""
         process, start = self._start(), time.monotonic()
         try:
             process.wait(self._random.uniform(0.0, self._seconds))
@@ -88,13 +88,13 @@ class Jobs:
             if len(rows) != len(set(rows)):
                 self._report.failures.append(f"{self.output}: rows are there twice after a kill")
             return
-        # It was done before: the next kill is that of a new job.
+        # The job had ended before: the next kill is of a new job.
         self._seconds = time.monotonic() - start
         self.finish()
         self.kill()
 
     def finish(self) -> None:
-        """Runs the command to its end, checks the whole output and what is refused, and goes on to a new job."""
+        """Run the command to its end, check the whole output and the refusals, and go on to a new job."""
         self._check(self._start(), 0, "")
         if sorted(self._rows()) != list(range(self._pictures)):
             self._report.failures.append(f"{self.output}: {len(self._rows())} rows, {len(set(self._rows()))} of them once")
@@ -144,14 +144,14 @@ class Jobs:
 def kill_jobs(
     bundles: tuple[Path, Path], cluster: Mapping[str, str], kills: int, s3: int, pictures: int, seed: int
 ) -> Report:
-    """Kills jobs so many times on a disk, and so many times on S3.
+    """Kill jobs on a disk and on S3.
 
     Args:
-        bundles: what answers, and another one, with which the job must be refused.
-        cluster: from `ray_cluster`, begun after an `s3_server` with the bucket.
-        kills, s3: how many.
-        pictures: of each job.
-        seed: of the moments.
+        bundles: the bundle of the jobs, and another one, with which a job must be refused.
+        cluster: from `ray_cluster`, started after an `s3_server` with the bucket.
+        kills, s3: number of kills on a disk and on S3.
+        pictures: pictures per job.
+        seed: random seed of the moments.
     """
     report = Report()
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
@@ -165,7 +165,7 @@ def kill_jobs(
 
 
 def run(kills: int, s3: int, pictures: int, seed: int) -> Report:
-    """The same with a cluster and a server of S3 of its own."""
+    """Do the same with a new cluster and a new S3 server."""
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
         bundles = Path(folder) / "a.vmoe", Path(folder) / "b.vmoe"
         for bundle, ratios in zip(bundles, ([0.3, 1.05], [0.3]), strict=True):

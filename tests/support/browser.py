@@ -1,4 +1,4 @@
-"""A headless Chromium, steered by Playwright."""
+"""A headless Chromium, controlled by Playwright."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 WIDTHS = {390: 844, 1440: 900}
-"""Of a phone and a screen, and their heights, in CSS pixels."""
+"""Widths of a phone and a screen, and their heights, in CSS pixels."""
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A browser of its own, that ends with the block."""
+    """Start a browser, and close it at the end of the block."""
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
         yield browser
 
 
 def show(browser: Browser, address: str, width: int, *, dark: bool = False) -> Page:
-    """A page in the only window of a browser, on a phone where it is narrow."""
+    """Open a page in the only window of a browser; as on a phone if the window is narrow."""
     for context in browser.contexts:
         context.close()
     size = {"width": width, "height": WIDTHS[width]}
@@ -31,6 +31,6 @@ def show(browser: Browser, address: str, width: int, *, dark: bool = False) -> P
 
 
 def problems(page: Page) -> list[str]:
-    """Errors and warnings of its console, and exceptions that nothing caught."""
+    """Collect the errors and warnings of a page's console, and its uncaught exceptions."""
     told = [message.text for message in page.console_messages() if message.type in ("error", "warning", "assert")]
     return told + [str(error) for error in page.page_errors()]

@@ -1,4 +1,4 @@
-"""The list of good and bad bundles that both readers, Python's and C++'s, are held to."""
+"""The list of good and bad bundles on which both readers, Python's and C++'s, must agree."""
 
 from __future__ import annotations
 

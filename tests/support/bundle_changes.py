@@ -1,4 +1,4 @@
-"""Changes that make good or bad bundles of the kept ones: what the lists of cases are written in."""
+"""Changes that turn a kept bundle into a good or a bad one, for the lists of cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A change to the copy of a kept bundle, and what readers must say of the result."""
+    """A change to a copy of a kept bundle, and what readers must answer."""
 
     name: str
     change: Change
@@ -31,31 +31,31 @@ class Case:
     base: str = "v3-plain"
 
     def build(self, folder: Path) -> Path:
-        """The bundle, as `x.vmoe` in the folder."""
+        """Write the changed bundle, as `x.vmoe` in the folder."""
         shutil.copytree(BUNDLES / self.base, folder / "x.vmoe")
         self.change(folder / "x.vmoe")
         return folder / "x.vmoe"
 
 
 class Cases(list[Case]):
-    """A list of cases that grows by a line for each."""
+    """A growing list of cases."""
 
     def good(self, name: str, change: Change, base: str = "v3-plain") -> None:
-        """One more bundle that readers must take."""
+        """Add a bundle that readers must accept."""
         self.append(Case(name, change, good=True, base=base))
 
     def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
-        """One more bundle that readers must refuse, in a sentence that holds the words."""
+        """Add a bundle that readers must refuse, with a message that contains the words."""
         self.append(Case(name, change, good=False, words=words, base=base))
 
     def bad_values(self, path: str, values: Sequence[object], *words: str, base: str = "v3-plain") -> None:
-        """One more bundle that readers must refuse for each value of a field of the manifest."""
+        """Add, for each value of a field of the manifest, a bundle that readers must refuse."""
         for value in values:
             self.bad(f"{path} {value!r:.60}", says(put(path, value)), *words, base=base)
 
 
 def says(*edits: Edit) -> Change:
-    """Edits of the manifest."""
+    """Edit fields of the manifest."""
 
     def change(bundle: Path) -> None:
         content = json.loads((bundle / MANIFEST).read_bytes())
@@ -67,17 +67,17 @@ def says(*edits: Edit) -> Change:
 
 
 def steps(text: object) -> Change:
-    """Another text of preprocessing."""
+    """Replace the text of preprocessing."""
     return says(put("preprocessing", {"steps": text}))
 
 
 def text(data: bytes) -> Change:
-    """Another manifest."""
+    """Replace the text of the manifest."""
     return lambda bundle: (bundle / MANIFEST).write_bytes(data)
 
 
 def swap(old: bytes, new: bytes) -> Change:
-    """Bytes of the manifest that become others, once."""
+    """Replace the first occurrence of some bytes in the manifest."""
 
     def change(bundle: Path) -> None:
         data = (bundle / MANIFEST).read_bytes()
@@ -88,12 +88,12 @@ def swap(old: bytes, new: bytes) -> Change:
 
 
 def field(value: bytes) -> Change:
-    """One more field of the manifest, which nobody reads."""
+    """Add a field to the manifest that nobody reads."""
     return swap(b"{", b'{"more": ' + value + b", ")
 
 
 def holds(name: str, data: bytes) -> Change:
-    """Another content of a file, with its SHA-256 and size made right, as someone with bad intent would."""
+    """Replace the content of a file, and update its SHA-256 and size, as an attacker would."""
 
     def change(bundle: Path) -> None:
         (bundle / name).write_bytes(data)
@@ -104,12 +104,12 @@ def holds(name: str, data: bytes) -> Change:
 
 
 def graph(edit: Edit, name: str = CANONICAL) -> Change:
-    """A change to a graph's ModelProto."""
+    """Change a graph's ModelProto."""
     return lambda bundle: holds(name, edited_graph(bundle, edit, name))(bundle)
 
 
 def appended(data: bytes, name: str = INLINED) -> Change:
-    """Bytes behind a graph, as more fields of the model."""
+    """Append bytes to a graph, as further fields of the model."""
     return lambda bundle: holds(name, (bundle / name).read_bytes() + data)(bundle)
 
 
@@ -122,11 +122,11 @@ def both(*changes: Change) -> Change:
 
 
 def nothing(bundle: Path) -> None:
-    """As it is."""
+    """Change nothing."""
 
 
 def listed(name: str) -> Change:
-    """One more name of the weights."""
+    """List another file in the manifest, with the entry of the weights."""
     return says(lambda content: content["files"].update({name: content["files"][WEIGHTS]}))
 
 
@@ -152,7 +152,7 @@ def replaced(name: str, make: Change) -> Change:
 
 
 def reads(name: str = INLINED, **entries: str) -> Change:
-    """One more weight of the graph, outside."""
+    """Add an external weight to the graph."""
     return graph(lambda model: model.graph.initializer.append(external_tensor(**entries)), name)
 
 
@@ -199,13 +199,13 @@ def varint(value: int) -> bytes:
 
 
 def chunk(number: int, payload: bytes, bits: int = 0) -> bytes:
-    """A length-delimited protobuf field; bits above the 32nd of its tag are dropped by runtimes."""
+    """Encode a length-delimited protobuf field. Runtimes ignore the bits of its tag above the 32nd."""
     return varint(number << 3 | 2 | bits) + varint(len(payload)) + payload
 
 
 def nested(levels: int) -> bytes:
     data = b""
-    for _ in range(levels):  # a graph in an attribute of a node of a graph
+    for _ in range(levels):  # nest a graph in an attribute of a node
         data = chunk(1, chunk(5, chunk(6, data)))
     return chunk(7, data)
 
@@ -215,7 +215,7 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
 
 
 def calling(*calls: str, inside: bool = False) -> Edit:
-    """Functions that call one another: "ab" is a, which calls b, or does in a branch."""
+    """Add functions that call each other: "ab" is a function a that calls b, directly or in a branch."""
 
     def edit(model: onnx.ModelProto) -> None:
         for name, called in calls:
@@ -229,7 +229,7 @@ def calling(*calls: str, inside: bool = False) -> Edit:
 
 
 def adds(output: str, number: int) -> Edit:
-    """An output in int32 has that number added, after all others that read it did."""
+    """Add a number to an int32 output, after all nodes that read the output."""
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -252,7 +252,7 @@ def ports(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def port(name: str, element: int | None = None, dim: tuple[int, int] | None = None) -> Edit:
-    """Another element type or extent of an input or output."""
+    """Change the element type or a dimension of an input or output."""
 
     def edit(model: onnx.ModelProto) -> None:
         tensor = ports(model)[name].type.tensor_type
@@ -265,7 +265,7 @@ def port(name: str, element: int | None = None, dim: tuple[int, int] | None = No
 
 
 def without(name: str) -> Edit:
-    """The input or output of that name is gone."""
+    """Remove the input or output of that name."""
 
     def edit(model: onnx.ModelProto) -> None:
         values = model.graph.input if any(value.name == name for value in model.graph.input) else model.graph.output

@@ -1,7 +1,7 @@
-"""Good and bad bundles, each made from a kept one by one change: what its files and graphs may be.
+"""Good and bad bundles, each a kept one with one change to its files or graphs.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`; `bad_values(FIELD, VALUES, WORDS...)` is one for
-each value. Both readers, Python's and C++'s, must refuse a bad one in a sentence that holds the words.
+each value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from onnx import TensorProto
 CASES = Cases()
 good, bad, bad_values = CASES.good, CASES.bad, CASES.bad_values
 
-# ---- bundles as they are kept, and what may differ
+# ---- unchanged bundles, and allowed differences
 
 for _kept in ("plain", "fp32", "bf16", "int8", "dense", "choice", "ensemble", "soft"):
     good(f"v3-{_kept} as it is", nothing, base=f"v3-{_kept}")
@@ -105,11 +105,11 @@ bad("UTF-32", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_text().en
 bad("a key twice", swap(b'"format_version"', b'"format": "vmoe-bundle", "format_version"'), MANIFEST, "'format'")
 bad("a key twice inside", field(b'{"a": 1, "b": {"c": 1, "\\u0063": 2}}'), MANIFEST, "'c'")
 for _value in (
-    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # no UTF-8, of which one is too long, and one a surrogate
-    b'"\\ud800"', b'"\\udc00"', b'{"\\ud800": 1}',  # halves of pairs
-    b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"-1e309", b"9" * 400, b"9" * 5000,  # no doubles
-    b"01", b"+1", b".5", b"1.", b"0x10", b"1_0", "\u0661".encode(),  # no numbers of JSON
-    b"'a'", b'"a\nb"', b'"a\x00b"', b'"\\x41"',  # no text of JSON
+    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # not UTF-8, including an overlong sequence and a surrogate
+    b'"\\ud800"', b'"\\udc00"', b'{"\\ud800": 1}',  # unpaired surrogates
+    b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"-1e309", b"9" * 400, b"9" * 5000,  # not finite doubles
+    b"01", b"+1", b".5", b"1.", b"0x10", b"1_0", "\u0661".encode(),  # not JSON numbers
+    b"'a'", b'"a\nb"', b'"a\x00b"', b'"\\x41"',  # not JSON strings
     b'{"": 1, "": 1}', b"[1,]", b"\f1",
 ):  # fmt: skip
     bad(f"a field of {len(_value)} bytes, {_value[:20]!r}", field(_value), MANIFEST)
@@ -246,7 +246,7 @@ for _calls in (["aa"], ["ab", "ba"], ["ab", "bc", "cd"], ["cd", "bc", "ab"]):
         _words = f"functions {' '.join(_calls)}{' in branches' * _inside}"
         bad(_words, graph(calling(*_calls, inside=_inside)), CANONICAL, "call one another too deeply")
 
-# ---- graphs: their inputs and outputs against the manifest, which is compared once a runtime has loaded them
+# ---- graphs: their inputs and outputs, which are compared with the manifest after a runtime has loaded them
 
 INTERFACES = Cases()
 bad = INTERFACES.bad

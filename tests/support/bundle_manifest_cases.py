@@ -1,7 +1,7 @@
-"""Good and bad bundles, each made from a kept one by one change: what its manifest may say.
+"""Good and bad bundles, each a kept one with one change to its manifest.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`; `bad_values(FIELD, VALUES, WORDS...)` is one for
-each value. Both readers, Python's and C++'s, must refuse a bad one in a sentence that holds the words.
+each value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ bad("a capacity multiple that is too large", says(put("routing/capacity_multiple
 
 
 def _multiple_of(slots: int) -> Change:
-    """A capacity multiple, in groups of 150 tokens."""
+    """Set a capacity multiple, in groups of 150 tokens."""
     group = put("routing/group", "15"), put("batch_multiple", 15), put("routing/group_tokens", 150)
     capacities = (put(f"profiles/{i}/capacity", [slots]) for i in range(4))
     return says(put("routing/capacity_multiple_of", slots), *group, *capacities)
@@ -169,7 +169,7 @@ bad("a profile whose bpr is 1", says(put("profiles/0/bpr", 1)), "'bpr'")
 bad("a profile in vanilla order without its suffix", says(put("profiles/0/bpr", False)), "'c0.3-k1'")
 bad("the same profile twice", says(lambda m: m["profiles"].append(m["profiles"][0])), "two profiles 'c0.3-k1'")
 
-# ---- kinds, and the fields that one has and another doesn't
+# ---- kinds of routing, and their different fields
 
 E3, CHOICE, SOFT = "v3-ensemble", "v3-choice", "v3-soft"
 good("an ensemble of one", says(put("routing/ensemble_size", 1)))
@@ -215,7 +215,7 @@ bad_values("routing/slots_per_expert", (0, 2.0, True, "2", 2**31, 2**64), "'slot
 bad_values("profiles/0/max_experts", (0, 5, 4.0, True, 2**64), "'max_experts'")
 bad("profiles of a Soft MoE", says(put("profiles", [{}])), "has none", base=SOFT)
 
-# ---- names of profiles: `test_profile_names.py` has what each stands for
+# ---- names of profiles: `test_profile_names.py` checks their meaning
 
 _POOLED = [put("profiles/0/pool", True), put("profiles/0/max_experts", 3)]
 good("a pool and a limit", says(*_POOLED, put("profiles/0/name", "c0.3-k1-pool-m3")))

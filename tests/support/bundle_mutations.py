@@ -2,9 +2,9 @@
 
     python tests/support/bundle_mutations.py --count 4000
 
-prints one line for each case that must not be, a summary, and exits with 1 if there was one. What is allowed: a sentence
-that refuses the bundle, or the answers of the good one. A bundle whose hashes were made right again is another bundle and
-may answer what it likes, as long as both readers agree.
+prints one line for each wrong result, then a summary, and exits with 1 if there was one. A reader must refuse the bundle
+with a message, or return the answers of the good one. A bundle whose hashes were updated is another bundle: its answers may
+be anything on which both readers agree.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CHECKPOINT = Path(__file__).parents[1] / "data" / "golden" / "g1"
 PRECISIONS = ("fp32", "bf16", "int8")
 MEMORY = 8 << 30
 SECONDS = 60.0
-"""For one case: the first one waits until the process has loaded the good bundles."""
+"""Limit for one case; the first one also waits until the process has loaded the good bundles."""
 FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "another model's answers"
 
 
 @dataclass
 class _Worker:
-    """What the process that may crash or hang holds: images and good answers by bundle, and by graph."""
+    """The state of the process that may crash or hang: images and good answers, by bundle and by graph."""
 
     images: dict[Path, np.ndarray]
     good: dict[tuple[Path, str], np.ndarray]
@@ -45,7 +45,7 @@ _worker = _Worker({}, {})
 
 
 def run(count: int, seed: int) -> Report:
-    """Runs that many cases."""
+    """Run that many cases."""
     from vmoe_export import export_bundle
 
     context, report = multiprocessing.get_context("spawn"), Report()
@@ -57,7 +57,7 @@ def run(count: int, seed: int) -> Report:
         for index in range(count):
             try:
                 verdict, words = pool.apply_async(_run_case, (seed, index, Path(folder))).get(SECONDS)
-            except multiprocessing.TimeoutError:  # also where the process ended
+            except multiprocessing.TimeoutError:  # also raised if the process has ended
                 verdict, words = f"{FAILED}: it crashed or hung", ""
                 pool.terminate()
                 pool = context.Pool(1, _prepare, (bases,))

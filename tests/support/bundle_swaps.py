@@ -1,8 +1,8 @@
-"""Swaps files of a bundle, or whole bundles, under a load: what comes out is the answer of one whole bundle, or a sentence.
+"""Swaps files of a bundle, or whole bundles, while it is loaded: the result must be one bundle's answer, or a refusal.
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints how many loads were right or refused, as JSON, and exits with 1 if any answer was wrong. `--backend sdk` is the SDK.
+prints how many loads were right or refused, as JSON, and exits with 1 if any answer was wrong. `--backend sdk` uses the SDK.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vmoe_runtime import Engine, VmoeError
 from vmoe_runtime.bundle.reader import Bundle
 
 WEIGHTS, GRAPHS = "weights.safetensors", ("model.onnx", "model.inlined.onnx")
-Load = Callable[[Path], np.ndarray]  # logits of the same images, whichever bundle it is
+Load = Callable[[Path], np.ndarray]  # returns the logits of the same images for any bundle
 
 
 def other_bundle(bundle: Path, target: Path) -> Path:
-    """A valid bundle that answers otherwise, by its graphs and by its weights: a mixture of both gives a third answer."""
+    """Write a valid bundle with other graphs and other weights, so that a mixture of both bundles gives a third answer."""
     weights = bytearray((bundle / WEIGHTS).read_bytes())
     start = 8 + int.from_bytes(weights[:8], "little")
     begin, end = json.loads(weights[8:start])["head/bias"]["data_offsets"]
@@ -49,7 +49,7 @@ def other_bundle(bundle: Path, target: Path) -> Path:
 
 
 def engine_load(backend: str, **options: bool) -> Load:
-    """Loads a bundle with the Engine and runs it on one image."""
+    """Load a bundle with the Engine and run it on one image."""
 
     def load(bundle: Path) -> np.ndarray:
         with Engine.load(bundle, backend=backend, threads=1, **options) as engine:
@@ -59,7 +59,7 @@ def engine_load(backend: str, **options: bool) -> Load:
 
 
 def sdk_load(bundle: Path) -> Load:
-    """Loads a bundle with the C++ SDK and runs it on one image; `bundle` is one of those that will be loaded."""
+    """Return a function that loads a bundle with the C++ SDK and runs it on one image; `bundle` is one of the bundles."""
     given, outputs = image(bundle), Bundle.open(bundle, verify=False).manifest.outputs
 
     def load(bundle: Path) -> np.ndarray:
@@ -72,7 +72,7 @@ def sdk_load(bundle: Path) -> Load:
 
 
 def image(bundle: Path) -> np.ndarray:
-    """The image that every load is asked about."""
+    """Return the image that every load is run on."""
     spec = Bundle.open(bundle, verify=False).manifest.input
     return np.linspace(-1, 1, spec.height * spec.width * spec.channels, dtype=np.float32).reshape(
         1, spec.height, spec.width, spec.channels
@@ -80,19 +80,19 @@ def image(bundle: Path) -> np.ndarray:
 
 
 def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
-    """Loads a bundle while files of it, or its folder, are exchanged for those of another bundle.
+    """Load a bundle while its files or its folder are exchanged for those of another bundle.
 
     Args:
-        bundle: what is copied and loaded.
-        files: how many loads during which the weights or a graph are exchanged; the old answer alone is right.
-        folders: how many loads during which the whole folder is exchanged; the answer of either bundle is right.
+        bundle: the bundle to copy and load.
+        files: number of loads during which the weights or a graph are exchanged; only the old answer is right.
+        folders: number of loads during which the whole folder is exchanged; the answer of either bundle is right.
         load: loads and runs a bundle.
 
     Returns:
-        The loads that ended as "right" and "refused", by "files" and "folders".
+        The numbers of loads that ended as "right" and as "refused", by "files" and "folders".
     """
     chance, report = random.Random(0), Report()
-    # Weights are what a runtime opens by itself.
+    # The runtime itself opens the weights.
     names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
     spawning = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:
@@ -102,7 +102,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         answers["files"] = [load(own)]
         seconds = time.monotonic() - start
         for kind, name in (*(("files", name) for name in names), *[("folders", "")] * folders):
-            # Half of the exchanges end within the load, the others after it or not at all as the load sees it.
+            # Half of the exchanges are short, so that more of them are undone during the load.
             moments = chance.uniform(0, seconds), chance.choice((0.1, 1)) * chance.uniform(0, seconds)
             exchange = swapper.apply_async(exchange_for_a_while, (own / name, other / name, *moments))
             try:
@@ -121,7 +121,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
 
 
 def run(bundle: str, files: int, folders: int, backend: str) -> Report:
-    """The same with a backend of the Engine, or with "sdk"."""
+    """Do the same with a backend of the Engine, or with "sdk"."""
     if backend == "sdk" and c_engine.sdk() is None:
         print("this installation has no C++ SDK")
         return Report()

@@ -1,4 +1,4 @@
-"""What the two bundle readers, Python's and the C++ SDK's, say of bundles, manifests and graphs."""
+"""The verdicts of the two bundle readers, Python's and the C++ SDK's, on bundles, manifests and graphs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ profile and a picture come `with_manifest`."""
 
 
 def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
-    """The sentence that refuses, or None."""
+    """Return the message of the refusal, or None."""
     try:
         read(data)
     except BundleError as error:
@@ -34,22 +34,22 @@ def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
 
 
 def read_bundle(path: bytes) -> None:
-    """All that is checked of a bundle before a runtime sees it."""
+    """Check everything in a bundle that is checked before a runtime sees it."""
     Bundle.open(path.decode()).verify_weights()
 
 
 def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
-    """The sentence that refuses each, or None. Sanitizers that find something fail the test."""
+    """Return the message of each refusal, or None. Sanitizers that find something fail the test."""
     return [None if word == "ok" else sentence for word, sentence in cpp_answers(kind, items)]
 
 
 def with_manifest(manifest: bytes, item: bytes) -> bytes:
-    """A name of a profile, or a picture, for the bundle that has this manifest."""
+    """Combine a profile name or a picture with the manifest that it is checked against."""
     return len(manifest).to_bytes(4, "little") + manifest + item
 
 
 def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
-    """ "ok" and what was read, as `sdk_readers` prints it, or "refused" and why; otherwise as for `cpp_verdicts`."""
+    """Return "ok" and the result, as `sdk_readers` prints it, or "refused" and the reason; otherwise as `cpp_verdicts`."""
     with tempfile.TemporaryFile() as stream:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
@@ -79,6 +79,6 @@ def _readers() -> Path:
 
 
 def both_verdicts(paths: Sequence[Path]) -> dict[str, list[str | None]]:
-    """The sentence that refuses each bundle, or None, by reader."""
+    """Return, by reader, the message of each bundle's refusal, or None."""
     given = [str(path).encode() for path in paths]
     return {"Python": [python_verdict(read_bundle, path) for path in given], "C++": cpp_verdicts("bundle", given)}

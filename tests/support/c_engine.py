@@ -1,4 +1,4 @@
-"""The C++ SDK's C API, called from Python."""
+"""Calls of the C++ SDK's C API from Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_runtime.settings import ROWS
 
 _TYPES = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "n": ctypes.c_size_t, "q": ctypes.c_int64, "i": ctypes.c_int32}
 _TYPES |= {"d": ctypes.c_double}
-_FUNCTIONS = {  # what each takes; all of them return a status
+_FUNCTIONS = {  # parameters of each function; all of them return a status
     "vmoe_engine_load": "ppp",
     "vmoe_engine_info": "pp",
     "vmoe_engine_class_name": "pqp",
@@ -39,7 +39,7 @@ _FUNCTIONS = {  # what each takes; all of them return a status
 
 
 class RefusedError(Exception):
-    """The SDK returned a status; its text is the message, `code` its code."""
+    """The SDK returned an error status, with this message and `code`."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 def _struct(name: str, fields: str) -> type[Any]:
-    """A struct of the C API: behind `struct_size`, which is set, fields as in "p:data n:data_bytes"."""
+    """Make a struct type of the C API: `struct_size`, which is set, and fields such as "p:data n:data_bytes"."""
     pairs = [field.split(":") for field in fields.split()]
     made = type(name, (ctypes.Structure,), {"_fields_": [("struct_size", _TYPES["n"]), *((n, _TYPES[t]) for t, n in pairs)]})
     return functools.partial(made, ctypes.sizeof(made))  # type: ignore[return-value]
@@ -67,7 +67,7 @@ ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")
 
 @functools.cache
 def sdk() -> ctypes.CDLL | None:
-    """The installed SDK, or None where this installation has none."""
+    """Load the installed SDK; None if this installation has none."""
     path = find_native("lib", SDK_LIBRARY)
     if path is None:
         return None
@@ -82,10 +82,10 @@ def sdk() -> ctypes.CDLL | None:
 
 
 def call(function: str, *arguments: Any) -> None:
-    """Calls a function of the C API.
+    """Call a function of the C API.
 
     Raises:
-        RefusedError: it returned a status.
+        RefusedError: it returned an error status.
     """
     library = sdk()
     assert library is not None
@@ -96,7 +96,7 @@ def call(function: str, *arguments: Any) -> None:
 
 
 def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
-    """An engine, to be freed; options as fields of `LoadOptions`."""
+    """Load an engine, which the caller must free; `options` are fields of `LoadOptions`."""
     engine = ctypes.c_void_p()
     given = LoadOptions(options.pop("threads", 1), 1, None, str(onnxruntime_library()).encode())
     for name, value in options.items():
@@ -106,7 +106,7 @@ def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
 
 
 def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: int = 1) -> np.ndarray[Any, Any]:
-    """Loads a bundle and runs it once.
+    """Load a bundle and run it once.
 
     Args:
         bundle: its folder.

@@ -1,8 +1,8 @@
-"""Looks at a report as a reader does: in a browser, on a phone and on a screen, by keyboard, and with axe-core.
+"""Checks a report as its reader sees it: in a browser, on a phone and on a screen, by keyboard, and with axe-core.
 
 python tests/support/check_report_page.py demo/report.html --pictures build/report-pages
 
-axe-core is used where `make check-report` has put it, in build/axe.
+axe-core is used if `make check-report` has put it into build/axe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 
 AXE = Path(__file__).parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
-# What reaches beyond the window, but for what lies in a box that scrolls by itself.
+# Elements wider than the window, except those in a box that scrolls by itself.
 _OVERHANG = """[...document.querySelectorAll('body *')].filter(part => {
   const box = part.getBoundingClientRect();
   return box.width && (box.right > innerWidth + 1 || box.left < -1) && !part.closest('.scroll, .skip, .unseen');
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> list[str]:
-    """Everything that is wrong with a page at a width, a line each; with axe-core where it is."""
+    """Return all faults of a page at a width, a line each; use axe-core if it is there."""
     address = path.resolve().as_uri()
     page = show(browser, address, width, dark=dark)
     asked = [request.url for request in page.requests()]
@@ -59,7 +59,7 @@ def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> lis
 
 
 def faults_of(page: Page, width: int) -> list[str]:
-    """What is wrong with the page that is open: it is wider than its window, or axe-core, where it is, finds something."""
+    """Return the faults of the open page: elements wider than the window, and findings of axe-core if it is there."""
     faults = []
     size = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     if size[0] > size[1] or size[1] != width:
@@ -74,7 +74,7 @@ def faults_of(page: Page, width: int) -> list[str]:
 
 
 def state(page: Page) -> dict[str, Any]:
-    """What the page says at the slider's place."""
+    """Return the page's text at the slider's present position."""
     found: dict[str, Any] = page.evaluate("""({
       value: document.getElementById('ratio').value,
       spoken: document.getElementById('ratio').getAttribute('aria-valuetext'),

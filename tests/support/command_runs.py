@@ -1,4 +1,4 @@
-"""Runs of the program `vmoe` inside the test's process; a plugin of pytest, whose fixtures any test can take."""
+"""Runs of the program `vmoe` inside the test's process: a pytest plugin with fixtures for any test."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Refuse = Callable[..., str]
 
 @dataclass(frozen=True)
 class Vmoe:
-    """The program, and what it prints."""
+    """Runs the program, and returns its output."""
 
     capture: pytest.CaptureFixture[str]
 
     def run(self, *words: object, code: int = 0) -> tuple[str, str]:
-        """Standard output and standard error of a run that ends with that code."""
+        """Return standard output and standard error of a run that must end with that code."""
         self.capture.readouterr()
         found = main([*map(str, words)])
         out, err = self.capture.readouterr()
@@ -35,12 +35,12 @@ class Vmoe:
         return out, err
 
     def json(self, *words: object) -> dict[str, Any]:
-        """The JSON of a run, which stands alone on standard output."""
+        """Return the JSON of a run, which must be all of its standard output."""
         found: dict[str, Any] = json.loads(self.run(*words, "-q", "--json", "-")[0])
         return found
 
     def complaint(self, code: int, *words: object) -> str:
-        """What a run that must fail with this code prints: one line, and nothing on standard output."""
+        """Return the message of a run that must fail with this code: one line, and nothing on standard output."""
         out, err = self.run(*words, code=code)
         assert out == "" and err.startswith("vmoe: ") and err.count("\n") == 1, err
         return err
@@ -69,17 +69,17 @@ def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
-    """A file of arrays, such as `images` and `labels`."""
+    """Write a file of arrays, such as `images` and `labels`."""
     np.savez(path, **arrays)
     return path
 
 
 def noise(path: Path, count: int = 8) -> Path:
-    """Images of noise for a kept bundle, with labels."""
+    """Write images of noise for a kept bundle, with labels."""
     images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return npz(path, images=images, labels=np.arange(count) % 7)
 
 
 def kept_bundle(kind: str) -> Path:
-    """The bundle of a kind among those that are kept with the tests, of the newest format that has one."""
+    """Return the bundle of a kind that is kept with the tests, in the newest format that has one."""
     return max(BUNDLES.glob(f"v*-{kind}"))

@@ -29,7 +29,7 @@ def model_and_images(name: str) -> tuple[Vmoe, torch.Tensor]:
 def compare(name: str) -> None:
     torch.compiler.reset()
     network, images = model_and_images(name)
-    # Compiled first: a call before it would leave behind what the compiler then need not trace.
+    # Compile first: an earlier call would cache values, and the compiler would not have to trace them.
     found = torch.compile(network, fullgraph=True, backend="aot_eager")(images)
     found.square().sum().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}

@@ -1,4 +1,4 @@
-"""What the test vectors are of: routing cases, and the models of one node with their options."""
+"""The cases of the test vectors: routing cases, and one-node models with their options."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vmoe_export.ops.table import OPS
 Arrays = dict[str, np.ndarray]
 SIZES = {"G": 2, "S": 9, "D": 8, "E": 4, "F": 16, "K": 2, "M": 6, "N": 2, "T": 9, "Q": 5, "P": 3, "O": 9}
 SIZES |= {"H": 1, "J": 1, "C": 2, "A": 2}
-"""Of the models of one node, where their options say no others."""
+"""Default sizes of the one-node models."""
 
 SETTINGS = {"capacity": 3, "k": 2, "bpr": 1, "pool": 1, "max_experts": 3, "merge": 2}
 TOKENS = ("x", "q", "k", "v", "buf", "out")
 FED = (*TOKENS, "gates", "src", "slot", "weight", "sizes", "token", "dispatch", "combine", "mu", "scale")
-"""The inputs that are no weights of a model."""
+"""The inputs that are not weights."""
 
 TOLERANCES = {
     kind: {"atol": atol, "rtol": rtol, "why": why}
@@ -37,7 +37,7 @@ RATIOS: list[tuple[int, int, float, Any, int]] = [
     *((100, 10, 1.1, "ceil", 1), (394, 8, 1.05, "ceil", 4), (8, 8, 0.01, "ceil", 1), (28, 8, 1.0, "round", 1)),
     (20, 8, 1.0, "round", 1),
 ]
-"""Pairs, experts, capacity ratio, rounding and multiple, which say how many slots an expert has."""
+"""Pairs, experts, capacity ratio, rounding and multiple, from which the slots of an expert follow."""
 _SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-44, -1e-44, 3e38, -3e38])
 
 
@@ -53,12 +53,12 @@ class RoutingCase:
 
 
 def numbers(name: str, *shape: int) -> np.ndarray:
-    """Multiples of 2**-20 from -2 to 2, the same for a name wherever they are made."""
+    """Return multiples of 2**-20 from -2 to 2, the same ones for a name on every machine."""
     return _rng(name).integers(-(2**21), 2**21, shape) / 2**20
 
 
 def gates(name: str, groups: int, tokens: int, experts: int, kind: str = "") -> np.ndarray:
-    """f64[G,S,E] that add up to 1 for each token; rounded to eighths (`ties`), or half of them special (`special`)."""
+    """Return f64[G,S,E] that sum to 1 per token; `ties` rounds them to eighths, `special` makes half of them special."""
     rng = _rng(name)
     shares = rng.integers(1, 4096, (groups, tokens, experts))
     made = shares / shares.sum(axis=-1, keepdims=True)
@@ -72,7 +72,7 @@ def _rng(name: str) -> np.random.Generator:
 
 
 def routing_cases() -> Iterator[RoutingCase]:
-    """The cases of the tables below."""
+    """Return the cases of the tables below."""
     for model, (names, table) in _TABLES.items():
         for line in table.strip().splitlines():
             name, given, settings, what = (part.strip() for part in line.split("|"))
@@ -103,7 +103,7 @@ def _merge_of(name: str, given: str) -> Arrays:
 
 
 def _array(name: str, given: str, make: Any) -> np.ndarray:
-    """Rows as they stand, or what is made of a shape and a kind."""
+    """Return the given rows, or an array of a shape and a kind."""
     if "x" not in given:
         return np.array([[row.split() for row in given.split("/")]]).astype(float)
     shape, *kind = given.split()
@@ -222,4 +222,4 @@ _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeClassAttentionBlock": {"": {"num_heads": 2}},
 }  # fmt: skip
 OP_ROWS = {f"test_vmoe_{function_name(op)}{end}": (OPS[op], row) for op, rows in _OPS.items() for end, row in rows.items()}
-"""By the name of its folder in ops/: an op, and its options."""
+"""The op and its options, by the name of its folder in ops/."""

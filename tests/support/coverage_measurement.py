@@ -1,4 +1,4 @@
-"""Which lines and branches of the product the tests reach, measured by coverage.py, in each test process by itself."""
+"""Measures with coverage.py, in each test process, which lines and branches of the product the tests reach."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import coverage
 
 FILE = os.environ.get("VMOE_TEST_COVERAGE")
-"""What this process writes what it reached to, with an end of its own; without it nothing is measured."""
+"""Prefix of the files that processes write their measurements to; without it, nothing is measured."""
 
 _OMITTED = ["runtime/vmoe_serve/ray_application.py"]
-"""Ray sends its functions to other processes, which it can't with what a measurement adds."""
+"""Not measured: Ray sends these functions to other processes, and can't if a measurement has changed them."""
 
 measurement = None
 if FILE:
@@ -19,7 +19,7 @@ if FILE:
 
 
 def write() -> None:
-    """At the end of a test process."""
+    """Write the measurement at the end of a test process."""
     if measurement:
         measurement.stop()
         measurement.save()

@@ -22,13 +22,13 @@ _HEADERS = {
 
 
 def program(sanitizers: str = "") -> Path:
-    """The program, built against the SDK; skips where this machine lacks what it needs."""
+    """Build the program against the SDK; skip if this machine lacks what it needs."""
     for header, package in _HEADERS.items():
         if not any(Path(folder, header).is_file() for folder in ("/usr/include", "/usr/local/include")):
             pytest.skip(f"{header} is not installed (Debian package {package})")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     if sanitizers:
-        flags = f"-g1 -O0 -fsanitize={sanitizers}"  # under which the compiler warns without reason
+        flags = f"-g1 -O0 -fsanitize={sanitizers}"  # with these flags, the compiler has false warnings
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
     return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"
 
@@ -38,7 +38,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 class CppServer(HttpClient):
-    """The service as its own process, at a port of its own choice."""
+    """The service in a process of its own, at a port that it chooses."""
 
     def __init__(self, built: Path, bundle: Path, *options: str, **variables: str) -> None:
         self.process = started([built, bundle, "--port", "0", *options], **environment(**variables))
@@ -48,7 +48,7 @@ class CppServer(HttpClient):
         super().__init__(int(self.said.rpartition(":")[2].partition("/")[0]))
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """The exit code after a signal, and what stands on standard error unexpectedly."""
+        """Send a signal; return the exit code, and any unexpected text on standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, unexpected(errors)

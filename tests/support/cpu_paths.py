@@ -1,6 +1,6 @@
-"""Runs models on the op library in another process: on a chosen CPU path, on another ONNX Runtime, past what crashes.
+"""Runs models on the op library in another process, which may use another CPU path or ONNX Runtime, or crash.
 
-Run as a program it is that process, and needs nothing but numpy and onnxruntime.
+As a program, this file is that process. It needs only numpy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CALLS, _RESULTS = "calls.pickle", "results.pickle"
 
 @dataclass(frozen=True)
 class Call:
-    """One run of a model: an ONNX file or its bytes, and arrays by input name."""
+    """A call of a model: an ONNX file or its bytes, and arrays by input name."""
 
     model: Path | bytes
     feeds: Mapping[str, np.ndarray]
@@ -37,9 +37,9 @@ class Call:
 
 
 def supported_paths(library: Path | None = None) -> tuple[str, ...]:
-    """The CPU paths that a library, or the installed one, finds on this machine, the best first.
+    """Return the CPU paths that a library, by default the installed one, finds on this machine, the best first.
 
-    The first is used unless VMOE_CPU_PATH names another.
+    The library uses the first one unless VMOE_CPU_PATH names another.
     """
     return _supported(library or _library())
 
@@ -50,7 +50,7 @@ def _supported(library: Path) -> tuple[str, ...]:
 
 
 def refusal(library: Path, path: str | None = None, packages: Path | None = None) -> str:
-    """What ONNX Runtime says when it can't register a library; empty if it can.
+    """Return the message of ONNX Runtime if it can't register a library; empty if it can.
 
     Raises:
         RuntimeError: the process crashed.
@@ -59,7 +59,7 @@ def refusal(library: Path, path: str | None = None, packages: Path | None = None
 
 
 def need_op_library() -> None:
-    """Skips the module that is imported where this installation has no op library."""
+    """Skip the module that is being imported if this installation has no op library."""
     import pytest
 
     from vmoe_runtime.op_library import find_library
@@ -76,17 +76,17 @@ def run_calls(
     threads: int = 2,
     library: Path | None = None,
 ) -> list[Outputs | str]:
-    """What each call gave, or the message of its error, in order; all calls of a model share a session.
+    """Return the outputs or the error message of each call, in order. All calls of a model share a session.
 
     Args:
-        calls: what to run.
+        calls: the calls to run.
         path: a CPU path for VMOE_CPU_PATH, or None for the library's own choice.
         packages: a folder with another onnxruntime, or None for this environment's.
         threads: intra-op threads.
         library: the op library, or None for the installed one.
 
     Raises:
-        RuntimeError: the process crashed; says in which call.
+        RuntimeError: the process crashed; the message names the call.
     """
     with tempfile.TemporaryDirectory(prefix="vmoe-calls-") as name:
         folder = Path(name)
@@ -114,7 +114,7 @@ def run_calls(
 
 
 def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
-    """The same, where no call may fail."""
+    """Do the same, and fail if a call fails."""
     failed = [result for result in results if isinstance(result, str)]
     if failed:
         raise AssertionError(f"{len(failed)} of {len(results)} calls failed: {failed[0]}")
@@ -122,7 +122,7 @@ def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
 
 
 def _unpickled(path: Path) -> Iterator[Any]:
-    """The objects that were pickled into a file one after another, up to one that was cut short."""
+    """Read the objects that were pickled into a file one after another, up to an incomplete one."""
     with path.open("rb") as stream, contextlib.suppress(EOFError, pickle.UnpicklingError):
         while True:
             yield pickle.load(stream)
@@ -152,7 +152,7 @@ def _python(arguments: list[str], path: str | None, packages: Path | None) -> st
 
 
 class _Runner:
-    """A process that runs the calls of one folder after another; it ends when nobody holds it any more."""
+    """A process that runs the calls of one folder after another; it ends when this object is deleted."""
 
     def __init__(self, path: str | None, packages: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with this object)
@@ -163,7 +163,7 @@ class _Runner:
         weakref.finalize(self, self._process.kill)
 
     def run(self, folder: Path) -> None:
-        """Runs the calls in a folder.
+        """Run the calls in a folder.
 
         Raises:
             RuntimeError: the process crashed.
@@ -179,7 +179,7 @@ class _Runner:
 
 @functools.lru_cache(maxsize=8)
 def _runner(path: str | None, packages: Path | None) -> _Runner:
-    """One process for each path and onnxruntime: starting it takes longer than most calls."""
+    """Return one process for each path and onnxruntime, because starting it takes longer than most calls."""
     return _Runner(path, packages)
 
 
@@ -199,7 +199,7 @@ def _run_in_this_process(folder: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = plan["threads"]
-    # Threads that wait for work in a loop take twenty times as long as most calls.
+    # Threads that spin while they wait for work would cost twenty times as much time as most calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.register_custom_ops_library(plan["library"])
 

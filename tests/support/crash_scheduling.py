@@ -27,7 +27,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return scope.partition("::")[0]
 
         def remove_node(self, node: Any) -> str | None:
-            """Takes out a process that has ended; returns the test that it ran, if it crashed."""
+            """Remove a process that has ended; return the test that it was running if it crashed."""
             crashed, workload = None, self.assigned_work[node]
             for file, tests in list(workload.items()):
                 unfinished = [test for test, finished in tests.items() if not finished]
@@ -41,7 +41,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return crashed
 
         def schedule(self) -> None:
-            """Gives files to the processes that have collected their tests: two each, as one waits with its last test."""
+            """Give two files to each process that has collected its tests, because a process holds back its last test."""
             with self._ready_nodes():
                 super().schedule()
                 super().schedule()

@@ -1,8 +1,8 @@
-"""ONNX Runtime's own CUDA provider where there is no GPU: the one of its wheel, on fakes of NVIDIA's libraries.
+"""ONNX Runtime's own CUDA provider without a GPU: the one of its wheel, on fakes of NVIDIA's libraries.
 
-Every function that it takes from them says "success" and does nothing, but for the few that a session can't be loaded
-without: memory is the host's, copies are copies, and there is one GPU. So sessions are made as on a GPU: nodes are given to
-providers, and copies are put between them. Kernels don't run, so answers mean nothing.
+Every fake function returns "success" and does nothing, except the few that loading a session needs: memory is the host's,
+copies are made, and there is one GPU. So sessions are made as on a GPU: nodes are assigned to providers, and copies are
+inserted between them. Kernels don't run, so outputs are meaningless.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import fake_gpu
 import pytest
 
 CUDA_INCLUDE = Path("/usr/local/cuda/include")
-DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # what it takes of the driver
+DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # the only function that it needs from the driver
 _OF_NVIDIA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|curand|cudnn|cufft)\.so\.\d+")
 
-# What the functions do that must do something.
+# The functions that must do something.
 _RUNTIME = r"""
 #include <cuda_runtime_api.h>
 #include <stdlib.h>
@@ -80,10 +80,10 @@ _DEFINED = re.compile(r"^[a-z].*?\*?(\w+)\(", re.MULTILINE)
 
 
 def libraries(folder: Path, provider: Path) -> Path:
-    """A folder for LD_LIBRARY_PATH with all that the provider's library needs of NVIDIA's. Skips without CUDA's headers.
+    """Make a folder for LD_LIBRARY_PATH with all of NVIDIA's libraries that the provider needs. Skip without CUDA's headers.
 
     Args:
-        folder: to write to.
+        folder: the folder to write to.
         provider: libonnxruntime_providers_cuda.so.
     """
     if not (CUDA_INCLUDE / "cuda_runtime_api.h").is_file():

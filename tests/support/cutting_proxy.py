@@ -1,4 +1,4 @@
-"""A server in front of another one, whose connections break in the middle of an answer."""
+"""A proxy whose connections break in the middle of an answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 
 
 class CuttingProxy:
-    """Passes connections on to a port of this machine; some are cut after a random number of bytes of answers.
+    """Forwards connections to a port of this machine; cuts some after a random number of bytes of answers.
 
     Attributes:
-        port: to connect to.
-        cuts: how many connections will still be cut.
+        port: the port to connect to.
+        cuts: number of connections that will still be cut.
     """
 
     def __init__(self, target: int, cuts: int, lengths: range, seed: int) -> None:
@@ -31,7 +31,8 @@ class CuttingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # what a client won't take isn't sent
+                # A small buffer, so that the proxy can't send much more than the client reads.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
                 server = socket.create_connection(("127.0.0.1", self._target))
                 with self._lock:
                     left = self._random.choice(self._lengths) if self.cuts else None
@@ -56,7 +57,7 @@ class CuttingProxy:
 
 @contextmanager
 def cutting_proxy(target: int, cuts: int, lengths: range = range(300_000), seed: int = 0) -> Iterator[CuttingProxy]:
-    """A proxy that cuts so many connections, each after one of those numbers of bytes."""
+    """Start a proxy that cuts `cuts` connections, each after a number of bytes drawn from a range."""
     proxy = CuttingProxy(target, cuts, lengths, seed)
     try:
         yield proxy

@@ -1,4 +1,4 @@
-"""Builds checkpoints and bundles with one thing wrong in them, and says what a refusal must look like."""
+"""Checkpoints and bundles with one fault each, and checks of how they are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Build = Callable[[Path], Path]
 
 
 def assert_one_sentence(sentence: str, *names: str) -> None:
-    """One line for a person, which names what is concerned."""
+    """Assert that a message is one line for a person, and names the words."""
     assert sentence.strip() == sentence != ""
     assert "\n" not in sentence
     assert "Traceback" not in sentence
@@ -39,14 +39,14 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
 
 @contextmanager
 def refusal(error: type[Exception], *names: str) -> Iterator[None]:
-    """What is done inside is refused with one sentence, which names what is concerned."""
+    """Assert that the block is refused with one sentence that names the words."""
     with pytest.raises(error) as refused:
         yield
     assert_one_sentence(str(refused.value), *names)
 
 
 def put(path: str, value: Any) -> Edit:
-    """Sets one field of nested mappings and lists, `put("profiles/0/k", 9)`; `...` takes it out."""
+    """Set one field of nested mappings and lists, as in `put("profiles/0/k", 9)`; `...` removes the field."""
 
     def edit(content: Any) -> None:
         *parents, last = path.split("/")
@@ -61,18 +61,18 @@ def put(path: str, value: Any) -> Edit:
 
 
 def drop(path: str) -> Edit:
-    """Takes one field out."""
+    """Remove one field."""
     return put(path, ...)
 
 
 def read_tensors(path: Path = SPARSE) -> Tensors:
-    """The tensors of a checkpoint, by default of a golden one, free to be changed."""
+    """Return copies of the tensors of a checkpoint, by default of a golden one."""
     with open_checkpoint(path) as checkpoint:
         return dict(checkpoint)
 
 
 def assert_holds(path: Path, format: str, expected: Mapping[str, np.ndarray]) -> None:
-    """The checkpoint is of that format, and gives these tensors bit for bit."""
+    """Assert that a checkpoint has this format, and exactly these tensors."""
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.format == format
         assert list(checkpoint) == sorted(expected)
@@ -83,13 +83,13 @@ def assert_holds(path: Path, format: str, expected: Mapping[str, np.ndarray]) ->
 
 
 def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:
-    """The tensors as an official checkpoint named `ckpt`."""
+    """Write the tensors as an official checkpoint named `ckpt`."""
     write_checkpoint(folder / "ckpt", nest(tensors))
     return folder / "ckpt"
 
 
 def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -> Path:
-    """A copy of an official checkpoint under another name, shard by shard."""
+    """Copy an official checkpoint to another name, shard by shard."""
     for file in source.parent.glob(f"{source.name}.*"):
         if file.suffix not in {".json", ".npz"}:
             shutil.copyfile(file, folder / file.name.replace(source.name, name, 1))
@@ -99,7 +99,7 @@ def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -
 def array_entry(
     shape: Any, dtype: Any = "float32", slices: Any = None, shards: Any = None, code: int = INDEX_INFO
 ) -> msgpack.ExtType:
-    """A leaf of the index. Slices are lists of (start, stop) per dimension; by default one that covers the shape."""
+    """Return a leaf of the index. Slices are lists of (start, stop) per dimension; by default, one covers the shape."""
     slices = [[(0, extent) for extent in shape]] if slices is None else slices
     boxes = [msgpack.packb([msgpack.packb((*bounds, None)) for bounds in box]) for box in slices]
     shaped = msgpack.packb((shape, dtype, False, {}))
@@ -108,16 +108,16 @@ def array_entry(
 
 
 def chunk(values: int = 48, dtype: str = "float32", data: bytes | None = None, start: int = 0, stop: int = 48) -> list[Any]:
-    """A chunk of a 1-D array, as it stands in a shard; by default all of a float32[48]."""
+    """Return a chunk of a 1-D array, as a shard stores it; by default all of a float32[48]."""
     body = msgpack.packb(((values,), dtype, b"\0" * 4 * values if data is None else data))
     box = msgpack.packb([msgpack.packb((start, stop, None))])
     return [[msgpack.ExtType(NDARRAY, body)], msgpack.ExtType(ND_SLICE, box)]
 
 
 def edited_shard(folder: Path, edit: Edit) -> Path:
-    """The dense golden checkpoint named `ckpt`, with a change to the map in its only shard.
+    """Write the dense golden checkpoint as `ckpt`, with a change to the map in its only shard.
 
-    Key "0" holds the chunks of the first array, Encoder/encoder_norm/bias, a float32[48].
+    Key "0" has the chunks of the first array, Encoder/encoder_norm/bias, a float32[48].
     """
     prefix = copied_checkpoint(folder, DENSE)
     shard = folder / "ckpt.data-00000-of-00001"
@@ -128,7 +128,7 @@ def edited_shard(folder: Path, edit: Edit) -> Path:
 
 
 def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
-    """An index `ckpt` whose only array is `embedding/kernel`, and an empty shard."""
+    """Write an index `ckpt` whose only array is `embedding/kernel`, and an empty shard."""
     index = {"shard_count": 1, "index": {"embedding": {"kernel": leaf}}, "version": "20220622", **fields}
     (folder / "ckpt.index").write_bytes(msgpack.packb(index))
     (folder / "ckpt.data-00000-of-00001").write_bytes(msgpack.packb({CHUNKS_KEY: True}))
@@ -136,7 +136,7 @@ def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
 
 
 def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: Mapping[str, bytes] | None = None) -> Path:
-    """A copy of a bundle with files replaced, their SHA-256s made right again, and then the manifest edited."""
+    """Copy a bundle, replace files and update their SHA-256, and then edit the manifest."""
     shutil.copytree(source, target)
     manifest = json.loads((target / "manifest.json").read_bytes())
     for name, data in (files or {}).items():
@@ -149,14 +149,14 @@ def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: M
 
 
 def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> bytes:
-    """A graph of the bundle after a change to its ModelProto."""
+    """Return a graph of the bundle with a change to its ModelProto."""
     model = onnx.load(bundle / name, load_external_data=False)
     edit(model)
     return model.SerializeToString()
 
 
 def with_nan_weights(bundle: Path, target: Path) -> Path:
-    """A copy of a bundle whose head adds NaN."""
+    """Copy a bundle, and let its head add NaN."""
     data = (bundle / "weights.safetensors").read_bytes()
     bias = safetensors.numpy.load(data)["head/bias"]
     assert data.count(bias.tobytes()) == 1
@@ -181,11 +181,11 @@ def weights_without_a_location(model: onnx.ModelProto) -> None:
 
 
 GRAPH_FAULTS = (unknown_op, unknown_tensor, weights_of_another_shape, weights_without_a_location)
-"""Of a graph that no runtime loads."""
+"""Changes to a graph that no runtime loads."""
 
 
 def external_tensor(**entries: str) -> onnx.TensorProto:
-    """A float32[1] whose data lies outside: by default in the first bytes of the weights file."""
+    """Return a float32[1] with external data, by default the first bytes of the weights file."""
     tensor = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in {"location": "weights.safetensors", "offset": "0", "length": "4", **entries}.items():
@@ -194,7 +194,7 @@ def external_tensor(**entries: str) -> onnx.TensorProto:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Every path under a folder, and what the plain files hold."""
+    """Return every path under a folder, and the contents of the regular files."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         for path in sorted(folder.rglob("*"))
@@ -202,5 +202,5 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """Content of every file in a folder."""
+    """Return the content of every file in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""A root folder with a freshly installed Debian, of the release that this machine has."""
+"""A root folder with a freshly installed Debian, the same release as this machine's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 
 
 def install_debian(target: Path, *packages: str) -> Path:
-    """Makes a root with the essential packages and these, by this machine's sources, as a folder or a tar archive."""
+    """Make a root with the essential packages and these, from this machine's sources, as a folder or a tar archive."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     options = ["--quiet", "--variant=minbase", *(f"--include={package}" for package in packages)]
     settings = [f"--aptopt={path}" for path in Path("/etc/apt/apt.conf.d").glob("99*")]
@@ -20,6 +20,6 @@ def install_debian(target: Path, *packages: str) -> Path:
 
 
 def run_inside(root: Path, script: str) -> str:
-    """Runs a shell script in a root, with no environment but its own, and returns what it prints."""
+    """Run a shell script in a root, with an environment of its own, and return its output."""
     lines = 'mount -t proc proc "$1/proc"; exec env -i PATH=/usr/bin:/usr/sbin:/bin HOME=/ chroot "$1" sh -ec "$2"'
     return built("unshare", "--mount", "--pid", "--fork", "sh", "-ec", lines, "sh", root, script)

@@ -1,9 +1,9 @@
-"""Kills and interrupts exports at random moments, and says what then was not as it must be.
+"""Kills and interrupts exports at random moments, and checks what is left.
 
     python tests/support/export_kills.py --kills 170 --signals 60
 
-prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did. The process exports once
-itself and forks for each run, so that no moment falls into imports.
+prints one line for each fault, a summary as JSON, and exits with 1 if there was a fault. The process exports once itself and
+forks for each run, so that no kill happens during imports.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_tools import program
 
 DENSE = Path(__file__).parents[1] / "data" / "golden" / "g4"
-OPTIONS = (["--input", "float32"], ["--input", "uint8"])  # two bundles that can be told apart
+OPTIONS = (["--input", "float32"], ["--input", "uint8"])  # two bundles that differ
 LINES = {
     signal.SIGINT: "vmoe: interrupted",
     signal.SIGTERM: "vmoe: ended by SIGTERM",
@@ -36,11 +36,11 @@ LINES = {
 
 
 class Exports:
-    """Exports into one folder, each of which may be ended from outside.
+    """Exports into one folder, each of which can be ended from outside.
 
     Args:
-        folder: an empty one.
-        seed: for the moments.
+        folder: an empty folder.
+        seed: random seed of the moments.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -51,7 +51,8 @@ class Exports:
         self._beside = Path(tempfile.mkdtemp(prefix="export-kills-"))
         self._errors, self._bundle = self._beside / "errors", self._beside / "x.vmoe"
         self._errors.touch()
-        # What torch imports and makes at its first export is there before the first fork; threads would not outlive one.
+        # Export once before the first fork, so that the children need not repeat torch's imports. Use one thread, because
+        # threads don't survive a fork.
         torch.set_num_threads(1)
         export_bundle(DENSE, self.target, validate=False)
         shutil.copytree(self.target, self._bundle)
@@ -65,7 +66,7 @@ class Exports:
             self._whole.add(Bundle.open(self.target).identity)
 
     def kill(self, count: int) -> None:
-        """SIGKILL at a random moment: the target is whole, or not there where it wasn't before."""
+        """Send SIGKILL at a random moment. The target must be whole; if there was none before, it may be missing."""
         for run in range(count):
             force = self._begin_with_bundle(run)
             self._end(run, signal.SIGKILL, force)
@@ -73,9 +74,9 @@ class Exports:
         self._sweep("the kills")
 
     def interrupt(self, count: int) -> None:
-        """Ctrl-C, SIGTERM or SIGHUP at a random moment: one line, the exit code, and nothing left.
+        """Send SIGINT, SIGTERM or SIGHUP at a random moment. The export must print one line, and leave nothing behind.
 
-        Where a second signal interrupts the cleanup, the rest of it is the next export's.
+        If a second signal interrupts the cleanup, the next export completes it.
         """
         for run in range(count):
             force = self._begin_with_bundle(run)
@@ -87,7 +88,7 @@ class Exports:
             name = f"signal {run} ({number.name})"
             if code not in (0, 128 + number, -number):
                 self._fail(f"{name}: exit code {code}")
-            # The second of two signals may come when all is said.
+            # The second of two signals may come after the message.
             if lines != ([LINES[number]] if code == 128 + number else []) and not (twice and lines == [LINES[number]]):
                 self._fail(f"{name}: exit code {code} and standard error {lines}")
             if (left := self._left()) and not twice:
@@ -96,7 +97,7 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Takes away what standard error went to, and the bundle that runs begin with."""
+        """Remove the file for standard error, and the bundle that runs start with."""
         shutil.rmtree(self._beside)
 
     def _begin_with_bundle(self, run: int) -> bool:
@@ -120,7 +121,7 @@ class Exports:
 
     def _start(self, options: list[str], *, force: bool) -> int:
         arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
-        self._errors.write_bytes(b"")  # a process that is ended before it begins leaves what the one before wrote
+        self._errors.write_bytes(b"")  # a process that is ended early would leave the text of the previous one
         return self._fork(lambda: program.main(["export", *arguments]))
 
     def _fork(self, run: Callable[[], int]) -> int:
@@ -130,14 +131,14 @@ class Exports:
         try:
             os.dup2(os.open(self._errors, os.O_WRONLY), 2)
             code = run()
-        except KeyboardInterrupt:  # when the command had ended
+        except KeyboardInterrupt:  # after the command had ended
             code = 0
         finally:
             os._exit(code)
 
     @staticmethod
     def _wait(pid: int) -> int:
-        """Exit code of a process, or minus the signal that ended it."""
+        """Wait for a process; return its exit code, or minus the signal that ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _check_target(self, name: str, must_be_there: bool) -> None:
@@ -154,14 +155,14 @@ class Exports:
             self._fail(f"{name}: the target is {'a strange bundle' if identity else 'away'}")
 
     def _sweep(self, after: str) -> None:
-        """The next export, after which nothing of the earlier ones is left."""
+        """Export again, and check that nothing of the earlier exports is left."""
         if self._wait(self._start(OPTIONS[0], force=True)) != 0:
             self._fail(f"the export after {after} fails: {self._errors.read_text()}")
         if left := self._left():
             self._fail(f"the export after {after} leaves {left}")
 
     def _left(self) -> list[str]:
-        """What of an export is there besides its target, but for an empty folder: the signal came at the very beginning."""
+        """Return what an export left besides its target; ignore an empty folder, from a signal at the very beginning."""
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".") and any(path.iterdir())]
 
     def _fail(self, what: str) -> None:
@@ -169,7 +170,7 @@ class Exports:
 
 
 def run(kills: int, signals: int, seed: int) -> Report:
-    """All of it in a temporary folder. Call it in a process without threads: it forks."""
+    """Run everything in a temporary folder. Call it in a process without threads, because it forks."""
     with tempfile.TemporaryDirectory(prefix="export-kills-") as folder:
         exports = Exports(Path(folder), seed)
         try:

@@ -1,4 +1,4 @@
-"""Plans of exports, and checkpoints that are large enough for one and take no space."""
+"""Plans of exports, and large checkpoints that take no space."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vmoe_export.export_plan import ExportPlan, plan_export
 
 
 def planned(checkpoint: Path, **options: Any) -> ExportPlan:
-    """What an export with these options would write."""
+    """Return the plan of an export with these options."""
     with open_checkpoint(checkpoint) as opened:
         return plan_export(opened, ExportOptions(**options))
 
 
 def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """A safetensors file of zeros that takes no space."""
+    """Write a sparse safetensors file of zeros, which takes no space."""
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)

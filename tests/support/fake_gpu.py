@@ -1,4 +1,4 @@
-"""A driver with the GPU that a test wants, and a CUDA op library of the build that it wants, where there is no GPU."""
+"""A fake driver with any GPU, and a fake CUDA op library of any build, for machines without a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ int vmoe_cuda_version(void) { return VERSION; }
 
 
 def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
-    """libcuda.so.1 of a machine whose one GPU has this compute capability, for that CUDA; and `more` functions in C."""
+    """Build a libcuda.so.1 with one GPU of this compute capability, for that CUDA version, and `more` functions in C."""
     major, minor = capability.split(".")
     version = cuda[0] * 1000 + cuda[1] * 10
     defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "NAME": f'"{NAME}"'}
@@ -33,7 +33,7 @@ def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "")
 
 
 def op_library(folder: Path, architectures: str, cuda: int) -> Path:
-    """What says of itself what the CUDA op library does, and has no ops."""
+    """Build a library that describes itself as the CUDA op library does, but has no ops."""
     folder = folder / f"{architectures.replace(' ', '_')}-{cuda}"
     return compiled(
         folder / "libvmoe_onnxruntime_cuda.so", _LIBRARY, {"VERSION": cuda, "ARCHITECTURES": f'"{architectures}"'}
@@ -41,7 +41,7 @@ def op_library(folder: Path, architectures: str, cuda: int) -> Path:
 
 
 def compiled(library: Path, source: str, defined: dict[str, object]) -> Path:
-    """A library of some C."""
+    """Build a library from C source."""
     library.parent.mkdir(parents=True, exist_ok=True)
     file = library.with_suffix(".c")
     file.write_text(source)

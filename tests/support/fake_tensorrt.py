@@ -1,7 +1,7 @@
-"""Fakes of the packages `tensorrt` and `cuda.bindings.runtime`, as far as the product calls them, where there is no GPU.
+"""Fakes of the packages `tensorrt` and `cuda.bindings.runtime`, as far as the product calls them, for use without a GPU.
 
-An engine is a note of the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. The GPU's memory is
-the host's. What is put on a stream happens when the stream is waited for, and not before, as on a GPU it may.
+A fake engine names the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. The GPU's memory is the
+host's. Work on a stream happens only when the stream is synchronized, as it may on a GPU.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class _Error(enum.IntEnum):
 
 
 class FakeCuda(ModuleType):
-    """CUDA's runtime.
+    """A fake of CUDA's runtime.
 
     Attributes:
-        device, pinned: the buffers that are allocated there, by address.
-        refuses: the name of a function that has no memory left.
+        device, pinned: the allocated buffers, by address.
+        refuses: the name of a function that fails for lack of memory.
     """
 
     cudaMemcpyKind, cudaError_t, cudaStreamNonBlocking = _CopyKind, _Error, 1
@@ -113,15 +113,15 @@ class FakeCuda(ModuleType):
 
 
 class FakeTensorRt(ModuleType):
-    """TensorRT, with what a test may turn.
+    """A fake of TensorRT, with settings for tests.
 
     Attributes:
-        cuda: CUDA's runtime.
-        gpu: what the driver finds; an exception is raised instead.
-        error: what is added to each float output of engines built from now on, or None where building fails.
-        wrong_batch: the only size of calls whose outputs are wrong, by one.
-        built: of each build its options.
-        contexts: how many execution contexts were made.
+        cuda: the fake of CUDA's runtime.
+        gpu: the GPU that the driver finds, or an exception to raise.
+        error: number to add to each float output of engines built from now on; None to let building fail.
+        wrong_batch: the only batch size with wrong outputs, off by one.
+        built: the options of each build.
+        contexts: number of execution contexts made.
     """
 
     class ILogger:
@@ -267,7 +267,7 @@ class _Context:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    """Puts the fakes where the product imports TensorRT and CUDA from, and the fake's GPU in place of the driver's."""
+    """Install the fakes as the modules that the product imports, and replace the driver's GPU by the fake's."""
     fake = FakeTensorRt()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     for name in ("cuda", "cuda.bindings"):
@@ -275,7 +275,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
     sys.modules["cuda.bindings"].runtime = fake.cuda  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake.cuda)
     monkeypatch.setattr(nvidia_gpu, "find_gpu", fake.find_gpu)
-    for name in _PRODUCT:  # imported again with the fakes, and forgotten afterwards
+    for name in _PRODUCT:  # import them again with the fakes, and forget them afterwards
         package, _, attribute = name.rpartition(".")
         owner = import_module(package)
         monkeypatch.setitem(sys.modules, name, fake)

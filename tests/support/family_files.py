@@ -1,4 +1,4 @@
-"""Checkpoints of other libraries' ViTs, written from `tests/data/families.json`, and what those libraries gave for them."""
+"""Checkpoints of other libraries' ViTs, written from `tests/data/families.json`, and those libraries' outputs for them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Family:
     output: str  # logits, pooler_output, image_embeds or pre_logits
     size: tuple[int, int]  # height and width of its pictures
     other_size: tuple[int, int]
-    config: dict[str, Any]  # config.json; empty where there is none
+    config: dict[str, Any]  # config.json; empty if there is none
     shapes: dict[str, list[int]]  # of its tensors
     preprocessor_config: dict[str, Any] | None = None  # preprocessor_config.json, which timm doesn't write
-    arguments: dict[str, Any] | None = None  # of CLIP-MoE's code, which writes none of them
+    arguments: dict[str, Any] | None = None  # arguments of CLIP-MoE's code, which writes no config
 
     @property
     def tensors(self) -> Tensors:
@@ -44,11 +44,11 @@ class Family:
         return family_weights.pictures(getattr(self, size), self.seed)
 
     def expected(self, size: Size = "size", dtype: Literal["float32", "float64"] = "float64") -> np.ndarray:
-        """[2,outputs]: what the library computes in that type."""
+        """Return [2,outputs]: the library's outputs in that type."""
         return _arrays()[f"{self.name}/{size}/{dtype}"]
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
-        """Makes the folder with the files that the library saves; returns it."""
+        """Make the folder with the files that the library saves, and return it."""
         write_files(folder, self.config or None, self.tensors, layout)
         if self.preprocessor_config is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocessor_config))
@@ -56,10 +56,13 @@ class Family:
 
 
 def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, layout: Layout = "safetensors") -> None:
-    """Makes the folder with config.json, where there is one, and the tensors.
+    """Make the folder with config.json, if the library writes one, and the tensors.
 
-    They lie in model.safetensors or pytorch_model.bin, as `torch.save` writes a state dict; in two such files and their
-    index; or in checkpoint.pth, as timm's training does: below "model", with the names that DistributedDataParallel gives.
+    The tensors are in one of these:
+
+    - model.safetensors or pytorch_model.bin, as `torch.save` writes a state dict
+    - two such files and their index
+    - checkpoint.pth, as timm's training writes it: under "model", with the names from DistributedDataParallel
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
@@ -86,7 +89,7 @@ def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, l
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """By their names."""
+    """Return the families by name."""
     return {name: Family(name, **case) for name, case in json.loads((DATA / "families.json").read_text())["cases"].items()}
 
 

@@ -1,6 +1,6 @@
 """Files that look like one of the ViTs that the exporter reads, but compute something else, or nothing.
 
-Each is a good checkpoint of `family_files` with one change. Who refuses it says in one sentence why.
+Each is a good checkpoint of `family_files` with one change. The exporter must refuse it with one sentence.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Change = Callable[[dict[str, Any], Tensors], object]
 
 @dataclass(frozen=True)
 class Lookalike:
-    """A good checkpoint's name, what is done to its config and tensors or to its files, and what a refusal says of it."""
+    """The name of a good checkpoint, a change to its config and tensors or to its files, and words of the refusal."""
 
     name: str
     base: str
-    words: str  # of which a refusal has one at least: the tensor, field or file that is at fault
+    words: str  # a refusal has at least one of them: the tensor, field or file at fault
     changes: tuple[Change, ...] = ()
     layout: Layout = "safetensors"
     damage: Callable[[Path], object] = lambda folder: folder
@@ -35,7 +35,7 @@ class Lookalike:
         return self.name
 
     def write(self, folder: Path) -> Path:
-        """Makes the folder with the wrong files; returns it."""
+        """Make the folder with the wrong files, and return it."""
         config, tensors = copy.deepcopy(families()[self.base].config), families()[self.base].tensors
         for change in self.changes:
             change(config, tensors)
@@ -45,7 +45,7 @@ class Lookalike:
 
 
 def rename(pattern: str, replacement: str | None) -> Change:
-    """Gives other names to the tensors whose names match, of which there must be some, or takes them away."""
+    """Rename or remove the tensors whose names match; there must be some."""
 
     def change(_config: dict[str, Any], tensors: Tensors) -> None:
         found = [name for name in tensors if re.search(pattern, name)]
@@ -59,12 +59,12 @@ def rename(pattern: str, replacement: str | None) -> Change:
 
 
 def put(name: str, *shape: int, value: float = 0.5, dtype: type = np.float32) -> Change:
-    """Adds a tensor, or puts it in the place of one."""
+    """Add or replace a tensor."""
     return lambda _config, tensors: tensors.update({name: np.full(shape, value, dtype)})
 
 
 def field(**fields: Any) -> Change:
-    """Sets fields of config.json, and arguments in those of timm."""
+    """Set fields of config.json; in timm's, arguments."""
 
     def change(config: dict[str, Any], _tensors: Tensors) -> None:
         config.update(fields)
@@ -78,7 +78,7 @@ def half(file: str) -> Callable[[Path], object]:
 
 
 class _Command:
-    """Unpickled, it makes a file named "ran" in the working directory."""
+    """A pickle that, when loaded, makes a file named "ran" in the working directory."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("ran"),)
@@ -89,7 +89,7 @@ def pickle_a_command(file: str) -> Callable[[Path], object]:
 
 
 def name_parts(old: str, new: str) -> Callable[[Path], object]:
-    """Has the index name other files."""
+    """Let the index name other files."""
 
     def change(folder: Path) -> None:
         (index,) = folder.glob("*.index.json")
@@ -100,7 +100,7 @@ def name_parts(old: str, new: str) -> Callable[[Path], object]:
 
 
 def move_a_part(folder: Path) -> None:
-    """Into the folder above, where the index says that it is."""
+    """Move a file to the parent folder, and let the index name it there."""
     (part,) = folder.glob("*-00002-of-00002.*")
     part.rename(folder.parent / part.name)
     name_parts(part.name, f"../{part.name}")(folder)

@@ -3,7 +3,8 @@
     $ pip install transformers timm open_clip_torch
     $ PYTHONPATH=tests/support python tests/support/family_sweep.py [--only WORD] [--every N]
 
-Each model has few blocks and random weights. It must be refused, or be within 5e-5 of the scale of the library's outputs.
+Each model has few blocks and random weights. It must be refused, or differ by at most 5e-5 of the scale of the library's
+outputs.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ NONE = ((0.0,) * 3, (1.0,) * 3)
 
 @dataclass
 class Made:
-    """A model in a folder: what the library computes of its pixel values, the size and colours of those, and our options.
+    """A model in a folder, the library's outputs for some pixel values, their size and channels, and our options.
 
-    A user who is asked for an option gives that of the `answers`.
+    If the exporter asks for an option, the `answers` have its value.
     """
 
     library: Callable[[torch.Tensor], Any]
@@ -57,7 +58,7 @@ Make = Callable[[Path], Made]
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    """Gives a model, which may be on the device meta, weights as large as trained ones."""
+    """Give a model, which may be on the device meta, random weights of the size of trained ones."""
     torch.manual_seed(0)
     if any(value.is_meta for value in model.parameters()):
         model = model.to_empty(device="cpu")
@@ -69,7 +70,7 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def verdict(make: Make) -> tuple[str, str]:
-    """Whether our outputs are "right", "wrong" or "refused", or the library has "no model"; and how wrong, or why."""
+    """Return "right", "wrong", "refused", or "no model" if the library has none; and the difference or the reason."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         folder.mkdir()
@@ -78,8 +79,8 @@ def verdict(make: Make) -> tuple[str, str]:
             pixels = np.random.default_rng(0).uniform(0, 1, (2, *made.size, made.channels)).astype(np.float32)
             mean, std = (np.array(each[: made.channels]) for each in made.colours)
             output = made.library(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2)).double())
-            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip's may give tokens, too
-        except Exception as error:  # of the library
+            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip may also return tokens
+        except Exception as error:  # any error of the library
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
             bundle = answered(folder, Path(name) / "model.vmoe", made)
@@ -96,7 +97,7 @@ def verdict(make: Make) -> tuple[str, str]:
 
 
 def answered(folder: Path, target: Path, made: Made) -> Path:
-    """Exports a model, with an answer to whatever is asked for. Raises VmoeError: it is refused."""
+    """Export a model, with an answer to each option that the exporter asks for; raise VmoeError if it is refused."""
     options = dict(made.options)
     while True:
         try:
@@ -147,7 +148,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
     "tipsv2": ("Tipsv2VisionModel", SHAPE | {"mlp_ratio": 2.5}, "pooler_output", "Tipsv2", NONE),
     "tipsv2_both": ("Tipsv2Model", {"text_config": TEXT | {"hidden_size": 48}, "vision_config": SHAPE}, "", "Tipsv2", NONE),
 }
-"""Class, config, output, image processor and colours."""
+"""Class, config, output, image processor and channels."""
 FLAGS: dict[str, dict[str, Any]] = {
     "plain": {},
     **{act: {"hidden_act": act} for act in ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "gelu_python")},
@@ -184,7 +185,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "theta": {"rope_theta": 30.0},
     "larger table": {"num_patches": 49},
 }
-"""Fields of configs, of which a kind takes those that its class has."""
+"""Fields of configs; a kind uses those that its class has."""
 SPARE = ("rms_norm_eps", "rope_theta", "use_gated_mlp", "key_bias", "mlp_bias", "is_native", "use_head", "qkv_bias")
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = {
     "no activation": (lambda config: config.pop("hidden_act", 0), {}),
@@ -200,7 +201,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = {
     "other options": (lambda _: None, {"heads": 6, "activation": "quick_gelu"}),
     "another size": (lambda _: None, {"image_size": (40, 24)}),
 }
-"""What is done to the saved config.json, and options."""
+"""Changes to the saved config.json, and options."""
 
 
 def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Path) -> Made:
@@ -228,7 +229,7 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
         safetensors.torch.save_file({f"backbone.{name}": value for name, value in tensors.items()}, weights)
     size, channels = options.get("image_size", fields.get("image_size", (32, 32))), fields.get("num_channels", 3)
     pictures = {"size": {"height": size[0], "width": size[1]}, "do_resize": True, "do_center_crop": False}
-    pictures |= {"patch_size": 8, "max_num_patches": math.prod(size) // 64}  # of Siglip2 alone
+    pictures |= {"patch_size": 8, "max_num_patches": math.prod(size) // 64}  # only Siglip2
     pictures |= {key: each[:channels] for key, each in zip(("image_mean", "image_std"), colours, strict=True)}
     (folder / "preprocessor_config.json").write_text(
         json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
@@ -239,7 +240,7 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
     if output == "last_hidden_state":
         pooling = "avg" if model.config.use_mean_pooling else "token"
         options = options | {"pooling": pooling}
-    resizes = processor in ("ViT", "DeiT", "CLIP", "Siglip")  # if asked to
+    resizes = processor in ("ViT", "DeiT", "CLIP", "Siglip")  # optionally
     more: dict[str, Any] = {"interpolate_pos_encoding": True} if "image_size" in options and resizes else {}
 
     def run(values: torch.Tensor) -> torch.Tensor:
@@ -305,7 +306,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "grey": {"in_chans": 1},
     "scale_attn_norm": {"scale_attn_norm": True},
 }
-"""Arguments beside `ARGS`."""
+"""Arguments in addition to `ARGS`."""
 
 
 EVA: dict[str, dict[str, Any]] = {
@@ -348,16 +349,16 @@ EVA: dict[str, dict[str, Any]] = {
     "heads of the pool": {"attn_pool_num_heads": 4},
     "dynamic": {"dynamic_img_size": True},
 }
-"""Arguments of timm's Eva beside `ARGS`."""
+"""Arguments of timm's Eva in addition to `ARGS`."""
 
 
 def timm_model(
     name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
 ) -> Made:
-    """Saved with a config.json, or, with options, without; with `answers`, the user knows all that is asked for."""
+    """Save a model with a config.json or, if there are options, without; `answers` has all options that may be asked for."""
     import timm
 
-    computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)  # indices or angles, which a meta device can't
+    computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)  # tables that meta can't compute
     with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
@@ -376,7 +377,7 @@ def timm_model(
 
 
 def lookalike_cases() -> Iterator[tuple[str, Make]]:
-    """Models with names of timm's ViTs, most with other blocks; with a config, and without for a user who has answers."""
+    """Return models named as timm's ViTs, most with other blocks; with a config, and without one but with answers."""
     import timm
 
     modules = ("eva", "beit", "vision_transformer_relpos", "vision_transformer_sam")
@@ -393,7 +394,7 @@ def lookalike_cases() -> Iterator[tuple[str, Make]]:
 
 
 def meta_model(name: str, fields: dict[str, Any], left: str, folder: Path) -> Made:
-    """A DINOv3 of timm under the names of Meta's own files; without the tensors whose names match `left`."""
+    """Save a timm DINOv3 under the names of Meta's own files, without the tensors whose names match `left`."""
     import timm
 
     args = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 32, "global_pool": "token", "num_classes": 0}
@@ -494,18 +495,18 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
         for proj in (None, "none", "linear", "mlp")
     },
 }
-"""Fields of vision_cfg beside those of `SMALL`."""
+"""Fields of vision_cfg in addition to those of `SMALL`."""
 
 
 def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] | None, folder: Path) -> Made:
-    """Saved as the file `save`, with open_clip_config.json, or, with options, without."""
+    """Save a model as the file `save`, with open_clip_config.json or, if there are options, without."""
     import open_clip
     import timm
     from open_clip.model import _build_vision_tower
 
     vision, create = config["vision_cfg"], timm.create_model
     shallow = mock.patch("timm.create_model", lambda *args, **more: create(*args, **more, depth=1))
-    # The device meta can't compute the sines.
+    # The meta device can't compute the sines.
     has_sines = "pos_embed_type" in vision or re.search("eva|_pe_", vision.get("timm_model_name", ""))
     with shallow, torch.device("cpu" if has_sines else "meta"):
         tower = fill(_build_vision_tower(config["embed_dim"], dict(vision), config.get("quick_gelu", False)))
@@ -526,7 +527,7 @@ def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] |
         whole = config if save == "inner" else {"model_cfg": config, "preprocess_cfg": pictures}
         (folder / "open_clip_config.json").write_text(json.dumps(whole))
     elif name := options.get("architecture"):
-        open_clip.factory._MODEL_CONFIGS[name] = config  # of fewer blocks
+        open_clip.factory._MODEL_CONFIGS[name] = config  # with fewer blocks
         tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
         agreed = {(*tag["mean"], *tag["std"], tag["interpolation"], tag["resize_mode"]) for tag in tags}
         colours = (tags[0]["mean"], tags[0]["std"]) if len(agreed) == 1 else CLIP
@@ -562,7 +563,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
 
 
 def cases() -> Iterator[tuple[str, Make]]:
-    """All, by name."""
+    """Return all cases by name."""
     for library in (transformers_cases, timm_cases, eva_cases, meta_cases, open_clip_cases, lookalike_cases):
         yield from library()
 

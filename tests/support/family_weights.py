@@ -1,4 +1,4 @@
-"""Weights and pictures of the cases in `tests/data/families.json`, made from names, shapes and a seed alone.
+"""Weights and pictures of the cases in `tests/data/families.json`, made only from names, shapes and a seed.
 
 `tests/data/make_families.py` fills the original libraries' models with them, and tests write the same files again.
 """
@@ -16,7 +16,7 @@ _EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|(?<!
 
 
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
-    """float32 of that shape. Embeddings and the patches' outputs are as small as trained ones, so that an epsilon shows."""
+    """Return float32 of that shape. Embeddings and patch outputs are as small as trained ones, so an epsilon matters."""
     mean, deviation = mean_and_deviation(name, shape)
     return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
 
@@ -26,17 +26,17 @@ def tensors(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndar
 
 
 def pictures(size: Sequence[int], seed: int) -> np.ndarray:
-    """Two, float32[2,3,height,width], as a model takes them after its preprocessing."""
+    """Return two preprocessed pictures, float32[2,3,height,width]."""
     return noise("pictures", (2, 3, *size), seed).astype(np.float32)
 
 
 def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
-    """float64, of a standard normal distribution."""
+    """Return float64 from a standard normal distribution."""
     return np.asarray(np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape)))
 
 
 def mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
-    """Of the values of a tensor of that name and shape."""
+    """Return mean and standard deviation for the values of a tensor of that name and shape."""
     if name.endswith(("gamma", "lambda1")):
         return 0.5, 0.1
     if len(shape) == 4:

@@ -1,7 +1,7 @@
-"""A device that isn't the CPU, made of the CPU's memory: it notes whatever would wait for it or mix it with the CPU.
+"""A fake device in the CPU's memory that records every operation that would wait for it or mix it with the CPU.
 
-Tensors on it say that they are on `meta`, where torch looks for no data, and have data all the same. So what is written for
-a GPU can be run without one, and its results compared.
+Its tensors claim to be on `meta`, where torch doesn't look for data, but have data. So code for a GPU can run without one,
+and its results can be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOOKS_AT_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shap
 
 
 class ForeignTensor(Tensor):
-    """A tensor on the device; `data_on_cpu` is what it holds."""
+    """A tensor on the device; `data_on_cpu` is its data."""
 
     data_on_cpu: Tensor
 
@@ -42,10 +42,10 @@ class ForeignTensor(Tensor):
 
 
 class ForeignDevice(TorchDispatchMode):
-    """Inside it, tensors with `device="meta"` are on the device.
+    """A context in which tensors with `device="meta"` are on the fake device.
 
     Attributes:
-        faults: what would wait for a device, or not work with one, in the order in which it was called.
+        faults: operations that would wait for a device or fail on one, in the order of the calls.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class ForeignDevice(TorchDispatchMode):
 
 
 def _looks_at_data(function: Any, args: Any) -> bool:
-    """Whether the CPU must know data of the device: numbers to give back, or how large the result is."""
+    """Return whether the CPU needs data from the device: a result, or the size of a result."""
     if function in _INDEXING:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return bool(_LOOKS_AT_DATA & set(function.tags))
@@ -89,10 +89,10 @@ def _there(value: Any) -> Any:
 
 
 def to_device(values: Any) -> Any:
-    """Tensors, and what holds them, with the tensors on the device; None and numbers are left alone."""
+    """Move tensors, also inside containers, to the device; keep None and numbers."""
     return tree_map(_there, values)
 
 
 def from_device(values: Any) -> Any:
-    """The same, back on the CPU."""
+    """Move tensors back to the CPU."""
     return tree_map(_data, values)

@@ -1,4 +1,4 @@
-"""The one-node models of the ops that `random_calls` calls: every op as it may and may not be written."""
+"""The one-node models that `random_calls` calls: every op, in valid and invalid nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_
 from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value
 
 ONNX_TYPES = onnx_lines.ONNX_TYPES | {"scale": TensorProto.FLOAT}
-"""By the types of ports, of which scales of int8 weights are one of their own."""
+"""Element types by the types of ports; scales of int8 weights have a type of their own."""
 SETTINGS = ("capacity", "k", "bpr")
 WEIGHTS: tuple[ElementType, ...] = ("float", "bf16", "i8")
 FIXED = (
@@ -40,7 +40,7 @@ CHOICES: Mapping[str, tuple[int, ...]] = {
     "prefix": (0, 1, 3),
     "activation": (1, 3),
 }
-"""Values of an attribute that some sizes go with."""
+"""Values of attributes that are valid with some sizes."""
 OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
     "dispatch_bf16": (2, -1, 0.5),
     "bf16": (2, -1, 2**63 - 1, 0.5),
@@ -49,39 +49,39 @@ OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
     "prefix": (-1, -(2**63), 0.5),
     "activation": (-1, 4, 2**63 - 1, 1.0),
 }
-"""Values that no sizes go with, and such that are no integers."""
+"""Values of attributes that are never valid, including some that are not integers."""
 ROTATED = (*ROTATION_INPUTS, "merged_coordinates")
 RARE = (*ROTATED, *GATE_INPUTS, *HIDDEN_NORM_INPUTS, *MIXED_NORM_INPUTS)
-"""Inputs and outputs that models of one node have where they are asked for."""
+"""Inputs and outputs that one-node models have only on request."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One model: how its node is written, and what must come of it: "runs", "never-loads" or "never-runs"."""
+    """A model: its node, and the expected result, "runs", "never-loads" or "never-runs"."""
 
     op: str
     expected: str = "runs"
     weights: ElementType = "float"
     fixed: Mapping[str, int] | None = None
-    """Sizes of constant weights; None: weights are fed."""
+    """Sizes of constant weights; None if weights are inputs."""
     attributes: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-    """Inputs and outputs that the node doesn't have."""
+    """Inputs and outputs that the node lacks."""
     fed: tuple[str, ...] = ()
-    """Weights that are fed though others are constant."""
+    """Weights that are inputs although others are constant."""
     types: Mapping[str, ElementType] = dataclasses.field(default_factory=dict)
-    """Weights that have another type than the others."""
+    """Weights whose type differs from the others'."""
     added_scale: str = ""
-    """A scale that the node has though its weights aren't int8."""
+    """A scale that the node has although its weights aren't int8."""
     tokens: ElementType = "float"
     more: tuple[str, ...] = ()
     """The inputs and outputs of `RARE` that the node has."""
     in_place: bool = False
-    """Whether the same node stands between others as well, where it may write its output over its input."""
+    """Whether the model also has the node between other nodes, where its output may overwrite its input."""
 
 
 def models() -> Iterator[Model]:
-    """Every op with weights fed and constant, in every type, settings as inputs and attributes, right and wrong."""
+    """Yield every op with weights as inputs and as constants, in every type, with settings as inputs and attributes."""
     for op in OPS.values():
         yield from _with_all_attributes(op)
         yield from _partly_constant(op)
@@ -114,7 +114,7 @@ def models() -> Iterator[Model]:
 
 
 def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
-    """The inputs that an exporter writes as constants; of those of `RARE` only `more`."""
+    """Return the inputs that an exporter writes as constants; of those of `RARE` only `more`."""
     usual = [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")]
     weights = [*usual, *(value for value in op.inputs if value.name in ("router", "mu") or "ln_" in value.name)]
     return [value for value in weights if _is_usual(value, more)]
@@ -162,7 +162,7 @@ def _extreme_attributes(op: Op) -> Iterator[Model]:
 
 
 def _wrong_weights(op: Op) -> Iterator[Model]:
-    """Scales that are missing or not wanted, weights of several types, constants whose shapes contradict each other."""
+    """Yield models with missing or superfluous scales, mixed types of weights, or constants of contradictory shapes."""
     constants = weights_of(op)
     typed = [value for value in constants if value.type == "W"]
     for value, fixed in itertools.product(constants, (None, FIXED[0])):
@@ -196,7 +196,7 @@ def _settings_as_attributes(name: str) -> Iterator[Model]:
 
 
 class Port(NamedTuple):
-    """What a model is fed or gives: one of `ONNX_TYPES`, and a letter for each dimension."""
+    """An input or output of a model: one of `ONNX_TYPES`, and a letter for each dimension."""
 
     type: str
     dims: str
@@ -204,9 +204,9 @@ class Port(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A model in a file: what it is fed and gives, by name and in order, and the sizes that its constants fix.
+    """A model in a file: its inputs and outputs, by name and in order, and the sizes that its constants fix.
 
-    The output "in_place" is the first one again, of the same node where it writes over its input.
+    The output "in_place" is the first output again, from the node whose output may overwrite its input.
     """
 
     model: Model
@@ -217,7 +217,7 @@ class Written:
 
 
 def write_models(folder: Path, step: int = 1) -> list[Written]:
-    """Writes the models, or one in `step` of them, into a folder."""
+    """Write the models, or every `step`-th one, into a folder."""
     chosen = enumerate(itertools.islice(models(), None, None, step))
     return [_write(model, folder / f"{number}.onnx") for number, model in chosen]
 
@@ -260,7 +260,7 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """The node, and the same one between others: ONNX Runtime writes over values of its own alone, of known shape."""
+    """Return the node, and the same node between others: ONNX Runtime overwrites only its own values of known shape."""
     x = op.inputs[0]
     again = onnx.NodeProto()
     again.CopyFrom(node)

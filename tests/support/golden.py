@@ -41,7 +41,7 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """One forward pass of the official model and what it gave."""
+    """A forward pass of the official model, and its outputs."""
 
     model: str
     raw: dict[str, Any]
@@ -74,7 +74,7 @@ class Case:
 
     @property
     def logits(self) -> np.ndarray:
-        """Logits, or those of each member; of an ensemble the logarithm of its prediction."""
+        """The logits, or those of each member; for an ensemble's prediction, its logarithm."""
         stored = arrays(self.model)
         if self.output == "members":
             rows = stored[self.raw["logits"]]
@@ -82,12 +82,12 @@ class Case:
         return stored[self.raw["logits" if self.members == 1 else "ensemble_log_probs"]]
 
     def layers(self) -> list[tuple[np.ndarray | None, np.ndarray]]:
-        """(gates f32[G,S,E] or None where not recorded, kept bool[G,S,E]) of each MoE layer."""
+        """For each MoE layer, gates f32[G,S,E], None if not recorded, and kept bool[G,S,E]."""
         stored = arrays(self.model)
         return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
 
     def shares(self) -> list[np.ndarray]:
-        """dispatch and combine f32[G,S,E,P] of each layer of a Soft MoE."""
+        """For each layer of a Soft MoE, dispatch and combine f32[G,S,E,P]."""
         stored = arrays(self.model)
         return [stored[layer[name]] for layer in self.raw["layers"].values() for name in ("dispatch", "combine")]
 
@@ -106,7 +106,7 @@ class Case:
         )
 
     def run(self, runner: str) -> Outputs:
-        """Logits, then what each MoE layer puts out, as `vmoe_runtime.routing_kinds.LAYER_OUTPUTS` names it."""
+        """Return the logits, then each MoE layer's outputs in the order of `vmoe_runtime.routing_kinds.LAYER_OUTPUTS`."""
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
             feeds |= profile.inputs
@@ -128,13 +128,13 @@ def cases() -> list[Case]:
 
 
 def ensemble_cases() -> list[Case]:
-    """Those of ensembles (E3), once with their prediction and once with their members' logits."""
+    """Return the cases of ensembles (E3), once with their prediction and once with their members' logits."""
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
 
 def kind_cases() -> list[Case]:
-    """Those of experts choice and Soft MoE."""
+    """Return the cases of experts choice and Soft MoE."""
     return [Case(model, raw) for model in ("g6", "g6b", "g7") for raw in settings(model)["cases"]]
 
 
@@ -148,7 +148,7 @@ def kind_of(model: str) -> RoutingKind | None:
 
 
 def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
-    """A bundle of the model, or of another checkpoint of its config, for images of its size; by default not validated."""
+    """Export the model, or another checkpoint with its config, for images of its size; by default without validation."""
     return export(model, path, checkpoint, **options).path
 
 
@@ -160,7 +160,7 @@ def export(model: str, path: Path, checkpoint: Path | None = None, **options: An
 
 
 def without_experts(model: str, path: Path) -> Path:
-    """The model's checkpoint as a safetensors file in which the last MoE layer has an expert less, of each member."""
+    """Write the model's checkpoint as a safetensors file whose last MoE layer has one expert less, in each member."""
     tensors = read_tensors(FOLDER / model)
     last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
     moe, experts = last.removesuffix("Mlp/Dense_0/kernel"), len(tensors[last])
@@ -176,7 +176,7 @@ def without_experts(model: str, path: Path) -> Path:
 
 
 def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
-    """bool[G,S,E]: which (token, expert) pairs got a slot, from the expert of each choice and whether it was kept."""
+    """Return bool[G,S,E], the (token, expert) pairs that got a slot, from each choice's expert and whether it was kept."""
     pairs = np.zeros((*expert.shape[:2], num_experts), bool)
     group, token, choice = np.nonzero(kept)
     pairs[group, token, expert[group, token, choice]] = True
@@ -184,14 +184,14 @@ def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.nda
 
 
 def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
-    """The same from slots of official routing, -1 where a choice was dropped."""
+    """Return the same from slots of official routing, -1 for a dropped choice."""
     return kept_pairs(slot // (slot.shape[0] * capacity), slot >= 0, num_experts)
 
 
 def check(case: Case, outputs: Outputs) -> None:
-    """Logits, kept pairs, weights and shares are the official ones.
+    """Assert that logits, kept pairs, weights and shares are the official ones.
 
-    One float32 ulp can flip a rounding of the bfloat16 dispatcher; what the rounding does in all shows in the mean.
+    One float32 ulp can flip a rounding of the bfloat16 dispatcher, so the mean error has a limit of its own.
     """
     logits, *routes = outputs
     difference = np.abs(logits - case.logits)
@@ -218,7 +218,7 @@ def check(case: Case, outputs: Outputs) -> None:
 
 @functools.cache
 def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
-    """Folder with the two graphs and the weights, the torch model, the routing groups, and where the weights lie."""
+    """Return a folder with both graphs and the weights, the torch model, the routing groups, and the weights' locations."""
     folder = scratch_folder()
     network = torch_model(model, group, bfloat16, output)
     config = network.config
@@ -240,17 +240,17 @@ def torch_model(model: str, group: str, bfloat16: bool, output: Output) -> Vmoe:
 
 
 def exported_model(network: Vmoe) -> ExportedModel:
-    """What the torch model is, as the graphs take it."""
+    """Convert the torch model to the exporter's description of a model."""
     return ExportedModel(network.config, Grouping("", network.group_tokens, 1), network.output)
 
 
 def unmerged_outputs(model: ExportedModel) -> list[str]:
-    """What the official code says of a MoE layer, which merges nothing."""
+    """Return the names of a MoE layer's outputs without that of merging, which the official code doesn't have."""
     return [name for name in model.layer_outputs if name != TOKEN_OUTPUT]
 
 
 def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
-    """The reference of validation, from images to output."""
+    """Run the reference of validation, from images to outputs."""
     stream, routes, profile = Stream(feeds["image"]), list[np.ndarray](), _profile(feeds)
     names = unmerged_outputs(reference.model)
     for part in reference.model.parts:
@@ -261,7 +261,7 @@ def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Output
 
 
 def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
-    """The torch model, in the order of a graph's outputs."""
+    """Run the torch model; return its results in the order of a graph's outputs."""
     with torch.inference_mode():
         output, layers = network.logits_and_routing(torch.from_numpy(feeds["image"]), _profile(feeds))
     names = unmerged_outputs(exported_model(network))
@@ -269,7 +269,7 @@ def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
 
 
 def _profile(feeds: dict[str, np.ndarray]) -> Profile:
-    """The profile whose inputs of a graph these are."""
+    """Return the profile that corresponds to these inputs of a graph."""
     numbers: dict[str, Any] = {name: int(feeds[name][0]) for name in SETTINGS if name != "capacity" and name in feeds}
     return Profile(**numbers, slots=tuple(int(slots) for slots in feeds.get("capacity", ())))
 

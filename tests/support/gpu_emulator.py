@@ -1,6 +1,6 @@
-"""A GPU emulator: the kernels' interface on the CPU's memory.
+"""A GPU emulator: the kernels' interface, implemented on the CPU.
 
-With it and a `HostDevice` the GPU benchmark runs where there is no GPU. Neither the kernels nor `gpu/device.py` run in it.
+With it and a `HostDevice`, the GPU benchmark runs without a GPU. It tests neither the kernels nor `gpu/device.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def nvcc() -> Path:
 
 
 def build_emulator() -> Path:
-    """The emulator's library."""
-    # As nvcc's host compiler it knows where CUDA's headers are; the emulator has a CUDA runtime of its own.
+    """Build the emulator's library."""
+    # Used as nvcc's host compiler, it finds CUDA's headers. The emulator has a CUDA runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     kernels = {"routing", "dispatch", "workspace"}

@@ -1,4 +1,4 @@
-"""A device for the GPU benchmark whose memory is the CPU's."""
+"""A device for the GPU benchmark that uses the CPU's memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class HostDevice:
-    """A device whose memory is the CPU's, with one stream, on which work is done at once."""
+    """A device in the CPU's memory, with one stream that does all work immediately."""
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What the programs of `make hostile` share: how their cases ended, and their command line."""
+"""The report and the command line that the programs of `make hostile` share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any, NoReturn
 
 @dataclass
 class Report:
-    """How many cases ended in which way, and one line for each that must not have ended so."""
+    """Counts of how cases ended, and one line for each failure."""
 
     endings: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
 def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoReturn:
-    """Runs `run` with what the command line gives: paths, and options with defaults, of whose type they are.
+    """Run `run` with the command line's arguments: paths, and options that have the types of their defaults.
 
-    Prints one line for each failure, a summary as JSON, and exits with 1 if there was a failure.
+    Print one line for each failure and a summary as JSON, and exit with 1 if there was a failure.
     """
     parser = argparse.ArgumentParser()
     for name in paths:

@@ -1,4 +1,4 @@
-"""Asks a served model over HTTP."""
+"""Requests to a served model over HTTP."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ PATIENCE = 180
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """Return a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
 
 
 def unexpected(errors: str) -> str:
-    """The lines on a server's standard error but for what it says of a setting that is no faster here, as measured."""
+    """Return a server's lines on standard error, except those about settings that were measured to be no faster."""
     return "".join(line for line in errors.splitlines(True) if "is left out: it takes no less time here" not in line)
 
 
 def exchanged(port: int, *parts: bytes, pause: float = 0) -> bytes:
-    """All that comes back when these bytes are sent to a port, until the server closes the connection."""
+    """Send bytes to a port; return all bytes that come back until the server closes the connection."""
     answer = b""
     with contextlib.suppress(ConnectionResetError, ConnectionRefusedError), connected(port) as connection:
-        with contextlib.suppress(OSError):  # it may close before all were sent
+        with contextlib.suppress(OSError):  # the server may close the connection before all are sent
             for part in parts:
                 connection.sendall(part)
                 time.sleep(pause)
@@ -55,7 +55,7 @@ def connected(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
-    """nginx with these settings of its `http`, listening at the port, until the block ends. Skips where there is none."""
+    """Run nginx with these settings of its `http`, listening at the port, until the block ends. Skip without nginx."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
         pytest.skip("there is no nginx (Debian package nginx-light)")
@@ -74,7 +74,7 @@ def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
 
 
 class HttpClient:
-    """One that asks a server on this machine, with a connection for each request; for any number of threads."""
+    """A client of a server on this machine, with a connection for each request; safe from many threads."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -87,7 +87,7 @@ class HttpClient:
             return response.status, response.read(), response
 
     def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
-        """`infer` with tensors in binary, as Triton's clients send it."""
+        """Send an `infer` request with binary tensors, as Triton's clients do."""
         sent, text = infer_body(images, setting)
         header = {HEADER_LENGTH: str(text)}
         status, body, response = self.ask("POST", "/v2/models/mnist/infer", sent, **header)
@@ -98,9 +98,9 @@ class HttpClient:
 
 
 def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, levels: Sequence[str], requests: int) -> None:
-    """Many clients at once get the bits of the engine, at one of the levels where they name no setting.
+    """Assert that many concurrent clients get the engine's bits; requests without a setting, those of one of the levels.
 
-    Every fourth one sends NaN and gets 400.
+    Every fourth client sends NaN and must get 400.
     """
     images, settings = engine.batch(pixels), (None, "c0.3-k1", "c1.05-k2-vanilla")
 

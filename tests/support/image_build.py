@@ -1,4 +1,4 @@
-"""The image of the Dockerfile, built without a daemon from a fresh Debian, and a container of it."""
+"""The Dockerfile's image, built without a daemon from a fresh Debian, and a container of it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sdk_build import ROOT, built
 BASE, IMAGE = "localhost/vmoe-test-debian", "localhost/vmoe-test-serve"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _OPTIONS = ["--isolation=chroot", "--network=host"]
-_LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]  # buildah's own are more than some machines allow
+_LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]  # buildah's defaults are more than some machines allow
 
 
 def build_image(folder: Path) -> str:
-    """Builds the image and returns its name. In its steps, pip trusts the certificates that this machine does."""
+    """Build the image and return its name. During the build, pip trusts this machine's certificates."""
     container = built("buildah", "from", "scratch").strip()
     built("buildah", "add", container, install_debian(folder / "debian.tar"), "/")
     built("buildah", "commit", "--rm", container, BASE)
@@ -30,7 +30,7 @@ def build_image(folder: Path) -> str:
 
 
 class Container(HttpClient):
-    """A running container of an image, as its user and with its entry point, that listens on a port of its own choice."""
+    """A running container of an image, with the image's user and entry point, that listens on a port that it chooses."""
 
     def __init__(self, image: str, bundle: Path) -> None:
         self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]
@@ -44,7 +44,7 @@ class Container(HttpClient):
         super().__init__(int(said.rpartition(":")[2].partition("/")[0]))
 
     def inside(self, *command: str) -> str:
-        """What a command prints in the container, as its user."""
+        """Run a command in the container, as its user, and return its output."""
         return built("buildah", "run", *_OPTIONS, self._name, "--", *command)
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""What tests compile with one command, kept below build/: compiled again only where the command or its files changed."""
+"""Files that tests compile with one command, kept in build/ and rebuilt only if the command or its files change."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _HEADER_FOLDERS = ("plugins", "tests/cpp", "tests/on_gpu")
 
 
 def kept(name: str, *command: str | Path) -> Path:
-    """The file that a compiler's command gives where `-o` and that file end it.
+    """Return the file that a compiler's command makes, which ends with `-o` and that file.
 
-    Any header of the product or of tests/cpp is taken for one of its files. Skips where there is no ninja.
+    A change of any header of the product or of tests/cpp rebuilds it. Skips if there is no ninja.
 
     Args:
-        name: of the file, and of its folder in build/compiled. What the compiler said is in a file beside it, `<name>.txt`.
+        name: name of the file, and of its folder in build/compiled. `<name>.txt` next to it has the compiler's output.
         command: the compiler with flags, sources and libraries.
     """
     if shutil.which("ninja") is None:

@@ -1,10 +1,10 @@
-"""Writes the test vectors of conformance/: routing cases, and models of one node for every op.
+"""Writes the test vectors of conformance/: routing cases, and one-node models of every op.
 
     python tests/support/make_conformance.py [FOLDER]
 
-Expected values are those of the numpy reference in float64. Inputs are made of whole numbers, so that the files are the
-same bytes on every machine. Where a choice or a rounding depends on a computed number, inputs are drawn until it stays the
-same when they move by a millionth.
+Expected values are those of the numpy reference in float64. Inputs are made of whole numbers, so that the files have the
+same bytes on every machine. If a choice or a rounding depends on a computed number, inputs are drawn again until a change
+of a millionth doesn't alter it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parents[2] / "conformance"
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Writes vectors.json, routing.safetensors and ops/ into a folder, in place of those there."""
+    """Write vectors.json, routing.safetensors and ops/ into a folder, and replace existing ones."""
     shutil.rmtree(folder / "ops", ignore_errors=True)
     ops = [_write_op(folder / "ops" / name, op, options) for name, (op, options) in cases.OP_ROWS.items()]
     tensors: Arrays = {}
@@ -56,7 +56,7 @@ def write(folder: Path = FOLDER) -> None:
 
 
 def expected(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-    """What the reference gives in float64, in the types of the op's outputs."""
+    """Return the outputs of the reference in float64, converted to the types of the op's outputs."""
     weights = [value.name for value in op.inputs if value.type == "W"]
     wide = {name: a.astype(float) if a.dtype.kind == "f" and name not in weights else a for name, a in inputs.items()}
     found = run_reference(op, *(wide.get(value.name) for value in op.inputs), **_attributes(op, options))
@@ -78,7 +78,7 @@ def _typed(op: Op, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
 
 
 def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What vectors.json says of a call; inputs in their order, and the tolerance of each output."""
+    """Return the entry of a call in vectors.json: inputs in their order, and the tolerance of each output."""
     copies = ("weight", "buf") if op.name in ("VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch") else ("merged_sizes",)
     given = [value for value in op.inputs if value.name in inputs]
     return {
@@ -95,7 +95,7 @@ def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, An
 
 
 def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A folder of ONNX's backend tests: model.onnx with its weights, input_*.pb and output_*.pb in their order."""
+    """Write a folder in the format of ONNX's backend tests: model.onnx with weights, input_*.pb and output_*.pb in order."""
     drawn = (_inputs(f"{folder.name} {number}", op, options) for number in range(100))
     inputs = next(made for made in drawn if _is_stable(op, made, options))
     outputs = expected(op, inputs, options)
@@ -111,7 +111,7 @@ def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
-    """Inputs of an op; slots, weights and tokens belong together."""
+    """Return consistent inputs of an op: slots, weights and tokens of the same routing."""
     width, _ = _types(options)
     sizes = cases.SIZES | {key: size for key, size in options.items() if key in cases.SIZES}
     shares = gates(name, *(sizes[dim] for dim in "GSE"))
@@ -135,7 +135,7 @@ def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
 
 
 def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
-    """Whether outputs move by little where tokens do, each time otherwise."""
+    """Return whether several small random changes of the tokens change the outputs only a little."""
     outputs = expected(op, inputs, options)
     moving = [name for name in cases.TOKENS if name in inputs and inputs[name].dtype == np.float32]
     for number in range(8 if moving else 0):
@@ -147,7 +147,7 @@ def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
 
 
 def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelProto:
-    """The checked model of the node, with the functions that it needs, and weights as initializers."""
+    """Return the checked model of the node, with the functions that it needs, and weights as initializers."""
     hidden, given = options.get("F", cases.SIZES["F"]), options.get("given", USUAL)
     model = one_node_model(op, *_types(options), hidden=hidden, given=given, **_attributes(op, options))
     (node,) = (node for node in model.graph.node if node.op_type == op.name)
@@ -164,7 +164,7 @@ def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelPro
 
 
 def _called(bodies: Mapping[str, onnx.FunctionProto], name: str) -> list[onnx.FunctionProto]:
-    """The function of an op, behind those that it calls."""
+    """Return the functions that an op's function calls, followed by that function."""
     called = sorted({node.op_type for node in bodies[name].node if node.domain == DOMAIN})
     return [*(body for op in called for body in _called(bodies, op)), bodies[name]]
 

@@ -1,4 +1,4 @@
-"""Writes small checkpoints in the layouts of whatever version of Orbax is installed, for tests/data/orbax.tar.gz.
+"""Writes small checkpoints in the layouts of the installed version of Orbax, for tests/data/orbax.tar.gz.
 
     python tests/support/make_orbax.py FOLDER
 
@@ -20,7 +20,7 @@ EXPERTS = 8
 
 
 def parameters() -> dict[str, np.ndarray[Any, Any]]:
-    """The parameters of each checkpoint, by official names."""
+    """Return the parameters of each checkpoint, by official names."""
     random = np.random.default_rng(7)
     shapes = {
         "cls": (1, 1, 4),
@@ -34,7 +34,7 @@ def parameters() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def state(place: Any) -> dict[str, Any]:
-    """A train state; `place` makes an array of jax's of a name and an array."""
+    """Return a train state; `place` converts a name and an array to a jax array."""
     from official_writer import nest
 
     params = nest({name: place(name, array) for name, array in parameters().items()})
@@ -43,7 +43,7 @@ def state(place: Any) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    """Writes one folder per layout."""
+    """Write one folder per layout."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={EXPERTS}"
     import jax
     import orbax.checkpoint as ocp

@@ -1,4 +1,4 @@
-"""Random calls of the routing ops in every type that they take, and what each must give, bit for bit."""
+"""Random calls of the routing ops in every type that they accept, and their expected outputs, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Inputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class MoeCall:
-    """Inputs of one op by name, and its settings where they are attributes."""
+    """The inputs of one op by name, and its settings if they are attributes."""
 
     op: str
     tokens: ElementType
@@ -36,7 +36,7 @@ class MoeCall:
 
     @property
     def expected(self) -> Outputs:
-        """In the types that come out of the model: what is bfloat16 as float32."""
+        """Return the expected outputs in the model's types, with bfloat16 as float32."""
         made = _expected(self)
         return [array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array for array in made]
 
@@ -46,12 +46,12 @@ class MoeCall:
 
 
 def token_types(op: str) -> tuple[ElementType, ...]:
-    """The types of tokens that an op takes; float for one without tokens."""
+    """Return the types of tokens that an op accepts; float for an op without tokens."""
     return FLOATS if any(value.type == "T" for value in OPS[op].inputs) else FLOATS[:1]
 
 
 def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
-    """`count` calls of each op in each choice of its types."""
+    """Return `count` calls of each op for each choice of its types."""
     rng = np.random.default_rng([10, seed])
     for op in MOE_OPS:
         for tokens in token_types(op):
@@ -60,7 +60,7 @@ def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
 
 
 def same_values(found: Outputs, expected: Outputs) -> bool:
-    """Bits, but for those of NaN."""
+    """Return whether all bits are equal; any two NaN count as equal."""
     return same_bits([_plain_nan(array) for array in found], [_plain_nan(array) for array in expected])
 
 
@@ -94,7 +94,7 @@ def _random_call(rng: np.random.Generator, op: str, tokens: ElementType) -> MoeC
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
-    """Numbers of all sizes, now and then with infinities and NaN."""
+    """Return numbers of all magnitudes, occasionally with infinities and NaN."""
     values = rng.standard_normal(shape, np.float32) * rng.choice(POWERS, shape)
     if rng.random() < 0.3:
         values[rng.random(shape) < 0.05] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0], np.float32))

@@ -1,4 +1,4 @@
-"""Bundles with something wrong in them, made from a good one by a numbered, repeatable draw."""
+"""Damaged bundles, made from a good one by a numbered, repeatable random change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TELLING_FIELDS = ['"format": 1, ', '"more": NaN, ', '"more": 1e400, ', '"a": 1, 
 
 
 def mutated_bytes(data: bytes, chance: Random) -> bytes:
-    """Bytes changed, taken out, doubled or swapped for others that mean something."""
+    """Change, remove or repeat bytes, or replace them with others that have a meaning."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         start = chance.randrange(len(changed))
@@ -51,7 +51,7 @@ def mutated_bytes(data: bytes, chance: Random) -> bytes:
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of each value inside."""
+    """Yield (container, key) of each nested value."""
     keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         yield value, key
@@ -59,9 +59,9 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated_values(data: bytes, chance: Random) -> bytes:
-    """A JSON text whose values were swapped, taken out, doubled, renamed or written otherwise."""
+    """Return a JSON text with values swapped, removed, repeated, renamed or written in another form."""
     content = json.loads(data)
-    for name in ("model", "validation", "flops_per_image"):  # large, and read by nobody here
+    for name in ("model", "validation", "flops_per_image"):  # large, and not read here
         content[name] = {}
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         spots = list(places(content))
@@ -88,12 +88,12 @@ def mutated_values(data: bytes, chance: Random) -> bytes:
 
 @dataclass(frozen=True)
 class Mutation:
-    """What was done to a bundle.
+    """A change to a bundle.
 
     Attributes:
-        words: for a person who looks for the case.
-        may_differ: the hashes were made right again, so the bundle is another one and its answers may be, too.
-        graph: the graph that should be run, so that the change can have an effect.
+        words: description of the case for people.
+        may_differ: whether the hashes were updated; it is then another bundle, whose answers may differ.
+        graph: the graph to run so that the change can have an effect.
     """
 
     words: str
@@ -102,7 +102,7 @@ class Mutation:
 
 
 def mutate(base: Path, target: Path, rng: Random) -> Mutation:
-    """Copies the bundle `base` to `target` and changes one thing in the copy."""
+    """Copy the bundle `base` to `target`, and make one change in the copy."""
     shutil.copytree(base, target)
     kind: Callable[[Path, Random], Mutation] = rng.choices(
         (_raw_bytes, _rehashed_bytes, _graph_field, _manifest_field), weights=(4, 3, 4, 4)
@@ -121,7 +121,7 @@ def _raw_bytes(bundle: Path, rng: Random) -> Mutation:
 def _rehashed_bytes(bundle: Path, rng: Random) -> Mutation:
     name = rng.choice((WEIGHTS, *GRAPHS))
     data = (bundle / name).read_bytes()
-    # The header says where tensors lie; a change anywhere else is one of numbers.
+    # Change the header, which locates the tensors; elsewhere, a change only alters numbers.
     part = data[: 8 + int.from_bytes(data[:8], "little")] if name == WEIGHTS and rng.random() < 0.7 else data
     holds(name, mutated_bytes(part, rng) + data[len(part) :])(bundle)
     return Mutation(f"bytes of {name}, hashes right", True, name if name in GRAPHS else rng.choice(GRAPHS))
@@ -136,7 +136,7 @@ def _graph_field(bundle: Path, rng: Random) -> Mutation:
 
 
 def _change_message(message: Any, rng: Random, path: str = "") -> str:
-    """Walks down to a random field that is set, and changes, drops or doubles what is there."""
+    """Descend to a random field that is set, and change, drop or repeat its value."""
     fields = message.ListFields()
     if not fields:
         return f"{path} is empty"
@@ -171,14 +171,14 @@ def _change_list(values: Any, rng: Random, path: str) -> str:
 
 
 def _another(value: Any, rng: Random) -> Any:
-    """Another value of the same type, which protobuf takes."""
+    """Return another value of the same type that protobuf accepts."""
     if isinstance(value, bytes):
         return mutated_bytes(value, rng) if value else b"\0"
     if isinstance(value, str):
         return rng.choice((value[:-1], value + "x", *_OTHER_TEXTS))
     if isinstance(value, float):
         return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf"), value * 2))
-    # int32 fields take no more than 31 bits.
+    # int32 fields accept at most 31 bits.
     return rng.choice((0, 1, 2, 7, 10, 16, value + 1, max(value - 1, 0), value * 2, 2**31 - 1)) % 2**31
 
 

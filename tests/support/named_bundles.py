@@ -1,4 +1,4 @@
-"""Bundles whose ten classes have names that a terminal, a table or a picture could trip over."""
+"""Bundles whose ten classes have names that are difficult for terminals, tables and pictures."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ ODD_NAMES = ("zero", "[/b]one", "two\x1b[2J", "$three$", "four", "five", "six", 
 
 
 def with_odd_names(bundle: Path, folder: Path) -> Path:
-    """A copy of a bundle of ten classes, in that folder, whose classes have these names."""
+    """Copy a bundle of ten classes into a folder, and give its classes these names."""
     return copied_bundle(bundle, folder / "named.vmoe", put("class_names", ODD_NAMES))

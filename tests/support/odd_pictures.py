@@ -1,4 +1,4 @@
-"""Pictures that decoders may read in different ways: 200 and more, by name."""
+"""More than 200 pictures that decoders may read in different ways, by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ jpeg = functools.partial(picture_file, form="JPEG")
 
 
 def slope(height: int = SIDE, width: int = SIDE) -> Image.Image:
-    """Colours without edges, of which every JPEG decoder makes nearly the same."""
+    """Return colours without edges, which all JPEG decoders decode nearly alike."""
     y, x = np.mgrid[0:height, 0:width] * 255 // max(height, width)
     return Image.fromarray(np.stack([x, y, (x + y) // 2], -1).astype(np.uint8))
 
@@ -41,7 +41,7 @@ def png(
     methods: bytes = b"\0\0\0",
     before: bytes = b"",
 ) -> bytes:
-    """A PNG of noise, or of these rows, or of this data; chunks may stand before and behind its header."""
+    """Return a PNG of noise, of these rows or of this data; extra chunks may be before and after its header."""
     channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
     rows = noise(depth * channels) if rows is None else rows
     header = chunk(b"IHDR", struct.pack(">2I2B", *size, depth, color) + methods)
@@ -51,7 +51,7 @@ def png(
 
 
 def noise(bits: int) -> bytes:
-    """Rows of so many bits per pixel, each behind a zero."""
+    """Return rows of noise with `bits` bits per pixel, each preceded by a zero byte (no filter)."""
     rows = _RNG.integers(0, 256, (SIDE, 1 + bits * SIDE // 8), np.uint8)
     rows[:, 0] = 0
     return rows.tobytes()
@@ -204,7 +204,7 @@ def _jpegs() -> dict[str, bytes]:
 
 
 def _exif(order: str, *entries: tuple[int, int, int, int], directory: int = 8) -> bytes:
-    """TIFF tags: "<" or ">", and tag, type, count and value (of 2 bytes) of each."""
+    """Return TIFF tags: byte order "<" or ">", then tag, type, count and value (2 bytes) of each."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", directory)
     values = (
         struct.pack(f"{order}HHIHxx" if kind == 3 else f"{order}HHII", tag, kind, *rest) for tag, kind, *rest in entries
@@ -213,7 +213,7 @@ def _exif(order: str, *entries: tuple[int, int, int, int], directory: int = 8) -
 
 
 def _turned() -> dict[str, bytes]:
-    """JPEG and PNG files whose notes say, in many ways, how they are to be turned."""
+    """Return JPEG and PNG files that specify their orientation in many ways."""
     width, turn = (0x100, 4, 1, 48), 0x112
     tags = {f"{each} {order}": _exif(order, width, (turn, 3, 1, each)) for each in range(11) for order in "<>"}
     tags |= {

@@ -1,6 +1,6 @@
-"""Writes checkpoints in the official format, with any cut into chunks, sub-chunks and shards.
+"""Writes checkpoints in the official format, with any division into chunks, sub-chunks and shards.
 
-Independent of the reader: written from the description of google-research/vmoe's vmoe/checkpoints.
+It is independent of the reader: it follows the description in google-research/vmoe's vmoe/checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Part of an array: (start, stop) per dimension, the shard it lies in, and the lengths of its flat sub-chunks."""
+    """A part of an array: (start, stop) per dimension, its shard, and the lengths of its flat sub-chunks."""
 
     box: Box
     shard: int = 0
@@ -34,19 +34,19 @@ Cut = Callable[[str, np.ndarray], list[Chunk]]
 
 
 def whole(name: str, array: np.ndarray) -> list[Chunk]:
-    """The array as one chunk in the first shard."""
+    """Return the whole array as one chunk in the first shard."""
     return [Chunk(tuple((0, extent) for extent in array.shape))]
 
 
 def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = whole, version: str | None = VERSION) -> None:
-    """Writes PREFIX.index and PREFIX.data-nnnnn-of-NNNNN.
+    """Write PREFIX.index and PREFIX.data-nnnnn-of-NNNNN.
 
     Args:
-        prefix: where.
+        prefix: path without the suffixes.
         tree: nested mapping of names to arrays.
-        shards: number of data files; those that no chunk lies in stay empty.
-        cut: the chunks of each array, by its `/`-joined name.
-        version: None leaves the key out, as before 2022-06-22.
+        shards: number of data files; those without chunks stay empty.
+        cut: returns the chunks of an array, given its `/`-joined name.
+        version: version of the format; None leaves the key out, as before 2022-06-22.
     """
     chunks = {name: cut(name, array) for name, array in leaves(tree)}
     index = {
@@ -66,7 +66,7 @@ def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = wh
 
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Names and arrays in the order of their ids: depth first, keys sorted as strings."""
+    """Yield names and arrays in the order of their ids: depth first, keys sorted as strings."""
     for key in sorted(tree):
         if isinstance(tree[key], Mapping):
             yield from leaves(tree[key], f"{prefix}{key}/")
@@ -75,7 +75,7 @@ def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The nested tree of `/`-joined names."""
+    """Return the nested tree of `/`-joined names."""
     tree: dict[str, Any] = {}
     for name, array in flat.items():
         *parents, leaf = name.split("/")

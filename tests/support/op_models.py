@@ -1,4 +1,4 @@
-"""Runs one vmoe op alone: in numpy, ONNX Runtime (local functions, inlined, or the op library) and OpenVINO."""
+"""Runs a single vmoe op: in numpy, ONNX Runtime (local functions, inlined, or the op library) and OpenVINO."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ NUMPY_TYPES = {
     "fp16": np.float16,
 }
 WIDER_TYPES: dict[ElementType, ElementType] = {"bf16": "float", "i4": "i8"}
-"""What numpy's arrays have of types that runtimes neither take from it nor give."""
+"""Types that runtimes can't exchange with numpy, and the types that replace them."""
 SETTINGS = ("capacity", "k", "bpr")
 USUAL = frozenset(("ln_bias",))
-"""The optional inputs, scales aside, that models of one node have if a test names no others."""
+"""The optional inputs, except scales, of a one-node model if a test doesn't choose them."""
 WITH_POLICIES, MERGING = USUAL | {*POLICIES}, USUAL | {*MERGING_INPUTS}
 EVERY = frozenset(value.name for op in OPS.values() for value in op.inputs if value.optional and not value.scale_of)
 
@@ -59,7 +59,7 @@ Run = Callable[..., list[np.ndarray]]
 
 
 def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """The numpy reference, in the dtype of the inputs; scales that are not needed may be left out."""
+    """Run the numpy reference in the dtype of the inputs; unneeded scales may be omitted."""
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
@@ -70,13 +70,13 @@ def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list
 
 
 def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """The same in float64; weights of other types stay what they are, as they say how the op computes."""
+    """Run it in float64. Weights of other types keep their types, which determine how the op computes."""
     wide = (a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in inputs)
     return run_reference(op, *wide, **attributes)
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """The inputs, and None for optional ones that were left out, which their number tells."""
+    """Return the inputs with None for omitted optional ones, which their number shows."""
     if len(inputs) == len(op.inputs):
         return list(inputs)
     dtypes = {array.dtype for array in inputs if array is not None}
@@ -87,7 +87,7 @@ def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | Non
 
 
 def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
-    """The outputs of a node with these optional inputs."""
+    """Return the outputs of a node with these optional inputs."""
     merges = "merge" in given or op.name == "VmoeMerge"
 
     def is_made(value: Value) -> bool:
@@ -98,13 +98,13 @@ def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
 
 
 def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
-    """The element type of each value type of the op."""
+    """Return the element type of each type variable of the op."""
     chosen: Types = {"W": weights, "Q": "fp16" if weights == "i4" else "float", "T": tokens}
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
 def given_inputs(op: Op, weights: ElementType = "float", given: Collection[str] = USUAL) -> list[Value]:
-    """The inputs of a node with weights of that type and these optional ones: scales only with int8 or int4."""
+    """Return the inputs of a node with weights of that type and these optional inputs; scales only with int8 or int4."""
     values = {value.name: value for value in op.inputs}
 
     def is_given(value: Value) -> bool:
@@ -126,10 +126,10 @@ def runner(
     given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> Run:
-    """A function from the op's inputs, in order, to its outputs, in order.
+    """Return a function from the op's inputs, in order, to its outputs, in order.
 
-    `weights` and `tokens` are the types W and T; with int8 or int4 weights the inputs end in their scales.
-    `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `given` are the optional inputs that it has.
+    `weights` and `tokens` are the types W and T; with int8 or int4 weights, the inputs end with their scales.
+    `hidden` is F, for an MLP with the attribute `hidden_chunk`. `given` are the optional inputs of the node.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, given)]
@@ -141,14 +141,14 @@ def runner(
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
         outputs = zip(run_widened(*inputs), made_outputs(op, given), strict=True)
-        with np.errstate(invalid="ignore"):  # numpy warns of a NaN in a shorter type
+        with np.errstate(invalid="ignore"):  # numpy warns if a NaN is converted to a shorter type
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
     return run_session
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
-    """The same for any model without local functions."""
+    """Return such a function for any model without local functions."""
     names = [value.name for value in model.graph.input]
     return _session_runner(model, names, name)
 
@@ -162,15 +162,15 @@ def one_node_model(
     given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> onnx.ModelProto:
-    """A checked model that is one node of the op, with the functions of all ops.
+    """Return a checked model of one node of the op, with the functions of all ops.
 
-    numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
+    Runtimes don't exchange bfloat16 and int4 with numpy, so the model's inputs and outputs have float32 and int8 instead.
     """
     types = element_types(op, weights, tokens)
     taken, made = given_inputs(op, weights, given), made_outputs(op, given)
     narrow = [value.name for value in (*taken, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
-    # Inputs that are left out have places where others stand behind them.
+    # An omitted input has an empty name if others follow it.
     known = [value.name for value in taken]
     kind = WEIGHT_TYPES[weights]
     places = [name if name in known else "" for name in input_names(op.name, kind, given)]
@@ -226,11 +226,11 @@ def node_call(
     constants: Sequence[str] = (),
     outputs: Sequence[str] | None = None,
 ) -> Call:
-    """One node of the op alone, unchecked: inputs of any type and shape, those of `constants` as initializers.
+    """Return an unchecked model of one node of the op: inputs of any type and shape, those of `constants` as initializers.
 
-    An input that is None, or not named, is left out, and so are outputs that `outputs` does not name. The model says
-    nothing about shapes, so calls that differ in them alone share it. bfloat16 that is no constant goes in and out as
-    float32. Outputs of type T have the type of the input that is.
+    An input that is None or not named is omitted, as are outputs that `outputs` does not name. The model has no shapes, so
+    calls that differ only in shapes share it. bfloat16 inputs and outputs are float32, except constants. Outputs of type T
+    have the type of the input of type T.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -275,7 +275,7 @@ def node_call(
 
 
 def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
-    """Of a node's inputs or outputs, empty for those that it doesn't have and that stand before others."""
+    """Return the names of a node's inputs or outputs; empty for an omitted one that others follow."""
     names = [value.name if value.name in given else "" for value in values]
     while names and not names[-1]:
         names.pop()
@@ -283,26 +283,26 @@ def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
 
 
 def model_bytes(graph: onnx.GraphProto) -> bytes:
-    """A model of the graph, without functions."""
+    """Return a model of the graph, without functions."""
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     return model.SerializeToString(deterministic=True)
 
 
 def attribute_values(op: Op, **given: int) -> dict[str, int]:
-    """Every attribute of the op, in the order of the table: as given, or its default."""
+    """Return every attribute of the op, in the order of the table: the given value, or the default."""
     return {name: given.get(name, default) for name, default in op.attributes.items()}
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """float32 of a standard normal distribution."""
+    """Return float32 from a standard normal distribution."""
     return rng.standard_normal(shape, np.float32)
 
 
 def mlp_weights(
     rng: np.random.Generator, width: int, hidden: int, *experts: int, weights: ElementType = "float"
 ) -> dict[str, np.ndarray]:
-    """Weights that keep the size of what they are multiplied with, and biases, of an MLP by name; scales in int8."""
+    """Return an MLP's weights, biases and, in int8, scales by name; the weights preserve the magnitude of their inputs."""
     shapes = (width, hidden), (hidden, width)
     kernels = [normal(rng, *experts, *shape) / np.float32(shape[0] ** 0.5) for shape in shapes]
     (w1, w2), scales = typed_weights(kernels, weights)
@@ -312,7 +312,7 @@ def mlp_weights(
 
 
 def typed_weights(kernels: Sequence[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Kernels f32[..., inputs, outputs] in that type, and their scales in int8."""
+    """Convert kernels f32[..., inputs, outputs] to that type; in int8, also return their scales."""
     if weights == "i8":
         stored, scales = zip(*map(quantize_columns, kernels), strict=True)
         return list(stored), list(scales)
@@ -334,13 +334,13 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
     outputs = [value.name for value in model.graph.output]
     if name == "openvino":
         core = openvino.Core()
-        # Its threads wait for one another longer than one op takes.
+        # With more threads, they would wait for one another longer than the op takes.
         properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", properties)
 
         def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
             given = dict(zip(names, map(_widened, inputs), strict=True))
-            used = {name for port in compiled.inputs for name in port.get_names()}  # it drops the others
+            used = {name for port in compiled.inputs for name in port.get_names()}  # it removes unused ones
             results = compiled({name: array for name, array in given.items() if name in used})
             return [np.array(results[output]) for output in outputs]
 

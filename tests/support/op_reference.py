@@ -1,8 +1,8 @@
 """The vmoe ops in plain numpy: the reference that every other implementation is compared with.
 
-Written to be read against the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`, not to
-be fast. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of the weights of a product says in which numbers
-it is computed, see `product`.
+It is written for comparison with the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`,
+not for speed. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of the weights of a product determines the
+precision in which it is computed, see `product`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from vmoe_export.ops.table import ACTIVATIONS
 
-# Of ops that are more than their mathematics, what follows; the others are those of validation.
+# The references of validation, which tests also use. This module adds those of the other ops.
 from vmoe_export.validation.reference_ops import (  # noqa: F401
     allowed_experts,
     attention,
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def function_name(op: str) -> str:
-    """Name of the reference of an op, such as `expert_mlp`."""
+    """Return the name of the reference of an op, such as `expert_mlp`."""
     words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in op)
     return words.removeprefix("_vmoe_")
 
@@ -50,16 +50,16 @@ def route(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    All first choices are served before any second choice. Within one choice, tokens are served in the order of the group,
-    or by descending best gate with `bpr`. On ties the lower expert and the lower token come first. A NaN gate ranks as 0.
-    Pairs of experts that the group may not use (`max_experts`, see `allowed_experts`) are dropped before they queue. Then
-    each expert keeps the first c of its pairs, at the slots g * c, g * c + 1 ... of M = G * c.
+    All first choices come before any second choice. Within one choice, tokens are in the order of the group; with `bpr`, by
+    descending best gate. On ties, the lower expert and the lower token come first. A NaN gate ranks as 0. Pairs of experts
+    that the group may not use (`max_experts`, see `allowed_experts`) are dropped before they queue. Then each expert keeps
+    the first c of its pairs, at the slots g * c, g * c + 1 ... of M = G * c.
 
-    With `pool` the E * c slots of a group are one pool: the first E * c pairs of its queue are kept, whichever experts
-    they go to. M is then what the fullest expert keeps in all groups, at least 1, and an expert's pairs stand close
-    together, by group and queue.
+    With `pool`, the E * c slots of a group are one pool: the first E * c pairs of its queue are kept, regardless of their
+    experts. M is then the number of pairs that the fullest expert keeps in all groups, at least 1. An expert's pairs have
+    consecutive slots, ordered by group and queue.
 
-    `expert` is the expert of every choice, also where it was dropped (slot -1).
+    `expert` is the expert of every choice, including dropped ones (slot -1).
     """
     num_groups, num_tokens, num_experts = gates.shape
     ranked = np.where(np.isnan(gates), 0, gates)
@@ -70,7 +70,7 @@ def route(
     allowed = allowed_experts(ranked, num_experts if max_experts is None else max_experts)
 
     kept = np.zeros(expert.shape, bool)
-    rank = np.zeros(expert.shape, np.int64)  # of a kept pair among those of its expert and group
+    rank = np.zeros(expert.shape, np.int64)  # rank of a kept pair among those of its expert and group
     taken = np.zeros((num_groups, num_experts), np.int64)
     for group in range(num_groups):
         for choice in range(k):
@@ -127,7 +127,7 @@ def dense_mlp(
 ) -> Array:
     """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = norm(activation(x . w1 + b1)) . w2 + b2. All may have a leading axis of experts.
 
-    With a gate the hidden features are activation(x . wg + bg) * (x . w1 + b1).
+    With a gate, the hidden features are activation(x . wg + bg) * (x . w1 + b1).
 
     The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
     """
@@ -152,7 +152,7 @@ def expert_mlp(
 def combine(out: Array, slot: Array, weight: Array) -> Array:
     """VmoeCombine: y[G,S,D] = sum over k, in its order, of weight * out[slot]; dropped pairs (slot -1) add nothing.
 
-    Sums are float32 where out is a shorter type, and in its type otherwise, and are rounded once.
+    Sums are float32 if out is a shorter type, otherwise of its type. They are rounded once.
     """
     dtype = np.result_type(out.dtype, np.float32)
     rows = out.reshape(-1, out.shape[-1]).astype(dtype)
@@ -190,7 +190,7 @@ def attention_block(
     num_heads: int = 1,
     prefix: int = 0,
 ) -> Array | tuple[Array, ...]:
-    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x; `merge`s as VmoeMerge does.
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normalized x, added to x; with `merge`, as VmoeMerge.
 
     With coordinates, queries and keys are rotated as VmoeRotate does.
     """
@@ -219,7 +219,7 @@ def merge_tokens(
 ) -> tuple[Array, ...]:
     """VmoeMerge: x[N,T,D] -> (y[N,U,D], merged_sizes[N,U], merged_token i32[N,O]), written token by token.
 
-    And merged_coordinates[N,U,C], where there are coordinates[N,T,C].
+    With coordinates[N,T,C], also return merged_coordinates[N,U,C].
     """
     if coordinates is not None:
         whole = np.concatenate([x, coordinates], axis=2)
@@ -252,18 +252,18 @@ merge = merge_tokens
 
 
 def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
-    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], what `attention_block` gives of the first tokens."""
-    inputs = (*inputs[:12], None, None, *inputs[14:])  # without what is merged afterwards
+    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], the first tokens of the result of `attention_block`."""
+    inputs = (*inputs[:12], None, None, *inputs[14:])  # without the inputs of merging
     return attention_block(*inputs, **attributes)[:, :1]
 
 
 def norm(x: Array, scale: Array, bias: Array | None) -> Array:
-    """The norm of a block."""
+    """Apply the norm of a block."""
     return rms_norm(x, scale) if bias is None else layer_norm(x, scale, bias)
 
 
 def mlp_block(x: Array, ln_scale: Array, ln_bias: Array | None, *mlp: Array | None, **attributes: int) -> Array:
-    """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
+    """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normalized x, added to x."""
     return x + dense_mlp(norm(x, ln_scale, ln_bias), *mlp, **attributes)
 
 
@@ -272,7 +272,7 @@ def router_block(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    What `route` makes of the gates of the normed x.
+    The result of `route` for the gates of the normalized x.
     """
     return route(gates(layer_norm(x, ln_scale, ln_bias), router), *setting)
 
@@ -280,7 +280,7 @@ def router_block(
 def expert_block(
     x: Array, ln_scale: Array, ln_bias: Array, slot: Array, weight: Array, src: Array, *mlp: Array | None, **attributes: int
 ) -> Array:
-    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
+    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], the experts' output for the normalized x, added to x."""
     buf = dispatch(layer_norm(x, ln_scale, ln_bias), src)
     return x + combine(expert_mlp(buf, *mlp, **attributes), slot, weight)
 
@@ -288,7 +288,7 @@ def expert_block(
 def choose_tokens(gates: Array, capacity: int) -> tuple[Array, Array]:
     """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group.
 
-    On ties the lower token comes first, a NaN gate ranks as 0, and slots beyond the group's tokens stay empty.
+    On ties, the lower token comes first. A NaN gate ranks as 0. Slots beyond the group's tokens stay empty.
     """
     num_groups, num_tokens, num_experts = gates.shape
     order = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]

@@ -1,4 +1,4 @@
-"""A page of `vmoe page` behind a web server of its own, in a page."""
+"""A page of `vmoe page`, served by a web server of its own and opened in a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmoe_tools.page.onnxruntime_web import VERSION, web_files
 from vmoe_tools.program import main
 
 MOST_MILLISECONDS = 120_000
-"""That an answer may take on a busy machine."""
+"""Milliseconds that an answer may take on a busy machine."""
 
 _WEB = Path(__file__).parents[2] / "build" / f"onnxruntime-web-{VERSION}"
 
@@ -49,7 +49,7 @@ _DROP = """bytes => {
 
 
 def web_folder() -> Path:
-    """An unpacked onnxruntime-web, which npm fetches once; the test is skipped where it or a browser is missing."""
+    """Return an unpacked onnxruntime-web, which npm fetches once; skip the test if it or a browser is missing."""
     if CHROMIUM is None or shutil.which("npm") is None:
         pytest.skip("no Chromium or no npm here")
     if not _WEB.exists():
@@ -63,30 +63,30 @@ def web_folder() -> Path:
 
 
 def write_page(bundle: Path, folder: Path) -> Path:
-    """The page of a bundle, in a new folder."""
+    """Write the page of a bundle into a new folder."""
     assert main(["page", str(bundle), "-o", str(folder), "--onnxruntime-web", str(web_folder()), "-q"]) == 0
     return folder
 
 
 def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str]:
-    """A server of the folder, as `web_server`; `isolated` sends the headers that threads need."""
+    """Serve the folder, as `web_server` does; `isolated` sends the headers that threads need."""
     policies = {"Opener": "same-origin", "Embedder": "require-corp"} if isolated else {}
     return web_server(folder, {f"Cross-Origin-{name}-Policy": value for name, value in policies.items()})
 
 
 def until_answered(page: Page, word: str = "first answer") -> str:
-    """Waits for all answers, and for a word in what the page says of how it runs; returns the whole of that."""
+    """Wait for all answers, and for a word in the page's status; return the status."""
     page.wait_for_function(_IS_ANSWERED, arg=word, timeout=MOST_MILLISECONDS)
     return page.locator("#status").inner_text()
 
 
 def drop(page: Page, picture: bytes) -> None:
-    """Drops a file on the page."""
+    """Drop a file on the page."""
     page.evaluate(_DROP, list(picture))
 
 
 def answers_of(page: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
-    """What the page's scripts make of images uint8[N,H,W,C] at a setting: `logits`, and `expert` and `token` of `layers`."""
+    """Run the page's scripts on images uint8[N,H,W,C] at a setting; return their `logits`, and `layers` of routing."""
     inputs = {} if profile is None else {name: value.tolist() for name, value in profile.inputs.items()}
     pixels = base64.b64encode(images.tobytes()).decode()
     found: list[dict[str, Any]] = page.evaluate(_RUN, {"pixels": pixels, "count": len(images), "inputs": inputs})

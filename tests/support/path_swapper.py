@@ -1,4 +1,4 @@
-"""Exchanges two paths of one file system."""
+"""Exchanging two paths on one file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def exchange(one: Path, other: Path) -> None:
-    """In three steps, so that there is a moment without the first one, too."""
+    """Exchange two paths in three steps, so that for a moment the first one is missing."""
     between = other.with_name(f"{other.name}.between")
     one.rename(between)
     other.rename(one)
@@ -15,7 +15,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def exchange_for_a_while(one: Path, other: Path, delay: float, hold: float) -> None:
-    """Exchanges the paths in `delay` seconds, and exchanges them back `hold` seconds later."""
+    """Exchange the paths after `delay` seconds, and exchange them back `hold` seconds later."""
     time.sleep(delay)
     exchange(one, other)
     time.sleep(hold)

@@ -1,4 +1,4 @@
-"""Pictures as files that Pillow writes, with and without a disk."""
+"""Picture files made with Pillow, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
-    """The bytes of a file of a picture, which is Pillow's or pixels uint8[H,W] or uint8[H,W,3]."""
+    """Return the bytes of a picture file. The picture is one of Pillow's, or pixels uint8[H,W] or uint8[H,W,3]."""
     file = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, form, **options)
@@ -19,7 +19,7 @@ def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
 
 
 def write_pictures(folder: Path, pictures: Any, labels: Sequence[object] | None = None) -> list[Path]:
-    """Writes pictures as numbered PNG files, each in a subfolder that is its label if there are labels."""
+    """Write pictures as numbered PNG files; with labels, each into the subfolder of its label."""
     paths = []
     for number, picture in enumerate(pictures):
         place = folder if labels is None else folder / str(labels[number])

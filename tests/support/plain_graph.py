@@ -1,4 +1,4 @@
-"""A graph of no bundle, or one whose interface is not checked, for a backend."""
+"""A graph for a backend that is in no bundle, or whose interface isn't checked."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from vmoe_runtime.bundle.reader import BundleGraph
 
 
 def plain_graph(path: Path) -> BundleGraph:
-    """An ONNX file with its external data beside it."""
+    """Return the graph of an ONNX file whose external data is in the same folder."""
     return BundleGraph(path, path.read_bytes(), str(path.parent))

@@ -1,7 +1,7 @@
-"""Exports with a fault in what was written, which validation must find: `python tests/support/planted_faults.py`.
+"""Plants faults in exported files, which validation must find: `python tests/support/planted_faults.py`.
 
-A case is a product of a fault, what has it, the graph that has it, a model and a precision. Run it after changes to what is
-compared, or to the limits.
+The cases are all combinations of a fault, the tensor or graph that has it, a model and a precision. Run this program after
+changes to the comparisons or to their limits.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ WIDE = Variant(
     "wide", "token", "learned", (4, 4), (16, 16), hidden=192, heads=3, layers=4, moe=(1, 3), settings=((1.05, 2, True),)
 )
 DENSE = replace(WIDE, name="dense", moe=())
-MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # of which few have a class token
+MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # few of the experts get a class token
 Change = Callable[[np.ndarray, int, np.random.Generator], None]
 
 
 def another_value(tensor: np.ndarray, places: int, random: np.random.Generator) -> None:
-    """The next number in the place of one: its last bit is another."""
+    """Replace a number by the next one, which differs in the last bit."""
     tensor.reshape(places, -1)[random.integers(places), 0] ^= 1
 
 
@@ -55,14 +55,14 @@ STORED: tuple[tuple[str, Change, str], ...] = (
     ("two experts", exchanged_experts, "Moe/Mlp/Dense_0/kernel"),
     ("a bias", zeros, "bias"),
 )
-"""Faults of the weights file, and how the names of the tensors end of which a random one has it."""
+"""Faults in the weights file, and the ends of tensor names; a random one of these tensors has the fault."""
 KERNELS = ("query/kernel", "key/kernel", "value/kernel", "out/kernel", "Dense_0/kernel", "Dense_1/kernel")
 IN_GRAPHS: Mapping[str, tuple[str, ...]] = {
     "another weight": KERNELS,
     "another scale": ("out/kernel_scale", "Dense_0/kernel_scale"),
     "no bias": ("value/bias", "out/bias", "Dense_0/bias", "Dense_1/bias"),
 }
-"""Faults of a graph: it takes the tensor of another layer, or zeros."""
+"""Faults in a graph: it uses the tensor of another layer, or zeros."""
 MODELS: tuple[tuple[Variant, float, str], ...] = (
     (WIDE, 1.0, "fp32"),
     (WIDE, 1.0, "bf16"),
@@ -75,12 +75,12 @@ MODELS: tuple[tuple[Variant, float, str], ...] = (
     (DENSE, 1e-5, "int8"),
     (DENSE, 1e-6, "bf16"),
 )
-"""Models, what their layer scale was when it was folded into the weights, and precisions."""
+"""Models, the layer scale that was folded into their weights, and precisions."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and a fault of its export."""
+    """A model, and a fault in its export."""
 
     variant: Variant
     layer_scale: float
@@ -107,7 +107,7 @@ def cases() -> Iterator[Case]:
 
 
 def saved(variant: Variant, folder: Path, seed: int = 0, layer_scale: float = 1.0) -> Path:
-    """A checkpoint of N(0, 0.02) weights, layer norms near 1."""
+    """Save a checkpoint with weights from N(0, 0.02) and layer norms near 1."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, array in variant.parameters().items():
@@ -126,7 +126,7 @@ def exported(variant: Variant, folder: Path, seed: int = 0, layer_scale: float =
 
 
 def refusal(case: Case, folder: Path) -> str:
-    """What the export says of the case; empty if it writes a bundle."""
+    """Return the export's error message for the case; empty if it writes a bundle."""
 
     def prove(plan: Any, written: Path, spans: Mapping[str, Span], *arguments: Any) -> Any:
         _plant(case, written, spans, np.random.default_rng(len(case.variant.name)))
@@ -142,7 +142,7 @@ def refusal(case: Case, folder: Path) -> str:
 
 
 def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.random.Generator) -> None:
-    """Damages a random tensor in the weights file, or what a graph takes from there."""
+    """Damage a random tensor in the weights file, or a reference to one in a graph."""
     names = sorted(name for name in spans if name.startswith("Encoder/encoderblock") and name.endswith(case.ending))
     name = str(random.choice(names))
     span = spans[name]
@@ -167,7 +167,7 @@ def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.rando
 
 
 def run(each: int) -> Report:
-    """Exports every case, or one of so many."""
+    """Export every `each`-th case."""
     report = Report()
     for case in list(cases())[::each]:
         with tempfile.TemporaryDirectory() as folder:

@@ -8,12 +8,12 @@ import numpy as np
 from routing_cases import Case, make_gates
 
 NUM_SHAPES = 300
-MOST_PLACES = 2**16  # of src, which a random case makes
+MOST_PLACES = 2**16  # size limit of src in a random case
 
 
 def policy_cases(seed: int, count: int) -> Iterator[Case]:
     rng = np.random.default_rng([11, seed])
-    # Runtimes compile something for each shape that they haven't met.
+    # A small set of shapes, because runtimes compile code for each new shape.
     shapes = [_random_shape(rng, number) for number in range(NUM_SHAPES)]
     for _ in range(count):
         groups, tokens, experts, k = shapes[int(rng.integers(NUM_SHAPES))]
@@ -26,7 +26,7 @@ def policy_cases(seed: int, count: int) -> Iterator[Case]:
 
 
 def _random_shape(rng: np.random.Generator, number: int) -> tuple[int, int, int, int]:
-    """G, S, E and K."""
+    """Draw G, S, E and K."""
     groups = int(rng.choice([1, 1, 2, 3, 5]))
     tokens = 1 if number % 10 == 5 else int(rng.integers(100, 301) if number % 16 == 0 else rng.integers(2, 41))
     experts = int(rng.choice([1, 2, 3, 4, 5, 8, 13, 16, 32, 64]))

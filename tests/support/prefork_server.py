@@ -1,9 +1,10 @@
-"""A server whose workers are forked before they load, as gunicorn's are: answers one image each, and ends at SIGTERM.
+"""A server that forks its workers before they load the bundle, as gunicorn does.
 
     python tests/support/prefork_server.py BUNDLE BACKEND BEFORE
 
-BEFORE says what the parent does before it forks: "nothing", "import" (of the backend) or "engine" (loads one).
-Prints a line of JSON once every worker has answered over its socket, and after SIGTERM one with how the workers ended.
+BEFORE says what the parent does before it forks: "nothing", "import" (imports the backend) or "engine" (loads an engine).
+Each worker answers one image over its socket; the server then prints a line of JSON. It ends at SIGTERM, and prints a line
+with the workers' exit codes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from vmoe_runtime import BackendError, Engine
 
 WORKERS = 4
 IMAGE = -np.ones((1, 12, 12, 3), np.float32)
-PATIENCE = 60  # seconds for an answer, so that a worker that hangs fails a test rather than stopping it
-ENDING = 15  # seconds for all to end: 0.1 to 1.1 were measured, on an idle and an overloaded machine
+PATIENCE = 60  # seconds for an answer; a worker that hangs then fails the test
+ENDING = 15  # seconds for all workers to end; measured: 0.1 on an idle machine, 1.1 on an overloaded one
 
 
 def work(listener: socket.socket, bundle: str, backend: str, inherited: Engine | None) -> NoReturn:
-    """A worker: never returns."""
+    """Run a worker; never return."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     refusal = ""
@@ -68,12 +69,12 @@ def main(bundle: str, backend: str, before: str) -> None:
         signal.sigwait({signal.SIGTERM})
         print(json.dumps(end(workers)), flush=True)
     finally:
-        for worker in workers:  # those that are left
+        for worker in workers:  # those that have not ended yet
             os.kill(worker, signal.SIGKILL)
 
 
 def end(workers: list[int]) -> list[int]:
-    """Sends SIGTERM to all, and says with which exit codes they ended; takes those out."""
+    """Send SIGTERM to all workers, remove them from the list, and return their exit codes."""
     start = time.monotonic()
     for worker in workers:
         os.kill(worker, signal.SIGTERM)
@@ -88,5 +89,5 @@ def end(workers: list[int]) -> list[int]:
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the parent waits for it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the parent waits for the signal
     main(*sys.argv[1:])

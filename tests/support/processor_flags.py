@@ -1,4 +1,4 @@
-"""Which CPU paths the kernel's own account of the processor promises."""
+"""The CPU paths that this processor supports according to the operating system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AMX = _BF16 | {"amx_bf16", "amx_tile", "amx_int8"}
 
 
 def promised_paths() -> tuple[str, ...]:
-    """The paths that /proc/cpuinfo promises, the best first."""
+    """Return the CPU paths that /proc/cpuinfo implies, the best first."""
     text = Path("/proc/cpuinfo").read_text()
     flags = next(set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith(("flags", "Features")))
     if platform.machine() == "aarch64":

@@ -1,7 +1,7 @@
-"""Random calls of the models of `fuzz_models`, valid ones and ones that contradict each other, and what must come of them.
+"""Random valid and invalid calls of the models of `fuzz_models`, and checks of their results.
 
-The program tests/cpp/op_calls.cc runs them, built with a sanitizer. Valid calls must fill outputs that can be right; others
-must be refused with a message that names the op.
+The program tests/cpp/op_calls.cc runs them, built with a sanitizer. Valid calls must fill their outputs with plausible
+values; invalid ones must be refused with a message that names the op.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ROUTERS = ("VmoeRoute", "VmoeRouterBlock", "VmoeRouteDispatch", CHOICE)
 SOFT_OPS = ("VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine")
 MOST = {"G": 3, "N": 3, "E": 7, "K": 4, "M": 12}
 EDGES = (15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97)
-"""Sizes around whole vectors and tiles."""
+"""Sizes close to multiples of vectors and tiles."""
 LEFT_OUT = {"capacity": 0, "k": 0, "bpr": -1, "pool": 0, "max_experts": LARGEST}
-"""Settings that are neither inputs nor attributes; without one of the first three no call is valid."""
+"""Values of settings that are neither inputs nor attributes; without one of the first three, a call is invalid."""
 WRONG: Mapping[str, Sequence[int]] = {
     "capacity": (0, -1, SMALLEST),
     "k": (0, -1, LARGEST, SMALLEST, 2**32 | 1),
@@ -41,12 +41,12 @@ SPECIAL = np.float32([np.inf, -np.inf, np.nan, 0, -0.0, 1e-42, 3e38, -3e38, 1e-3
 Word = int | str | bytes | Sequence[int]
 
 UNWRITTEN = 0x7FA5
-"""Of which an output consists before the call: as a float of any type a NaN that no op gives, as an index out of range."""
+"""16 bits that fill outputs before the call: as a float of any type, a NaN that no op returns; as an index, out of range."""
 
 
 @dataclass
 class Call:
-    """One call of a model: its sizes by letter, its settings, what it is fed, and what makes it invalid, if anything."""
+    """A call of a model: its sizes by letter, its settings, its inputs, and its fault, if it is invalid."""
 
     written: Written
     is_finite: bool
@@ -66,7 +66,7 @@ class Call:
         return [1 if letter == "1" else self.sizes[letter] for letter in dims]
 
     def end(self, name: str) -> int:
-        """Below which the numbers of an input or output of indices are."""
+        """Return the upper limit, exclusive, of the numbers in an input or output of indices."""
         ends = {"token": "T", "merged_token": "U", "src": "GS", "expert": "E"}
         return int(np.prod(self.shape(ends.get(name, "EM"))))
 
@@ -75,7 +75,7 @@ class Call:
 
 
 def make_call(written: Written, chance: Random) -> Call:
-    """A call that is valid or has one fault."""
+    """Make a call that is valid or has one fault."""
     call = Call(written, chance.random() < 0.85)
     _choose_sizes(call, chance)
     shapes = {name: call.shape(port.dims) for name, port in written.inputs.items()}
@@ -86,7 +86,7 @@ def make_call(written: Written, chance: Random) -> Call:
     call.arrays = {each: _values(call, each, port, shapes[each], rng) for each, port in written.inputs.items()}
     if call.op == "VmoeExpertBlock" and not call.fault:
         _match_slots(call, chance.random() < 0.05)
-    # What becomes of merged tokens is not asked for the class token alone.
+    # An op that computes only the class token has no outputs of merging.
     if wants_fault and not call.fault and not (call.op == "VmoeClassAttentionBlock" and name in ("merge", "token")):
         _spoil_value(call, name, chance)
     return call
@@ -114,15 +114,15 @@ def _choose_sizes(call: Call, chance: Random) -> None:
 
 
 def _follow_attributes(call: Call, chance: Random) -> None:
-    """Sizes that the number of heads and a chunk divide, most times."""
+    """Make sizes, in most cases, multiples of the number of heads and of the chunk."""
     fixed, sizes = call.written.fixed, call.sizes
     for attribute, letter in (("num_heads", "D"), ("hidden_chunk", "F")):
         if divisor := call.attribute(attribute):
             if letter not in fixed and chance.random() < 0.9:
-                # What is too large for a tensor divides an empty one.
+                # If the divisor is too large for any tensor, only an empty one is divisible.
                 sizes[letter] = 0 if divisor > 128 else -(-sizes[letter] // divisor) * divisor
             call.fault = call.fault or ("sizes" if sizes[letter] % divisor else "")
-    if "A" in sizes and not call.fault:  # a frequency for each pair of a head's columns
+    if "A" in sizes and not call.fault:  # one frequency for each pair of a head's columns
         columns = 2 * min(call.attribute("num_heads", 1), 1 << 20)
         if columns > 256 or "D" in fixed:
             sizes["A"] = sizes["D"] // columns
@@ -140,7 +140,7 @@ def _random_size(letter: str, chance: Random) -> int:
 
 
 def _choose_settings(call: Call, chance: Random) -> None:
-    """As inputs or attributes have them; then K and M follow from them."""
+    """Choose settings as inputs or attributes; K and M follow from them."""
     sizes, experts = call.sizes, max(call.sizes["E"], 1)
     usual = {
         "capacity": chance.choice((1, 1, 2, 3, 5, max(sizes["S"], 1), sizes["S"] + 1, 500)),
@@ -161,14 +161,14 @@ def _choose_settings(call: Call, chance: Random) -> None:
 
 
 def _merged(tokens: int, merge: int, prefix: int) -> int:
-    """How many tokens are merged: of those behind the prefix every second one may join another."""
+    """Return the number of merged tokens: at most every second token after the prefix."""
     if tokens <= (1 if prefix == 1 else prefix + 1):
         return 0
     return min(merge, tokens // 2, (tokens - 1) // 2 if prefix == 1 else (tokens - prefix + 1) // 2)
 
 
 def _spoil_shape(call: Call, name: str, shape: list[int], chance: Random) -> bool:
-    """Makes the shape of an input contradict the others; False if what was drawn contradicts none."""
+    """Make the shape of an input contradict the others; return False if the drawn one doesn't."""
     if chance.random() < 0.3:
         if not shape or chance.random() < 0.5:
             shape.insert(chance.randint(0, len(shape)), 1)
@@ -191,7 +191,7 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
         return np.full(shape, call.settings[name], np.int64)
     if port.type == "i32":
         return rng.integers(-1, call.end(name), shape, np.int32)
-    if port.type == "i8":  # now and then the largest sums that there are
+    if port.type == "i8":  # occasionally the largest possible sums
         return (
             rng.choice(np.int8([-128, -127, 127]), shape) if rng.random() < 0.2 else rng.integers(-128, 128, shape, np.int8)
         )
@@ -209,7 +209,7 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
 
 
 def _match_slots(call: Call, is_faulty: bool) -> None:
-    """Slots without a token, which VmoeExpertBlock doesn't take, become pairs that are dropped, or make the call invalid."""
+    """Replace slots without a token, which VmoeExpertBlock doesn't accept, by dropped pairs, or mark the call as invalid."""
     slot, src = call.arrays["slot"], np.append(call.arrays["src"], -1)
     empty = (slot >= 0) & (src[slot] < 0)
     if is_faulty and empty.any():
@@ -219,7 +219,7 @@ def _match_slots(call: Call, is_faulty: bool) -> None:
 
 
 def _spoil_value(call: Call, name: str, chance: Random) -> None:
-    """One setting or index out of range, if that is what the input holds."""
+    """Put one setting or index of an input out of range, if the input has any."""
     array, port = call.arrays[name], call.written.inputs[name]
     if port.type == "i64":
         wrong = [*WRONG[name], *([call.sizes["E"] + 1] if name == "k" else [])]
@@ -236,7 +236,7 @@ def _spoil_value(call: Call, name: str, chance: Random) -> None:
 
 
 def check_outputs(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
-    """Fails if the outputs of a valid call can't be what they should."""
+    """Fail if the outputs of a valid call can't be right."""
     for name, array in outputs.items():
         if array.dtype == np.int32:
             assert ((array >= -1) & (array < call.end(name))).all(), f"{call}: {name} has an index out of range"
@@ -252,7 +252,7 @@ def check_outputs(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_places(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
-    """Slots and what lies in them lead to each other."""
+    """Check that slots and their contents refer to each other."""
     slot, src, buf, expert = (outputs.get(name) for name in ("slot", "src", "buf", "expert"))
     assert slot is not None
     pair = np.flatnonzero(slot >= 0)
@@ -269,11 +269,11 @@ def _check_places(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 class Fuzzer:
-    """The program, and what it did so far; a call that does anything else than it should fails the test.
+    """The program, and counts of its results; an unexpected result fails the test.
 
     Attributes:
-        calls, refused, loads, refused_loads: how many.
-        messages: what errors said, without their numbers.
+        calls, refused, loads, refused_loads: numbers of calls and loads, and of refused ones.
+        messages: error messages without their numbers.
     """
 
     def __init__(self, command: Sequence[str | Path], models: Iterable[Written], seed: int, **environment: str) -> None:
@@ -288,9 +288,9 @@ class Fuzzer:
             self._load(written)
 
     def step(self) -> None:
-        """Every op as often as any other, however many models it has."""
+        """Make a call of a random op. Each op is equally likely, regardless of its number of models."""
         written = self._chance.choice(self._by_op[self._chance.choice(list(self._by_op))])
-        if self._chance.random() < 0.01:  # a session goes and comes back: weights are packed, shared and freed
+        if self._chance.random() < 0.01:  # load a session again: weights are packed, shared and freed
             if self._chance.random() < 0.5:
                 self._ask("f", self._numbers[written.file])
             self._load(written)
@@ -298,7 +298,7 @@ class Fuzzer:
             self._run(make_call(written, self._chance))
 
     def close(self) -> str:
-        """Ends the program; what it said on standard error."""
+        """End the program; return its standard error."""
         _, said = self._process.communicate()
         return said.decode() + (f"exit code {self._process.returncode}" if self._process.returncode else "")
 
@@ -314,7 +314,7 @@ class Fuzzer:
         fed: list[Word] = [len(inputs)]
         for name, array in call.arrays.items():
             fed += [name, ONNX_TYPES[inputs[name].type], array.shape, array.tobytes()]
-        # How many places there are with a pool only the op tells.
+        # With a pool, only the op determines the number of slots.
         shapes = {
             name: None if call.fault or (name == "src" and call.settings.get("pool")) else call.shape(port.dims)
             for name, port in outputs.items()
@@ -344,7 +344,7 @@ class Fuzzer:
         self.messages |= {re.sub(r"\d", "", error)} - {""}
 
     def _ask(self, command: str, *words: Word) -> str:
-        """The error of a command, or nothing."""
+        """Send a command; return the error message, or an empty text."""
         assert self._process.stdin
         self._process.stdin.write(command.encode() + b"".join(map(_written, words)))
         self._process.stdin.flush()
@@ -364,7 +364,7 @@ class Fuzzer:
 
 
 def _written(word: Word) -> bytes:
-    """As the program reads it."""
+    """Return a call as the program reads it."""
     if isinstance(word, int):
         return struct.pack("q", word)
     if isinstance(word, str | bytes):

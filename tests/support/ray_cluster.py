@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine that several commands share, and an S3 server: both end with their block."""
+"""A Ray cluster on this machine that several commands share, and an S3 server. Both end with their block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with connected_ray(4, 1 << 28):
 
 @contextmanager
 def ray_cluster() -> Iterator[dict[str, str]]:
-    """The variables of a command that joins a cluster which is there already."""
+    """Start a cluster; return the environment variables of a command that joins it."""
     environment = {**os.environ, "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", CLUSTER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -31,7 +31,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def s3_server(bucket: str) -> Iterator[None]:
-    """A server of S3 with an empty bucket; the environment variables of this process lead to it."""
+    """Start an S3 server with an empty bucket, and set the environment variables of this process to use it."""
     import boto3
     from moto.server import ThreadedMotoServer
 

@@ -1,9 +1,9 @@
-"""Damages checkpoints at random and reads them. Each is refused, or the same, or differs in bits that no checksum guards.
+"""Damages checkpoints at random and reads them. Each must be refused, be unchanged, or differ where no checksum protects it.
 
     python tests/support/reader_mutations.py --cases 20000
 
-prints one line for each case that was something else, a summary as JSON, and exits with 1 if there was one. Where no
-checksum guards names, shapes and types either, what differs in them must be refused when the export is planned.
+prints one line for each other result, a summary as JSON, and exits with 1 if there was one. In formats without checksums of
+names, shapes and types, planning an export must refuse a checkpoint with other ones.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from vmoe_export.export_plan import plan_export
 
 Tensors = dict[str, np.ndarray]
 
-SECONDS = 5.0  # of work on one small file; a reader that is led astray takes minutes
+SECONDS = 5.0  # limit for reading one small file; a misled reader takes minutes
 PEAK_BYTES = 64 << 20
 SIZES = (0, 1, 2, 3, 4, 7, 8, 16, 100, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A checkpoint format: how a small one is written, and whether data may change without anybody noticing."""
+    """A checkpoint format: a function that writes a small one, and whether data may change without being detected."""
 
     write: Callable[[Path, Tensors], Path]
     has_checksum: bool
@@ -67,7 +67,7 @@ def _write_torch(folder: Path, tensors: Tensors, **options: bool) -> Path:
 
 
 def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
-    """All tensors in one storage, every other one transposed."""
+    """Write all tensors in one storage, every other one transposed."""
     flat = torch.from_numpy(np.concatenate([array.reshape(-1) for array in tensors.values()]))
     tree, start = {}, 0
     for i, (name, array) in enumerate(tensors.items()):
@@ -87,11 +87,11 @@ KINDS = {
 }
 
 
-Original = tuple[Path, list[Path], Tensors]  # a checkpoint, its files, and what they hold
+Original = tuple[Path, list[Path], Tensors]  # a checkpoint, its files, and its tensors
 
 
 def _write(kind: str, folder: Path) -> Original:
-    """A checkpoint of a kind, in a folder of its own."""
+    """Write a checkpoint of a kind, in a folder of its own."""
     home = folder / kind / "whole"
     home.mkdir(parents=True)
     path = KINDS[kind].write(home, read_tensors(DENSE))
@@ -99,7 +99,7 @@ def _write(kind: str, folder: Path) -> Original:
 
 
 def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
-    """A copy with one file damaged, and what was done."""
+    """Return a copy with one damaged file, and a description of the damage."""
     path, files, _ = original
     home = path.parents[1] / "damaged"
     shutil.rmtree(home, ignore_errors=True)
@@ -111,7 +111,7 @@ def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
 
 
 def _read(path: Path, original: Tensors, kind: Kind) -> str:
-    """How reading ends."""
+    """Read a checkpoint, and return how that ended."""
     tracemalloc.start()
     begin = time.process_time()
     try:
@@ -144,7 +144,7 @@ def _compare(read: Tensors, original: Tensors, kind: Kind) -> str:
 
 
 def damage(data: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """Bytes with something wrong in them, and what."""
+    """Damage bytes; return them and a description."""
     place = _place(data, chance)
     match chance.randrange(7):
         case 0 | 1:
@@ -172,7 +172,7 @@ def _over(data: bytes, place: int, piece: bytes) -> bytes:
 
 
 def _place(data: bytes, chance: random.Random) -> int:
-    """Anywhere, or in the first or last bytes, or near a header of a zip file: there is what says how to read the rest."""
+    """Choose a position: anywhere, or in the parts that determine how the rest is read: both ends, and zip headers."""
     where = chance.randrange(4)
     if where == 0:
         return chance.randrange(min(len(data), 400))
@@ -188,7 +188,7 @@ def _place(data: bytes, chance: random.Random) -> int:
 
 
 def run(cases: int, seed: int) -> Report:
-    """That many cases, in turns over all kinds."""
+    """Run that many cases, alternating between all kinds."""
     report = Report()
     with tempfile.TemporaryDirectory(prefix="reader-mutations-") as folder:
         originals = {kind: _write(kind, Path(folder)) for kind in KINDS}

@@ -19,7 +19,7 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """gates[G,S,E] of any float dtype, and a setting; without a `max_experts` there are no policies, and E is no limit."""
+    """gates[G,S,E] of any float dtype, and a setting; without `max_experts` there are no policies, and E means no limit."""
 
     gates: np.ndarray
     capacity: int
@@ -35,7 +35,7 @@ class Case:
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
-        """VmoeRoute's, by name and in its order."""
+        """The inputs of VmoeRoute by name, in its order."""
         return {"gates": self.gates} | {name: np.array([n], np.int64) for name, n in self.numbers.items()}
 
     @property
@@ -47,12 +47,12 @@ class Case:
 
 
 def route(case: Case) -> Outputs:
-    """What the reference makes of it: slot, weight, src and expert."""
+    """The outputs of the reference: slot, weight, src and expert."""
     return list(op_reference.route(case.gates, **case.numbers))
 
 
 def same_bits(found: Outputs, expected: Outputs) -> bool:
-    """Types and shapes are the same, too."""
+    """Assert that types, shapes and bits are equal."""
     return all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for a, b in zip(found, expected, strict=True)
@@ -60,7 +60,7 @@ def same_bits(found: Outputs, expected: Outputs) -> bool:
 
 
 def golden_cases() -> list[Case]:
-    """The official router's; what it gave stands in the same file."""
+    """Return the inputs of the official router. The same file has its outputs."""
     with np.load(GOLDEN / "routing.npz") as stored:
         return [
             Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])
@@ -69,29 +69,29 @@ def golden_cases() -> list[Case]:
 
 
 def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Gates f32 of one of eight kinds."""
+    """Return gates f32 of one of eight kinds."""
     gates = rng.random(shape, np.float32)
     gates /= gates.sum(axis=-1, keepdims=True)
     if kind == 1:  # many ties
         gates = np.round(gates * 8) / 8
-    elif kind == 2:  # tokens that repeat
+    elif kind == 2:  # repeated tokens
         gates = gates[:, rng.integers(0, max(1, shape[1] // 3), shape[1])]
     elif kind == 3:  # all the same
         gates = np.full(shape, rng.choice([0, 0.25, np.nan, np.inf, -np.inf]), np.float32)
-    elif kind == 4:  # some that are no numbers
+    elif kind == 4:  # some NaN
         for value in (np.nan, np.inf, -np.inf):
             gates[rng.random(shape) < 0.1] = value
     elif kind == 5:
         gates = rng.choice(SPECIAL, shape)
-    elif kind == 6:  # any bits at all: NaN of every kind, both signs, denormals
+    elif kind == 6:  # arbitrary bits: every kind of NaN, both signs, denormals
         gates = rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
-    elif kind == 7:  # neighbours
+    elif kind == 7:  # neighbouring numbers
         gates = np.float32(0.25) + rng.integers(0, 3, shape).astype(np.float32) * np.spacing(np.float32(0.25))
     return np.ascontiguousarray(gates, np.float32)
 
 
 def choices(seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of VmoeChooseTokens by name."""
+    """Return the inputs of VmoeChooseTokens by name."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))

@@ -1,4 +1,4 @@
-"""Builds the native libraries, and the programs of tests/cpp that watch them, with the compiler's sanitizers."""
+"""Builds the native libraries, and the programs of tests/cpp that test them, with the compiler's sanitizers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MEMORY, THREADS = "address,undefined", "thread"
 
 @functools.cache
 def sanitized(sanitizers: str, *targets: str) -> Path:
-    """The folder of a build with these sanitizers, kept so that only what changed is built again; `tests` has the programs.
+    """Build with these sanitizers, rebuilding only changes; return the folder, whose subfolder `tests` has the programs.
 
-    Skips where the compiler has no such sanitizers, or this machine built no SDK or no op library for lack of something.
+    Skips if the compiler lacks these sanitizers, or this machine can't build the SDK or the op library.
     """
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build with")
@@ -36,7 +36,7 @@ def sanitized(sanitizers: str, *targets: str) -> Path:
 
 
 def _skip_without(sanitizers: str, folder: Path) -> None:
-    """Compiles and runs the smallest program there is."""
+    """Skip the test unless a minimal program compiles and runs with the sanitizers."""
     source, program = folder / "probe.cc", folder / "probe"
     source.write_text("int main() { return 0; }\n")
     compiled = run(os.environ.get("CXX", "c++"), f"-fsanitize={sanitizers}", source, "-o", program)

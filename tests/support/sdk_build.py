@@ -1,4 +1,4 @@
-"""The C++ SDK as it is installed, and programs that use it, built in projects of their own."""
+"""The installed C++ SDK, and programs that use it, built in projects of their own."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _scratch = tempfile.TemporaryDirectory(prefix="vmoe-sdk-")
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Install prefixes: of everything that was built, and of the SDK without the op library."""
+    """Install prefixes: one with everything that was built, and one with the SDK but without the op library."""
 
     whole: Path
     standard_ops: Path
 
     @property
     def all(self) -> dict[str, Path]:
-        """By the words that an engine describes itself with; the op library only where it was built."""
+        """The prefixes by the description of an engine; with the op library only if it was built."""
         prefixes = {"standard ops": self.standard_ops}
         if (self.whole / "lib" / OP_LIBRARY).is_file():
             prefixes["vmoe op library"] = self.whole
@@ -64,20 +64,20 @@ class Prefixes:
 def run(
     *command: str | Path, text: str | None = None, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command, in a folder, with its output captured; variables are added to the environment."""
+    """Run a command in a folder, and capture its output; add variables to the environment."""
     variables = {**os.environ, **environment}
     return subprocess.run(command, input=text, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
 def built(*command: str | Path, **options: Any) -> str:
-    """What a command of the build prints; a failure fails the test with it."""
+    """Run a command of the build, and return its output; if it fails, fail the test with the output."""
     done = run(*command, **options)
     assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
 
 def scratch_folder() -> Path:
-    """A new folder outside the repository, until the tests end."""
+    """Make a folder outside the repository, which is removed when the tests end."""
     return Path(tempfile.mkdtemp(dir=_scratch.name))
 
 
@@ -87,7 +87,7 @@ def generator() -> list[str]:
 
 @functools.cache
 def prefixes() -> Prefixes:
-    """The libraries as they are installed, and a copy without the op library. Skips where the SDK could not be built."""
+    """Install the libraries, and make a copy without the op library. Skip if the SDK could not be built."""
     try:
         native_path("SDK", SDK_LIBRARY, "lib", SDK_LIBRARY)
     except NotInstalledError as error:
@@ -105,7 +105,7 @@ def prefixes() -> Prefixes:
 
 
 def _copy_if_changed(source: str, target: str) -> None:
-    """A library is replaced, and not written over: a program that another test process runs has it in its memory."""
+    """Copy a changed file by replacing it; overwriting a library would break programs of other tests that have mapped it."""
     if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
         return
     Path(target).unlink(missing_ok=True)
@@ -114,20 +114,20 @@ def _copy_if_changed(source: str, target: str) -> None:
 
 @functools.cache
 def programs(prefix: Path, *names: str) -> Path:
-    """Folder with programs of tests/cpp, built in a project of their own against an install prefix."""
+    """Build programs of tests/cpp in a project of their own against an install prefix; return their folder."""
     with locked(_folder("programs", str(prefix), *names)) as folder:
         (folder / "CMakeLists.txt").write_text(PROJECT.format(sources=SOURCES, programs=" ".join(names)))
         return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
 def program(prefix: Path, name: str) -> Path:
-    """One program of tests/cpp."""
+    """Build one program of tests/cpp."""
     return programs(prefix, name) / name
 
 
 @functools.cache
 def sample(source: Path, prefix: Path, *options: str) -> Path:
-    """Folder with the programs of a sample, built against an install prefix."""
+    """Build the programs of a sample against an install prefix; return their folder."""
     with locked(_folder(source.name, str(prefix), *options)) as folder:
         return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
 
@@ -139,14 +139,14 @@ def _binaries(source: Path, folder: Path, *options: str) -> Path:
 
 
 def _folder(name: str, *options: str) -> Path:
-    """Where what is built with these options is kept."""
+    """Return the folder of a build with these options."""
     key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
     return BUILD / (f"{name}-{key}" if options else name)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """The folder, made where there is none, for one process at a time: others build nothing there meanwhile."""
+    """Make the folder if necessary, and lock it, so that only one process at a time builds in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -154,14 +154,14 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
-    """ONNX Runtime's shared library in the folder of its Python package."""
+    """Return ONNX Runtime's shared library in the folder of its Python package."""
     (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())
     return library
 
 
 @functools.cache
 def meddling_onnxruntime() -> Path:
-    """An ONNX Runtime that exchanges paths while it makes a session: `sdk_meddling_onnxruntime.c` says which."""
+    """Build an ONNX Runtime that exchanges paths while it makes a session; see `sdk_meddling_onnxruntime.c`."""
     cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
     (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
     library = scratch_folder() / "libonnxruntime.so"
@@ -170,7 +170,7 @@ def meddling_onnxruntime() -> Path:
 
 
 def _read_routing(stream: BinaryIO) -> dict[str, Any]:
-    """One `vmoe::LayerRouting` as `sdk_runner` writes it: its `kind`, and its arrays by name, None where they are empty."""
+    """Read one `vmoe::LayerRouting` from `sdk_runner`: its `kind`, and its arrays by name, None if empty."""
     kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
     pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
 
@@ -197,13 +197,13 @@ class Runner:
     def __init__(
         self, program: Sequence[str | Path], bundle: Path, folder: Path, *, library: Path | None = None, threads: int = 1
     ) -> None:
-        """`program` is where it was built, after what it is run by; `folder` takes images and answers."""
+        """Start `program`, a path that may follow the command of an emulator; `folder` is for images and answers."""
         self._folder = folder
         command = [*program, bundle, library or onnxruntime_library(), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *fields: object) -> list[str]:
-        """The fields of the answer to one command, without the leading "ok"."""
+        """Send a command; return the fields of the answer, without the leading "ok"."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write("\t".join(map(str, fields)) + "\n")
         self._process.stdin.flush()
@@ -213,15 +213,15 @@ class Runner:
         return answer
 
     def info(self) -> dict[str, str]:
-        """What the engine says of itself."""
+        """Return the engine's information about itself."""
         return dict(field.split("=", 1) for field in self.ask("info"))
 
     def logits(self, images: np.ndarray, **setting: Any) -> np.ndarray:
-        """float32[N, outputs] of images, uint8 or float32."""
+        """Return float32[N, outputs] for images, uint8 or float32."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
     def outputs(self, images: np.ndarray, **setting: Any) -> dict[str, np.ndarray]:
-        """All outputs by name, float32[N, values] or float32[N, rows, values]."""
+        """Return all outputs by name, float32[N, values] or float32[N, rows, values]."""
         file, outputs = self._send("outputs", images, setting)
         left, found = np.fromfile(file, np.float32), {}
         for name, rows, columns in map(str.split, outputs):
@@ -232,7 +232,7 @@ class Runner:
         return found
 
     def routing(self, images: np.ndarray, **setting: Any) -> dict[str, dict[str, Any]]:
-        """Where each MoE layer sent the tokens."""
+        """Return the routing of the tokens in each MoE layer."""
         file, layers = self._send("routing", images, setting)
         with file.open("rb") as stream:
             routes = {layer: _read_routing(stream) for layer in layers}
@@ -252,7 +252,7 @@ class Runner:
 
 
 def setting_fields(**setting: Any) -> list[str]:
-    """The arguments of `Engine.setting` as `sdk_runner` reads them."""
+    """Return the arguments of `Engine.setting` as `sdk_runner` reads them."""
     names = ("profile", "capacity", "k", "bpr", "pool", "max_experts", "merge")
     assert setting.keys() <= set(names)
     values = (int(value) if isinstance(value, bool) else value for value in map(setting.get, names))
@@ -261,7 +261,7 @@ def setting_fields(**setting: Any) -> list[str]:
 
 @pytest.fixture(scope="module", params=["standard ops", "vmoe op library"])
 def prefix(request: pytest.FixtureRequest) -> Path:
-    """Install prefixes without the op library and with it."""
+    """Return an install prefix: first without the op library, then with it."""
     found = prefixes().all.get(request.param)
     if found is None:
         pytest.skip("the op library was not built here")
@@ -270,7 +270,7 @@ def prefix(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def runners(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
-    """Starts runners on a prefix and a bundle, and ends them after the test."""
+    """Return a function that starts runners on a prefix and a bundle; end them after the test."""
     with ExitStack() as started:
 
         def start(prefix: Path, bundle: Path, **options: Any) -> Runner:

@@ -1,8 +1,8 @@
-"""A long mix of good requests, compared with the engine's bits, and of clients that disconnect, drip or send no HTTP.
+"""A long mix of good requests, compared with the engine's bits, and of clients that disconnect, send slowly or no HTTP.
 
     python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
 
-Exit code 1 where one of them is wronged, or where it can't run.
+The exit code is 1 if a client gets a wrong answer, or if the program can't run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from serving.service import MODEL, Report, Subject, add_options, measure
 
 _KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
 _KINDS |= {"oversized": 2}
-"""What clients do, and how often. A good one sends 1 to `_ON_ONE_CONNECTION` requests of up to `_IMAGES_AT_ONCE` images."""
+"""Kinds of clients and their shares.
+
+A good client sends 1 to `_ON_ONE_CONNECTION` requests of up to `_IMAGES_AT_ONCE` images.
+"""
 _ON_ONE_CONNECTION, _IMAGES_AT_ONCE, _DRIPS, _DRIP_SECONDS = 8, 3, 8, 0.1
 _PATIENCE = 60.0
 _SAMPLE_SECONDS = 2.0
@@ -40,15 +43,16 @@ _IMAGES = 64
 
 @dataclass
 class Soak:
-    """A mix of clients, and what came of it; it runs in the generator's process and comes back.
+    """A mix of clients, and its results. It runs in the generator's process, and is then sent back.
 
     Attributes:
-        requests, seconds: no client starts after so many requests, or after so long.
-        most_bytes, most_images: of a body, and of a good request.
-        images, expected: dtype[N,H,W,C], and by setting f32[N, ...]: the bits that must come.
-        sent, answers: requests by kind, and answers by kind and status; 0 is a connection that ended without one.
-        refusals: by status and sentence, its numbers left out.
-        wrong, lost: what must not be: other answers than there should be, and none.
+        requests, seconds: no client starts after this number of requests, or after this time.
+        most_bytes, most_images: limits of a body, and of a good request.
+        images, expected: dtype[N,H,W,C], and the expected bits f32[N, ...] by setting.
+        sent, answers: numbers of requests by kind, and of answers by kind and status; status 0 is a connection that ended
+            without an answer.
+        refusals: numbers of refusals by status and message, without the message's numbers.
+        wrong, lost: descriptions of wrong answers, and of missing ones.
     """
 
     port: int
@@ -66,7 +70,7 @@ class Soak:
     lost: Counter[str] = field(default_factory=Counter)
 
     def ran(self) -> Soak:
-        """Runs it, to its end."""
+        """Run the mix to its end."""
         bad = {"malformed": malformed(MODEL), "oversized": oversized(MODEL, self.most_bytes)}
         self._bad = bad | {"no HTTP": [(request, None) for request in no_http()]}
         asyncio.run(self._run())
@@ -109,7 +113,7 @@ class Soak:
                     return
 
     async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
-        """Whether it was answered, rightly or not."""
+        """Send good requests; return whether they were answered, correctly or not."""
         request, setting, part = self._good(chance)
         if kind == "dripping":
             cuts = [0, *sorted(chance.sample(range(len(request)), _DRIPS))]
@@ -148,7 +152,7 @@ class Soak:
         return reply
 
     def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
-        """A refusal has the status that it should have, or 503 as the service is full, and a sentence."""
+        """Check that a refusal has a message and the expected status, or 503 because the service is full."""
         if reply is None:
             self.lost[what] += 1
             return
@@ -164,7 +168,7 @@ class Soak:
 
 
 def soak(subject: Subject) -> Report:
-    """Soaks the service while its memory is sampled; `failed` says whether anything was wrong, lost or left in the queue."""
+    """Soak the service and sample its memory; `failed` says whether anything was wrong, lost or left in the queue."""
     options, images = subject.options, subject.images[:_IMAGES]
     expected = {name: subject.engine(images, name) for name in options.profiles}
     most = min(_IMAGES_AT_ONCE, len(images), options.batch_size)
@@ -191,7 +195,7 @@ def soak(subject: Subject) -> Report:
 
 
 def markdown(report: Report) -> str:
-    """What was sent, what came, and how the memory went."""
+    """Return the report: requests, answers and memory."""
     sent = sum(kind["sent"] for kind in report["kinds"])
     wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
     lines = [
@@ -215,7 +219,7 @@ def markdown(report: Report) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where a client is wronged or nothing can be asked."""
+    """Run the command line; return 0, or 1 if a client got a wrong answer or the program couldn't run."""
     parser = argparse.ArgumentParser(description="Asks a service for long: good, bad and absent clients.")
     add_options(parser)
     parser.add_argument("--requests", type=count, default=100_000, metavar="N", help="after which it ends")

@@ -1,7 +1,7 @@
 """Builds the TensorRT plugin against TensorRT's headers, with a fake TensorRT.
 
-The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` reads too, names
-their folder; without it everything here skips.
+The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` also reads, names
+their folder; without it, everything here skips.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from sdk_build import ROOT, built, generator, locked
 
 VARIABLE = "TENSORRT_INCLUDE_DIR"
-BUILD = ROOT / "build" / "tensorrt"  # kept, so that only what changed is built again
+BUILD = ROOT / "build" / "tensorrt"  # kept, so that only changes are rebuilt
 PLUGIN, REGISTER = "libvmoe_tensorrt.so", "libvmoe_tensorrt_register.so"
 
 Version = tuple[int, int, int]
@@ -25,7 +25,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Build:
-    """What was built against one version's headers: the two libraries, and a fake of that TensorRT."""
+    """A build against one version's headers: the two libraries, and a fake of that TensorRT."""
 
     version: Version
     tree: Path
@@ -47,12 +47,12 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}"
 
     def fake(self, name: str = "fake") -> Path:
-        """A library named as this version's TensorRT, in a folder of its own."""
+        """Make a library with the name of this version's TensorRT, in a folder of its own."""
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 
 def include_folder() -> Path:
-    """The folder of the headers. Skips where none is named."""
+    """Return the folder of the headers; skip if none is named."""
     named = os.environ.get(VARIABLE)
     if not named:
         pytest.skip(f"TensorRT's headers are not named: set {VARIABLE} to their folder")
@@ -69,7 +69,7 @@ def _version(include: Path) -> Version:
 
 @functools.cache
 def build(sanitizers: str = "") -> Build:
-    """Builds the plugin; any warning fails it. Skips where this machine can't, with what it lacks."""
+    """Build the plugin; any warning fails. Skip if this machine can't build it, and name what it lacks."""
     include = include_folder()
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build the plugin with")
@@ -77,7 +77,7 @@ def build(sanitizers: str = "") -> Build:
     tree = BUILD / (".".join(map(str, version)) + ("-sanitized" if sanitizers else ""))
     with locked(tree):
         options = [f"-DTENSORRT_INCLUDE_DIR={include}", f"-DVMOE_SANITIZE={sanitizers}", "-DCMAKE_CXX_FLAGS=-Werror"]
-        # One architecture: the code of the kernels is not what is tested here.
+        # One architecture is enough, because the kernels' code isn't tested here.
         options += ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_CUDA_ARCHITECTURES=80-real"]
         built("cmake", "-S", ROOT / "plugins", "-B", tree, *generator(), *options)
         missing = tree / "missing.txt"

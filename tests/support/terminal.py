@@ -1,4 +1,4 @@
-"""What a command gets from a terminal, whatever these tests were started from."""
+"""Processes as started from a terminal, regardless of how the tests were started."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 IMPATIENT = """from vmoe_tools import output, program
 output.LINE_SECONDS = output.WAIT_SECONDS = 0.2
 raise SystemExit(program.main())"""
-"""The program vmoe, as Python's option -c takes it, with its lines of progress more often."""
+"""The program vmoe for Python's option -c, with more frequent lines of progress."""
 
 
 def default_signals() -> None:
-    """Ctrl-C and a hangup end a process again, as `preexec_fn` of a child: nohup and shells' background jobs ignore them."""
+    """Let Ctrl-C and a hangup end a child, as its `preexec_fn`; nohup and background jobs of shells ignore them."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def started(command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
-    """A process whose output is read; variables are added to the environment."""
+    """Start a process with captured output; add variables to the environment."""
     return subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
@@ -30,7 +30,7 @@ def started(command: Sequence[object], **environment: str) -> subprocess.Popen[s
 
 
 def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
-    """Exit code and standard error of a process that gets a signal after so many seconds."""
+    """Send a signal to a process after some seconds; return its exit code and standard error."""
     process = started(command)
     try:
         time.sleep(seconds)

@@ -2,9 +2,9 @@
 
     python triton_client.py http|grpc HOST:PORT FOLDER AT_ONCE
 
-FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. So many are
-sent at once, and the next ones when those are answered. FOLDER/answers.json becomes a list of {name of output: name of array
-of FOLDER/outputs.npz, or texts}, or of {"error": ...}.
+FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. The client
+sends AT_ONCE requests, and the next ones when those are answered. FOLDER/answers.json becomes a list of {name of output:
+name of array of FOLDER/outputs.npz, or texts}, or of {"error": ...}.
 """
 
 import json
@@ -45,7 +45,7 @@ def main() -> None:
 def _results(
     protocol: str, address: str, requests: list[dict[str, Any]], images: dict[str, np.ndarray], at_once: int
 ) -> Iterator[Any]:
-    """The result or exception of each request, in their order."""
+    """Return the result or exception of each request, in order."""
     module = import_module(f"tritonclient.{protocol}")
     options = {"concurrency": at_once} if protocol == "http" else {}
     with module.InferenceServerClient(address, **options) as client:
@@ -60,7 +60,7 @@ def _results(
 
 
 def _send(protocol: str, module: Any, client: Any, request: dict[str, Any], images: np.ndarray) -> Any:
-    """Sends a request; returns a function that waits for its result."""
+    """Send a request; return a function that waits for its result."""
     tensor = module.InferInput("image", images.shape, np_to_triton_dtype(images.dtype))
     tensor.set_data_from_numpy(images)
     arguments = {"inputs": [tensor], "parameters": request["parameters"]}

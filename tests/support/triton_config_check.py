@@ -1,8 +1,8 @@
-"""Reads config.pbtxt files with the client's own protobuf, in the environment of the client; prints what they say as JSON.
+"""Reads config.pbtxt files with the client's own protobuf, in the client's environment, and prints them as JSON.
 
     python triton_config_check.py CONFIG ...
 
-A list with an item for each file; one with a field that Triton doesn't know is {"error": sentence}.
+The output is a list with an item for each file; a file with an unknown field becomes {"error": sentence}.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A real Triton server with a model repository, and requests to it.
 
-Server and client live in an environment of their own, as they want an older numpy and protobuf than the project's. `make
+Server and client have an environment of their own, because they need an older numpy and protobuf than the project. `make
 triton-server` makes it in build/triton/venv; VMOE_TRITON_VENV names another one.
 """
 
@@ -45,11 +45,11 @@ Request = tuple[str, np.ndarray, dict[str, Any]]
 
 
 class ServerError(Exception):
-    """The server ended before it was ready; carries its log."""
+    """The server ended before it was ready; the message has its log."""
 
 
 class TritonServer:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         addresses: HOST:PORT by protocol, "http" and "grpc".
@@ -60,10 +60,10 @@ class TritonServer:
         self.addresses = addresses
 
     def answers(self, protocol: str, requests: Sequence[Request], at_once: int | None = None) -> list[dict[str, Any]]:
-        """Sends requests, so many at once; by default all.
+        """Send requests, at most `at_once` concurrently; by default all.
 
         Returns:
-            For each request its outputs by name, arrays and lists of texts, or {"error": sentence}.
+            For each request, its outputs by name (arrays and lists of texts), or {"error": sentence}.
         """
         np.savez(self._folder / "images.npz", **{str(number): images for number, (_, images, _) in enumerate(requests)})
         listed = [
@@ -82,29 +82,29 @@ class TritonServer:
         ]
 
     def statistics(self, model: str) -> dict[str, Any]:
-        """Triton's counts of a model."""
+        """Return Triton's statistics of a model."""
         with urllib.request.urlopen(f"http://{self.addresses['http']}/v2/models/{model}/stats") as response:
             found: dict[str, Any] = json.load(response)["model_stats"][0]
         return found
 
 
 def run_client(*command: object) -> str:
-    """Runs a script by the client's Python; returns what it prints, or raises CalledProcessError."""
+    """Run a script with the client's Python; return its output, or raise CalledProcessError."""
     words = [str(CLIENT), *map(str, command)]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
 
 
 @contextmanager
 def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterator[TritonServer]:
-    """Starts the server and waits until all models are ready.
+    """Start the server and wait until all models are ready.
 
     Args:
         repository: the model repository.
         folder: an empty folder to work in.
-        older_numpy: models run with the numpy of the server's environment instead of the project's.
+        older_numpy: whether models use the numpy of the server's environment instead of the project's.
 
     Raises:
-        ServerError: it can't load a model.
+        ServerError: the server can't load a model.
     """
     backends = folder / "backends" / "python"
     backends.mkdir(parents=True)
@@ -129,7 +129,7 @@ def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterat
 
 
 def _variables(folder: Path, older_numpy: bool) -> dict[str, str]:
-    """The environment variables of the server: its Python is found through PATH, and reads no PYTHONPATH."""
+    """Return the environment variables of the server. It finds Python through PATH, and ignores PYTHONPATH."""
     python = folder / "python"
     venv.create(python, with_pip=False)
     lines = [ROOT / "runtime", *filter(None, sys.path)]

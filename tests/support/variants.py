@@ -1,4 +1,4 @@
-"""Small random models of every kind that the official code can build, with how they are exported and run."""
+"""Small random models of every kind that the official code can build, with the options of their export and runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Setting(NamedTuple):
-    """What a call sets; a limit of 0 is none."""
+    """The setting of a call; a limit of 0 means none."""
 
     capacity: float
     k: int
@@ -29,14 +29,14 @@ class Variant:
     """A model and an export of it.
 
     Attributes:
-        trained_grid: patches (rows, columns) that a learned position embedding has.
-        image_size: pixels (height, width) that it runs on.
-        experts: E of each MoE block, whose numbers `moe` has; the largest where they differ.
-        layer_experts: E of each where they differ.
-        options: what `export_bundle` is told beside the config.
-        settings: capacity ratio, k and bpr that the bundle is run with; the first ones are its profile.
-        batch_multiple: images that fill whole groups.
-        group_tokens: S; None for an image.
+        trained_grid: rows and columns of patches of a learned position embedding.
+        image_size: height and width of the images in pixels.
+        experts: E of the MoE blocks, which `moe` lists; the largest if they differ.
+        layer_experts: E of each MoE block if they differ.
+        options: options of `export_bundle` in addition to the config.
+        settings: capacity ratio, k and bpr of the bundle's runs; the first ones are its profile.
+        batch_multiple: number of images that fill whole groups.
+        group_tokens: S; None for the tokens of an image.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Variant:
 
     @property
     def every_setting(self) -> list[Setting]:
-        """The settings, and each of them with a pool, with a limit, and with both."""
+        """The settings, each also with a pool, with a limit, and with both."""
         policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
         return [Setting(*official, *policy) for official in self.settings for policy in policies]
 
     @property
     def experts_of(self) -> dict[int, int]:
-        """E of each MoE block."""
+        """Return E of each MoE block."""
         return dict(zip(self.moe, self.layer_experts or [self.experts] * len(self.moe), strict=True))
 
     @property
@@ -82,13 +82,13 @@ class Variant:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The official config, as far as the tensors can't say it."""
+        """Return the part of the official config that the tensors don't determine."""
         position = {"name": self.position, "temperature": self.temperature}
         return {"classifier": self.classifier, "encoder": {"position_emb": position}}
 
     @property
     def export_options(self) -> dict[str, Any]:
-        """What `export_bundle` is told: the config, the options, and the first setting."""
+        """Return the arguments of `export_bundle`: the config, the options, and the first setting."""
         names = ("capacity", "k", "bpr") if self.settings else ()
         first = {name: value if name == "bpr" else [value] for name, value in zip(names, *self.settings[:1], strict=False)}
         return {"config": self.config, **first, **self.options}
@@ -102,13 +102,13 @@ class Variant:
         return {name: _draw(rng, name, shape) for name, shape in self._shapes()}
 
     def write(self, folder: Path, name: str = "ckpt") -> Path:
-        """The parameters as a checkpoint in a safetensors file."""
+        """Write the parameters as a checkpoint in a safetensors file."""
         path = folder / f"{name}.safetensors"
         safetensors.numpy.save_file(self.parameters(), path)
         return path
 
     def images(self, count: int) -> np.ndarray:
-        """float32 in [-1, 1], or uint8 where the export takes that."""
+        """Return images, float32 in [-1, 1], or uint8 if the export takes these."""
         rng = np.random.default_rng(self.seed + 1)
         pixels = rng.integers(0, 256, (count, *self.image_size, self.channels), dtype=np.uint8)
         if self.options.get("input") == "uint8":
@@ -170,7 +170,7 @@ class Variant:
 
 
 def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Large enough that every part shows in the logits and the router has clear favourites."""
+    """Draw parameters that are large enough for every part to affect the logits, and for the router to have preferences."""
     values = rng.standard_normal(shape)
     if name.endswith("scale"):
         values = 1 + 0.2 * values

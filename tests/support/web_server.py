@@ -1,4 +1,4 @@
-"""Python's web server, which lists folders and knows no ranges."""
+"""Python's web server, which lists folders and doesn't support ranges."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from typing import Any
 def web_server(
     folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None, sent: list[str] | None = None
 ) -> Iterator[str]:
-    """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it.
+    """Serve the folder, and yield the server's address.
 
-    -1 bytes are none, and no head either. It adds the path of each file that it begins to send to `sent`.
+    Args:
+        folder: the folder to serve.
+        headers: headers to send with each answer.
+        silent_after: bytes of each answer to send before the server falls silent; -1 for not even the headers; None for all.
+        sent: gets the path of each file that the server begins to send.
     """
     ended = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
         def guess_type(self, path: Any) -> str:
-            return "application/octet-stream" if str(path).endswith(".mjs") else super().guess_type(path)  # as of nginx
+            return "application/octet-stream" if str(path).endswith(".mjs") else super().guess_type(path)  # as nginx does
 
         def send_head(self) -> Any:
             if silent_after == -1:
@@ -42,7 +46,7 @@ def web_server(
             if silent_after is None:
                 super().copyfile(source, outputfile)
             else:
-                with suppress(OSError):  # whoever asked has gone
+                with suppress(OSError):  # the client has gone
                     outputfile.write(source.read(silent_after))
                 ended.wait()
 

@@ -1,4 +1,4 @@
-"""Packages that the tests look at without installing them: each in a folder of its own, downloaded once per machine."""
+"""Packages that tests use without installing them: each in a folder of its own, downloaded once per machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPTIONS = ("-q", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-
 
 
 def wheel_folder(*requirements: str) -> Path:
-    """A folder with these packages and nothing that they need; skips the test, and says why, where pip can't fetch them."""
+    """Return a folder with these packages, without dependencies; skip the test with a reason if pip can't fetch them."""
     folder, complaint = _fetched(requirements)
     if complaint:
         pytest.skip(f"pip can't fetch {', '.join(requirements)}: {complaint}")
@@ -29,17 +29,17 @@ def wheel_folder(*requirements: str) -> Path:
 
 
 def onnxruntime_folder(version: str) -> Path:
-    """A folder with that onnxruntime alone; skips as `wheel_folder` does."""
+    """Return a folder with only that onnxruntime; skip as `wheel_folder` does."""
     return wheel_folder(f"onnxruntime=={version}")
 
 
 @functools.cache
 def _fetched(requirements: tuple[str, ...]) -> tuple[Path, str]:
-    """The folder, and what pip complains of; asked once per process, so that a network that is away is waited for once."""
+    """Return the folder, and pip's errors. Cached, so that a process waits only once for an unreachable network."""
     digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
     folder = _CACHE / f"wheels-{digest}-{sys.implementation.cache_tag}"
     _CACHE.mkdir(mode=0o700, exist_ok=True)
-    with locked(_CACHE):  # test processes side by side download it once
+    with locked(_CACHE):  # concurrent test processes download it once
         if folder.is_dir():
             return folder, ""
         with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:

@@ -1,5 +1,5 @@
-"""Small CLIPs, SigLIPs and a TIPSv2 with random weights, and their tokenizers, as transformers and open_clip save them;
-what those libraries answer."""
+"""Small CLIPs, SigLIPs and a TIPSv2 with random weights, and their tokenizers, as transformers and open_clip save them; and
+those libraries' answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCALE, BIAS = 8.0, 0.5
 
 
 class Answers(NamedTuple):
-    """What a library makes of pictures and texts: logits f32[images, classes], and embeddings that are normalized."""
+    """A library's results for pictures and texts: logits f32[images, classes], and normalized embeddings."""
 
     logits: np.ndarray
     texts: np.ndarray
@@ -36,10 +36,10 @@ class Zeroshot:
     """A model folder, and its library's own answers.
 
     Attributes:
-        folder: of the model.
-        probabilities: what its kind of logits becomes.
-        answers: to pictures uint8[images,H,W,3] and texts, by the library's whole model.
-        bias: of the logits.
+        folder: folder of the model.
+        probabilities: "softmax" or "sigmoid", the function from its logits to probabilities.
+        answers: returns the library's answers to pictures uint8[images,H,W,3] and texts.
+        bias: bias of the logits.
     """
 
     folder: Path
@@ -48,19 +48,19 @@ class Zeroshot:
     bias: float
 
     def expected(self, pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """float64[images, classes]: the library's probabilities."""
+        """Return the library's probabilities, float64[images, classes]."""
         logits = torch.from_numpy(self.answers(pictures, texts).logits).double()
         return (logits.sigmoid() if self.probabilities == "sigmoid" else logits.softmax(dim=-1)).numpy()
 
 
 def pictures(count: int = 20) -> np.ndarray:
-    """uint8[count,32,32,3], coarse ones, which differ more than noise."""
+    """Return coarse pictures uint8[count,32,32,3], which differ more than noise."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     return coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures as PNG files, sorted."""
+    """Write the pictures as PNG files, and return their paths, sorted."""
     return sorted(path.rename(path.with_stem(f"{path.stem:0>2}")) for path in write_pictures(folder, pictures()))
 
 
@@ -69,7 +69,7 @@ def _pixels(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tens
 
 
 def _randomized(model: Any, scale: float = 0.25) -> Any:
-    """Weights that tell texts and images apart, which those of a new model hardly do."""
+    """Randomize the weights so that they distinguish texts and images; those of a new model hardly do."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
@@ -87,7 +87,7 @@ def _randomized(model: Any, scale: float = 0.25) -> Any:
 
 
 def hf_clip(folder: Path) -> Zeroshot:
-    """CLIP of transformers, with the tokenizer of CLIP and a vocabulary of bytes."""
+    """Make a CLIP of transformers, with the tokenizer of CLIP and a vocabulary of bytes."""
     from transformers import CLIPConfig, CLIPModel
 
     letters = [*map(chr, range(33, 127)), "Ġ"]
@@ -104,7 +104,7 @@ def hf_clip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip(folder: Path) -> Zeroshot:
-    """SigLIP of transformers, with a tokenizer of letters that returns no mask."""
+    """Make a SigLIP of transformers, with a tokenizer of letters that returns no mask."""
     from transformers import SiglipConfig, SiglipModel
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -115,7 +115,7 @@ def hf_siglip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip2(folder: Path) -> Zeroshot:
-    """SigLIP 2 NaFlex of transformers, whose pictures come as patches of a grid."""
+    """Make a SigLIP 2 NaFlex of transformers, which takes pictures as patches of a grid."""
     from transformers import Siglip2Config, Siglip2Model
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -135,7 +135,7 @@ def hf_siglip2(folder: Path) -> Zeroshot:
 
 
 def hf_tipsv2(folder: Path) -> Zeroshot:
-    """TIPSv2 of transformers, which masks padding."""
+    """Make a TIPSv2 of transformers, which masks padding."""
     from transformers import Tipsv2Config, Tipsv2Model
 
     text = _write_letters(folder, ["input_ids", "attention_mask"])
@@ -146,7 +146,7 @@ def hf_tipsv2(folder: Path) -> Zeroshot:
 
 
 def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
-    """Writes a tokenizer of letters, which returns these inputs of a model; returns the config of a text tower."""
+    """Write a tokenizer of letters that returns these inputs of a model; return the config of a text tower."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -160,7 +160,7 @@ def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
 
 
 def open_clip(folder: Path) -> Zeroshot:
-    """CLIP of open_clip, which has its own tokenizer."""
+    """Make a CLIP of open_clip, which has its own tokenizer."""
     import open_clip as library
     from safetensors.torch import save_file
 

@@ -1,1 +1,1 @@
-"""Measures vmoe bundles: speed, kept pairs and accuracy of every profile, on this machine."""
+"""`vmoe bench`: measures speed, FLOPs, kept pairs and accuracy of bundles at several settings, on this machine."""

@@ -1,4 +1,4 @@
-"""Adds a profile to a bundle that is there already."""
+"""Adding a profile to an existing bundle."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from vmoe_tools.output import write_file
 
 
 def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
-    """Writes a profile into a bundle's manifest, behind those that are there; the first one stays the default.
+    """Append a profile to a bundle's manifest. The first profile stays the default.
 
-    The manifest is replaced at once: whoever loads the bundle meanwhile reads the old one or the new one. No other file
-    changes, so all hashes stay.
+    The manifest is replaced atomically, so a process that loads the bundle meanwhile reads the old or the new one. No other
+    file changes, so all hashes in the manifest stay valid.
 
     Args:
         path: the `NAME.vmoe` folder.
-        profile: a setting of its model, as `Engine.setting` returns.
+        profile: a setting of the bundle's model, from `Engine.setting`.
 
     Returns:
-        False where the bundle has it already.
+        False if the bundle already has the profile.
 
     Raises:
-        BundleError: the folder is no bundle, was changed, or has no such setting.
+        BundleError: the folder is not a bundle, was changed after export, or can't have such a profile.
         click.ClickException: the manifest can't be written.
     """
     with Bundle.open(path) as bundle:
@@ -38,7 +38,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
     if profile.name in manifest.profiles:
         return False
     if not manifest.rules.settings:
-        raise BundleError(f"{path} has nothing to set, and so no profiles")
+        raise BundleError(f"{path} has no settings, and so no profiles")
     entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
     flops, shape = raw.get("flops_per_image"), model_shape(manifest)
@@ -49,6 +49,6 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
     try:
         parse_manifest(text.encode())
     except BundleError as error:
-        raise BundleError(f"{path} can't get the profile {profile.name}: {error}") from None
+        raise BundleError(f"{path} can't have the profile {profile.name}: {error}") from None
     write_file(Path(path, MANIFEST_NAME), text)
     return True

@@ -1,4 +1,4 @@
-"""Two-step inference as points of a measurement: which settings are put together, what they answer, how long they take."""
+"""Cascades as points of a measurement: which settings they combine, their answers, and their speed."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality, count_right
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
-_MOST_TIMED_IMAGES = 512  # of 224 x 224 pixels they are 300 MB
+_MOST_TIMED_IMAGES = 512  # 300 MB at 224 x 224 pixels
 
 
 class CascadeAnswers:
-    """What a point answers, image by image: a `vmoe_tools.bench.quality.Observe`."""
+    """Records a point's answers to all images: a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Array, Array]] = []
 
     def __call__(self, logits: Array, routing: object, labels: Array | None) -> None:
-        """Takes the answers of a batch."""
+        """Record the answers to a batch."""
         margins = margins_of(logits)
         self._parts.append((np.where(np.isnan(margins), -1, logits.argmax(axis=1)), margins))
 
     @property
     def classes(self) -> Array:
-        """i64[N], of the largest logit; -1 where the logits are no finite numbers."""
+        """i64[N]: the class with the largest logit; -1 if the logits are not finite."""
         return np.concatenate([classes for classes, _ in self._parts])
 
     @property
     def margins(self) -> Array:
-        """f64[N], differences of the two largest probabilities."""
+        """f64[N]: the difference of the two largest probabilities; NaN if the logits are not finite."""
         return np.concatenate([margins for _, margins in self._parts])
 
 
 @dataclass(frozen=True)
 class PlannedCascade:
-    """Two points of one engine, and how sure the first must be.
+    """Two points of one engine, and the confidence that the first one needs.
 
     Attributes:
-        first, then: indices of the points.
-        margin: calibrated on all images; what to deploy.
-        fold_margins: calibrated on every other batch, from the first one on and from the second one on; each is for the
-            batches that it has not seen.
+        first, then: indices of the two points.
+        margin: the margin to deploy, calibrated on all images.
+        fold_margins: margins for cross-validation, calibrated on the even and on the odd batches. Each is tested on the
+            other batches.
     """
 
     first: int
@@ -63,16 +63,17 @@ class PlannedCascade:
 def plan_cascades(
     points: Sequence[Point], qualities: Sequence[Quality], answers: Sequence[CascadeAnswers], labels: Array | None
 ) -> list[PlannedCascade]:
-    """For each engine and batch size, its most accurate point as the second step after every point that may pay.
+    """Plan the cascades of each engine and batch size, and calibrate their margins.
 
-    Those are the ones with fewer FLOPs, and with labels those among them to which none of fewer or as many FLOPs is as
-    accurate. Without labels the point of the most FLOPs counts as the most accurate, and its answers as right.
+    The second step is the most accurate point. The first step is a point with fewer FLOPs; with labels, only one that is
+    more accurate than all points that are as cheap. Without labels, the point with the most FLOPs counts as the most
+    accurate, and its answers as correct.
 
     Args:
-        points: what was measured.
-        qualities: of each point; those without FLOPs are left out.
-        answers: of each point, to the same images.
-        labels: i64[N or more], what the images show; None where it isn't known.
+        points: the measured points.
+        qualities: the quality of each point; a point without FLOPs is in no cascade.
+        answers: the answers of each point to the same images.
+        labels: i64[N or more], the classes of the images; None without labels.
     """
     planned = []
     for indices in _alike(points, qualities):
@@ -88,7 +89,7 @@ def plan_cascades(
 
 
 def _alike(points: Sequence[Point], qualities: Sequence[Quality]) -> list[list[int]]:
-    """The indices of points that can be put together: of one engine that runs any profile, at one batch size."""
+    """Group the indices of points that can form cascades: those of one engine that runs any profile, at one batch size."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (point, quality) in enumerate(zip(points, qualities, strict=True)):
         alone = point.profile is None or point.loaded.compared or point.concurrency > 1
@@ -112,10 +113,10 @@ def _worth_a_try(indices: Sequence[int], then: int, qualities: Sequence[Quality]
 
 
 def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array]:
-    """The batches that cascades are timed on: spec.dtype[size,H,W,C], evenly spaced, as calls differ by how many images are
-    escalated.
+    """Read the batches that cascades are timed on, each spec.dtype[size,H,W,C].
 
-    They are all in memory, so there are 64 of them at most, and of large batches fewer.
+    There are several, evenly spaced, because the time of a call depends on how many of its images are escalated. All are
+    kept in memory, so there are at most 64, and fewer if batches are large.
 
     Raises:
         ImageError: the images don't fit the model, or a file can't be read.
@@ -126,16 +127,22 @@ def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array
 
 
 class CascadePoint:
-    """A planned cascade that answers images and is timed.
+    """A planned cascade to test and to time.
 
     Attributes:
         point: the first step.
-        then: the second one.
-        images: per call.
+        then: the second step.
+        images: images per call.
     """
 
     def __init__(self, plan: PlannedCascade, points: Sequence[Point], timed: Sequence[Array]) -> None:
-        """Takes the batches that it is timed on, of the first step's size."""
+        """Prepare the cascade.
+
+        Args:
+            plan: the cascade.
+            points: the points that the plan's indices refer to.
+            timed: batches to time it on, of the first step's batch size.
+        """
         self.plan = plan
         self.point, self.then = points[plan.first], points[plan.then]
         self.images = self.point.batch_size
@@ -148,11 +155,11 @@ class CascadePoint:
         self._assessed = self._escalated = 0
 
     def add(self, batch: Array, labels: Array | None) -> None:
-        """Answers the next of all whole batches, by the margin that was calibrated without it, and counts.
+        """Run the next batch with the margin that was calibrated without it, and count its results.
 
         Args:
-            batch: dtype[N,H,W,C] of the first step's size.
-            labels: i64[N], or None where they are not known.
+            batch: dtype[N,H,W,C], of the first step's batch size; the batches must come in their original order.
+            labels: i64[N]; None without labels.
         """
         fold = self._assessed % 2
         logits, escalated = replace(self._cascade, margin=self.plan.fold_margins[1 - fold]).answers(batch)
@@ -162,7 +169,7 @@ class CascadePoint:
         self._assessed += 1
 
     def quality(self, first: Quality, then: Quality) -> tuple[Quality, float]:
-        """What is left of the model, and the share of images that were escalated, over the batches that were added.
+        """Return the quality over the added batches, and the share of images that were escalated.
 
         Args:
             first, then: qualities of the two points.
@@ -175,18 +182,19 @@ class CascadePoint:
         return Quality(images, top1=top1, flops_per_image=flops), share
 
     def __call__(self) -> None:
-        """Answers the next batch."""
-        _, sent = self._cascade.answers(next(self._batches))
-        self._counts.append(int(np.count_nonzero(sent)))
+        """Run the next of the batches that it is timed on."""
+        _, escalated = self._cascade.answers(next(self._batches))
+        self._counts.append(int(np.count_nonzero(escalated)))
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """The speed behind the times of the last calls.
+        """Return the speed, from the times of the last calls.
 
-        Throughput is that of the mean call, as calls differ by how many images are escalated: the mean over the medians of
-        those that escalated as many, which a call that was held up doesn't move.
+        The throughput is the batch size over the mean time of a call, not over the median, because calls differ in how many
+        images they escalate. To ignore outliers, the mean uses for each call the median of all calls that escalated equally
+        many images.
 
         Args:
-            seconds: of each call; at least one.
+            seconds: duration of each call; at least one.
         """
         counts = np.array(self._counts[-len(seconds) :])
         taken = np.asarray(seconds, np.float64)

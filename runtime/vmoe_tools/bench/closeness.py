@@ -1,4 +1,4 @@
-"""How close the outputs of several bundles of one model come to those of the most exact one, and which bundle to take."""
+"""The closeness of several bundles' outputs to those of the most exact bundle, and which bundle to choose."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast
 from vmoe_tools.terminal import share_text
 
-_MOST_NEIGHBOURS = 4096  # images among which neighbours are looked for
+_MOST_NEIGHBOURS = 4096  # the nearest neighbour is searched among this many images
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """How close outputs come to those of the most exact bundle on the same images.
+    """The closeness of outputs to those of the most exact bundle on the same images.
 
     Attributes:
-        agreement: share of the images whose largest logit is the same; None for features and members.
-        cosine_mean, cosine_p5, cosine_least: cosine similarity of the outputs: mean, 5 % quantile, least.
-        same_neighbour: share of the images whose most similar other image, by the cosine of outputs, is the same.
+        agreement: share of the images with the same predicted class; None for features and members.
+        cosine_mean, cosine_p5, cosine_least: mean, 5 % quantile and minimum of the cosine similarity of the outputs.
+        same_neighbour: share of the images with the same nearest neighbour: the other image with the most similar output,
+            by cosine similarity.
     """
 
     agreement: float | None
@@ -35,7 +36,7 @@ class Closeness:
 
     @classmethod
     def of(cls, outputs: Array, exact: Array, *, have_classes: bool) -> Closeness:
-        """The closeness of outputs float32[N, D] to `exact`, float32[N, D], in float64."""
+        """Compare outputs float32[N, D] with `exact`, float32[N, D], in float64."""
         ours, theirs = _normalized(outputs), _normalized(exact)
         cosines = np.sum(ours * theirs, axis=1)
         return cls(
@@ -48,19 +49,19 @@ class Closeness:
 
 
 def keep_outputs(kept: list[Array], outputs: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-    """Keeps the outputs of a batch; behind its first argument, an `Observe`."""
+    """Append the outputs of a batch to `kept`; with that argument bound, this is an `Observe`."""
     kept.append(outputs.reshape(len(outputs), -1))
 
 
 def with_closeness(
     results: Sequence[PointResult], points: Sequence[Point], outputs: Sequence[list[Array]]
 ) -> list[PointResult]:
-    """The results, each with its closeness to the most exact bundle's, at the same profile if that was measured.
+    """Add to each result its closeness to the most exact bundle, at the same profile if that was measured.
 
     Args:
-        results: complete; those of other models stay as they are.
-        points: of the results.
-        outputs: of the points, batch by batch; see `keep_outputs`.
+        results: complete results; those of other models are returned unchanged.
+        points: the points of the results.
+        outputs: the outputs of each point, batch by batch; see `keep_outputs`.
     """
     joined = [np.concatenate(batches) for batches in outputs]
     exact = most_exact(results)
@@ -73,27 +74,33 @@ def with_closeness(
             continue
         same = (index for index in rivals if results[index].profile == result.profile)
         theirs = joined[next(same, exact)]
-        count = min(len(own), len(theirs))  # whole batches of another size may leave some out
+        count = min(len(own), len(theirs))  # another batch size may leave out more images at the end
         closeness = Closeness.of(own[:count], theirs[:count], have_classes=have_classes)
         found.append(replace(result, **asdict(closeness)))
     return found
 
 
 def most_exact(results: Sequence[PointResult]) -> int:
-    """The index of the first result of the most exact precision, but of no other model."""
+    """Return the index of the first result in the most exact precision, ignoring other models."""
     own = (index for index, result in enumerate(results) if not result.compared)
     return min(own, key=lambda index: EXACTNESS.index(results[index].precision))
 
 
 def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], least: float) -> tuple[int, str]:
-    """The fastest point that agrees often enough, and a sentence that says why.
+    """Choose the fastest point that agrees with the most exact bundle on enough images.
 
-    Among points that timing can't tell from the fastest one, it is the one that agrees most.
+    Among points that are equally fast within timing noise, choose the one that agrees on the most images.
 
     Args:
-        results: complete, with their closeness; without classes, images agree if their nearest neighbour is the same.
-        sizes: bytes of each bundle by its name.
+        results: complete results with their closeness. Without classes, images agree if their nearest neighbour is the same.
+        sizes: bytes of the weights of each bundle, by its name.
         least: the share of the images that must agree, 0 to 1.
+
+    Returns:
+        The index of the point, and a sentence with the reasons.
+
+    Raises:
+        click.ClickException: no bundle agrees on that many images.
     """
     exact = results[most_exact(results)]
     by_class = exact.agreement is not None
@@ -128,7 +135,7 @@ def _normalized(outputs: Array) -> Array:
 
 
 def _neighbours(normalized: Array) -> Array:
-    """i64[N]: the index of the most similar other row of each of the first rows."""
+    """Return i64[N]: for each of the first `_MOST_NEIGHBOURS` rows, the index of the most similar other one of them."""
     rows = normalized[:_MOST_NEIGHBOURS]
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)

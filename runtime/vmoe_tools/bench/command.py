@@ -84,11 +84,16 @@ _MIN_AGREEMENT = 0.99
     "--min-agreement",
     metavar="X",
     type=options.Share(0, 100),
-    help="Of several bundles, recommend the fastest that agrees with the most exact one on at least X of the images; 99% if "
-    "nothing is given.",
+    help="With several bundles, recommend the fastest that agrees with the most exact one on at least X of the images. "
+    "Default: 99%.",
 )
 @click.option("--add-profile", is_flag=True, help="Write the recommended setting into the bundle as a profile.")
-@click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Also write the numbers as CSV; - is stdout.")
+@click.option(
+    "--csv",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write the numbers as CSV; - writes them to standard output, and the text to standard error.",
+)
 @click.option(
     "--plot",
     metavar="FILE",
@@ -101,8 +106,8 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
 
     BUNDLE... is one bundle, or several precisions of one model. All combinations of bundle, profile, backend and batch size
     take turns, so that their times can be compared. --sweep and the setting options define the profiles; all other settings
-    come from --profile, or from the first stored profile. Of several bundles, the command compares the outputs with those of
-    the most exact one, and recommends one bundle. Without --images, it measures random images, the same ones every time.
+    come from --profile, or from the first stored profile. With several bundles, the command compares their outputs with
+    those of the most exact one, and recommends a bundle. Without --images, it runs random images, the same ones every time.
     Ctrl-C ends the measurement and prints the results so far.
     """
     axes = axes_of(given)
@@ -155,7 +160,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     write_json(json_target, content)
     _write_files(everything, given)
     if measured.interrupt:
-        complain("the measurement is not complete: what there is by now is shown, and no setting is recommended")
+        complain("the measurement is incomplete: the results so far are shown, and no setting is recommended")
         raise measured.interrupt
     if given["add_profile"] and equal:
         _add(bundles[0], points[equal[0]].profile, quiet=quiet)
@@ -173,16 +178,16 @@ def _write_files(results: Sequence[PointResult], given: dict[str, Any]) -> None:
 def _conclude(
     measured: Measured, points: Sequence[Point], tuned: TunedPoints | None, given: dict[str, Any], content: dict[str, Any]
 ) -> list[int]:
-    """Adds cascades and the chosen setting to the JSON's content, and prints it.
+    """Add cascades and the recommended setting to the JSON's content, and print the recommendation.
 
     Returns:
-        Indices of the settings that are equally good, the chosen one first; none where none is to be chosen.
+        Indices of equally good settings, the recommended one first; empty if no setting is to be recommended.
     """
     quiet, stream, complete = given["quiet"], people_stream(given["json_target"], given["csv"]), not measured.interrupt
     if given["cascade"] or tuned:
         content["cascades"] = [cascade.record() for cascade in measured.cascades]
     if given["cascade"] and not measured.cascades and complete and not quiet:
-        complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
+        complain("--cascade: no setting that can be the first step is cheaper than the most accurate one")
     if complete and given["several"] and not _limits(given):
         sizes = {point.loaded.name: point.engine.manifest.files[WEIGHTS_NAME].size for point in points}
         content["recommended"], sentence = recommend_bundle(measured.points, sizes, given["min_agreement"] or _MIN_AGREEMENT)
@@ -204,12 +209,12 @@ def _conclude(
 
 
 def _limits(given: dict[str, Any]) -> bool:
-    """Whether a recommendation is requested."""
+    """Return whether a limit on accuracy or latency is set, and so a recommendation requested."""
     return given["max_drop"] is not None or given["target_ms"] is not None
 
 
 def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
-    """Refuses options that make no sense together, and what the picture needs and isn't there."""
+    """Refuse options that don't go together, or that lack another option."""
     if axes and len(given["profiles"]) > 1:
         raise click.UsageError("a sweep starts from one profile, and --profile names several")
     if given["min_agreement"] is not None and (len(bundles) < 2 or _limits(given)):
@@ -223,33 +228,33 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
         if several or axes or given["cascade"] or given["target_ms"] is not None:
             raise click.UsageError("--tune chooses the settings of one bundle itself, on one backend and at one batch size")
         if given["max_drop"] is None:
-            raise click.UsageError("--tune needs to know what may be lost: --max-drop-in-accuracy 0.5%")
+            raise click.UsageError("--tune needs a limit on the loss of accuracy: --max-drop-in-accuracy 0.5%")
     if given["images"] is None:
         for option, why in (
             ("tune", "chooses a setting on images"),
             ("cascade", "calibrates a margin on images"),
-            ("labels", "belongs to --images DIR"),
+            ("labels", "labels the pictures of a folder"),
         ):
             if given[option]:
-                raise click.UsageError(f"--{option} {why}, and there is no --images")
+                raise click.UsageError(f"--{option} {why}; add --images NPZ|DIR")
         if _limits(given):
             raise click.UsageError("a recommendation needs images with labels: --images NPZ|DIR")
 
 
 def _check_addable(bundles: Sequence[Path], given: dict[str, Any]) -> None:
-    """Refuses --add-profile where nothing is recommended, or there is no one bundle to write into."""
+    """Refuse --add-profile if no setting will be recommended, or if there isn't exactly one writable bundle."""
     if not _limits(given):
         raise click.UsageError("--add-profile writes a recommended setting: add --max-drop-in-accuracy or --target-latency")
     if len(bundles) > 1:
         raise click.UsageError("--add-profile writes into one bundle, and there are several")
     if str(bundles[0]) in ADDRESSES:
-        raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
+        raise click.UsageError("--add-profile writes into the bundle, but can't write to an address; copy the bundle first")
     if bundles[0].is_dir() and not os.access(bundles[0], os.W_OK):
         raise click.UsageError(f"--add-profile writes into the bundle, and {bundles[0]} is read-only")
 
 
 def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
-    """Refuses to add what standard ops can't run: a setting that merges tokens, where no graph for that was exported."""
+    """Refuse to add a setting that merges tokens to a bundle without the graph that merges them with standard ops."""
     merging = [point.profile.name for point in points if point.profile is not None and point.profile.merge]
     if merging:
         raise click.UsageError(
@@ -259,7 +264,7 @@ def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
 
 
 def _profiles_of(loaded: LoadedBundle, names: Sequence[str], axes: Axes) -> tuple[Sequence[Profile | None], list[str]]:
-    """The profiles that an engine is measured at, of bundles to compare with the first stored one; and what is left out."""
+    """Return the profiles to measure an engine at, and notes on those left out. A compared bundle has its first profile."""
     if loaded.compared:
         return named_profiles(loaded.engine, ())[:1], []
     named = named_profiles(loaded.engine, names)
@@ -278,8 +283,8 @@ def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
         raise click.UsageError(f"a recommendation needs labels, and {path} has none{why}")
     if given["cascade"] and any(len(source) < 2 * point.batch_size for point in points):
         raise click.UsageError(
-            f"--cascade calibrates its margin on some batches and tests it on the others, and {path} has only "
-            f"{len(source)} images, not two batches"
+            f"--cascade calibrates its margin on some batches and tests it on the others, but {path} has only "
+            f"{len(source)} images, fewer than two batches"
         )
     for note in (source.note, *(without_accuracy(points) if source.labels is not None else ())):
         if note is not None and not given["quiet"]:
@@ -288,7 +293,7 @@ def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
 
 
 def _check_drawable(points: Sequence[Point], source: ImageSource, plot: Path | None) -> None:
-    """Refuses a picture in which nothing would be."""
+    """Refuse a chart that would be empty."""
     kinds = {point.engine.manifest.rules.kind for point in points}
     if plot is not None and source.labels is None and kinds <= {"dense", "soft"}:
         raise click.UsageError("--plot draws accuracy or kept pairs, and this model has no pairs: add --images with labels")

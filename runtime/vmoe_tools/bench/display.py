@@ -1,4 +1,4 @@
-"""The table of a measurement."""
+"""The printed table of a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STAR = {True: " *", False: "  ", None: ""}
 
 
 def interval_text(point: PointResult) -> str:
-    """The interval of the median time of a call in milliseconds."""
+    """Format the confidence interval of the median time of a call, in milliseconds."""
     ends = point.p50_low_ms, point.p50_high_ms
     return "-" if None in ends else " - ".join(number_text(ms, ".3f") for ms in ends)
 
@@ -32,7 +32,7 @@ NUMBERS: Mapping[str, Callable[[PointResult], str]] = {
     "kept\npairs": lambda point: share_text(point.kept_pairs),
     "expert\nMB": lambda point: number_text(point.expert_bytes_per_call, ",.2f", 1e-6),
 }
-"""The numbers of a point by their headings; a star marks the Pareto front."""
+"""The columns of numbers: by heading, a function that returns a point's cell. A star marks the Pareto front."""
 _CLOSENESS: Mapping[str, Callable[[PointResult], str]] = {
     "same\nclass": lambda point: share_text(point.agreement),
     "cosine\nmean": lambda point: number_text(point.cosine_mean, ".5f"),
@@ -47,19 +47,19 @@ _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
 
 
 def numbers_of(points: Sequence[PointResult]) -> Mapping[str, Callable[[PointResult], str]]:
-    """The numbers of points by their headings, with ratios to another model where there is one."""
+    """Return the columns of numbers, as in `NUMBERS`, with those of ratios and of closeness if any point has them."""
     ratios = _RATIOS if any(point.compared for point in points) else {}
     return {**NUMBERS, **ratios, **(_CLOSENESS if any(point.cosine_mean for point in points) else {})}
 
 
 def ratios_to(points: Sequence[PointResult]) -> str | None:
-    """A sentence on what the ratios are to; None without another model."""
+    """Return a sentence that names the model that the ratios are relative to; None without another model."""
     other = next((point for point in points if point.compared), None)
-    return None if other is None else f"Ratios are to the speed and the FLOPs of {other.name}."
+    return None if other is None else f"Ratios are relative to the speed and the FLOPs of {other.name}."
 
 
 def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle], stream: TextIO) -> None:
-    """Prints what was loaded, and one line per point; those of the Pareto front have a star."""
+    """Print the loaded bundles, and a table with a line per point; stars mark the Pareto front."""
     columns: dict[str, Callable[[PointResult], str]] = {
         "bundle": lambda point: point.bundle,
         "profile": lambda point: (point.profile or "-") + (f", then {point.then}" if point.then else ""),
@@ -93,7 +93,7 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
 
 
 def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], stream: TextIO) -> None:
-    """Prints the setting to take, the first of those that are equally fast."""
+    """Print the recommended setting: the first of those that are equally fast."""
     point = points[equal[0]]
     print(
         f"Recommended: {printable(point.profile or point.bundle)}, top-1 {share_text(point.top1)}, "

@@ -1,4 +1,4 @@
-"""One whole measurement: the quality of each point first, then its speed."""
+"""One measurement: first the quality of all points, then their speed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CALLS_EACH = 4
 
 @dataclass
 class Measured:
-    """The results.
+    """The results of a measurement.
 
     Attributes:
-        points: in their order, the Pareto front marked; where the measurement was interrupted, those that ran before, on the
-            images that there was time for.
-        cascades: those of two settings, as far as they were requested; none where the measurement was interrupted before.
-        interrupt: what interrupted it, such as Ctrl-C; None where it is complete.
+        points: the results of the points, in order, with the Pareto front marked. If the measurement was interrupted, they
+            are those of the points and images that it got to.
+        cascades: the results of cascades; empty if none were requested, or the measurement was interrupted before them.
+        interrupt: the interruption, such as Ctrl-C; None if the measurement is complete.
     """
 
     points: list[PointResult] = field(default_factory=list)
@@ -49,15 +49,15 @@ def measure(
     *,
     cascades: bool | Sequence[PlannedCascade] = False,
 ) -> Measured:
-    """Measures all points.
+    """Measure all points.
 
     Args:
-        points: what to measure.
-        source: the images of the first part; the first of them are those that are timed.
+        points: the points to measure.
+        source: the images to measure quality on; the first batch is also the one to time.
         duration: seconds for timing all points together.
-        progress: where it shows how far it is.
-        observers: for each point what takes its results as well; empty for nothing.
-        cascades: measure pairs of the points, too: these, or those of `vmoe_tools.bench.cascades.plan_cascades`.
+        progress: shows the progress.
+        observers: for each point, a function that receives all of its results; empty for none.
+        cascades: the cascades to measure as well; True for those of `vmoe_tools.bench.cascades.plan_cascades`.
 
     Raises:
         VmoeError: the images don't fit, or a backend failed.
@@ -108,33 +108,33 @@ def measure(
 
 @dataclass(frozen=True)
 class OneCall:
-    """A call of so many images."""
+    """A call with `images` images."""
 
     call: Callable[[], object]
     images: int
 
     def __call__(self) -> object:
-        """Calls."""
+        """Make the call."""
         return self.call()
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """The speed behind the times of calls."""
+        """Return the speed, from the times of calls."""
         return summarize(seconds, self.images)
 
 
 class ConcurrentCalls:
-    """One round of calls: `callers` threads begin together, and each makes `CALLS_EACH` calls one after another.
+    """A round of calls: several threads start at the same time, and each makes `CALLS_EACH` calls one after another.
 
     Attributes:
-        images: of a round.
+        images: images of a round.
     """
 
     def __init__(self, call: Callable[[], object], callers: int, images_per_call: int) -> None:
-        """Makes the threads.
+        """Start the threads.
 
         Args:
-            call: safe from many threads.
-            callers: how many call concurrently.
+            call: the thread-safe function to call.
+            callers: number of threads that call concurrently.
             images_per_call: batch size.
         """
         self._call, self._callers, self._images_per_call = call, callers, images_per_call
@@ -144,28 +144,30 @@ class ConcurrentCalls:
         self._seconds: list[float] = []
 
     def __call__(self) -> None:
-        """Makes all calls of a round; what a call raises is raised."""
+        """Make all calls of a round; raise the exception of a call that fails."""
         try:
             rounds = [self._threads.submit(self._one_caller) for _ in range(self._callers)]
             for calls in rounds:
                 self._seconds += calls.result()
         except BaseException:
-            # Who waits for callers that don't come any more would wait for ever.
+            # Wake threads that wait for others to start, which now may never happen.
             self._begin.abort()
             raise
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """The speed behind the times of the last rounds: images of a round over its median time, percentiles of calls.
+        """Return the speed, from the times of the last rounds.
+
+        The throughput is the images of a round over its median time. The percentiles are those of single calls.
 
         Args:
-            seconds: of each round; at least one.
+            seconds: duration of each round; at least one.
         """
         calls = self._seconds[-self._callers * CALLS_EACH * len(seconds) :]
         whole, single = summarize(seconds, self.images), summarize(calls, self._images_per_call)
         return replace(single, images_per_second=whole.images_per_second)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self._threads.shutdown()
 
     def _one_caller(self) -> list[float]:
@@ -199,16 +201,16 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> OneCall | Concur
 
 
 def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, InputSpec], Array]) -> list[Callable[[], object]]:
-    """For each point a call of its engine, the same one for all points of an engine."""
+    """Return, for each point, a call of its engine; all points of an engine share one call."""
     calls = {id(point.loaded): partial(point.logits, batches[point.takes]) for point in points}
     return [calls[id(point.loaded)] for point in points]
 
 
 def _assess(assessments: Sequence[Assessment | CascadePoint], source: ImageSource, progress: Progress, text: str) -> None:
-    """Has all whole batches of the images counted, by the assessment of each point.
+    """Add all whole batches of the images to each assessment.
 
-    Those that take the same images share each batch: a picture is read once for all of them, not once for each, and where
-    that is cut short they are about the same images.
+    Assessments with the same batch size and input share each batch. So each picture is read once for all of them, and after
+    an interruption they have counted the same images.
     """
     alike: dict[tuple[int, InputSpec], list[Assessment | CascadePoint]] = {}
     for one in assessments:

@@ -19,13 +19,13 @@ from vmoe_tools.engines import LoadedBundle
 
 @dataclass(frozen=True)
 class Point:
-    """One setting that is measured.
+    """One setting to measure.
 
     Attributes:
-        loaded: the loaded bundle on one backend; points share it.
+        loaded: the bundle on one backend, which points share.
         profile: the routing setting; None for a dense model and a Soft MoE.
         batch_size: images per call.
-        concurrency: concurrent calls.
+        concurrency: number of concurrent calls.
     """
 
     loaded: LoadedBundle
@@ -35,16 +35,16 @@ class Point:
 
     @property
     def engine(self) -> Engine:
-        """The loaded bundle."""
+        """The engine of the loaded bundle."""
         return self.loaded.engine
 
     @property
     def takes(self) -> tuple[int, InputSpec]:
-        """How many images a call takes, and which."""
+        """The batch size, and the input that the graph takes."""
         return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
-        """float32[N, classes] of a batch of `batch_size` images, or what the bundle outputs instead."""
+        """Return the logits float32[N, classes] of a batch of `batch_size` images, or the output that replaces them."""
         return self.engine.outputs(batch, self.profile)[self.engine.manifest.output]
 
 
@@ -54,16 +54,16 @@ def plan_points(
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
-    """Every requested combination, each once.
+    """Return every requested combination, each once.
 
     Args:
-        engines: one per bundle and backend, or several where each runs only one profile.
-        profiles: those that each of them is measured at.
-        batch_sizes: images per call; empty for the smallest batch that all bundles take.
-        concurrencies: concurrent calls.
+        engines: one per bundle and backend, or several if the backend fixes each to one profile.
+        profiles: for each engine, the profiles to measure it at.
+        batch_sizes: images per call; empty for the smallest batch that all bundles accept.
+        concurrencies: numbers of concurrent calls.
 
     Raises:
-        click.UsageError: a batch size that a bundle can't be run with, or no setting that any can.
+        click.UsageError: a bundle can't run one of the batch sizes, or no engine can run any of the profiles.
     """
     manifests = [loaded.engine.manifest for loaded in engines]
     for size, manifest in product(batch_sizes, manifests):
@@ -83,12 +83,12 @@ def plan_points(
 
 
 def recommendable(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that may be recommended: not those of bundles that the measured model is compared with."""
+    """Return the indices of the points that may be recommended: those of the measured model, not of compared ones."""
     return [index for index, point in enumerate(points) if not point.loaded.compared]
 
 
 def without_accuracy(points: Sequence[Point]) -> list[str]:
-    """A sentence on each bundle to compare with that returns no logits, and so is only timed."""
+    """Return a sentence about each compared bundle that returns no logits, and so is only timed."""
     outputs = {point.loaded.name: point.engine.manifest.output for point in points if point.loaded.compared}
     return [
         f"{name} returns {output}, so it is timed without accuracy."
@@ -98,12 +98,15 @@ def without_accuracy(points: Sequence[Point]) -> list[str]:
 
 
 def named_profiles(engine: Engine, names: Sequence[str], **changes: Any) -> list[Profile | None]:
-    """The profiles of these names, each once; without names all stored ones, and [None] for a model without any.
+    """Return the profiles with these names, each once.
 
     Args:
-        engine: of the model.
-        names: of profiles.
+        engine: an engine of the model.
+        names: names of profiles; empty for all stored ones.
         changes: fields of a `Setting` that replace those of each profile.
+
+    Returns:
+        The profiles; [None] for a model that has none.
 
     Raises:
         RoutingError: the model has no such profile.

@@ -1,4 +1,4 @@
-"""What a point answers and computes, as opposed to how fast: accuracy, kept pairs, FLOPs, weights that are read."""
+"""The figures of a point that don't depend on timing: accuracy, kept pairs, FLOPs, and bytes of weights read."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from vmoe_tools.bench.points import Point
 from vmoe_tools.inspect.statistics import choices_of
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
-"""Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
+"""Receives the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What is left of the model at one point, over all whole batches of the images.
+    """The quality and cost of a point, over all whole batches of the images.
 
     Attributes:
-        images: how many there were.
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot, or with experts choice of the
+        images: number of images.
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot; with experts choice, of the
             (token, expert) pairs; None for a dense model and a Soft MoE.
-        top1: share of the labelled images whose largest logit is that of their class; None without labels.
-        flops_per_image: of matrix products, those of the experts for the rows that they worked on; None where the manifest
+        top1: accuracy: share of the labelled images whose largest logit is that of their class; None without labels.
+        flops_per_image: FLOPs of matrix products, those of experts for the rows that they processed; None if the manifest
             lacks the sizes.
-        expert_bytes_per_call: bytes of the experts' weight matrices that a call reads, on average: those of every expert
-            that has any row to work on. None for a dense model.
+        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average: those of every expert with at
+            least one row. None for a dense model.
     """
 
     images: int
@@ -42,21 +42,21 @@ class Quality:
 
 
 class Assessment:
-    """Counts what a point does, batch by batch, untimed.
+    """Counts the results of a point, batch by batch, untimed.
 
-    Kept pairs are counted and not computed from the capacity, because a router that prefers some experts drops pairs long
+    Kept pairs are counted instead of computed from the capacity, because a router that prefers some experts drops pairs long
     before all slots are taken.
 
     Attributes:
-        point: the setting.
+        point: the point to assess.
     """
 
     def __init__(self, point: Point, observers: Sequence[Observe] = ()) -> None:
-        """Starts at nothing.
+        """Start with no batches.
 
         Args:
-            point: the setting.
-            observers: take each batch's results as well.
+            point: the point to assess.
+            observers: functions that receive the results of each batch.
         """
         self.point, self._observers = point, observers
         self._labelled = False
@@ -64,7 +64,7 @@ class Assessment:
         self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
 
     def add(self, batch: Array, labels: Array | None) -> None:
-        """Runs a batch of the point's size, dtype[N,H,W,C] with labels i64[N] or None.
+        """Run a batch of the point's batch size, dtype[N,H,W,C] with labels i64[N] or None, and count its results.
 
         Raises:
             VmoeError: the images don't fit, or the backend failed.
@@ -79,11 +79,11 @@ class Assessment:
         for observe in self._observers:
             observe(logits, routing, labels)
         self._labelled = labels is not None
-        # In one step: an interrupt must not leave a batch half counted.
+        # Add all counts in one step, so that an interrupt can't leave a batch half counted.
         self._counts = self._counts + more
 
     def quality(self) -> Quality | None:
-        """The quality over the batches up to now; None before the first batch."""
+        """Return the quality over the batches so far; None before the first one."""
         images, calls, right, kept, pairs, used, *rows = self._counts.tolist()
         if not images:
             return None
@@ -103,32 +103,32 @@ class Assessment:
 
 
 def count_right(logits: Array, labels: Array) -> int:
-    """How many rows of logits [N, classes] are largest at their label [N]; of no class where that is no finite number."""
+    """Count the rows of logits [N, classes] whose largest value is at the label [N], and finite."""
     return int(np.count_nonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits.max(axis=1))))
 
 
 def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> dict[str, Routing]:
-    """The routing as far as experts work on it: of the last layer perhaps the class tokens alone."""
+    """Return the part of the routing that experts compute: of the last layer, if possible only the class tokens."""
     layers = dict(routing)
     if shape is None or not shape.ends_in_class_pairs:
         return layers
     name, last = layers.popitem()
     parts = {part: values for part in ("kept", "expert", "weight") if (values := getattr(last, part)) is not None}
-    # Of images with merged tokens fewer are left.
+    # Merging leaves fewer tokens per image.
     tokens = shape.tokens if last.token is None else parts["kept"].size // parts["kept"].shape[2] // len(last.token)
     of_class = {part: values.reshape(1, -1, values.shape[2])[:, ::tokens] for part, values in parts.items()}
     return {**layers, name: replace(last, **of_class)}
 
 
 def _work(layer: Routing) -> tuple[int, int]:
-    """The rows that all experts of a layer work on, kept pairs or the slots of a Soft MoE; and the experts that have any."""
+    """Return the rows that a layer's experts process (kept pairs, or slots in a Soft MoE), and how many experts have any."""
     choices = choices_of(layer)
     rows = np.count_nonzero(choices.kept) if layer.dispatch is None else layer.dispatch[:, 0].size
     return int(rows), len(np.unique(choices.expert[choices.kept]))
 
 
 def model_shape(manifest: Manifest) -> ModelShape | None:
-    """The sizes that FLOPs are counted from; None where the manifest lacks them."""
+    """Return the sizes that FLOPs are computed from; None if the manifest lacks them."""
     try:
         return ModelShape.of(manifest.model, features=manifest.output == "features", outputs=manifest.answers)
     except BundleError:

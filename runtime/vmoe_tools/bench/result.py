@@ -1,4 +1,4 @@
-"""The results of a measurement: one record per point, the JSON and CSV of all of them, the best ones, and which to take."""
+"""The results of a measurement: a record per point, their JSON and CSV, the Pareto front, and the recommended setting."""
 
 from __future__ import annotations
 
@@ -20,46 +20,48 @@ from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality
 
 ROUNDING = 1e-9
-"""Of accuracies that may be lost, which are typed as decimals."""
+"""Tolerance for comparing accuracies with limits, which users type as decimals."""
 
 
 @dataclass(frozen=True)
 class PointResult:
-    """What was measured at one point; the field names are the keys of the JSON and the columns of the CSV, which have each
-    setting of the profile in a place of its own.
+    """The measurement of one point.
+
+    The field names are the keys of the JSON and the columns of the CSV, except `setting`: each of its items has a key and a
+    column of its own.
 
     Attributes:
         bundle: name of the bundle.
-        precision: of its large products.
+        precision: precision of its large products.
         profile: name of the routing setting; None if the model has nothing to set.
         setting: the value of every setting by its key in results, such as `capacity_ratio`; None if the model has no such
             setting.
         backend: name of the backend.
         batch_size: images per call.
         threads: threads per call as requested; None for the runtime's own choice.
-        images_per_second: throughput, the batch size over the median time of a call, or of a round of concurrent calls; it
-            and the next five are None where the measurement was interrupted before.
-        p50_ms, p90_ms, p99_ms: milliseconds per call.
+        images_per_second: throughput: the batch size over the median time of a call; with concurrent calls, the images of a
+            round over its median time. This and all times are None if the measurement was interrupted before timing.
+        p50_ms, p90_ms, p99_ms: percentiles of the milliseconds per call.
         p50_low_ms, p50_high_ms: the 95 % confidence interval of p50_ms.
-        kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None where there are no pairs.
+        kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None if there are no pairs.
         top1: accuracy, 0 to 1; None without labels.
-        images: images that the last two and the next two are about.
-        flops_per_image: of matrix products, those of experts for the rows that they worked on.
+        images: number of images behind kept_pairs, top1, flops_per_image and expert_bytes_per_call.
+        flops_per_image: FLOPs of matrix products, those of experts for the rows that they processed.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
-        pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
+        pareto: whether no other point is at least as fast and accurate, and better in one of the two; None without labels.
         chance: accuracy of always answering the most frequent class of the labels; None without labels.
-        concurrency: concurrent calls.
+        concurrency: number of concurrent calls.
         streams: calls that the backend runs concurrently, as requested; None for its own choice.
-        then: name of the second setting of a cascade; None, as the next two, for a single setting.
-        margin: images are escalated to it whose two likeliest classes differ by less in probability, calibrated on all
-            images. The accuracy is that on images that a margin was not calibrated on.
-        escalated: share of the images that were.
-        compared: whether it is of another model, which the others are compared with.
-        speed_ratio: images_per_second over that of the first model to compare with, on the same backend, at the same
-            batch size and concurrency; it and the next one are None without such a model.
-        flops_ratio: flops_per_image over that model's.
-        agreement, cosine_mean, cosine_p5, cosine_least, same_neighbour: if there are several bundles, how close the outputs
-            come to those of the most exact one, see `vmoe_tools.bench.closeness.Closeness`.
+        then: name of the second setting of a cascade; None for a single setting.
+        margin: margin of a cascade, calibrated on all images: an image is escalated if its two largest probabilities differ
+            by less. The accuracy is cross-validated, with margins calibrated on other images. None for a single setting.
+        escalated: share of the images that the cascade escalated; None for a single setting.
+        compared: whether the point is of another model, loaded for comparison.
+        speed_ratio: images_per_second over that of the first compared model on the same backend, at the same batch size and
+            concurrency; None without such a model.
+        flops_ratio: flops_per_image over that of the same model; None without it.
+        agreement, cosine_mean, cosine_p5, cosine_least, same_neighbour: closeness to the most exact bundle, if there are
+            several; see `vmoe_tools.bench.closeness.Closeness`.
     """
 
     bundle: str
@@ -98,18 +100,18 @@ class PointResult:
 
     @property
     def capacity_ratio(self) -> float | None:
-        """C as requested."""
+        """The capacity ratio C as requested."""
         return self.setting["capacity_ratio"]
 
     def record(self) -> dict[str, Any]:
-        """The keys and values of the JSON."""
+        """Return the keys and values of the JSON."""
         columns = {key: value for key, value in asdict(self).items() if key != "setting"}
         before = {key: columns.pop(key) for key in ("bundle", "precision", "profile")}
         return {**before, **self.setting, **columns}
 
     @property
     def name(self) -> str:
-        """Of the setting, or of the bundle where it has none; of another model both."""
+        """The name of the setting, or of the bundle if it has none; for another model, both."""
         if self.compared and self.profile is not None:
             return f"{self.bundle} at {self.profile}"
         return self.profile or self.bundle
@@ -121,12 +123,12 @@ class PointResult:
 
     @property
     def ms_per_image(self) -> float | None:
-        """Milliseconds per image, of calls one after another."""
+        """Milliseconds per image, the inverse of the throughput."""
         return 1000 / self.images_per_second if self.images_per_second else None
 
     @property
     def speed_interval(self) -> tuple[float, float]:
-        """Images per second, from the lowest to the highest within the interval of the median; zeros where not measured."""
+        """The lowest and the highest images per second within the confidence interval of p50_ms; zeros if not measured."""
         speed, p50 = self.images_per_second, self.p50_ms
         if not speed or not p50 or not self.p50_low_ms or not self.p50_high_ms:
             return 0.0, 0.0
@@ -134,7 +136,7 @@ class PointResult:
 
 
 def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointResult:
-    """Puts together what is known about one point."""
+    """Combine the speed and the quality of one point."""
     profile = point.profile
     unknown = dict.fromkeys(field.name for field in fields(Speed))
     return PointResult(
@@ -154,14 +156,14 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
 
 
 def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointResult:
-    """Puts together what is known about a cascade: the point of the first step, with the second beside it."""
+    """Combine the speed and the quality of a cascade; the result names the first step's point, and in `then` the second."""
     assert cascade.then.profile is not None
     first = point_result(cascade.point, speed, quality)
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
 
 
 def csv_text(points: Sequence[PointResult]) -> str:
-    """One line per point under a line with the field names; None is an empty cell."""
+    """Return the CSV: a header with the field names, and a line per point; None is an empty cell."""
     records, file = [point.record() for point in points], io.StringIO()
     writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -170,11 +172,11 @@ def csv_text(points: Sequence[PointResult]) -> str:
 
 
 def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[PointResult]:
-    """The same points with `pareto`, as far as they have both a speed and an accuracy, with `chance` and the ratios.
+    """Return the results with `pareto`, `chance` and the ratios set; `pareto` needs both a speed and an accuracy.
 
     Args:
-        points: results.
-        labels: i64[N] of the images; None where they are not known.
+        points: the results.
+        labels: i64[N] of the images; None without labels.
     """
     known = [(p.images_per_second, p.top1) for p in points if p.images_per_second is not None and p.top1 is not None]
 
@@ -190,42 +192,44 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
         speed, flops = (
             _ratio(getattr(point, name), getattr(other, name, None)) for name in ("images_per_second", "flops_per_image")
         )
-        # Of the images that the accuracy is of: what fills no whole batch has no part in it.
+        # Count only images that the accuracy counts: those at the end that don't fill a batch are ignored.
         chance = None if labels is None else float(np.bincount(labels[: point.images]).max() / point.images)
         marked.append(replace(point, pareto=on_front(point), chance=chance, speed_ratio=speed, flops_ratio=flops))
     return marked
 
 
 def comparison(point: PointResult, points: Sequence[PointResult], shown: Callable[[float | None], str]) -> str:
-    """A sentence on how a point stands beside each other model; empty without one.
+    """Return a sentence that compares a point with each compared model; empty without one.
 
     Args:
-        point: complete result.
+        point: a complete result.
         points: all results.
-        shown: makes a text of a share.
+        shown: formats a share.
     """
     sentences = []
     for other in _compared_with(point, points):
         (low, high), (other_low, other_high) = point.speed_interval, other.speed_interval
         least, most = low / other_high, high / other_low
-        how = "faster than" if least > 1 else "slower than" if most < 1 else "not told apart by this timing from"
+        faster, slower = least > 1, most < 1
+        how = "faster than" if faster else "slower than" if slower else "as fast as"
+        noise = "" if faster or slower else " within timing noise"
         speed = _ratio(point.images_per_second, other.images_per_second)
         parts = [f"{ratio_text(speed)} x its speed ({ratio_text(least)} - {ratio_text(most)} by the intervals of both)"]
         if (flops := _ratio(point.flops_per_image, other.flops_per_image)) is not None:
             parts.append(f"{ratio_text(flops)} x its FLOPs")
         if point.top1 is not None and other.top1 is not None:
-            parts.append(f"{shown(point.top1)} accuracy where that has {shown(other.top1)}")
-        sentences.append(f"{point.name} is {how} {other.name}: {', '.join(parts)}.")
+            parts.append(f"{shown(point.top1)} accuracy, compared with {shown(other.top1)}")
+        sentences.append(f"{point.name} is {how} {other.name}{noise}: {', '.join(parts)}.")
     return " ".join(sentences)
 
 
 def ratio_text(ratio: float | None) -> str:
-    """A ratio with two digits behind the point, or two that are not 0; a dash where it is not known."""
+    """Format a ratio with two decimals, or with two significant digits if it is below 0.1; a dash for None."""
     return "-" if ratio is None else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def _compared_with(point: PointResult, points: Sequence[PointResult]) -> list[PointResult]:
-    """The other models that were measured as the point was."""
+    """Return the compared models on the same backend, at the same batch size and concurrency."""
     how = point.backend, point.batch_size, point.concurrency
     return [other for other in points if other.compared and (other.backend, other.batch_size, other.concurrency) == how]
 
@@ -235,12 +239,12 @@ def _ratio(value: float | None, other: float | None) -> float | None:
 
 
 def share_error(share: float, images: int) -> float:
-    """The standard error of a share that was measured on so many images."""
+    """Return the standard error of a share measured on `images` images."""
     return math.sqrt(share * (1 - share) / images)
 
 
 def share_interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of `count` trials, by Wilson's formula.
+    """Return the 95 % confidence interval of the share right / count, by Wilson's formula.
 
     Examples:
         >>> [round(end, 3) for end in share_interval(95, 100)]
@@ -253,7 +257,7 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 
 def near_chance(points: Sequence[PointResult]) -> str | None:
-    """A sentence on the points less than two standard errors better than always one class; None where there are none."""
+    """Return a sentence that names points at most two standard errors above chance; None if there are none."""
     known = [(point, point.top1, point.chance) for point in points if point.top1 is not None and point.chance]
     near = [point for point, top1, chance in known if top1 <= chance + 2 * share_error(chance, point.images)]
     if not near:
@@ -268,19 +272,19 @@ def near_chance(points: Sequence[PointResult]) -> str | None:
 def recommend(
     points: Sequence[PointResult], among: Sequence[int], max_drop: float | None = None, target_ms: float | None = None
 ) -> list[int]:
-    """Indices of the points that are as fast as the fastest one that keeps to the limits, the recommended one first.
+    """Return the indices of the fastest points within the limits, equal within timing noise, the recommended one first.
 
-    With `max_drop` a point may be that much less accurate than the most accurate one; without it, it must be as accurate as
-    the most accurate one that is fast enough.
+    With `max_drop`, a point may be that much less accurate than the most accurate one. Without it, it must be as accurate as
+    the most accurate one within `target_ms`.
 
     Args:
         points: complete results.
-        among: indices of those that may be recommended.
-        max_drop: most accuracy to lose, 0 to 1; None for no such limit.
-        target_ms: longest median time of a call in milliseconds; None for no such limit.
+        among: indices of the points that may be recommended.
+        max_drop: accuracy that may be lost, 0 to 1; None for no such limit.
+        target_ms: upper limit of the median time of a call in milliseconds; None for no such limit.
 
     Raises:
-        click.ClickException: nothing was measured that keeps to the limits.
+        click.ClickException: no point is within the limits.
     """
     fast = [i for i in among if target_ms is None or (points[i].p50_ms or 0.0) <= target_ms]
     best = max((points[i].top1 or 0.0 for i in (fast if max_drop is None else among)), default=0.0)
@@ -294,9 +298,10 @@ def recommend(
 
 
 def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[int]:
-    """Indices of the points that timing can't tell from the fastest one, fewest FLOPs first, then the highest accuracy.
+    """Return the indices of the points that are as fast as the fastest one within timing noise.
 
-    Those are the points whose interval of images per second overlaps with that of the fastest one.
+    Their confidence intervals of images per second overlap with that of the fastest one. They are sorted by FLOPs, fewest
+    first, then by accuracy, highest first.
     """
     fastest = max(among, key=lambda i: points[i].images_per_second or 0.0)
     equal = [i for i in among if points[i].speed_interval[1] >= points[fastest].speed_interval[0]]
@@ -304,7 +309,7 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
-    """A sentence on the points that `recommend` returned, behind the first one."""
+    """Return a sentence on the points after the first one in the result of `recommend`."""
     if len(equal) == 1:
         return "No other setting is accurate enough and as fast within timing noise."
     return f"Also accurate enough, and as fast within timing noise: {', '.join(points[i].name for i in equal[1:])}."

@@ -1,4 +1,4 @@
-"""`vmoe bench --tune`: a search on one half of the images, and what of it is measured on the other."""
+"""`vmoe bench --tune`: searches settings on one half of the images, and measures the result on the other half."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vmoe_tools.bench.result import PointResult, share_interval
 from vmoe_tools.bench.tuning import MOST_TRIALS, Search, full_setting, images_that_show
 from vmoe_tools.terminal import Progress, number_text, print_section, share_text
 
-_IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # of the search
+_IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # in the search
 
 
 @dataclass(frozen=True)
 class TunedPoints:
-    """What the search found, to be measured.
+    """The result of the search, to be measured on the other images.
 
     Attributes:
-        tried: settings that were tried.
-        single: index of the single setting's point.
-        points: of the full setting, the single one and both of the cascade, each once.
+        tried: number of settings that were tried.
+        single: index of the best single setting in `points`.
+        points: the points of the full setting, the single setting and both steps of the cascade, each once.
         cascades: the cascade, if there is one.
-        test: the images that the search has not seen.
-        searched: images that it has seen.
-        truth: what counts as right: "labels", or the answers of a profile.
+        test: the images that the search has not used.
+        searched: number of images that it has used.
+        truth: the reference for correct answers: "labels", or the name of a profile.
     """
 
     tried: int
@@ -46,15 +46,15 @@ class TunedPoints:
 def tune(
     first: Point, source: ImageSource, max_drop: float, progress: Progress, *, from_first: bool, unmerged: bool
 ) -> TunedPoints:
-    """Searches.
+    """Search for the cheapest setting and cascade on one half of the images.
 
     Args:
-        first: a point of the engine, and the images per call that the result is measured with.
-        source: the images; without labels, the answers of the full setting count as right.
-        max_drop: answers that may be lost, 0 to 1.
-        progress: where it shows how far it is.
-        from_first: whether the full setting is that of `first`, instead of the highest one of the model.
-        unmerged: whether settings that merge tokens are left out.
+        first: a point of the engine, with the batch size for measuring the result.
+        source: the images; without labels, the answers of the full setting count as correct.
+        max_drop: share of the correct answers that may be lost, 0 to 1.
+        progress: shows the progress.
+        from_first: whether the full setting is that of `first`, instead of `full_setting`.
+        unmerged: whether to leave out settings that merge tokens.
 
     Raises:
         click.UsageError: there is nothing to search, or there are too few images.
@@ -64,9 +64,9 @@ def tune(
     manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model, outputs=engine.manifest.answers)
     least = max(2 * images_that_show(max_drop), 2 * size)
     if first.profile is None or manifest.output != "logits":
-        what = "model routes nothing by a capacity; --merge 4 --merge 8 compares merged tokens"
+        what = "model has no capacity; --merge 4 --merge 8 compares merged tokens"
         what = what if manifest.output == "logits" else f"bundle outputs {manifest.output}"
-        raise click.UsageError(f"--tune searches settings of routing for a classifier, and this {what}")
+        raise click.UsageError(f"--tune searches the routing settings of a classifier, and this {what}")
     if engine.only_profile is not None:
         raise click.UsageError(f"--tune tries many settings, and the graphs of {engine.backend} are fixed to one each")
     if len(source) < least:
@@ -78,7 +78,7 @@ def tune(
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
         source, truth = _answered(source, point, progress), full.name
-    # Every other batch, from the first one and from the second one on.
+    # Even batches to search, odd ones to test.
     halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
     search_half, test_half = map(source.chosen, halves)
     batch_size = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
@@ -94,11 +94,11 @@ def tune(
 
 
 def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: Sequence[PointResult]) -> dict[str, Any]:
-    """What is known of the settings that were found, as it stands in the JSON.
+    """Return the JSON's object about the search and its result.
 
     Args:
-        found: by the search.
-        points, cascades: as they were measured on the other half.
+        found: the result of the search.
+        points, cascades: its measurements on the other half of the images.
     """
     manifest = found.points[0].engine.manifest
     dense = dense_flops(ModelShape.of(manifest.model, outputs=manifest.answers))
@@ -114,12 +114,12 @@ def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: S
 
 
 def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
-    """Prints what was found, and how to load the cascade.
+    """Print the result of the search, and the Python code that loads the cascade.
 
     Args:
-        content: as `tuned_content` returns.
-        path: of the bundle.
-        stream: where to.
+        content: the result of `tuned_content`.
+        path: path of the bundle.
+        stream: the stream to print to.
     """
     rows, load = [], ""
     for one in content["results"]:
@@ -143,12 +143,12 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
             "confidence, that it loses few enough answers."
         )
     if content["truth"] != "labels":
-        notes += f" Without labels, top-1 is the share of answers that are those of {content['truth']}."
+        notes += f" Without labels, top-1 is the share of answers that equal those of {content['truth']}."
     print_section(stream, "Tuned", rows, notes, *filter(None, [load]))
 
 
 def _answered(source: ImageSource, point: Point, progress: Progress) -> ImageSource:
-    """The images of whole batches, labelled as a point answers them."""
+    """Label the images that fill whole batches with a point's answers."""
     labels: list[int] = []
     with progress.step("answers of the full setting", len(source)) as advance:
         for batch, _ in source.whole_batches(point.batch_size, point.engine.manifest.input):

@@ -1,8 +1,9 @@
-"""The search of `vmoe bench --tune`: the setting and the cascade of the fewest FLOPs that answer as well as a full setting.
+"""The search of `vmoe bench --tune`: the setting and the cascade with the fewest FLOPs that lose few enough answers.
 
-Settings lie on a grid, one axis for each thing that the model can set, from the full setting down. The search goes from
-setting to neighbour, beginning with the cheapest one that answers well enough, and then with those that answer better than
-all that are as cheap. It depends on answers and FLOPs alone, and so finds the same every time.
+Settings are points of a grid, with an axis for each setting of the model, from the full setting down. The search starts at
+the full setting. It then repeatedly selects a setting that it has tried, and tries its neighbours on the grid: the cheapest
+setting that loses few enough answers or, if none is left, the most accurate one on the Pareto front. It depends only on
+answers and FLOPs, not on timing, so its result is always the same.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
 
 Place = tuple[int, ...]
-"""On the grid: of each axis an index, 0 for the full setting's value."""
+"""A point of the grid: an index on each axis, 0 for the value of the full setting."""
 
 MOST_TRIALS = 100
-_FULL_RATIO = 1.05  # at which the official models were trained
+_FULL_RATIO = 1.05  # the official models were trained with this capacity ratio
 _FULL_K = 2
-_RATIOS = 12  # each smaller by the square root of 2
-_FIRST_PART = 8  # from this part of the images on a setting is given up that is clearly worse than one as cheap
-_FAR_BELOW = 0.1  # settings that lose more answers lead nowhere
+_RATIOS = 12  # on the axis; each is smaller than the previous one by a factor of sqrt(2)
+_FIRST_PART = 8  # after 1/8 of the images, stop a setting that is clearly worse than an equally cheap one
+_FAR_BELOW = 0.1  # don't search near settings that lose a larger share of the answers
 _MOST_CALIBRATIONS = 4
-_DOUBT = 0.05  # that more is lost than may be
+_DOUBT = 0.05  # accepted probability of losing more answers than allowed
 
 AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     "capacity": lambda full, _: [float(f"{(full.capacity_ratio or 0) / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
@@ -47,11 +48,13 @@ AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     ],
     "merge": lambda _, shape: [max(1, shape.tokens // shape.num_layers // 4) * n for n in range(1, 7)],
 }
-"""The values of what a model can set, from the one nearest to the full setting's on."""
+"""The values on the axis of each setting, beginning with the one nearest to that of the full setting."""
 
 
 def chance_of_at_most(lost: int, images: int, share: float) -> float:
-    """The probability that of so many images at most `lost` are lost, where each is with the probability `share`.
+    """Return the probability of losing at most `lost` of `images` answers if each is lost with probability `share`.
+
+    This is the binomial distribution function.
 
     Examples:
         >>> round(chance_of_at_most(2, 768, 0.01), 3), round(chance_of_at_most(3, 768, 0.01), 3)
@@ -64,19 +67,19 @@ def chance_of_at_most(lost: int, images: int, share: float) -> float:
 
 
 def images_that_show(share: float) -> int:
-    """So many images, of which none is lost, show with a confidence of 95 % that no larger share is."""
+    """Return the number of images that show, if no answer is lost, with 95 % confidence that at most `share` are."""
     return max(32, math.ceil(math.log(_DOUBT) / math.log1p(-share))) if 0 < share < 1 else 32
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, and what it did with the images of the search.
+    """The answers of a setting to the images of the search.
 
     Attributes:
         profile: the setting.
-        right: bool[N], which images it answered as they are labelled.
-        margins: f64[N], how sure it was; see `vmoe_runtime.classes.margins_of`.
-        flops: per image.
+        right: bool[N], whether each answer equals the label.
+        margins: f64[N], confidence of the answers; see `vmoe_runtime.classes.margins_of`.
+        flops: FLOPs per image.
     """
 
     profile: Profile
@@ -87,7 +90,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TunedCascade:
-    """Two settings, the margin that was calibrated for them, and FLOPs per image of both steps."""
+    """Two settings, the margin calibrated for them, and the FLOPs per image of both steps together."""
 
     first: Profile
     then: Profile
@@ -96,11 +99,13 @@ class TunedCascade:
 
 
 def full_setting(manifest: Manifest, base: Profile) -> Profile:
-    """The highest setting that a bundle is used at: the official routing with the most slots and experts per token.
+    """Return the highest setting to compare with: official routing, and the largest capacity and k.
+
+    The largest values are those of the stored profiles, of `base`, and of the official training (1.05 and 2).
 
     Args:
-        manifest: of the bundle.
-        base: any setting of it.
+        manifest: the bundle's manifest.
+        base: any setting of the bundle.
     """
     rules, used = manifest.rules, [base, *manifest.profiles.values()]
     ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
@@ -122,15 +127,15 @@ class Search:
         *,
         unmerged: bool = False,
     ) -> None:
-        """Tries the full setting.
+        """Try the full setting.
 
         Args:
-            point: the full setting, and the images per call.
-            shape: of the model.
+            point: the full setting, and the batch size.
+            shape: sizes of the model.
             source: the images, with labels.
-            max_drop: answers that may be lost, 0 to 1.
-            advance: called after each batch with its share of a setting, and its number of images.
-            unmerged: whether settings that merge tokens are left out.
+            max_drop: share of the correct answers that may be lost, 0 to 1.
+            advance: called after each batch with its share of the setting's images, and its number of images.
+            unmerged: whether to leave out settings that merge tokens.
         """
         assert point.profile is not None and source.labels is not None
         own = [name for name in point.engine.manifest.rules.settings if name in AXES and not (unmerged and name == MERGE)]
@@ -145,15 +150,15 @@ class Search:
 
     @property
     def tried(self) -> int:
-        """Settings that were tried."""
+        """Number of settings that were tried."""
         return len(self._trials)
 
     def run(self) -> tuple[Profile, TunedCascade | None]:
-        """Searches, and puts cascades together of what was tried.
+        """Search, and combine the settings that were tried into cascades.
 
         Returns:
-            The setting of the fewest FLOPs that answers well enough, perhaps the full one; and the cascade that does, None
-            where no one has fewer FLOPs than the single setting.
+            The setting with the fewest FLOPs that loses few enough answers, which may be the full one; and the cascade with
+            the fewest FLOPs that does, None if none has fewer FLOPs than that setting.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
@@ -175,9 +180,10 @@ class Search:
         return single.profile, min(cascades, key=lambda found: found.flops, default=None)
 
     def _is_enough(self, right: Array) -> bool:
-        """Whether no more right answers are lost than may be, with a confidence of 95 %.
+        """Return whether at most the allowed share of correct answers is lost, with 95 % confidence.
 
-        Wrong ones that become right don't make up for them: the best of many settings has won the most by luck.
+        Images that only the cheaper setting gets right do not offset lost ones: after choosing among many settings, most
+        such gains are chance.
         """
         lost = int(np.count_nonzero(self._full.right & ~right))
         if not 0 < self._max_drop < 1:
@@ -185,7 +191,7 @@ class Search:
         return chance_of_at_most(lost, len(right), self._max_drop) <= _DOUBT
 
     def _front(self) -> list[Trial]:
-        """The trials that answer better than all that are as cheap, cheapest first."""
+        """Return the trials that are more accurate than all that are as cheap, the cheapest first."""
         front: list[Trial] = []
         for trial in sorted(filter(None, self._trials.values()), key=lambda one: (one.flops, -one.right.sum())):
             if not front or trial.right.sum() > front[-1].right.sum():
@@ -215,7 +221,7 @@ class Search:
             return None
 
     def _try(self, profile: Profile | None) -> Trial | None:
-        """The trial of a setting; None for one that was given up."""
+        """Return the trial of a setting; None if it was stopped early."""
         assert profile is not None
         key = profile.effect
         if key in self._trials:
@@ -237,7 +243,7 @@ class Search:
         return trial
 
     def _is_worse(self, assessment: Assessment, answers: CascadeAnswers) -> bool:
-        """Whether a trial as cheap answers these images better, by more than two standard errors of the difference."""
+        """Return whether an equally cheap trial is more accurate here by more than two standard errors of the difference."""
         quality, classes = assessment.quality(), answers.classes
         assert quality is not None and quality.flops_per_image is not None
         right = classes == self._labels[: len(classes)]

@@ -1,1 +1,1 @@
-"""`vmoe build`: builds TensorRT engines from bundles into the cache folder, and compares them with the bundle."""
+"""`vmoe build`: builds a TensorRT engine from a bundle, compares it with the bundle, and stores it in the cache folder."""

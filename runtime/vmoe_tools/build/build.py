@@ -1,4 +1,4 @@
-"""The order of a build: read the bundle, run it on the CPU, build, compare, and only then keep the engine."""
+"""The steps of a build: read the bundle, run it on the CPU, build, compare, and only then store the engine."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build stored in the cache.
+    """An engine in the cache.
 
     Attributes:
-        record: what the engine was built from and for.
+        record: the inputs of the build, the GPU, and the sizes of batches.
         seconds: duration of the build; None if the engine existed already.
-        checks: comparisons with the CPU, in calls of the fewest and of the most images; empty if the engine existed already.
+        checks: comparisons with the CPU, at the smallest and at the largest batch; empty if the engine existed already.
     """
 
     record: EngineRecord
@@ -37,7 +37,7 @@ class BuiltEngine:
     checks: tuple[Check, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The report, ready for JSON."""
+        """Return the keys and values of the JSON."""
         record = asdict(self.record)
         return {
             "engine": str(self.record.key.file),
@@ -59,16 +59,16 @@ def build_engine(
     say: Say,
     log: Say | None,
 ) -> BuiltEngine:
-    """Builds an engine, unless the same one is in the cache.
+    """Build an engine, unless the same one is in the cache.
 
     Args:
-        bundle: what to build from.
+        bundle: the bundle to build from.
         profile: the profile that the engine is fixed to; None for a dense ViT.
-        batches: images per call.
+        batches: images per call: the smallest, the tuned and the largest number.
         workspace: limit of scratch memory in MiB; None for all memory of the GPU.
-        plugin_inside: store the plugin library in the engine.
-        force: build anyway.
-        say: called with each step, in a few words.
+        plugin_inside: whether to store the plugin library in the engine.
+        force: build even if the cache has the engine.
+        say: called with the name of each step.
         log: called with each line that TensorRT logs.
 
     Raises:

@@ -21,9 +21,9 @@ from vmoe_runtime.routing import layer_outputs
 _IMAGES = 8
 _SEED = 20210610
 
-# By precision: the largest difference from the CPU, relative to the largest output, in the median over the images; and the
-# smallest share of the (token, choice) pairs that both keep at the same expert, or both drop. In half precision, some gates
-# change order. Such an image then takes another path and differs by more than rounding, hence the median.
+# Two limits by precision: the largest difference from the CPU, relative to the largest output, in the median over the
+# images; and the smallest share of the (token, choice) pairs that both keep at the same expert, or both drop.
+# The first is a median because in half precision some gates change order, and such an image differs by more than rounding.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 
@@ -51,7 +51,7 @@ class Check:
 
 
 class Reference:
-    """The answers of a bundle's own graph on the CPU for smooth random images: eight, or two routing groups if that is more.
+    """The answers of a bundle's own graph on the CPU to smooth random images: eight, or two routing groups if that is more.
 
     Args:
         bundle: the bundle.
@@ -77,7 +77,7 @@ class Reference:
         self._run = Run.of(names, values, profile, by_token=True)
 
     def check(self, engine: Backend, batch: int) -> Check:
-        """Runs the same images on the engine, in calls of `batch` images; larger calls repeat some of them, shuffled.
+        """Run the same images on the engine, in calls of `batch` images. To fill the last call, repeat some, shuffled.
 
         Raises:
             BackendError: the engine failed.
@@ -112,7 +112,7 @@ class Reference:
 
 
 def refuse_wrong_answers(check: Check, precision: str) -> None:
-    """Refuses an engine whose answers differ from the bundle's.
+    """Refuse an engine whose answers differ too much from the bundle's.
 
     Raises:
         click.ClickException: outputs or routing are too far from the CPU's.

@@ -39,7 +39,7 @@ _MOST_MEBIBYTES = 1 << 20
     "--workspace",
     metavar="MIB",
     type=click.IntRange(1, _MOST_MEBIBYTES),
-    help="Limit of the engine's scratch memory. Default: all memory of the GPU.",
+    help="Limit of the engine's scratch memory in MiB. Default: all memory of the GPU.",
 )
 @click.option(
     "--serialize-plugin",
@@ -99,7 +99,7 @@ def build(
 
 
 def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
-    """The profile to build for; None for a dense ViT that merges nothing."""
+    """Return the profile to build for; None for a dense ViT that was exported without merging."""
     manifest = bundle.manifest
     graphs = exported_graphs(bundle).graphs
     if not manifest.profiles:
@@ -115,14 +115,16 @@ def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
 
 
 def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, largest: int | None) -> BatchRange:
-    """The batch sizes that an engine is built for.
+    """Choose the batch sizes that an engine is built for.
 
     Args:
-        manifest: of the bundle; its routing groups determine which batches fit.
-        smallest, tuned, largest: images per call. Defaults: the fewest images that fit; the most; 32, or as many as fit.
+        manifest: the bundle's manifest; its routing groups determine which batch sizes fit.
+        smallest: fewest images per call; None for one routing group.
+        tuned: images per call that the engine is tuned for; None for `largest`.
+        largest: most images per call; None for about 32.
 
     Raises:
-        click.UsageError: they don't fit the routing groups, or each other.
+        click.UsageError: a size doesn't fit the routing groups, or smallest <= tuned <= largest doesn't hold.
     """
     multiple = manifest.batch_multiple
     for option, size in (("--min-batch-size", smallest), ("--opt-batch-size", tuned), ("--batch-size", largest)):
@@ -144,7 +146,7 @@ def _summary(built: BuiltEngine) -> str:
         f"{record.opt_batch}), TensorRT {key.tensorrt} on {key.gpu}, {record.size / 1e6:.1f} MB"
     ]
     if built.seconds is None:
-        lines.append("it existed already; --force builds it again")
+        lines.append("it already existed; --force builds it again")
     else:
         lines.append(f"built in {built.seconds:.0f} s")
     for check in built.checks:

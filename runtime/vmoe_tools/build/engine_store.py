@@ -1,4 +1,4 @@
-"""Writes engines into the cache folder."""
+"""Storing engines in the cache folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, private_fo
 from vmoe_tools.output import write_bytes
 
 FOR_OWNER = 0o600
-"""The mode of files in the cache, which only their owner may read."""
+"""The mode of files in the cache: only their owner may read and write them."""
 
 
 def store_engine(engine: bytes, record: EngineRecord) -> None:
-    """Stores an engine in the cache, and replaces one with the same key.
+    """Store an engine in the cache, and replace one with the same key.
 
     Raises:
         EngineCacheError: the cache folder can't be used.
-        click.ClickException: it can't be written; what was there before is unchanged.
+        click.ClickException: the file can't be written; an existing one is unchanged.
     """
     private_folder("tensorrt")
     write_bytes(record.key.file, json.dumps(asdict(record)).encode() + b"\n" + engine, FOR_OWNER)

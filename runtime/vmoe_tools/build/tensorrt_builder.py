@@ -1,4 +1,4 @@
-"""All calls into TensorRT that build an engine. They have never run on a GPU."""
+"""All calls into TensorRT that build an engine. This code has never run on a GPU."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def serialized_engine(
     timing_cache: bytes,
     listener: Callable[[str], None] | None = None,
 ) -> tuple[bytes, bytes]:
-    """Builds an engine in the precision of the graph.
+    """Build an engine in the precision of the graph.
 
     Args:
-        graph: what to build from.
-        plugin: the plugin library; None where the graph needs none.
-        shapes: of the input `image`: smallest, tuned for, largest.
+        graph: the graph to build from.
+        plugin: the plugin library; None if the graph needs none.
+        shapes: shapes of the input `image`: the smallest, the one to tune for, and the largest.
         workspace: limit of scratch memory in bytes; None for all memory of the GPU.
-        plugin_inside: store the plugin library in the engine.
-        timing_cache: what earlier builds measured; empty at first.
+        plugin_inside: whether to store the plugin library in the engine.
+        timing_cache: TensorRT's measurements from earlier builds; empty at first.
         listener: called with each line that TensorRT logs.
 
     Returns:
-        The engine, and the timing cache with what was measured for it.
+        The engine, and the timing cache with the measurements of this build added.
 
     Raises:
-        BackendError: TensorRT can't build it.
+        BackendError: TensorRT can't build the engine.
     """
     log.listener = listener
     try:
         builder = start(tensorrt.Builder)
         if plugin is not None:
             load_plugin(builder.get_plugin_registry(), plugin)
-        # Version 11 has only strongly typed networks, and ignores the flag.
+        # TensorRT 11 ignores the flag, because it has only strongly typed networks.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, log)
         # The parser looks for the weights next to this path.
@@ -52,7 +52,7 @@ def serialized_engine(
             problems = [parser.get_error(index).desc() for index in range(parser.num_errors)] or [log.reason()]
             raise BackendError(f"TensorRT can't read {graph.path}: {' '.join(problems[0].split())[:400]}")
         config = builder.create_builder_config()
-        # The router is float32 in every precision, and TF32's ten bits would send tokens elsewhere.
+        # The router is float32 in every precision. TF32 has only ten bits of mantissa, which would change the routing.
         config.clear_flag(tensorrt.BuilderFlag.TF32)
         if workspace is not None:
             config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace)

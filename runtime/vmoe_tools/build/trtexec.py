@@ -1,4 +1,4 @@
-"""The command line of trtexec, TensorRT's own program, that builds the engine which `vmoe build` would."""
+"""The command line that builds the engine of `vmoe build` with trtexec, TensorRT's own program."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
 def trtexec_command(
     graph: Path, engine: Path, shapes: list[tuple[int, ...]], workspace: int | None, with_plugin: bool, plugin_inside: bool
 ) -> str:
-    """The command line with which the trtexec of TensorRT 10 and 11 builds the same engine, for a POSIX shell."""
+    """Return a command line for a POSIX shell that builds the same engine with the trtexec of TensorRT 10 or 11."""
     plugin = find_native("lib", TENSORRT_PLUGIN)
     if plugin is None and with_plugin:
-        click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; insert its path into the line", err=True)
+        click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; insert its path into the command line", err=True)
     words = ["trtexec", f"--onnx={graph}"]
     for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
         words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
-    # TensorRT 11 has only strongly typed networks, and accepts the option without effect.
+    # TensorRT 11 ignores --stronglyTyped, because it has only strongly typed networks.
     words += ["--stronglyTyped", "--noTF32"]
     if with_plugin:
         words.append(f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}")

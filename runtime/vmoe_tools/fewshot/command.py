@@ -27,7 +27,7 @@ from vmoe_tools.output import check_output_file, people_stream, write_json, writ
 from vmoe_tools.program import complain, printable
 from vmoe_tools.terminal import Progress
 
-_BATCH = 64  # images at a time, or one routing group
+_BATCH = 64  # images per call, or one routing group if that is larger
 _MOST_CLASSES = 1 << 16
 
 
@@ -38,7 +38,7 @@ _MOST_CLASSES = 1 << 16
 @options.count_option(
     "--per-class",
     default=10,
-    help="Number of images of each class to fit to, chosen at random. A class with N or fewer keeps one for the test.",
+    help="Number of training images per class, chosen at random. If a class has N or fewer, one is held out for the test.",
 )
 @options.count_option("--seed", least=0, default=0, help="Random seed for choosing the training images.")
 @options.setting_options
@@ -55,11 +55,11 @@ def fewshot(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Fit a head for the classes of --images to the features of BUNDLE, and measure its accuracy on all other images.
+    """Fit a head for the classes of --images to the features of BUNDLE, and measure its accuracy on held-out images.
 
     BUNDLE is an export with --output features. The classes are the subfolders of a folder, or the labels of an npz file.
-    The head is a ridge regression in closed form, so the command takes as long as running the images. To make a bundle with
-    the head, use vmoe export CKPT|BUNDLE --head HEAD.
+    All images that the head is not fitted to are held out. The head is a ridge regression in closed form, so almost all of
+    the time goes into running the images. To make a bundle with the head, use vmoe export CKPT|BUNDLE --head HEAD.
     """
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {out} must end in .npz")
@@ -89,7 +89,7 @@ def fewshot(
     folders = [each.name for each in images.iterdir() if each.is_dir() and not each.name.startswith(".")] if names else []
     empty = sorted(set(folders) - set(names or ()))
     if empty and not quiet:
-        complain(f"subfolders without pictures are no classes: {', '.join(empty)}")
+        complain(f"ignored subfolders without pictures: {', '.join(empty)}")
     few = int((np.bincount(labels) <= per_class).sum())
     if few and not quiet:
         complain(f"classes with at most {per_class} images: {few}; one image of each is held out, the others are fitted to")
@@ -107,7 +107,7 @@ def fewshot(
 
 
 def _fitted_to(path: Path) -> str:
-    """The features of a bundle, as its heads' files say it."""
+    """Return the JSON text that identifies the features of a bundle in the files of heads fitted to them."""
     with Bundle.open(path, verify=False) as bundle, bundle.open_weights() as file:
         manifest, sampled = bundle.manifest, []
         for tensor in read_tensors(file, manifest.files[WEIGHTS_NAME].size):
@@ -118,20 +118,20 @@ def _fitted_to(path: Path) -> str:
 
 
 def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
-    """The images, their labels i64[N], and the names of the classes where subfolders name them."""
+    """Return the images, their labels i64[N], and the names of the classes; None for an npz file, which has no names."""
     loose, by_class = pictures_of(path) if path.is_dir() else ([], {})
     if loose and by_class:
         raise click.ClickException(f"{loose[0]} is in no subfolder, so it has no class; move it into one, or out of {path}")
     names = tuple(sorted(by_class)) if path.is_dir() else None
     source = open_images(path, names, len(names) if names else _MOST_CLASSES)
     if source.labels is None or not len(source) or source.labels.max() < 1:
-        needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' beside 'images'"
+        needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' in addition to 'images'"
         raise click.ClickException(f"{path} has fewer than two classes; it needs {needed}")
     return source, source.labels, names
 
 
 def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: int) -> tuple[Array, Array]:
-    """Indices of the images to fit to and of all others."""
+    """Return the indices of the images to fit to, and those of all others."""
     generator = np.random.default_rng(seed)
     chosen = []
     for index in range(labels.max() + 1):
@@ -141,13 +141,13 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
             count = "1 image" if len(of_class) else "no images"
             raise click.ClickException(f"class {name} has {count}, and needs at least 2: one to fit to, and one to hold out")
         chosen.append(of_class[: min(per_class, len(of_class) - 1)])
-    # Mixed, as images that share a routing group would be of one class.
+    # Shuffle, because otherwise the images of a routing group would all be of one class.
     picked = generator.permutation(np.concatenate(chosen))
     return picked, generator.permutation(np.setdiff1d(np.arange(len(labels)), picked))
 
 
 def _features(engine: Engine, source: ImageSource, indices: Array, progress: Progress) -> Array:
-    """f32[N, D] of the images at N indices, in their order. A last group that isn't full gets some of them once more."""
+    """Return the features f32[N, D] of the images at N indices, in their order. Repeated images fill the last call."""
     if (output := engine.manifest.output) != "features":
         remedy = "export with vmoe export CKPT --output features"
         raise click.ClickException(f"the bundle returns {output}, and a head needs features; {remedy}")

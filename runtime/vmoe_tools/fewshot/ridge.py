@@ -1,10 +1,14 @@
-"""A linear head by ridge regression, with the choices of the official few-shot evaluator.
+"""A linear head by ridge regression, as in the official few-shot evaluator.
 
-Those are in `vmoe/evaluate/fewshot.py` and `vmoe/configs/common_fewshot.py` of google-research/vmoe: features are
-standardized by mean and standard deviation + 1e-5, a constant input of 100 makes a bias that is hardly regularized, targets
-are -1 and 1, and the strength of the L2 regularization is one of 2^-10, 2^-9, ... 2^19. The official code takes the strength
-that is best on the test images of nine data sets. Here it is the one whose squared error is least when each image that is
-fitted to is left out in turn, so that no image on which the accuracy is measured has any part in the choice.
+From `vmoe/evaluate/fewshot.py` and `vmoe/configs/common_fewshot.py` of google-research/vmoe:
+
+- Features are standardized: the mean is subtracted, and the result divided by the standard deviation + 1e-5.
+- A constant input of 100 provides a bias that is hardly regularized.
+- Targets are -1 and 1.
+- The strength of the L2 regularization is one of 2^-10, 2^-9, ... 2^19.
+
+The official code selects the strength that is best on the test images of nine data sets. Here, it is the one with the least
+squared error in leave-one-out cross-validation on the training images. So held-out images don't influence the choice.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ class RidgeHead:
     Attributes:
         kernel: f32[D, classes].
         bias: f32[classes].
-        strength: of the L2 regularization.
+        strength: strength of the L2 regularization.
     """
 
     kernel: Array
@@ -37,15 +41,16 @@ class RidgeHead:
 
 
 def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:
-    """Fits a head in closed form.
+    """Fit a head in closed form.
 
-    The scores of the regression are near -1 and 1, of which softmax would make nearly equal probabilities. They are
-    multiplied by the number from 1 to 64 that makes the labels of left-out images most probable; it changes no class.
+    The scores of the regression are near -1 and 1, so softmax would give nearly equal probabilities. The head therefore
+    multiplies them by a number from 1 to 64, which changes no predicted class: the number that maximizes the likelihood of
+    the labels in leave-one-out cross-validation.
 
     Args:
         features: f32[N, D].
         labels: i64[N], each class at least once.
-        classes: how many there are.
+        classes: number of classes.
     """
     features = features.astype(np.float64)
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-5
@@ -56,7 +61,7 @@ def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:
 
     def left_out_errors(strength: float) -> Array:
         shrinkage = singular**2 / (singular**2 + strength)
-        own_share = (u**2 @ shrinkage)[:, None]  # of each image in its own prediction
+        own_share = (u**2 @ shrinkage)[:, None]  # leverage: the weight of each image in its own prediction
         errors: Array = (targets - u @ (shrinkage[:, None] * projected)) / (1 - own_share)
         return errors
 

@@ -1,1 +1,1 @@
-"""`vmoe inspect`: the description of a bundle, the routing of images, and one picture at several settings."""
+"""`vmoe inspect`: describes a bundle, shows how it routes images, and compares settings on one picture."""

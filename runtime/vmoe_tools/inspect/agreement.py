@@ -1,4 +1,4 @@
-"""How far two bundles of one model, such as its precisions, agree in outputs and routing on the same images."""
+"""The agreement of two bundles of one model, such as two precisions, in outputs and routing on the same images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vmoe_tools.inspect.statistics import choices_of
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two bundles on the same images, at the same setting.
+    """The agreement of two bundles on the same images, at the same setting.
 
     Attributes:
-        images: how many.
-        same_top1: share of the images whose largest logit is at the same class; None where there are no logits.
-        max_difference: the largest absolute difference of logits, or of whatever both return.
+        images: number of images.
+        same_top1: share of the images with the same predicted class; None if the bundles don't return logits.
+        max_difference: the largest absolute difference of logits, or of the outputs that replace them.
         mean_difference: the mean absolute difference.
-        same_experts: by MoE layer, the share of tokens that the same experts keep, all of them and no other; those that both
-            drop are among them. Empty for a dense ViT and a Soft MoE, where all experts take part of every token.
+        same_experts: by MoE layer, the share of tokens that exactly the same experts keep, including tokens that both
+            bundles drop. Empty for a dense ViT, and for a Soft MoE, whose experts all process every token.
     """
 
     images: int
@@ -32,13 +32,13 @@ class Agreement:
 
 
 class AgreementCount:
-    """Counts over batches."""
+    """Counts the agreement over batches."""
 
     def __init__(self, *, has_top1: bool) -> None:
-        """Starts at nothing.
+        """Start with no batches.
 
         Args:
-            has_top1: the outputs are logits [N,classes].
+            has_top1: whether the outputs are logits [N,classes].
         """
         self._has_top1 = has_top1
         self._images = self._same = self._values = 0
@@ -48,11 +48,12 @@ class AgreementCount:
     def add(
         self, ours: Array, theirs: Array, our_routing: Mapping[str, Routing], their_routing: Mapping[str, Routing]
     ) -> None:
-        """Adds a batch of N images.
+        """Add a batch of N images.
 
         Args:
-            ours, theirs: f32[N, ...], what the two return.
-            our_routing, their_routing: by MoE layer. Their groups may differ: tokens stand in the order of the images.
+            ours, theirs: f32[N, ...], the outputs of the two bundles.
+            our_routing, their_routing: their routing, by MoE layer. The groups may differ, because tokens are compared in
+                the order of the images.
         """
         difference = absolute_differences(ours, theirs)
         self._images += len(ours)
@@ -68,7 +69,7 @@ class AgreementCount:
             self._alike.setdefault(name, []).append(alike)
 
     def result(self) -> Agreement:
-        """The agreement over all batches, at least one."""
+        """Return the agreement over all batches; there must be at least one."""
         return Agreement(
             images=self._images,
             same_top1=self._same / self._images if self._has_top1 else None,
@@ -79,7 +80,7 @@ class AgreementCount:
 
 
 def _keepers(routing: Routing) -> Array:
-    """bool[T,E]: whether the expert keeps the token."""
+    """Return bool[T,E]: whether each expert keeps each token."""
     choices = choices_of(routing.by_token())
     keepers = np.zeros((len(choices.kept), routing.experts), bool)
     token, choice = np.nonzero(choices.kept)
@@ -88,7 +89,7 @@ def _keepers(routing: Routing) -> Array:
 
 
 def absolute_differences(ours: Array, theirs: Array) -> Array:
-    """f64 of the shape of both: |ours - theirs|, and 0 where both are the same infinity, or both no number."""
+    """Return |ours - theirs| as f64 of the same shape. Equal infinities, and NaN in both, have a difference of 0."""
     with np.errstate(invalid="ignore"):
         apart = np.abs(ours.astype(np.float64) - theirs)
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))

@@ -71,10 +71,10 @@ def inspect(
     """Describe a bundle, show how it routes images, or compare settings on one picture.
 
     BUNDLE alone: the model and its parameters, MoE layers, profiles and their FLOPs, results of validation, source and
-    files, and the backends that run it on this machine. Nothing is loaded for this.
+    files, and the backends that run it on this machine. The model is not loaded.
 
     With --images: the load of each expert, dropped pairs, gates, and the classes of each expert, at one --profile (default:
-    the first stored one). All options below --images belong to this.
+    the first stored one). All options below --images apply here.
 
     With PICTURE: the classes and the dropped patches of the picture at each --profile (default: all stored ones), side by
     side.
@@ -121,7 +121,7 @@ def inspect(
 def _side_by_side(
     bundle: Path, picture: Path, names: Sequence[str], changes: dict[str, Any], given: dict[str, Any]
 ) -> PictureReport:
-    """Runs one picture at every setting, and draws it where that is requested."""
+    """Run one picture at every setting, and draw the result if requested."""
     with ExitStack() as closing:
         engines = load_engines([bundle], (), [given["backend"]], names, Parallelism(given["threads"]), closing)
         manifest = engines[0].engine.manifest
@@ -151,7 +151,7 @@ def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
-    """Refuses a folder for pictures that can't or mustn't be written to, before anybody waits for them."""
+    """Refuse a folder that pictures can't or mustn't be written to, before the user waits for them."""
     if out is None:
         return
     import vmoe_tools.patch_pictures  # noqa: F401
@@ -160,14 +160,14 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
         raise click.UsageError(f"--out {out} exists and is not a folder")
     if not out.absolute().parent.is_dir():
         raise click.UsageError(f"--out {out} can't be created: there is no folder {out.absolute().parent}")
-    # Path.resolve raises where links lead in a circle.
+    # Path.resolve would raise if links form a loop.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
         raise click.UsageError(f"--out {out} is inside an input of this command, or is a bundle; choose another folder")
 
 
 def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress) -> tuple[ImageReport, Samples | None]:
-    """Runs the images through all bundles."""
+    """Run the images through all bundles, and take samples for the pictures."""
     with ExitStack() as closing:
         bundles = load_engines(
             [path, *given["compared"]], (), [given["backend"]], [setting.profile], Parallelism(given["threads"]), closing,
@@ -189,7 +189,7 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
 
 
 def _draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Path]:
-    """Draws all pictures that the model and the images allow; a dense ViT has none."""
+    """Draw all pictures that the model and the images allow; return their paths. A dense ViT has none."""
     from vmoe_tools.charts import chart_classes, chart_gates, chart_loads, write_picture
     from vmoe_tools.patch_pictures import picture_capacities, picture_experts
 

@@ -1,4 +1,4 @@
-"""Prints the summary of a bundle and the routing of images as text."""
+"""Printing the summary of a bundle, the routing of images, and the comparison of settings on one picture."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
 
-_WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one
+_WIDTH_OF_A_LIST = 1000  # characters if the output is not a terminal; keeps each tensor on one line
 _DIGITS_OF_A_HASH = 16
 _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
-_WIDTH = 78  # of patches side by side
-_SIGNS = string.digits + string.ascii_letters + "+."  # of experts, of all others, and of a dropped patch
+_WIDTH = 78  # characters for grids of patches next to each other
+_SIGNS = string.digits + string.ascii_letters + "+."  # experts 0 to 61, all further experts, and a dropped patch
 _IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
-"""What names of profiles say, too, and slots."""
+"""Columns to leave out first: profile names and slots contain the same information."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
 _LEGEND = (
     "In each MoE layer, the expert of each patch (0-9, a-z, A-Z): of several, the one with the largest gate, or share in a "
-    "Soft MoE. A dot is a patch that was dropped."
+    "Soft MoE. A dot is a dropped patch."
 )
 
 Summary = Mapping[str, Any]
 
 
 def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = False) -> None:
-    """Prints a summary; with a line for each tensor where these are listed."""
+    """Print a summary; with `list_tensors`, also a line for each tensor."""
     print_section(stream, Path(summary["bundle"]).resolve().name, [("format", f"version {summary['format_version']}")])
     for title, rows in summary_sections(summary):
         print_section(stream, title, rows)
@@ -56,7 +56,7 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
         "bytes": lambda file: f"{file['bytes']:,}",
         "SHA-256": lambda file: file["sha256"][:_DIGITS_OF_A_HASH],
     }
-    verdict = "all files are what the manifest says" if summary["verified"] else "not verified, which --verify does"
+    verdict = "all files match the manifest" if summary["verified"] else "not verified; --verify checks them"
     print_section(stream, "Files", table_of(summary["files"], files, ("name",)), f"{summary['bytes']:,} bytes; {verdict}")
     machine = summary["machine"]
     library = machine["op_library"]
@@ -76,7 +76,7 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
 
 
 def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
-    """The sections of a summary as names and texts, without its profiles and files, and what this machine runs."""
+    """Return the sections of a summary as names and texts, except profiles, files and this machine's backends."""
     routing, origin = summary["routing"], summary["origin"]
     sections = [("Model", _model(summary))]
     if routing is not None:
@@ -110,7 +110,7 @@ def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
 
 
 def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] = ()) -> None:
-    """Prints what routers do with images, and the paths of the pictures."""
+    """Print how routers process the images, and the paths of the pictures."""
     print_section(stream, report.bundle, _run(report), *map(one_line, report.notes))
     if report.layers:
         columns: dict[str, Callable[[tuple[str, LayerStatistics]], str]] = {
@@ -132,7 +132,7 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] =
 
 
 def print_picture(report: PictureReport, stream: TextIO) -> None:
-    """Prints what each setting answers, where the answer flips, and the experts of the patches in each layer."""
+    """Print the answer of each setting, where the answer changes, and the expert of each patch in each layer."""
 
     def answer(setting: SettingAnswer, rank: int) -> str:
         index, share = setting.classes[rank]
@@ -159,7 +159,7 @@ def print_picture(report: PictureReport, stream: TextIO) -> None:
 
 
 def _flips(report: PictureReport) -> str:
-    """Where the answer flips, in a sentence or two."""
+    """Return a sentence that says at which settings the answer changes."""
     settings = report.settings
     names = [report.named(setting.top1) for setting in settings]
     if not report.flips:
@@ -169,7 +169,7 @@ def _flips(report: PictureReport) -> str:
 
 
 def _signs(patches: np.ndarray[Any, np.dtype[Any]]) -> Callable[[int], str]:
-    """What shows a row of patches."""
+    """Return a function that returns a row of patches as text."""
     return ["".join(_SIGNS[min(expert, len(_SIGNS) - 2)] for expert in row) for row in patches].__getitem__
 
 
@@ -251,7 +251,7 @@ def _experts(layer: LayerStatistics, class_names: Sequence[str] | None) -> dict[
 
 
 def _classes(layer: LayerStatistics, expert: int, class_names: Sequence[str] | None) -> str:
-    """The classes whose tokens have the most weight there."""
+    """Return the classes with the largest mean routing weight for an expert, as text."""
     assert layer.class_weight is not None
     weights = np.nan_to_num(layer.class_weight[:, expert])
     best = [index for index in np.argsort(-weights, kind="stable")[:_CLASSES_OF_AN_EXPERT] if weights[index] > 0]
@@ -276,7 +276,7 @@ def _print_agreement(report: ImageReport, stream: TextIO) -> None:
 
 
 def _setting_text(row: SettingRow, profile: Summary) -> str:
-    """What a profile sets, as its column shows it."""
+    """Return one setting of a profile as the text in its column."""
     value = profile[row.stored]
     return one_line(value) if value is None or row.type != "flag" else row.text(value)
 

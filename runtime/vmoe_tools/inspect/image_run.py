@@ -1,4 +1,4 @@
-"""One run of one or more bundles over all images: the routing of the first, and how far the others agree with it."""
+"""A run of one or more bundles on all images: the routing of the first, and the agreement of the others with it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _IMAGES_PER_CALL = 16
 
 @dataclass(frozen=True)
 class OtherBundle:
-    """Another bundle of the same model, such as one of another precision, beside the inspected one.
+    """Another bundle of the same model, such as another precision, compared with the inspected one.
 
     Attributes:
-        bundle: its name, or its path where several have that name.
-        precision: of its large products.
+        bundle: its name, or its path if several have that name.
+        precision: precision of its large products.
         group: the images that share slots; None for a dense ViT.
-        backend: description of what it ran on.
-        agreement: of its answers and routes with those of the inspected bundle.
+        backend: description of the backend that it ran on.
+        agreement: agreement of its outputs and routing with those of the inspected bundle.
     """
 
     bundle: str
@@ -42,22 +42,22 @@ class OtherBundle:
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What a bundle does with the user's images; the field names are keys of the JSON.
+    """The results of a bundle on the user's images; the field names are keys of the JSON.
 
     Attributes:
-        images: how many were run, in whole groups.
+        images: number of images that were run, in whole routing groups.
         top1: accuracy of the bundle; None without labels.
-        layers: its statistics of each MoE layer, by name.
-        others: how each other bundle agrees with it.
-        bundle: its name.
+        layers: statistics of each MoE layer, by its name.
+        others: the other bundles, and their agreement with this one.
+        bundle: name of the bundle.
         source: the npz file or folder.
-        left_over: how many were not, because they fill no group.
+        left_over: number of images at the end that were not run, because they don't fill a routing group.
         labelled: whether labels are known.
-        class_names: of the model; None where the bundle has none.
-        backend: description of what ran.
+        class_names: class names of the model; None if the bundle has none.
+        backend: description of the backend.
         group: the images that share slots: "image", "batch", a number of images or "tokens:S"; None for a dense ViT.
         profile: the setting; None for a dense ViT and a Soft MoE.
-        notes: what isn't known of this model or these images.
+        notes: sentences about this kind of model, and about missing information.
     """
 
     images: int
@@ -75,7 +75,7 @@ class ImageReport:
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """The keys and values of the JSON."""
+        """Return the keys and values of the JSON."""
         run = self.profile
         slots = {} if run is None else {"slots": run.slots, "effective_ratio": run.effective_ratio}
         return {**asdict(self), "profile": run and {"name": run.name, **run.stored(), **slots}}
@@ -89,17 +89,18 @@ def run_images(
     *,
     name: str = "",
 ) -> ImageReport:
-    """Runs all images that make whole groups, once; what is left over is skipped.
+    """Run each image once. Images at the end that don't fill a routing group are skipped.
 
     Args:
-        bundles: of one model, the inspected one first.
+        bundles: bundles of one model, the inspected one first.
         source: the images.
-        profile: of the inspected one; all run with that of its name. None for a model without profiles.
+        profile: the setting of the inspected bundle; the others run with the profile of the same name. None for a model
+            without profiles.
         after_batch: called after each batch with its number of images.
-        name: of the npz file or folder.
+        name: name of the npz file or folder.
 
     Raises:
-        ImageError: there are fewer images than a group has.
+        ImageError: there are fewer images than a routing group has.
         VmoeError: the images don't fit, or a bundle can't be run with the profile.
     """
     first, *others = engines = [each.engine for each in bundles]
@@ -150,7 +151,7 @@ def run_images(
 
 
 def _notes(manifest: Manifest, source: ImageSource) -> list[str]:
-    """What isn't known, a sentence each."""
+    """Return sentences about this kind of model, and about missing information."""
     notes = []
     if not manifest.moe_layers:
         notes.append(NO_ROUTERS)
@@ -163,5 +164,5 @@ def _notes(manifest: Manifest, source: ImageSource) -> list[str]:
     if source.note is not None:
         notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
     elif source.labels is None and manifest.moe_layers:
-        notes.append("Without labels it is not known which classes go to which experts.")
+        notes.append("Without labels, the classes of each expert are unknown.")
     return notes

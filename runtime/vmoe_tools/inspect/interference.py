@@ -1,4 +1,4 @@
-"""How much the output for an image depends on the other images of its batch."""
+"""Interference: how much the output for an image depends on the other images of its batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _IMAGES_PER_CALL = 16
 class Interference:
     """The outputs for the same images with different neighbours, compared with those for a first set of neighbours.
 
-    Differences are absolute, of logits or other outputs. All numbers are exactly 0 if every image is its own group.
+    Differences are absolute differences of logits or other outputs. If every image is its own routing group, all differences
+    and changes are exactly 0.
 
     Attributes:
         images: number of images.
         sets: number of sets of neighbours for each image, without the first one.
-        images_per_call: the image and its neighbours.
+        images_per_call: images per call: one and its neighbours.
         max_difference: the largest difference over images, sets and outputs.
         mean_difference: the mean over all of them.
         top1_changed: share of the predictions that differ from those with the first neighbours; None if the bundle returns
@@ -48,13 +49,13 @@ def interference(
     seed: int = 0,
     after_set: Callable[[int], None] = lambda images: None,
 ) -> Interference:
-    """Runs the same images repeatedly, each time in another order, so that each image has other neighbours.
+    """Run the same images repeatedly, each time in another order, so that each image has other neighbours.
 
-    A call has complete routing groups: about 16 images.
+    A call has about 16 images, in whole routing groups.
 
     Args:
         engine: the engine.
-        images: from `engine.batch`, [N,H,W,C]. Images that do not fill a call at the end are ignored.
+        images: from `engine.batch`, [N,H,W,C]. Images at the end that don't fill a call are ignored.
         setting: as for a call of the engine.
         sets: number of sets of neighbours for each image, in addition to the first one, which has the original order.
         seed: random seed of the orders.
@@ -95,9 +96,9 @@ def interference(
 
 
 def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
-    """The outputs of images that are called in some order, put back into their own order."""
+    """Run images in a given order, and return their outputs in the original order."""
     calls = [engine.outputs(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
     answers = np.concatenate([call[engine.manifest.output] for call in calls])
-    given = np.empty_like(answers)
-    given[order] = answers
-    return given
+    original = np.empty_like(answers)
+    original[order] = answers
+    return original

@@ -1,4 +1,4 @@
-"""One picture at several settings side by side: the prediction of each, and the expert of each patch."""
+"""One picture at several settings: the answer of each, and the expert of each patch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _LONGEST_NAME = 18
 
 @dataclass(frozen=True)
 class SettingAnswer:
-    """The picture at one setting.
+    """The results of the picture at one setting.
 
     Attributes:
-        name: of the setting, or of the bundle where it has nothing to set.
-        flops_per_image: of the matrix products for this picture; None where the manifest lacks the sizes.
-        classes: index and probability of all classes, likeliest first.
-        experts: of each MoE layer, for each token the experts that processed it, heaviest first; none where it was dropped.
-            The classifier token is the first one where there is one, then come patches row by row.
-        tokens: of each MoE layer, for each token that the picture began with, which one it is in: merged ones are in one.
+        name: name of the setting, or of the bundle if it has nothing to set.
+        flops_per_image: FLOPs of the matrix products for this picture; None if the manifest lacks the sizes.
+        classes: index and probability of all classes, the most likely first.
+        experts: for each MoE layer, for each token, the experts that processed it, the one with the largest gate first;
+            empty if the token was dropped. A classifier token comes first, then the patches row by row.
+        tokens: for each MoE layer, for each original token of the picture, the index of the token that it is now part of;
+            merged tokens have the same index.
     """
 
     name: str
@@ -40,21 +41,21 @@ class SettingAnswer:
 
     @property
     def top1(self) -> int:
-        """The likeliest class."""
+        """The most likely class."""
         return self.classes[0][0]
 
 
 @dataclass(frozen=True)
 class PictureReport:
-    """The picture at all settings; the field names are keys of the JSON.
+    """The results of the picture at all settings; the field names are keys of the JSON.
 
     Attributes:
-        bundle: its name.
+        bundle: name of the bundle.
         picture: the file.
-        class_names: of the model; None where the bundle has none.
-        grid: rows and columns of patches; None where the manifest doesn't say which tokens are patches.
-        settings: the one with the fewest FLOPs first.
-        flips: indices of the settings whose class is not that of the setting before.
+        class_names: class names of the model; None if the bundle has none.
+        grid: rows and columns of patches; None if the manifest doesn't say which tokens are patches.
+        settings: the results of each setting, fewest FLOPs first.
+        flips: indices of the settings whose predicted class differs from that of the previous setting.
     """
 
     bundle: str
@@ -65,16 +66,16 @@ class PictureReport:
     flips: tuple[int, ...]
 
     def record(self) -> dict[str, Any]:
-        """The keys and values of the JSON; its classes are those of `vmoe run`."""
+        """Return the keys and values of the JSON; classes have the format of `vmoe run`."""
         settings = [{**asdict(each), "classes": class_records(each.classes, self.class_names)} for each in self.settings]
         return {**asdict(self), "settings": settings}
 
     def named(self, index: int) -> str:
-        """A class for people."""
+        """Return the name of a class for texts, shortened if it is long."""
         return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
 
     def patches(self, setting: SettingAnswer, layer: str) -> Array:
-        """i64[2,rows,columns], the heaviest expert of each patch, -1 where it was dropped, and which token it is in.
+        """Return i64[2,rows,columns]: for each patch, the expert with the largest gate (-1 if dropped), and its token.
 
         Raises:
             RoutingError: `grid` is None.
@@ -87,12 +88,12 @@ class PictureReport:
 
 
 def compare_settings(points: Sequence[Point], batch: Array, picture: str) -> PictureReport:
-    """Runs the picture at every point.
+    """Run the picture at every point.
 
     Args:
-        points: of one model that returns logits; a batch is one image.
-        batch: dtype[1,H,W,C] as the graph takes it.
-        picture: its file.
+        points: points of one model that returns logits, at batch size 1.
+        batch: dtype[1,H,W,C], the picture as an input of the graph.
+        picture: path of its file, for the report.
 
     Raises:
         VmoeError: a backend failed.

@@ -13,11 +13,11 @@ from vmoe_tools.inspect.statistics import choices_of
 
 @dataclass(frozen=True)
 class LayerPatches:
-    """The patches of N images in one MoE layer, rows x columns of an image.
+    """The patches of N images in one MoE layer, rows x columns per image.
 
     Attributes:
         processed: i64[N,rows,columns], number of kept choices of the patch, over all members of an ensemble; 0 if the patch
-            was dropped. In Soft MoE, all experts process a part of every patch, so it is E.
+            was dropped. In Soft MoE it is E, because all experts process a part of every patch.
         expert: i64[N,rows,columns], the expert of the kept choice with the largest gate (on ties, the first); -1 if dropped.
         weight: f32[N,rows,columns], the gate of that choice, in Soft MoE the expert's share; 0 if dropped.
     """
@@ -28,7 +28,7 @@ class LayerPatches:
 
 
 def layer_patches(routing: Routing) -> LayerPatches:
-    """The patches of a batch in a MoE layer, without the classifier token.
+    """Return the patches of a batch in one MoE layer, without the classifier token.
 
     Args:
         routing: the routing of the layer, of any kind.
@@ -42,7 +42,7 @@ def layer_patches(routing: Routing) -> LayerPatches:
     first = layout.tokens - layout.rows * layout.columns
 
     def of_patches(values: Array) -> Array:
-        """[N, rows, columns, choices of all members]."""
+        """Select and reshape the values of patches to [N, rows, columns, choices of all members]."""
         by_token = values.reshape(-1, layout.tokens, layout.members * values.shape[1])
         return by_token[:, first:].reshape(-1, layout.rows, layout.columns, by_token.shape[2])
 
@@ -57,10 +57,10 @@ def layer_patches(routing: Routing) -> LayerPatches:
 
 
 def experts_and_tokens(routing: Routing) -> Array:
-    """i64[2,N,rows,columns]: the `expert` of `layer_patches`, and the token of its image that each patch is in.
+    """Return i64[2,N,rows,columns]: `LayerPatches.expert`, and the index in its image of the token that has each patch.
 
     Raises:
-        RoutingError: the bundle's manifest doesn't say where patches are.
+        RoutingError: the bundle's manifest doesn't say which tokens are patches.
     """
     expert = layer_patches(routing).expert
     images, patches = len(expert), expert[:1].size

@@ -15,21 +15,21 @@ from vmoe_runtime.routing import Array
 from vmoe_tools.inspect.patches import experts_and_tokens
 
 MOST_SAMPLES = 6
-"""Images that pictures are drawn of at most."""
+"""Largest number of images to draw."""
 
 _RATIOS = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The samples at one setting.
+    """The results of the samples at one setting.
 
     Attributes:
-        name: of the setting; None where there is nothing to set.
+        name: name of the setting; None if the model has nothing to set.
         effective_ratio: its capacity ratio after rounding to whole slots; None as above.
-        answers: i64[n], the class of the largest logit of each sample; None where the bundle returns no logits.
-        patches: of each MoE layer i64[2,n,rows,columns]: the expert of each patch, -1 where it was dropped, and which token
-            it is in.
+        answers: i64[n], the class with the largest logit of each sample; None if the bundle returns no logits.
+        patches: for each MoE layer, i64[2,n,rows,columns]: the expert of each patch, -1 if it was dropped, and the index of
+            the token that has the patch.
     """
 
     name: str | None
@@ -40,16 +40,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Samples:
-    """The n images and their frames.
+    """Sample images, n of them, and their results at several settings.
 
     Attributes:
         pixels: f32[n,H,W,C], from 0 to 1; C is 1 or 3.
-        labels: i64[n]; None where they are not known.
-        patch_size: pixels of a patch: height and width.
+        labels: i64[n]; None without labels.
+        patch_size: height and width of a patch in pixels.
         num_experts: E of each MoE layer.
-        own: the frame at the inspected setting.
-        frames: the same samples at several capacity ratios, rising, the own among them; only that where the model has no
-            capacity, or a graph that is fixed to one.
+        own: the results at the inspected setting.
+        frames: the results at several capacity ratios, ascending, including `own`; only `own` if the model has no capacity,
+            or if its graph is fixed to one setting.
     """
 
     pixels: Array
@@ -61,15 +61,15 @@ class Samples:
 
 
 def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -> Samples:
-    """Runs the first images at several capacity ratios, together with the rest of their groups.
+    """Run the first images at several capacity ratios, together with the other images of their routing groups.
 
     Args:
         engine: an engine of a bundle with MoE layers.
-        source: the images, at least one group of them.
+        source: the images, at least one routing group.
         profile: the inspected setting.
 
     Raises:
-        RoutingError: the bundle's manifest doesn't say where patches are.
+        RoutingError: the bundle's manifest doesn't say which tokens are patches.
         VmoeError: the images don't fit, or the backend failed.
     """
     manifest = engine.manifest
@@ -86,7 +86,7 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
 
 
 def shown_pixels(batch: Array) -> Array:
-    """f32[n,H,W,1 or 3] from 0 to 1 of a batch uint8 or float32 [n,H,W,C]; other channels are averaged."""
+    """Convert a batch, uint8 or float32 [n,H,W,C], to f32[n,H,W,1 or 3] from 0 to 1; average any other channels."""
     pixels: Array = batch.astype(np.float32)
     pixels = pixels / 255 if batch.dtype == np.uint8 else (pixels + 1) / 2
     if pixels.shape[3] not in (1, 3):
@@ -95,7 +95,7 @@ def shown_pixels(batch: Array) -> Array:
 
 
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
-    """The inspected setting at several ratios, each number of slots once."""
+    """Return the inspected setting at several capacity ratios, omitting ratios with the same number of slots."""
     rules = engine.manifest.rules
     if profile is None or engine.only_profile is not None:
         return [profile]

@@ -1,4 +1,4 @@
-"""Statistics of routing over many images: load of experts, dropped pairs, gates, and classes by expert."""
+"""Routing statistics over many images: load of experts, dropped pairs, gates, and classes of each expert."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)[1:-1]
 
 @dataclass(frozen=True)
 class Choices:
-    """C choices of each of T tokens, in the order of the images; in an ensemble (E3), every member of a token is a row.
+    """C choices of each of T tokens, in the order of the images. In an ensemble (E3), each member of a token is a row.
 
     With experts choice and in Soft MoE, every expert is a choice of every token, so C = E.
 
@@ -30,7 +30,7 @@ class Choices:
         expert: i32[T,C], the expert of each choice; -1 if a TensorRT graph dropped it.
         kept: bool[T,C], whether the choice got a slot; in Soft MoE, all do.
         weight: f32[T,C], raw gates; in Soft MoE, the share of the expert's slots in the output of the token.
-        complete: whether every row has the gates of all experts, which then sum to 1.
+        complete: whether each row of `weight` has the gates of all experts, which then sum to 1.
     """
 
     expert: Array
@@ -40,7 +40,7 @@ class Choices:
 
 
 def choices_of(routing: Routing) -> Choices:
-    """The choices of one MoE layer, for G groups of S tokens."""
+    """Return the choices of one MoE layer as one row per token, from its G groups of S tokens."""
     if routing.kept is None:
         assert routing.combine is not None
         weight = routing.combine.sum(axis=3)
@@ -58,17 +58,17 @@ def choices_of(routing: Routing) -> Choices:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """One MoE layer with E experts over all images that were added. A pair is a token and one of its choices.
+    """Statistics of one MoE layer with E experts over all added images.
 
-    With experts choice, a pair is a token and an expert, which keeps the tokens that it chose. Soft MoE has no pairs and
-    drops nothing; there, an expert's share of a token's output replaces the gate.
+    A pair is a token and one of its choices; with experts choice, a token and any expert, and the pair is kept if the expert
+    chose the token. Soft MoE has no pairs and drops nothing: an expert's share of a token's output replaces the gate.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
         images: number of images.
-        load: f64[E], pairs that each expert kept; in Soft MoE, its shares, summed over the tokens.
+        load: f64[E], pairs that each expert kept; in Soft MoE, its shares of all tokens, summed.
         requested: i64[E], pairs that chose each expert; None if tokens do not choose, and for TensorRT graphs.
-        expert_dropped: f64[E], dropped share of `requested`, NaN if that is 0; None if `requested` is.
+        expert_dropped: f64[E], dropped share of `requested`, NaN if that is 0; None if `requested` is None.
         pairs_dropped: share of all pairs that got no slot; None in Soft MoE.
         patches_dropped: share of the patches that no expert processed; None if the manifest does not say which tokens are
             patches.
@@ -98,7 +98,7 @@ class LayerStatistics:
 
 
 class RoutingStatistics:
-    """Counts over batches, so that only the routing of one batch is in memory.
+    """Accumulates routing statistics over batches, so that only the routing of one batch is in memory.
 
     Examples:
         >>> from vmoe_runtime import Engine
@@ -111,7 +111,7 @@ class RoutingStatistics:
     """
 
     def __init__(self, num_classes: int | None = None) -> None:
-        """Starts without batches.
+        """Start with no batches.
 
         Args:
             num_classes: number of classes of the labels; None without labels.
@@ -121,15 +121,15 @@ class RoutingStatistics:
         self._kinds: dict[str, ModelKind] = {}
 
     def add(self, routing: Mapping[str, Routing], images: int, labels: Array | Sequence[int] | None = None) -> None:
-        """Adds a batch.
+        """Add a batch.
 
         Args:
-            routing: from `Engine.routing`, by MoE layer.
+            routing: the result of `Engine.routing`, by MoE layer.
             images: number of images of the batch.
             labels: integers[images], 0 to num_classes - 1; None if there are none.
 
         Raises:
-            RoutingError: the routing is not that of so many images, or there are no such labels; nothing is added then.
+            RoutingError: the routing doesn't fit the number of images, or a label is invalid; nothing is then added.
         """
         added = {name: _count(layer, images, labels, self._num_classes) for name, layer in routing.items()}
         for name, counts in added.items():
@@ -138,12 +138,12 @@ class RoutingStatistics:
             self._kinds[name] = routing[name].kind
 
     def layers(self) -> dict[str, LayerStatistics]:
-        """The statistics of each MoE layer by its name; empty before the first batch, and for a dense ViT."""
+        """Return the statistics of each MoE layer by its name; empty before the first batch, and for a dense ViT."""
         return {name: _statistics(self._kinds[name], sums) for name, sums in self._sums.items()}
 
 
 def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, num_classes: int | None) -> dict[str, Any]:
-    """What a batch adds to the sums of one layer."""
+    """Return one layer's counts for a batch. They can be added to those of other batches."""
     choices, experts = choices_of(routing), routing.experts
     kept_expert, kept_weight = choices.expert[choices.kept], choices.weight[choices.kept]
     try:
@@ -151,7 +151,7 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
     except RoutingError:
         patches = np.zeros(0, bool)
     count, known = as_whole(images) or 0, [patches, patches if routing.token is None else routing.token]
-    # Where neither says how many images there are, all have as many tokens.
+    # If neither array gives the number of images, check at least that each has the same number of tokens.
     if count < 1 or len(choices.kept) % count or any(len(values) not in (0, count) for values in known):
         raise RoutingError(f"the routing is not that of {shown(images)} images")
     by_class: Array = np.zeros((num_classes or 0, experts))
@@ -180,12 +180,12 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
 
 
 def _checked_labels(labels: Any, images: int, num_classes: int) -> Array:
-    """i64[images] of labels, a list or an array."""
+    """Convert labels, a list or an array, to i64[images]; refuse invalid ones."""
     try:
         found = np.asarray(labels)
         if found.shape == (images,) and found.dtype.kind in "iu" and found.min() >= 0 and found.max() < num_classes:
             return found.astype(np.int64)
-    except ValueError:  # lists of other lengths in a list
+    except ValueError:  # a list of lists of different lengths
         pass
     raise RoutingError(f"labels must be {images} whole numbers from 0 to {num_classes - 1}, not {shown(labels)}")
 
@@ -212,7 +212,7 @@ def _statistics(kind: ModelKind, sums: Mapping[str, Any]) -> LayerStatistics:
 
 
 def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
-    """The name of a class, or its index where names are not known; a longer one is cut to `longest` characters.
+    """Return the name of a class, or its index if there are no names; cut it to `longest` characters.
 
     Examples:
         >>> class_name(1, ("tench", "West Highland white terrier"), 20), class_name(7, None, 20)
@@ -228,14 +228,14 @@ def _histogram(gates: Array) -> Array:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    """NaN where the whole is nothing."""
+    """Divide element by element; NaN if the divisor is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share: Array = np.where(whole != 0, part / whole, np.nan)
     return share
 
 
 def _entropies(shares: Array) -> Array:
-    """f64[N] of rows f64[N,E] that sum to 1: their entropy as a share of the largest possible; 1 where E is 1."""
+    """Return the entropies f64[N] of rows f64[N,E] that sum to 1, as shares of the largest possible one; 1 if E is 1."""
     experts = shares.shape[1]
     if experts == 1:
         return np.ones(len(shares))

@@ -1,4 +1,4 @@
-"""The summary of a bundle, without loading it."""
+"""The summary of a bundle, made without loading the model."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from vmoe_tools.machine import describe_backends
 
 T = TypeVar("T")
 
-_MOST = 2**53  # of a number that no reader checks
+_MOST = 2**53  # largest accepted number in fields that the manifest reader doesn't check
 _DESCRIPTION: Mapping[str, type] = {
     "num_layers": int, "hidden_size": int, "num_heads": int, "mlp_dim": int, "classifier": str, "num_classes": int,
 }  # fmt: skip
 
 
 def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
-    """Collects everything of an open bundle, ready for JSON. What isn't known, or what the model doesn't have, is None.
+    """Collect everything about an open bundle as plain values for JSON. Unknown and inapplicable values are None.
 
     Args:
-        bundle: what to show.
-        verified: whether its SHA-256s were compared.
+        bundle: the open bundle.
+        verified: whether the SHA-256 of its files were compared.
 
     Returns:
         - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
-        - `model`: sizes by the names of the official configs, with `expert_mlp_dim` and `dispatch_bf16` of the experts
-        - `parameters`: `all`; `per_token`, at most, at `k` experts per token of the first profile; `tensors`, how many
+        - `model`: sizes, named as in the official configs, and `expert_mlp_dim` and `dispatch_bf16` of the experts
+        - `parameters`: `all`; `per_token`: the most that a token uses, at the first profile's `k`; `k`; `tensors`: number of
+          tensors
         - `routing`: `kind`, `layers`, `num_experts`, `layer_experts`, `slots_per_expert` (Soft MoE), `group`,
           `group_tokens`, `rounding`, `capacity_multiple_of`, `settings`
-        - `image` and `output`: what the graph takes and returns; `outputs`: the shape of each output, of one image, by name
-        - `profiles`: each with its slots as `capacity`, `flops_per_image`, and these as a share `of_dense`
-        - `dense_flops_per_image`, of the dense model of the same size
+        - `image`, `output`: input and main output of the graph; `outputs`: shape of each output for one image, by name
+        - `profiles`: each with its slots as `capacity`, `flops_per_image`, and `of_dense`, their share of the dense FLOPs
+        - `dense_flops_per_image`: FLOPs of the dense model of the same size
         - `tensorrt`: `precision` and `graphs`
-        - `validation`: `atol`, `relative_limit`, and the worst of the comparisons: `graphs` with the reference, `from_fp32`,
-          and `tensorrt`
-        - `origin`: of the checkpoint, and `producer` and `producer_version` of the bundle
+        - `validation`: `atol`, `relative_limit`, and the worst results of each kind of comparison: `graphs` (with the
+          reference), `from_fp32`, and `tensorrt`
+        - `origin`: `name`, `format` and `sha256` of the checkpoint, `producer` and `producer_version` of the bundle
         - `files`, `bytes`, `machine` (see `describe_backends`), `tensors` (name, dtype, shape, bytes)
 
     Raises:
-        BundleError: the weights file has no readable header, or can't be read.
+        BundleError: the weights file can't be read, or its header is invalid.
     """
     manifest = bundle.manifest
     with bundle.open_weights() as weights:
@@ -106,7 +107,7 @@ def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> dict[s
 
 
 def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: int | None) -> int | None:
-    """Parameters of the experts that a token doesn't go to; None where that isn't known."""
+    """Return the number of parameters in experts that a token doesn't use; None if it isn't known."""
     if k is None or not manifest.moe_layers:
         return None
     unused = 0
@@ -146,7 +147,7 @@ def _profile(profile: Profile, manifest: Manifest, dense: int | None) -> dict[st
 
 
 def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was compared when the bundle was exported; None where nothing was."""
+    """Return the results of the validation at export; None if there was none."""
     graphs = _worst(_get(raw, list, "validation", "comparisons"))
     if graphs is None:
         return None
@@ -160,13 +161,13 @@ def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
-    """The worst of some comparisons: the largest differences, and the smallest share of pairs that were routed alike."""
+    """Return the worst of some comparisons: the largest differences, and the smallest share of equally routed pairs."""
     found = [entry for entry in entries or [] if isinstance(entry, dict)]
     if not found:
         return None
 
     def numbers(key: str) -> Iterator[float]:
-        """Those of all entries, or of the blocks of an entry."""
+        """Yield the numbers under a key of all entries. An entry may have one number, or one for each block."""
         for entry in found:
             value = entry.get(key)
             for part in value.values() if isinstance(value, dict) else [value]:
@@ -188,7 +189,7 @@ def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
 
 
 def _get(raw: Any, kind: type[T], *keys: str) -> T | None:
-    """What stands under some keys of what no reader checks; None where it isn't of that type."""
+    """Return the value under nested keys of an unchecked part of the manifest; None if it doesn't have this type."""
     for key in keys:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return raw if type(raw) is kind and (not isinstance(raw, int) or 0 <= raw <= _MOST) else None

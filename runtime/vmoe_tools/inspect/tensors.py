@@ -1,4 +1,4 @@
-"""The tensors of a bundle, read from the header of `weights.safetensors`; their data is not touched."""
+"""The list of a bundle's tensors, from the header of `weights.safetensors`; their data is not read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MAX_EXTENT = 2**53
 
 @dataclass(frozen=True)
 class ListedTensor:
-    """One tensor of the file.
+    """A tensor of the file.
 
     Attributes:
-        name: as the official tree has it.
+        name: name of the parameter in the official checkpoint format.
         dtype: such as "float32" or "bfloat16".
-        shape: its extents; empty for a single number.
-        bytes: that it takes.
+        shape: its dimensions; empty for a scalar.
+        bytes: its size.
     """
 
     name: str
@@ -34,24 +34,24 @@ class ListedTensor:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of its elements."""
         return math.prod(self.shape)
 
     @property
     def is_scale(self) -> bool:
-        """Whether it holds the scales of an int8 or int4 kernel, which say how that is stored and are no parameters."""
+        """Whether it has the scales of an int8 or int4 kernel, which are part of its encoding and not parameters."""
         return self.name.rpartition("/")[2] == "kernel_scale"
 
 
 def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
-    """The tensors of a safetensors file, in the order of their data.
+    """Read the tensors of a safetensors file, in the order of their data.
 
     Args:
-        weights: the file, at its start.
-        size: its bytes.
+        weights: the file, positioned at its start.
+        size: size of the file in bytes.
 
     Raises:
-        BundleError: it has no header, or one that isn't about these bytes: every byte belongs to one tensor.
+        BundleError: the header is missing or invalid, or its tensors overlap or don't cover the whole file.
     """
     try:
         (length,) = struct.unpack("<Q", weights.read(8))
@@ -59,7 +59,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
             raise ValueError(f"it would have {length} bytes")
         header = parse_json(weights.read(length))
         if not isinstance(header, dict):
-            raise ValueError("it is not an object")
+            raise ValueError("it is not a JSON object")
         found = sorted(
             (_tensor(name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda pair: pair[0]
         )
@@ -70,7 +70,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
 
 
 def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
-    """Where the data of a tensor begins and ends, and the tensor."""
+    """Return the range of bytes of a tensor's data, and the tensor."""
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (

@@ -1,1 +1,1 @@
-"""`vmoe page`: a static folder that runs a bundle in a browser and shows the effect of its settings."""
+"""`vmoe page`: writes a static web page that runs a bundle in a browser and shows the effect of its settings."""

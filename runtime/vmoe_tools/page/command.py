@@ -27,13 +27,13 @@ _SITE = Path(__file__).parent / "site"
     "web_folder",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="An unpacked npm package onnxruntime-web, for machines without a network. Default: fetch it with npm.",
+    help="Folder of the unpacked npm package onnxruntime-web, for machines without a network. Default: fetch it with npm.",
 )
 @click.option("--force", is_flag=True, help="Replace a page that this command wrote.")
 @options.verbose_option
 @options.errors_only_option
 def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: bool) -> None:
-    """Write a static folder that runs the bundle in a browser, and shows what capacity does to a picture.
+    """Write a static web page that runs the bundle in a browser, and shows the effect of capacity on a picture.
 
     Any web server can serve the folder, and the page requests nothing from other hosts. You draw a digit or drop a picture,
     change the capacity and the other settings, and see classes, dropped and merged patches, experts, time and FLOPs. The
@@ -56,13 +56,16 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
 
 
 def _served(name: str) -> str:
-    """The name that a file of onnxruntime-web has in a page: web servers such as nginx don't know that .mjs is a script."""
+    """Return the name of an onnxruntime-web file in the page: .js, because nginx and others don't serve .mjs as a script."""
     return name.replace(".mjs", ".js")
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The page's data about a bundle whose every byte was checked, and its graph. Nothing is linked before the bundle is
-    closed, because links change files."""
+    """Check every byte of a bundle, and return the page's data about it, and its graph.
+
+    The caller makes hard links only after the bundle is closed: a link changes the state of a file, and so would look like a
+    change of the bundle.
+    """
     with Bundle.open_once(path) as bundle:
         facts, graph = page_facts(bundle), graph_without_defaults(bundle.graph(CANONICAL_GRAPH).data)
         bundle.verify_weights()

@@ -1,4 +1,4 @@
-"""The data of a page about a bundle, as plain values: the JSON that its scripts read."""
+"""The data of a page about its bundle, as plain values for the JSON file that the page's scripts read."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.patch_pictures import expert_colours
 
 RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""At which the slider of the capacity stops, beside those of the bundle's profiles."""
+"""Steps of the capacity slider, in addition to the ratios of the bundle's profiles."""
 
-_GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # fields of onnx.proto3 in a model, a graph and a tensor
-_MOST_VALUES = 1024  # of a slider, whatever the manifest says
-_MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
+_GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # field numbers in onnx.proto3: of ModelProto, GraphProto and TensorProto
+_MOST_VALUES = 1024  # steps of a slider, as a limit on what a manifest can request
+_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB, and the runtime needs some of that
 
 
 def page_facts(bundle: Bundle) -> dict[str, Any]:
-    """What the scripts of a page read of an open bundle.
+    """Return the data about an open bundle that the page's scripts read.
 
     Raises:
-        VmoeError: the page can't show it.
+        VmoeError: the page can't show the bundle.
     """
     manifest = bundle.manifest
     if why := _why_not(manifest):
@@ -70,9 +70,9 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def graph_without_defaults(graph: bytes) -> bytes:
-    """A canonical graph whose settings have no default values: with them, onnxruntime-web lets no call set them.
+    """Remove the default values of the settings from a canonical graph; with them, onnxruntime-web lets no call set them.
 
-    A default value is an initializer with the name of a setting. It gets another name of that length, which nothing reads.
+    A default value is an initializer with the name of a setting. Replace that name by an unused one of the same length.
     """
     edited = bytearray(graph)
     for number, part in fields(memoryview(edited)):
@@ -89,20 +89,20 @@ def _why_not(manifest: Manifest) -> str | None:
     if manifest.batch_multiple > 1:
         return f"it routes {manifest.batch_multiple} images together, and the page has one; export it with --group image"
     if manifest.input.channels not in MODES:
-        return f"it takes {manifest.input.channels} channels, and pictures have 1 or 3"
+        return f"its images have {manifest.input.channels} channels, and pictures have 1 or 3"
     if manifest.files[WEIGHTS_NAME].size > _MOST_WEIGHTS:
-        return "its weights have more than 2 GiB, for which a browser's WebAssembly has no room; export it in int8"
+        return "its weights have more than 2 GiB, which is too much for a browser's WebAssembly; export it in int8"
     return None
 
 
 def _neutral(rules: Rules, first: Profile | None) -> dict[str, SettingValue]:
-    """The values that names of profiles leave out."""
+    """Return the values of settings that profile names leave out, such as True for `bpr`."""
     defaults = {name: row.default for name, row in ROWS.items() if name in rules.settings and row.default is not None}
     return {name: value for name, value in rules.profile_of(Setting.of(defaults), first).values.items() if name in defaults}
 
 
 def _values(manifest: Manifest) -> dict[str, list[Any]]:
-    """The values of each setting that its control offers; of capacity and k also if the model doesn't have them."""
+    """Return the values that the control of each setting offers; `capacity`, `k` and `merge` are always present."""
     rules, profiles = manifest.rules, list(manifest.profiles.values())
     most = {
         "k": min(rules.experts, default=1) // rules.ensemble_size,
@@ -123,7 +123,7 @@ def _values(manifest: Manifest) -> dict[str, list[Any]]:
 
 
 def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tuple[int, ...] | None:
-    """Of an expert in each MoE layer; None where the setting is refused."""
+    """Return the slots of an expert in each MoE layer; None if the setting is refused."""
     try:
         return manifest.rules.profile(base, capacity=ratio, k=k if "k" in manifest.rules.settings else None).slots
     except RoutingError:
@@ -131,7 +131,14 @@ def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tu
 
 
 def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
-    """FLOPs of an image by `merge` without those of experts, of each row of an expert, and of the dense model."""
+    """Return the FLOPs of an image; None if the manifest lacks the sizes.
+
+    Returns:
+        - `by_merge`: FLOPs without those of experts, by value of `merge`
+        - `of_row`: FLOPs of an expert per row, where a row is a kept pair or a slot of a Soft MoE
+        - `dense`: FLOPs of the dense model
+        - `of_class_pairs`: whether the last layer computes only the pairs of the class token
+    """
     shape = model_shape(manifest)
     if shape is None:
         return None

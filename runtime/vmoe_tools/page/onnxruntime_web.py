@@ -1,4 +1,4 @@
-"""The files of onnxruntime-web that a page needs: from npm, or from a folder."""
+"""The files of onnxruntime-web that a page needs, from npm or from a folder."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from tempfile import TemporaryDirectory
 import click
 
 VERSION = "1.30.0"
-"""What npm is asked for; the page was tested with it."""
+"""The version to fetch with npm, which the page was tested with."""
 
 BUILDS = {
     "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.jspi.bundle.min.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
 }
-"""Of each build the module to import, and its WebAssembly. A browser loads one of them."""
+"""For each build, the module to import and its WebAssembly file. A browser loads one build."""
 
 _INSTEAD = f"--onnxruntime-web DIR takes an unpacked onnxruntime-web {VERSION} instead"
 
 
 def web_files(folder: Path | None) -> tuple[dict[str, bytes], str]:
-    """The content of the files by name, and in words where they are from.
+    """Return the contents of the files by name, and a text that names their origin.
 
     Args:
-        folder: an unpacked onnxruntime-web; None has npm fetch it.
+        folder: an unpacked onnxruntime-web; None to fetch it with npm.
 
     Raises:
-        click.ClickException: npm is missing or fails, or files are.
+        click.ClickException: npm is missing or fails, or a file is missing.
     """
     if folder is not None:
         return _read(folder), f"from {folder}"
@@ -48,7 +48,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 
 def _fetch(place: str) -> None:
-    """Has npm put the package, whose checksum it compares, into a folder."""
+    """Fetch the package into a folder with npm, which verifies its checksum."""
     options = ("--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--loglevel=error")
     command = ["npm", "pack", f"onnxruntime-web@{VERSION}", *options]
     try:
@@ -57,5 +57,5 @@ def _fetch(place: str) -> None:
         raise click.ClickException(f"npm, which fetches onnxruntime-web, is not installed; {_INSTEAD}") from None
     if done.returncode:
         lines = [line.removeprefix("npm error ") for line in done.stderr.splitlines()]
-        why = next((line for line in lines if not line.startswith(("code ", "errno ", "syscall "))), "it says nothing")
+        why = next((line for line in lines if not line.startswith(("code ", "errno ", "syscall "))), "without a message")
         raise click.ClickException(f"npm couldn't fetch onnxruntime-web ({why}); {_INSTEAD}")

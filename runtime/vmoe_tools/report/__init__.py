@@ -1,1 +1,1 @@
-"""`vmoe report`: cost and accuracy of each capacity ratio, and the routing, on one HTML page."""
+"""`vmoe report`: writes an HTML page with cost and accuracy at each capacity ratio, and the routing of images."""

@@ -1,4 +1,4 @@
-"""Measures the contents of a report, and assembles them."""
+"""Measuring and assembling the contents of a report."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ _OF_A_LAYER = (
 )  # fmt: skip
 _COMPARED_IMAGES, _MOVED_IMAGES = 512, 64
 _SETS_OF_NEIGHBOURS = 10
-_LARGEST_PNG = 64  # pixels per side; larger images are photographs, which are much smaller as JPEGs
+_LARGEST_PNG = 64  # pixels per side; larger images are probably photographs, which are much smaller as JPEG
 _LARGEST_SIDE = 224
 _QUALITY = 82
 
 
 @dataclass(frozen=True)
 class Collected:
-    """A report, and the other data that its charts and pictures show.
+    """A report, and further data for its charts and pictures.
 
     Attributes:
         report: the report.
         layers: statistics of each MoE layer at `report.start`.
-        samples: a few samples at the settings of the curve of `report.start`; None if it isn't known where patches are.
+        samples: a few samples at several capacity ratios, with all else as at `report.start`; None if the manifest doesn't
+            say which tokens are patches.
     """
 
     report: Report
@@ -60,19 +61,19 @@ class Collected:
 
 
 class Collection:
-    """The measurements that a report is made from."""
+    """The measurements behind a report."""
 
     def __init__(self, plan: Plan, given: dict[str, Any], progress: Progress) -> None:
-        """Measures.
+        """Measure everything in the plan.
 
         Args:
-            plan: what to measure.
+            plan: the settings to measure.
             given: the values of the command's other options.
             progress: shows the progress.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
-            KeyboardInterrupt: it was interrupted.
+            KeyboardInterrupt: the measurement was interrupted.
         """
         self.plan, self.given, self.progress = plan, given, progress
         self.first = plan.engines[0]
@@ -103,7 +104,7 @@ class Collection:
         self.start = _start(plan, points, self.equal)
 
     def put_together(self, command: str) -> Collected:
-        """The report.
+        """Assemble the report. This also runs the bundles on some images, for interference, agreement and pictures.
 
         Args:
             command: the command line, for the page.
@@ -175,7 +176,7 @@ class Collection:
         return SettingContents(index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches)
 
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
-        """The first samples at several capacity ratios; if images share groups, the first images, in whole groups."""
+        """Run the first samples at several capacity ratios; if images share groups, the first images, in whole groups."""
         point = self.plan.points[self.start]
         if not pictures or self.seen[self.start].patches is None:
             return None
@@ -185,9 +186,7 @@ class Collection:
         return take_samples(point.engine, source, point.profile)
 
     def _neighbours(self, setting: str | None) -> Interference | None:
-        """How much the outputs of some images change with their neighbours; None if every image is routed alone, or if
-        there are too few images.
-        """
+        """Measure how much outputs change with an image's neighbours; None if it is routed alone, or there are too few."""
         engine, multiple = self.first.engine, self.manifest.batch_multiple
         if multiple == 1 or len(self.source) < 2 * multiple:
             return None
@@ -196,7 +195,7 @@ class Collection:
             return interference(engine, some, setting, _SETS_OF_NEIGHBOURS, after_set=lambda images: advance(1, images))
 
     def _agreements(self, profile: Profile | None) -> tuple[OtherBundle, ...]:
-        """How well the other bundles of the model agree with the first one, on some images."""
+        """Measure the agreement of the model's other bundles with the first one, on some images."""
         others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
         if not others:
             return ()
@@ -210,7 +209,7 @@ class Collection:
             notes.append(f"The bundle returns {self.manifest.output}, so there are no answers to compare.")
         elif self.labels is None:
             why = f": {source.note}" if source.note else ""
-            notes.append(f"The images have no labels, so accuracy and everything that depends on it are left out{why}.")
+            notes.append(f"The images have no labels, so accuracy and everything that depends on it is left out{why}.")
         elif source.note:
             notes.append(f"{source.note}.")
         notes += without_accuracy(self.plan.points) if self.manifest.output == "logits" else ()
@@ -227,12 +226,12 @@ class Collection:
 
 
 def choose_samples(labels: Array | None, available: int, wanted: int) -> list[int]:
-    """Ascending indices of images to show: with labels, about equally many of every class, the first images first.
+    """Choose the images to show, in ascending order: the first ones; with labels, about equally many of each class.
 
     Args:
-        labels: i64[N] or None.
-        available: how many of the first images may be shown.
-        wanted: how many to show.
+        labels: i64[N]; None without labels.
+        available: number of images, from the first one on, to choose from.
+        wanted: number of images to show.
 
     Examples:
         >>> choose_samples(np.array([3, 3, 1, 3, 1, 2]), 6, 4)
@@ -249,7 +248,7 @@ def choose_samples(labels: Array | None, available: int, wanted: int) -> list[in
 
 
 def data_address(image: Array) -> str:
-    """A `data:` address of a graph's input image [H,W,C]: a PNG if it is small, else a JPEG of at most 224 pixels."""
+    """Return a `data:` URL of a graph's input image [H,W,C]: a PNG if it is small, else a JPEG of at most 224 pixels."""
     pixels = np.rint(shown_pixels(image[None])[0] * 255).astype(np.uint8)
     picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
     small = max(picture.size) <= _LARGEST_PNG
@@ -261,11 +260,11 @@ def data_address(image: Array) -> str:
 
 
 def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: float) -> Fall | None:
-    """Where accuracy begins to fall; None without labels.
+    """Find the capacity below which accuracy begins to fall; None without labels.
 
     Args:
-        points: what was measured.
-        curve: indices of a curve's settings among them, by ascending capacity.
+        points: the measured points.
+        curve: indices of a curve's settings in `points`, by ascending capacity.
         max_drop: accuracy that may be lost relative to the curve's best, 0 to 1.
     """
     known = [(index, top1) for index in curve if (top1 := points[index].top1) is not None]
@@ -278,13 +277,16 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
 
 def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
-    """The settings of the first bundle's curve that contains its most accurate setting."""
+    """Return the first bundle's curve with the most accurate setting, as indices of points."""
     own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
     return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 
 
 def _start(plan: Plan, points: Sequence[PointResult], recommended: Sequence[int]) -> int:
-    """The recommended point, or that of the first bundle at the same setting; else the first curve's largest capacity."""
+    """Choose the point that the page begins with: the first bundle at the recommended setting.
+
+    If there is no recommendation, or the first bundle has no such point, it is the first curve's largest capacity.
+    """
     wanted = points[recommended[0]].profile if recommended else None
     return next((index for index in plan.own if points[index].profile == wanted), plan.curves[0].points[-1])
 
@@ -297,7 +299,7 @@ def _bundle(loaded: LoadedBundle) -> BundleContents:
 
 
 def _layer(layer: LayerStatistics) -> dict[str, Any]:
-    """See `SettingContents.layers`."""
+    """Return the statistics of a layer as an item of `SettingContents.layers`."""
     found: dict[str, Any] = {
         "load": layer.load / (layer.load.sum() or np.nan),
         "requested": None if layer.requested is None else layer.requested / (layer.requested.sum() or np.nan),

@@ -50,8 +50,8 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     speed, FLOPs and kept pairs over the capacity ratio, cascades, the patches of sample images and their experts, the load
     of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures are written next to it.
 
-    By default the command measures 8 capacity ratios from 0.1 to 2, with all other settings as in --profile. If you pass
-    several values of these (--k 1 --k 2, --bpr --no-bpr), the page has a curve for each combination.
+    By default, the command measures 8 capacity ratios from 0.1 to 2, with all other settings as in --profile. If you pass
+    several values of another setting (--k 1 --k 2, --bpr --no-bpr), the page has a curve for each combination.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"--out {out} must end in .html")

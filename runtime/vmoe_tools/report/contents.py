@@ -1,4 +1,4 @@
-"""The contents of a report, as plain values: `vmoe report --json` writes them, and the page and the pictures show them."""
+"""The contents of a report, as plain values. `vmoe report --json` writes them; the page and the pictures show them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Curve:
 
     Attributes:
         bundle: name of the bundle.
-        kind: such as "bpr", "vanilla" or "pool"; "choice" if experts choose.
-        title: the same for people.
-        points: indices of its settings among the report's points, by ascending capacity.
+        kind: such as "bpr", "vanilla" or "pool"; "choice" for experts choice.
+        title: the kind as text for the page.
+        points: indices of its settings in the report's points, by ascending capacity.
     """
 
     bundle: str
@@ -29,8 +29,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class BundleContents:
-    """A bundle: its name, the precision of its large products, the model in a few words, whether it is another model than
-    the first one, and sections of rows, each a name and a text.
+    """The description of a bundle.
+
+    Attributes:
+        name: name of the bundle.
+        precision: precision of its large products.
+        summary: the model in a few words.
+        compared: whether it is another model, loaded for comparison.
+        sections: titles of sections, each with rows of a name and a text.
     """
 
     name: str
@@ -42,7 +48,7 @@ class BundleContents:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample image: its index among all images, a `data:` address, and its label, None if it isn't known."""
+    """A sample image: its index among all images, its picture as a `data:` URL, and its label, None if unknown."""
 
     index: int
     picture: str
@@ -51,22 +57,25 @@ class Sample:
 
 @dataclass(frozen=True)
 class SettingContents:
-    """What the first bundle does at one setting, in detail.
+    """The detailed results of the first bundle at one setting.
 
     Attributes:
-        point: index among the report's points.
-        slots: per expert and group, in the first MoE layer.
+        point: index in the report's points.
+        slots: slots per expert and group, in the first MoE layer.
         layers: statistics of each MoE layer over all images:
-            - `load`: share of all kept pairs that each expert has; `requested`: the same for all pairs that chose it
-            - `expert_dropped`: share of the pairs that chose an expert and were dropped
+
+            - `load`: each expert's share of all kept pairs; `requested`: its share of all pairs, kept or dropped
+            - `expert_dropped`: for each expert, dropped share of the pairs that chose it
             - `pairs_dropped`, `patches_dropped`: shares of all pairs, and of the patches that no expert processed
-            - `load_entropy`: 0 to 1, 1 if all experts have the same load; `gate_entropy`: mean of the tokens' gates
-            - `gates_kept`, `gates_dropped`: how many pairs were kept and dropped by gate, in bins of equal width
+            - `load_entropy`: 0 to 1, 1 if all experts have the same load
+            - `gate_entropy`: 0 to 1, mean entropy of the tokens' gates
+            - `gates_kept`, `gates_dropped`: histograms of the gates of kept and dropped pairs, in bins of equal width
+
         answers: for each sample the predicted class, its probability, and whether it is correct (None without labels); empty
             if the bundle returns no logits.
-        patches: base64 of unsigned integers [layers, samples, rows, columns], `patch_bytes` long each, the lowest byte
-            first: 0 for a patch that was dropped, else 1 + its expert. If tokens are merged, as many numbers follow: the
-            token that contains the patch. None if it isn't known which tokens are patches.
+        patches: base64 of unsigned little-endian integers [layers, samples, rows, columns] of `patch_bytes` bytes each: 0
+            for a dropped patch, else 1 + its expert. If tokens are merged, a second array of the same shape follows: the
+            token that contains each patch. None if it isn't known which tokens are patches.
     """
 
     point: int
@@ -78,12 +87,12 @@ class SettingContents:
 
 @dataclass(frozen=True)
 class Fall:
-    """Where accuracy begins to fall along a curve.
+    """The capacity below which accuracy begins to fall, along a curve. All values are indices in the report's points.
 
     Attributes:
-        best: index of the most accurate setting among the points; among equals, the one with the lowest capacity.
-        last_good: index of the lowest capacity such that every setting from there to the best is accurate enough.
-        first_bad: index of the next lower capacity; None if even the lowest is accurate enough.
+        best: the most accurate setting; among equals, the one with the lowest capacity.
+        last_good: the lowest capacity such that every setting from there to the best is accurate enough.
+        first_bad: the next lower capacity; None if even the lowest is accurate enough.
     """
 
     best: int
@@ -96,36 +105,41 @@ class Report:
     """The whole report. Parts that the model or the images don't allow are None or empty, and `notes` says why.
 
     Attributes:
-        command: the command line that made it.
-        made: when, in UTC.
+        command: the command line that made the report.
+        made: date and time in UTC.
         max_drop: accuracy that a recommended setting may lose, 0 to 1.
         machine: see `vmoe_tools.engines.describe_machine`.
         images: the npz file or folder.
-        labelled: whether accuracy is known.
-        bundles: the first one is shown in detail.
-        points: as in `vmoe bench`, the Pareto front marked among them and the cascades together.
-        cascades: as in `vmoe bench`, two settings of a bundle each. Empty without labels, logits or FLOPs, if images
-            share a group, if there is only one batch of images, or if no setting is cheaper than the most accurate one.
+        labelled: whether the images have labels, and so accuracy is known.
+        bundles: all bundles; the first one is shown in detail.
+        points: results as in `vmoe bench`; the Pareto front is that of points and cascades together.
+        cascades: results as in `vmoe bench`. Empty in any of these cases:
+
+            - there are no labels, logits or FLOPs
+            - images share a routing group
+            - there is only one batch of images
+            - no setting is cheaper than the most accurate one
+
         same: for each point, the share of images with the same answer as at the first curve's largest capacity.
         effective: for each point, the capacity ratio after rounding to whole slots; None if it has no capacity.
         ratios: capacity ratios of the slider, as requested.
-        curves: those of the first bundle come first.
+        curves: the curves of all bundles, those of the first bundle first.
         others: indices of the points of other models, such as a dense ViT, which are on no curve.
-        fall: along the first bundle's curve that contains its most accurate setting.
-        recommended: index of the recommended setting among the points.
-        equally_fast: indices of the settings that are as fast within the noise of the timing, the recommended one first.
+        fall: the fall of accuracy along that curve of the first bundle that contains its most accurate setting.
+        recommended: index of the recommended setting in `points`.
+        equally_fast: indices of the settings that are equally fast within timing noise, the recommended one first.
         start: index of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
-        batch_multiple: images that are routed together; 1 if each is routed alone.
-        experts: E.
+        batch_multiple: number of images that are routed together; 1 if each is routed alone.
+        experts: number of experts per MoE layer.
         layers: names of the MoE layers.
         grid: rows and columns of patches.
         patch_bytes: bytes of each number in `SettingContents.patches`.
-        samples: the images that are shown.
-        settings: the settings of the first bundle's curves.
-        interference: at `start`; None if every image is routed alone, or if there are too few images.
-        agreements: of the other bundles of the same model with the first one, at `start`.
-        notes: sentences about what is left out.
-        merged: sentences about ratios that round to the same slots as another one.
+        samples: the sample images.
+        settings: detailed results at the settings of the first bundle's curves.
+        interference: interference at `start`; None if every image is routed alone, or if there are too few images.
+        agreements: agreement of the other bundles of the same model with the first one, at `start`.
+        notes: sentences about parts that are left out.
+        merged: sentences about ratios that were not measured because they round to the same slots as another one.
     """
 
     command: str
@@ -159,13 +173,13 @@ class Report:
     merged: list[str]
 
     def record(self) -> dict[str, Any]:
-        """The keys and values of the JSON."""
+        """Return the keys and values of the JSON."""
         measured = {name: [point.record() for point in getattr(self, name)] for name in ("points", "cascades")}
         return {**asdict(self), **measured}
 
     @property
     def faster_cascades(self) -> list[PointResult]:
-        """The cascades that are faster than their second setting alone, which they replace."""
+        """The cascades that are faster than their second setting alone."""
         speeds = {(point.bundle, point.profile): point.images_per_second or 0.0 for point in self.points}
         return [one for one in self.cascades if (one.images_per_second or 0.0) > speeds[one.bundle, one.then]]
 

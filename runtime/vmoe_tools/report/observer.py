@@ -1,4 +1,4 @@
-"""Observes a setting while all images run through it: classes, routing, patches of the samples."""
+"""Recording the results of a setting on all images: classes, routing statistics, and the patches of the samples."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 
 
 class PointObserver:
-    """Observes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
+    """Records the results of every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self, samples: Sequence[int], manifest: Manifest, classes: int | None, *, has_routing: bool) -> None:
-        """Starts at the first image.
+        """Start with no batches.
 
         Args:
             samples: ascending indices of the sample images among all images.
-            manifest: of the bundle.
+            manifest: the bundle's manifest.
             classes: number of classes of the labels; None without labels.
-            has_routing: whether routing is requested.
+            has_routing: whether to record routing, too.
         """
         self._samples = np.array(samples, np.int64)
         self._kind = manifest.probabilities if manifest.output == "logits" else None
@@ -34,7 +34,7 @@ class PointObserver:
         self._patches: list[dict[str, Array]] = []
 
     def __call__(self, logits: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-        """Takes the results of a batch."""
+        """Record the results of a batch."""
         here = self._samples[(self._samples >= self._seen) & (self._samples < self._seen + len(logits))] - self._seen
         if self._kind is not None:
             self._answers.append((logits.argmax(axis=1), probabilities_of(logits[here], self._kind).max(axis=1)))
@@ -46,23 +46,25 @@ class PointObserver:
 
     @property
     def classes(self) -> Array | None:
-        """i64[N], of the largest logit; None if the bundle returns no logits."""
+        """i64[N]: the class with the largest logit of each image; None if the bundle returns no logits."""
         return np.concatenate([classes for classes, _ in self._answers]) if self._answers else None
 
     @property
     def probabilities(self) -> Array | None:
-        """f64[samples], of the classes of the samples; None as above."""
+        """f64[samples]: the probability of each sample's predicted class; None if the bundle returns no logits."""
         return np.concatenate([shares for _, shares in self._answers]) if self._answers else None
 
     @property
     def layers(self) -> dict[str, LayerStatistics]:
-        """Statistics of each MoE layer over all images; empty if they weren't requested."""
+        """Statistics of each MoE layer over all images; empty without `has_routing`."""
         return self._statistics.layers()
 
     @property
     def patches(self) -> dict[str, Array] | None:
-        """For each layer i64[2,samples,rows,columns]: the expert of each patch of the samples, -1 if it was dropped, and the
-        token that contains it; None if they weren't requested, or if it isn't known which tokens are patches.
+        """The patches of the samples, for each layer i64[2,samples,rows,columns].
+
+        The first index selects the expert of each patch, -1 if it was dropped, or the token that contains it. None without
+        `has_routing`, or if it isn't known which tokens are patches.
         """
         parts = self._patches
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]} if parts else None

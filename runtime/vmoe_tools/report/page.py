@@ -1,4 +1,4 @@
-"""The page: one HTML file that loads nothing else, and the PNG pictures next to it."""
+"""The page of a report: one HTML file that loads nothing else, and PNG pictures next to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SPEED = Scale("images per second", lambda point: point.images_per_second, from_
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart in the page: its title, a caption, a `data:` address, an alternative text, and whether it is wide."""
+    """A chart in the page: its title, a caption, a `data:` URL, an alternative text, and whether it is wide."""
 
     title: str
     caption: str
@@ -46,7 +46,7 @@ class Picture:
 
 
 def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> str:
-    """The HTML of a report. All text from bundles and paths is escaped."""
+    """Render the HTML of a report. All text from bundles and paths is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -93,7 +93,7 @@ def inlined(module: str) -> str:
 
 
 def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:
-    """The pictures next to the page: "accuracy", and, if the model and the images allow, "patches" and "experts"."""
+    """Draw the pictures next to the page: "accuracy", and "patches" and "experts" if the model and the images allow them."""
     report, layers = collected.report, collected.layers
     figures = {"accuracy": overview([*report.points, *report.faster_cascades])}
     if collected.samples is not None and report.layers:
@@ -104,7 +104,7 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
 
 
 def _covered(collected: Collected) -> str:
-    """The part of a sample that its patches cover, as CSS; pixels at the right and at the bottom may be in no patch."""
+    """Return the part of a sample that its patches cover, as CSS. Pixels at the right and bottom may belong to no patch."""
     grid, samples = collected.report.grid, collected.samples
     if grid is None or samples is None:
         return ""
@@ -169,7 +169,7 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """What the page's script shows: the settings of the first bundle by curve."""
+    """Return the data of the page's script: the settings of the first bundle, by curve."""
     settings = {setting.point: setting for setting in report.settings}
     start = next(index for index, curve in enumerate(report.own_curves) if report.start in curve.points)
     ratio = report.points[report.start].capacity_ratio

@@ -1,4 +1,4 @@
-"""What a report measures: the curves of each loaded bundle, the points that they are made of, and the size of the page."""
+"""The plan of a report: the curves of each bundle, the points on them, and the number of samples that fit on the page."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from vmoe_tools.report.contents import Curve
 MOST_BYTES = 5_000_000
 """Maximum size of a page, so that it can be mailed."""
 
-# Estimated bytes, each somewhat too high.
-_EMPTY_PAGE = 700_000  # with its charts
+# Estimates of bytes, all somewhat too high.
+_EMPTY_PAGE = 700_000  # including the charts
 _POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
 _DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """The plan of a report.
 
     Attributes:
-        engines: of the bundles, in the order of the command line.
-        points: all settings.
-        curves: of all bundles, those of the first one first.
+        engines: the loaded bundles, in the order of the command line.
+        points: all settings to measure.
+        curves: the curves of all bundles, those of the first one first.
         ratios: capacity ratios of the first bundle's curves, ascending.
-        notes: about ratios that round to the same slots.
-        samples: how many sample images the page has room for.
+        notes: sentences about ratios that are left out because they round to the same slots as another one.
+        samples: number of sample images to show.
     """
 
     engines: list[LoadedBundle]
@@ -55,16 +55,16 @@ class Plan:
 
 
 def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, given: dict[str, Any]) -> Plan:
-    """Plans the settings of loaded bundles.
+    """Plan a report on loaded bundles.
 
     Args:
-        engines: the bundles.
-        names: the profile that sets what no axis varies; empty for the first stored one.
-        axes: the values to vary. Default: `_DEFAULT_RATIOS`, with all else as in that profile.
+        engines: the loaded bundles.
+        names: name of the profile with the settings that no axis varies; empty for the first stored one.
+        axes: the values to vary. Without capacity ratios, they are `_DEFAULT_RATIOS`.
         given: the values of the command's other options.
 
     Raises:
-        click.UsageError: the bundles can't be run with one of the settings, or these are too many for a page.
+        click.UsageError: a bundle can't be run with one of the settings, or there are too many settings for one page.
     """
     curves: list[dict[tuple[str, str], list[Profile]]] = []
     profiles: list[Sequence[Profile | None]] = []
@@ -98,13 +98,13 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
 
 def patch_bytes(engine: Engine) -> int:
-    """Bytes of a number that can name any expert or none and, if tokens can be merged, any token of an image."""
+    """Return the bytes per number in `SettingContents.patches`: enough for every expert and, with merging, every token."""
     rules = engine.manifest.rules
     return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
 
 
 def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
-    """The settings of each curve by its kind and title, and notes on ratios that are left out."""
+    """Return the settings of each curve, by its kind and title, and notes on ratios that are left out."""
     if base is None or "capacity" not in rules.settings:
         kind = KIND_NAMES[rules.kind]
         raise click.UsageError(f"the report compares capacities, but the bundle is a {kind}, which has none")
@@ -131,9 +131,9 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
 
 
 def _default_ratios(rules: Rules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
-    """The default ratios that the model can be run with; all of them if there is none, whose refusal says why.
+    """Return the default ratios that the model accepts; if it accepts none, return all, so that a later error says why.
 
-    Ratios above the number of experts are refused, as are those that leave no slot: many experts rounded by "round".
+    A model refuses ratios above its number of experts, and ratios that "round" rounds to 0 slots if there are many experts.
     """
 
     def runs(ratio: float) -> bool:
@@ -147,7 +147,7 @@ def _default_ratios(rules: Rules, base: Profile, chosen: Mapping[str, SettingVal
 
 
 def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
-    """The kind and the title of a curve: which flags are not the official ones, and what else distinguishes it."""
+    """Return the kind and the title of a curve: its flags that differ from the defaults, and settings in `several`."""
     flags: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
     for name, value in sorted(chosen.items(), key=lambda item: ROWS[item[0]].place):
@@ -163,14 +163,14 @@ def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[
 
 
 def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:
-    """How many samples fit on a page beside the numbers of its settings."""
+    """Return how many samples, at most `wanted`, fit on the page in addition to the numbers of its settings."""
     manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
     layers = len(manifest.moe_layers)
     left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - len(settings) * layers * _LAYER
     if left < 0:
         raise click.UsageError(
-            f"the page of {points:,} settings would be larger than {MOST_BYTES / 1e6:g} MB: fewer capacity ratios or curves "
-            "make it smaller"
+            f"a page of {points:,} settings would be larger than {MOST_BYTES / 1e6:g} MB: measure fewer capacity ratios or "
+            "curves"
         )
     patches = 0 if layout is None else layout.rows * layout.columns
     numbers = sum(2 if profile and profile.merge else 1 for profile in settings)  # experts, and tokens

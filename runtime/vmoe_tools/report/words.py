@@ -1,4 +1,4 @@
-"""The sentences of a report. A number and its unit stay on one line."""
+"""The sentences of a report. Non-breaking spaces keep a number and its unit on one line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from vmoe_tools.bench.result import ROUNDING, PointResult, comparison, equally_f
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
-_MUCH = 0.05  # of a capacity ratio: whole slots that amount to more or less than that are mentioned
+_MUCH = 0.05  # mention an effective capacity ratio if it differs from the requested one by a larger share
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as people read it.
+    """Format a share in percent; a dash for None.
 
     Examples:
         >>> percent(0.98765).replace("\u00a0", " "), percent(None)
@@ -20,7 +20,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points_of(share: float, digits: int = 1) -> str:
-    """A difference of shares in percentage points.
+    """Format a difference of shares in percentage points.
 
     Examples:
         >>> [points_of(share).replace("\u00a0", " ") for share in (0.01, 0.0216)]
@@ -31,7 +31,7 @@ def points_of(share: float, digits: int = 1) -> str:
 
 
 def effective_ratio(requested: float | None, effective: float | None) -> str | None:
-    """The effective capacity ratio, if it is more than 5 % off the requested one; otherwise None.
+    """Format the effective capacity ratio if it differs from the requested one by more than 5 %; otherwise return None.
 
     Examples:
         >>> effective_ratio(0.1, 1.28), effective_ratio(1.05, 1.06), effective_ratio(None, None)
@@ -43,7 +43,7 @@ def effective_ratio(requested: float | None, effective: float | None) -> str | N
 
 
 def opening(report: Report) -> list[str]:
-    """Where accuracy begins to fall, in a few sentences."""
+    """Return the first sentences of the page: the model, and the capacity below which accuracy begins to fall."""
     bundle = report.bundles[0]
     article = "an" if bundle.summary[:1] in "AEIO" else "a"
     sentences = [f"{bundle.name} is {article} {bundle.summary}."]
@@ -63,23 +63,24 @@ def opening(report: Report) -> list[str]:
     if fall.first_bad is None:
         return [*sentences, f"{within} down to the lowest ratio that was measured, {lowest}."]
     drop = (best.top1 or 0.0) - (report.points[fall.first_bad].top1 or 0.0)
-    lost = points_of(drop, 2 if points_of(drop) == points_of(report.max_drop) else 1)  # it is more than what it is within
+    # The drop exceeds max_drop; show a second decimal if both would otherwise look equal.
+    lost = points_of(drop, 2 if points_of(drop) == points_of(report.max_drop) else 1)
     bad = _ratio(report, fall.first_bad)
     return [*sentences, f"{within} down to ratio {lowest} and begins to fall below it: at {bad} it is {lost} lower."]
 
 
 def recommended(report: Report, point: PointResult) -> str:
-    """The name of the recommended setting, and its bundle if several precisions are shown."""
+    """Return the name of the recommended setting, with its bundle if the report has several precisions."""
     return f"{point.profile}{f' in {point.bundle}' if len(_own(report)) > 1 else ''}"
 
 
 def recommendation(report: Report) -> str | None:
-    """The accuracy and cost of the recommended setting; None if there is none."""
+    """Return sentences on the accuracy and cost of the recommended setting; None if there is none."""
     if report.recommended is None:
         return None
     point = report.points[report.recommended]
     measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
-    named = None if report.fall is None else report.points[report.fall.best]  # in the opening
+    named = None if report.fall is None else report.points[report.fall.best]  # the opening names this one
     best = max(measured, key=lambda p: (p.top1 or 0.0, p is named))
     fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report, point)}"
     parts = [f"{fastest}: {percent(point.top1)} accuracy"]
@@ -95,7 +96,7 @@ def recommendation(report: Report) -> str | None:
 
 
 def certainty(report: Report) -> str | None:
-    """How sure the best accuracy is; None without labels."""
+    """Return a sentence with the confidence interval of the best accuracy; None without labels."""
     known = [point for point in report.points if point.top1 is not None]
     if not known:
         return None
@@ -107,7 +108,7 @@ def certainty(report: Report) -> str | None:
 
 
 def whole_slots(report: Report) -> str | None:
-    """A note that charts show the requested ratios, if the effective ones differ; otherwise None."""
+    """Return a note that charts show requested ratios, if an effective one differs; otherwise None."""
     for point, effective in zip(report.points, report.effective, strict=True):
         if (ratio := effective_ratio(point.capacity_ratio, effective)) and not point.compared:
             return (
@@ -118,7 +119,7 @@ def whole_slots(report: Report) -> str | None:
 
 
 def cascade(report: Report) -> str | None:
-    """The fastest cascade that loses no more accuracy than a recommended setting may; None if there is none."""
+    """Return sentences on the fastest cascade within the allowed loss of accuracy; None if there is none."""
     own = [point for point in report.points if point.bundle == report.bundles[0].name]
     least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
     cascades = [one for one in report.faster_cascades if one.bundle == report.bundles[0].name]
@@ -138,7 +139,7 @@ def cascade(report: Report) -> str | None:
 
 
 def neighbours(report: Report) -> str:
-    """Whether an image's answer depends on the others of its batch."""
+    """Return a sentence that says how much an image's answer depends on the others of its batch."""
     found, multiple = report.interference, report.batch_multiple
     if found is None and multiple > 1:
         return (
@@ -156,7 +157,7 @@ def neighbours(report: Report) -> str:
 
 
 def agreement(report: Report) -> list[str]:
-    """How far each bundle of the model agrees with the first one."""
+    """Return, for each other bundle of the model, a sentence on its agreement with the first one."""
     sentences, setting = [], report.points[report.start].profile
     for one in report.agreements:
         found = one.agreement
@@ -171,7 +172,7 @@ def agreement(report: Report) -> list[str]:
 
 
 def machine_rows(report: Report) -> list[tuple[str, str]]:
-    """The machine, versions and settings of the measurement."""
+    """Return rows of name and text: the machine, the versions and the settings of the measurement."""
     machine, point = report.machine, report.points[0]
     threads = "the runtime's own choice" if point.threads is None else str(point.threads)
     return [
@@ -186,7 +187,7 @@ def machine_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def diamonds(report: Report) -> str:
-    """Which marks in the charts are other models; empty without any."""
+    """Return a sentence that explains the diamonds in the charts, which are other models; empty without any."""
     names = " and ".join(report.points[index].name for index in report.others if report.same[index] is not None)
     return f"A diamond is another model: {names}. " if names else ""
 
@@ -194,7 +195,7 @@ def diamonds(report: Report) -> str:
 def trend(
     report: Report, values: list[tuple[PointResult, float]], others: list[tuple[PointResult, float]], text: str
 ) -> str:
-    """The alternative text of a chart: the first and last value of the first curve, and those of other models."""
+    """Return the alternative text of a chart: the first and last value of the first curve, and those of other models."""
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title
     more = "".join(f"; {point.name} {value:.4g}" for point, value in others)

@@ -1,1 +1,1 @@
-"""Runs a vmoe bundle on image files: their classes and probabilities."""
+"""`vmoe run`: classifies image files with a bundle."""

@@ -1,4 +1,4 @@
-"""The answers to many images as a table in a file: npz, CSV or Parquet."""
+"""Files of answers: a table with a row for each image, as npz, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vmoe_tools.output import check_output_file, write_large_file
 from vmoe_tools.run.answers import Answer
 
 Table = Mapping[str, Array]
-"""Columns by name: [images] or [images, values], and in an npz file [images, tokens, values]."""
+"""Columns by name: [images] or [images, values]; in an npz file also [images, tokens, values]."""
 
 
 def check_answer_file(target: Path | None, used: Sequence[Path]) -> None:
-    """Refuses a file before anybody waits for its content.
+    """Refuse a file that can't be written, before the user waits for its content.
 
     Raises:
-        click.UsageError: it can't be written, or its suffix names no format.
-        click.ClickException: pyarrow is not installed.
+        click.UsageError: as for `check_output_file`; or the suffix names no format.
+        click.ClickException: a Parquet file needs pyarrow, which is not installed.
     """
     if target is None:
         return
@@ -41,23 +41,23 @@ def check_answer_file(target: Path | None, used: Sequence[Path]) -> None:
 
 
 def write_answers(target: Path, answers: Sequence[Answer], manifest: Manifest, top: int) -> None:
-    """Writes a row for each answer.
+    """Write a row for each answer.
 
     Args:
         target: the file; its suffix names the format.
-        answers: of one bundle.
-        manifest: of the bundle.
-        top: classes per image, as they were asked for.
+        answers: answers of one bundle.
+        manifest: the bundle's manifest.
+        top: classes per image, as requested.
 
     Raises:
-        click.ClickException: it can't be written; a file that was there before is unchanged.
+        click.ClickException: the file can't be written; an existing one is unchanged.
     """
     table = _table(answers, manifest, min(top, manifest.outputs))
     write_large_file(target, lambda file: _WRITERS[target.suffix](file, table))
 
 
 def _table(answers: Sequence[Answer], manifest: Manifest, top: int) -> Table:
-    """Image, classes or other outputs, and error. Where there is an error the others are "", -1 and NaN."""
+    """Return the columns: image, classes or other outputs, and error. For an error, the others are "", -1 or NaN."""
     count = len(answers)
     columns: dict[str, Array] = {"image": np.array([_text(os.fspath(each.image)) for each in answers])}
     others = {name: shape for name, shape in manifest.answers.items() if name != "logits"}
@@ -79,7 +79,7 @@ def _table(answers: Sequence[Answer], manifest: Manifest, top: int) -> Table:
 
 
 def _text(text: str) -> str:
-    """A text that can be written, even if it is a path that is not UTF-8."""
+    """Make a text encodable, even if it is a path that is not valid UTF-8."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
@@ -89,7 +89,7 @@ def _write_npz(file: IO[bytes], table: Table) -> None:
 
 
 def _write_csv(file: IO[bytes], table: Table) -> None:
-    """A line for each image; a column of several values becomes several columns: class_1, class_2, ..."""
+    """Write a line for each image. A column of several values becomes several columns: class_1, class_2, ..."""
     flat: dict[str, Array] = {}
     for name, column in table.items():
         by_value = {f"{name}_{i}": values for i, values in enumerate(column.T, 1)} if column.ndim > 1 else {name: column}
@@ -106,7 +106,7 @@ def _write_parquet(file: IO[bytes], table: Table) -> None:
     import pyarrow.parquet as pq
 
     columns = {name: list(column) if column.ndim > 1 else column for name, column in table.items()}
-    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # also where all are null
+    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # the type, even if all are null
     pq.write_table(pa.table(columns), file)
 
 

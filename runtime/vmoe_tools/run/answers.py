@@ -1,4 +1,4 @@
-"""From image files to answers, in batches that the bundle takes."""
+"""Running image files in batches that the bundle accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import likeliest, probabilities_of
 from vmoe_runtime.routing import Array
 
-_BATCH = 8  # images at a time: more make nothing faster, and cost memory
+_BATCH = 8  # images per call; larger calls are no faster and need more memory
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Answer:
 
     Attributes:
         image: the file.
-        classes: index and probability of the likeliest classes, likeliest first; empty where there is an error.
-        error: why there are none, in one sentence; None where there are.
-        outputs: float32 arrays of the other outputs by name: features, tokens and those of blocks; none where there is an
-            error.
+        classes: index and probability of the most likely classes, the most likely first; empty if there is an error.
+        error: the reason why the image has no answer, in one sentence; None if it has one.
+        outputs: float32 arrays of the other outputs by name, such as features, tokens and outputs of blocks; empty if there
+            is an error.
     """
 
     image: Path
@@ -34,14 +34,14 @@ class Answer:
 
 
 def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
-    """Answers images, each as soon as its batch is done, in their order.
+    """Run images, and yield their answers in order, each batch as soon as it is done.
 
-    Images that share a routing group change each other's answers. So a group with an image that can't be read is not
-    answered at all.
+    The images of a routing group influence each other's answers. If one of them can't be read, none of the group is
+    answered.
 
     Args:
-        engine: a loaded bundle that returns no members of an ensemble; its profile is the setting.
-        images: as many as fill whole routing groups.
+        engine: an engine that doesn't return the members of an ensemble; its profile is the setting.
+        images: image files; their number must be a multiple of the routing group.
         top: classes per image.
 
     Raises:
@@ -61,7 +61,7 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
         readable = [index for index in arrays if index // multiple not in bad]
         if readable:
             batch = np.concatenate([arrays[index] for index in readable])
-            found = _found(engine, [chunk[index] for index in readable], batch, top)
+            found = _answers(engine, [chunk[index] for index in readable], batch, top)
         for index, path in enumerate(chunk):
             if (other := bad.get(index // multiple)) is None:
                 yield next(found)
@@ -70,8 +70,8 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
                 yield Answer(path, error=errors.get(index, shared))
 
 
-def _found(engine: Engine, paths: Sequence[Path], images: Array, top: int) -> Iterator[Answer]:
-    """The answers to images that could be read."""
+def _answers(engine: Engine, paths: Sequence[Path], images: Array, top: int) -> Iterator[Answer]:
+    """Run one batch of decoded images, and yield their answers."""
     outputs, manifest = engine.outputs(images), engine.manifest
     logits = outputs.pop("logits", None)
     rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(paths))]

@@ -28,7 +28,7 @@ _MOST_CLASSES = 1 << 24
 @click.option(
     "--exif/--no-exif",
     default=None,
-    help="Turn pictures as their EXIF orientation says, or take them as they are stored. Default: what the bundle says.",
+    help="Rotate pictures by their EXIF orientation, or use them as stored. Default: set in the bundle.",
 )
 @options.out_option(
     "FILE",
@@ -50,8 +50,8 @@ def run(
 ) -> int:
     """Classify image files: print the most likely classes of each and their probabilities.
 
-    Of a folder, classify all pictures in it and its subfolders, sorted. If an image can't be read, the command names it,
-    classifies the others, and exits with code 1.
+    For a folder, the command classifies all pictures in it and its subfolders, sorted by path. If an image can't be read,
+    it names the image, classifies the others, and exits with code 1.
     """
     check_output_file(json_target, [bundle, *images, out])
     check_answer_file(out, [bundle, *images])
@@ -61,7 +61,7 @@ def run(
             check_classifies(engine.manifest, bundle)
         if out is not None and out.suffix != ".npz" and any(len(shape) > 1 for shape in engine.manifest.answers.values()):
             names = ", ".join(engine.manifest.answers)
-            raise click.UsageError(f"--out: {bundle} returns {names}, and only an .npz file has room for tokens")
+            raise click.UsageError(f"--out: {bundle} returns {names}, and only an .npz file can hold tokens")
         check_fills_groups(engine.manifest, len(paths))
         stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
         if not quiet:
@@ -99,7 +99,7 @@ def _pictures(path: Path) -> list[Path]:
 
 
 def check_classifies(manifest: Manifest, bundle: Path) -> None:
-    """Refuses bundles that don't return logits."""
+    """Refuse a bundle that doesn't return logits."""
     if manifest.output in ("features", "tokens"):
         where = "at /v1/features" if manifest.output == "features" else "by infer"
         raise click.ClickException(
@@ -111,13 +111,13 @@ def check_classifies(manifest: Manifest, bundle: Path) -> None:
 
 
 def check_fills_groups(manifest: Manifest, count: int) -> None:
-    """Refuses images that don't fill whole routing groups."""
+    """Refuse a number of images that doesn't fill whole routing groups."""
     if misfit := manifest.misfit(count):
         raise click.UsageError(f"{count} image{' doesn' if count == 1 else 's don'}'t fit: the {misfit}")
 
 
 def _lines(each: Answer, engine: Engine, width: int) -> Iterator[str]:
-    """File, probability and class, in columns."""
+    """Yield the lines for one image: file, probability and class, in columns."""
     for rank, (index, probability) in enumerate(each.classes):
         file = "" if rank else printable(str(each.image))
         name = engine.class_names[index] if engine.class_names else f"class {index}"

@@ -1,13 +1,13 @@
-/** What the modules that draw the page share. */
+/** Functions that several modules of the page use. */
 
-/** A new element with properties and children; text is only ever set as text, as it may be that of a bundle. */
+/** Make an element with properties and children. Text is never parsed as HTML, because it may come from a bundle. */
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
   return made;
 }
 
-/** A number with three digits, or all of those in front of the point. */
+/** Format a number with three significant digits, or as a whole number from 100 on. */
 export const number = (value) =>
   value.toLocaleString("en-US", value < 100 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 0 });
 

@@ -1,12 +1,12 @@
-/** A pad to draw on by mouse or finger, white on black as the digits of MNIST are. */
+/** A pad to draw on with a mouse or a finger, white on black as in MNIST. */
 
 import { prepare } from "./picture.js";
 
-const SIDE = 280; // of the pad in pixels, or more
-const STROKE = 0.085; // of its width
+const SIDE = 280; // least width of the pad in pixels
+const STROKE = 0.085; // width of a stroke, as a share of the pad's width
 const SEVEN = [[0.29, 0.28], [0.71, 0.27], [0.62, 0.45], [0.52, 0.63], [0.45, 0.77]];
 
-/** A pad for images of a size; `changed` gets each new one as a canvas. */
+/** Make a pad for images of a size, and call `changed` with each new drawing, a canvas of that size. */
 export function makePad(canvas, { height, width }, changed) {
   const zoom = Math.ceil(SIDE / width), context = canvas.getContext("2d", { willReadFrequently: true });
   Object.assign(canvas, { width: width * zoom, height: height * zoom });

@@ -1,4 +1,4 @@
-/** Which colour is which expert. */
+/** The legend: the colour of each expert, and of dropped patches. */
 
 import { element } from "./dom.js";
 import { DROPPED } from "./patches.js";

@@ -1,4 +1,4 @@
-/** The page: one picture, two settings, and what the model makes of them. */
+/** The page: one picture, and the model's answers to it at two settings. */
 
 import { number } from "./dom.js";
 import { makePad } from "./drawing.js";
@@ -8,13 +8,13 @@ import { open } from "./session.js";
 import { firstOf } from "./settings.js";
 import { makeSide } from "./side.js";
 
-const LARGE = 5e7; // bytes of weights; a smaller model waits longer for a GPU than it computes
-const LOW_RATIO = 0.1; // that the second setting starts with
+const LARGE = 5e7; // bytes of weights; for a smaller model, a GPU's overhead exceeds the time of computing
+const LOW_RATIO = 0.1; // initial capacity ratio of the second setting
 const byId = (id) => document.getElementById(id);
 const facts = await (await fetch("page.json", { cache: "no-cache" })).json(), { input } = facts;
 let image = null, opening = null, isReady = false, isRunning = false, began = 0, runsOn = "";
 
-/** Says what it does, and shows a bar while it waits: `done` is a share, or true if that is not known. */
+/** Show a status text and, unless `done` is undefined, a progress bar: `done` is a share, or true if it is unknown. */
 function say(text, done) {
   const bar = byId("progress");
   byId("status").textContent = text;
@@ -25,7 +25,7 @@ function say(text, done) {
 
 const megabytes = (bytes) => number(bytes / 1e6);
 
-/** Runs every shown setting that is not answered yet, one after the other; what changes meanwhile is answered at the end. */
+/** Run the visible settings without an answer, one after the other, until none is left, even if some change meanwhile. */
 async function update() {
   if (!isReady || isRunning || !image) return;
   isRunning = true;
@@ -41,7 +41,7 @@ async function update() {
 }
 
 function take(made) {
-  if (isReady && !image) began = performance.now(); // only now, as the model waited for a picture
+  if (isReady && !image) began = performance.now(); // start timing only now: until now, the model waited for a picture
   image = made;
   opening = null;
   byId("problem").textContent = "";
@@ -50,12 +50,12 @@ function take(made) {
 }
 
 async function takeFile(file) {
-  if (!file) return; // a choice that was cancelled, or a text that was dropped
+  if (!file) return; // the user cancelled the choice, or dropped a text
   opening = file;
   byId("problem").textContent = "";
   try {
     const made = prepare(await decode(file, facts), facts.steps);
-    if (file !== opening) return; // there is a later picture
+    if (file !== opening) return; // the user has chosen another picture meanwhile
     pad.show(made);
     take(made);
   } catch (error) {
@@ -99,7 +99,7 @@ showSecond();
 both.addEventListener("change", showSecond);
 byId("clear").addEventListener("click", pad.clear);
 byId("seven").addEventListener("click", pad.seven);
-byId("file").addEventListener("click", () => { byId("file").value = ""; }); // so that the same file can be chosen again
+byId("file").addEventListener("click", () => { byId("file").value = ""; }); // lets the user choose the same file again
 byId("file").addEventListener("change", () => takeFile(byId("file").files[0]));
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {

@@ -1,6 +1,6 @@
-/** Pictures of any size to canvases of the model's size, by the steps of the bundle as well as a canvas can do them. */
+/** Converts pictures of any size to canvases of the model's size, by the bundle's steps, as closely as a canvas can. */
 
-/** What draws on a new canvas. Browsers give one that is too large, too, but nothing can be drawn on it. */
+/** Return the context of a new canvas. If the canvas is too large, browsers still create it, but can't draw on it. */
 function contextOf(width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.fillRect(0, 0, 1, 1);
@@ -30,10 +30,10 @@ function doStep(picture, [name, height, width, keepsShape]) {
   return redraw(picture, rounded((picture.width * height) / short), rounded((picture.height * height) / short));
 }
 
-/** The canvas that steps make of a picture: [name, height, width, whether the shape is kept] of each. */
+/** Apply steps, each [name, height, width, keeps the aspect ratio], to a picture, and return a canvas. */
 export const prepare = (picture, steps) => steps.reduce(doStep, picture);
 
-/** A file without the EXIF of a JPEG or PNG, by which browsers turn it: as a segment of another kind, and damaged. */
+/** Disable the EXIF of a JPEG or PNG, so that browsers don't rotate it: rename a JPEG's segment, or damage a PNG's chunk. */
 function withoutExif(bytes) {
   const view = new DataView(bytes.buffer);
   const isOf = (at, kind) => [...kind].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
@@ -49,11 +49,11 @@ function withoutExif(bytes) {
   return new Blob([bytes]);
 }
 
-/** What a file shows, if the browser can decode it: turned as its EXIF says, and on its background, if the bundle says so. */
+/** Decode a file. If the bundle says so, rotate it by its EXIF, and put it on a background colour. */
 export async function decode(file, { rotates, background }) {
   const content = rotates ? file : withoutExif(new Uint8Array(await file.arrayBuffer()));
   const picture = await createImageBitmap(content, { colorSpaceConversion: "none" }).catch(() => {
-    throw new Error("This is no picture that the browser can read.");
+    throw new Error("The browser can't read this picture.");
   });
   if (!background) return picture;
   const context = contextOf(picture.width, picture.height);
@@ -63,7 +63,10 @@ export async function decode(file, { rotates, background }) {
   return context.canvas;
 }
 
-/** The pixels of a canvas from 0 to 255, row by row; grey as Pillow computes it, with the weights of red, green and blue. */
+/**
+ * Return the pixels of a canvas from 0 to 255, row by row; for one channel, grey as Pillow computes it, with the weights of
+ * red, green and blue.
+ */
 export function pixelsOf(canvas, channels, [red, green, blue]) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   if (channels === 3) return data.filter((_, index) => index % 4 < 3);
@@ -71,6 +74,6 @@ export function pixelsOf(canvas, channels, [red, green, blue]) {
     (data[4 * i] * red + data[4 * i + 1] * green + data[4 * i + 2] * blue + 32768) >> 16);
 }
 
-/** What the graph takes of pixels: these, or float32 from -1 to 1. */
+/** Convert pixels to the graph's input: uint8, or float32 from -1 to 1. */
 export const toInput = (pixels, dtype) =>
   dtype === "uint8" ? Uint8Array.from(pixels) : Float32Array.from(pixels, (value) => Math.fround(Math.fround(value / 255) * 2) - 1);

@@ -1,4 +1,4 @@
-/** From logits to probabilities. */
+/** Converts logits to probabilities. */
 
 function softmax(logits) {
   const top = logits.reduce((left, right) => Math.max(left, right)), all = Array.from(logits, (logit) => Math.exp(logit - top));
@@ -10,7 +10,7 @@ function sigmoid(logits) {
   return Array.from(logits, (logit) => 1 / (1 + Math.exp(-logit)));
 }
 
-/** The probability of each class; `kind` is what the bundle's manifest says. */
+/** Return the probability of each class; `kind` is "softmax" or "sigmoid", as in the bundle's manifest. */
 export function probabilitiesOf(logits, kind) {
   return { softmax, sigmoid }[kind](logits);
 }

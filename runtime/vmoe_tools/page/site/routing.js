@@ -1,6 +1,6 @@
-/** Where each MoE layer sent the tokens of the picture, from the outputs of the graph. */
+/** The routing of the picture's tokens in each MoE layer, from the outputs of the graph. */
 
-/** The weight of choice `j` of a token, -1 where it was dropped; in a Soft MoE the share of expert `j` in what comes of it. */
+/** Return the weight of choice `j` of a token, -1 if it was dropped; in a Soft MoE, the share of expert `j` in its output. */
 function weightOf({ kept, weight, combine }, choices, token, j) {
   const at = token * choices + j;
   if (kept) return kept.data[at] ? weight.data[at] : -1;
@@ -9,8 +9,10 @@ function weightOf({ kept, weight, combine }, choices, token, j) {
 }
 
 /**
- * Of each MoE layer: `expert`, for each token that the picture began with the expert that weighs most, -1 where it was
- * dropped; `token`, which one it is in now; `rows`, those that experts work on.
+ * Return, for each MoE layer:
+ * - `expert`: for each original token of the picture, the expert with the largest weight; -1 if the token was dropped
+ * - `token`: for each original token, the index of the token that now contains it
+ * - `rows`: the number of rows that experts process
  */
 export function readLayers(facts, outputs) {
   const members = facts.layout?.members ?? 1;

@@ -1,9 +1,9 @@
-/** The model in a worker of its own, so that the page stays responsive. */
+/** Runs the model in a worker, so that the page stays responsive. */
 
 const Memory = self.crossOriginIsolated ? SharedArrayBuffer : ArrayBuffer;
-const INTO_BUFFER = self.ReadableStreamBYOBReader ? { mode: "byob" } : {}; // in Safari, parts come as they are
-const PART = 1 << 22; // bytes that are read at once
-const BETWEEN = 100; // milliseconds from one word of progress to the next
+const INTO_BUFFER = self.ReadableStreamBYOBReader ? { mode: "byob" } : {}; // without a reader of this kind (Safari), the browser chooses the buffers
+const PART = 1 << 22; // bytes to read at once
+const BETWEEN = 100; // milliseconds between two reports of progress
 const waiting = new Map();
 let worker = null, downloads = null, calls = 0;
 
@@ -20,8 +20,12 @@ function rejectAll(why) {
 }
 
 /**
- * A file: `bytes`, in one piece that is there but once, as a large model hardly fits a browser twice; `filled`, how many
- * have come. Its address has its version, so that no cache answers with the file of a page that was here before.
+ * Start to download a file. The URL contains the version, so that a cache can't answer with the file of an earlier page.
+ *
+ * Return:
+ * - `bytes`: the only copy of the file, because a browser can hardly hold a large model twice
+ * - `filled`: the number of bytes that have arrived
+ * - `done`: a promise that resolves when all have arrived
  */
 function download(name, version, size, tell, signal) {
   const bytes = new Uint8Array(new Memory(size)), filled = new Int32Array(new Memory(4));
@@ -43,11 +47,13 @@ function download(name, version, size, tell, signal) {
 }
 
 /**
- * Loads the model anew, and tells `tell` how many of all bytes have come; comes to {device, threads, bytes}.
- * Where memory can be shared, the worker opens the graph while the weights are still coming.
+ * Stop any earlier model, and load the model. Call `tell` with the numbers of bytes that have arrived and of all bytes.
+ * Resolve to {device, threads, bytes}.
+ *
+ * If memory can be shared, the worker opens the graph while the weights are still arriving.
  */
 export async function open(facts, device, tell) {
-  const anew = new Error("The model is loaded anew."), all = Object.values(facts.bytes).reduce((left, right) => left + right);
+  const anew = new Error("The model is being loaded again."), all = Object.values(facts.bytes).reduce((left, right) => left + right);
   worker?.terminate();
   downloads?.abort(anew);
   rejectAll(anew.message);
@@ -81,5 +87,5 @@ export async function open(facts, device, tell) {
   }
 }
 
-/** Runs the model on an image as the graph takes it, with inputs by name; comes to {outputs, milliseconds}. */
+/** Run the model on an image, already an input of the graph, and other inputs by name; resolve to {outputs, milliseconds}. */
 export const run = (image, inputs) => ask({ image, inputs });

@@ -1,11 +1,11 @@
-/** A setting: its controls, its systematic name, and the inputs of the graph that it stands for. */
+/** A setting: its controls, its systematic name, and the inputs that it sets in the graph. */
 
 import { element } from "./dom.js";
 
-/** The setting that the page begins with. */
+/** Return the setting that the page begins with. */
 export const firstOf = ({ controls }) => Object.fromEntries(Object.entries(controls).map(([name, { start }]) => [name, start]));
 
-/** Adds a slider for what has several values, a box to tick for what is on or off; returns what gives the setting. */
+/** Add a slider for each setting with several values, and a checkbox for each flag; return a function that reads them. */
 export function makeControls(place, { controls }, start, changed) {
   const setting = { ...start }, isBox = ({ values }) => typeof values[0] === "boolean";
   for (const [name, control] of Object.entries(controls).sort(([, a], [, b]) => isBox(a) - isBox(b))) {
@@ -28,7 +28,7 @@ export function makeControls(place, { controls }, start, changed) {
   return () => ({ ...setting });
 }
 
-/** The slots of an expert in each MoE layer; throws a sentence where there can be none. */
+/** Return the slots of an expert in each MoE layer; throw an error if the model refuses the setting. */
 export function slotsOf({ slots, controls }, { capacity, k }) {
   if (!controls.capacity) return [];
   const found = slots[k ?? 1][controls.capacity.values.indexOf(capacity)];
@@ -36,13 +36,13 @@ export function slotsOf({ slots, controls }, { capacity, k }) {
   return found;
 }
 
-/** The inputs of the graph by name, each a list of whole numbers. */
+/** Return the inputs of the graph by name, each a list of whole numbers. */
 export function inputsOf(facts, setting) {
   return Object.fromEntries(Object.entries(setting).map(([name, value]) =>
     [name, name === "capacity" ? slotsOf(facts, setting) : [Number(value)]]));
 }
 
-/** The systematic name of a setting, such as c0.3-k1-pool: a part for each value that names don't leave out. */
+/** Return the systematic name of a setting, such as c0.3-k1-pool. Neutral values are left out. */
 export function nameOf({ controls }, setting) {
   const parts = [];
   for (const [name, { suffix, neutral }] of Object.entries(controls)) {

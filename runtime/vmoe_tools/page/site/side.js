@@ -1,4 +1,4 @@
-/** One setting: its controls, and what the model answers at it. */
+/** One setting of the page: its controls, and the model's answer. */
 
 import { element, number, percent } from "./dom.js";
 import { countPatches, drawLayer } from "./patches.js";
@@ -10,18 +10,18 @@ import { inputsOf, makeControls, nameOf, slotsOf } from "./settings.js";
 const MOST_CLASSES = 5;
 const MOST_NAME = 60;
 
-/** The name of a class; a long one is cut between two characters. */
+/** Return the name of a class, cut if it is long, but never inside a surrogate pair. */
 export function nameOfClass({ class_names: names }, index) {
   const letters = [...(names?.[index] ?? `class ${index}`)];
   return letters.length > MOST_NAME ? `${letters.slice(0, MOST_NAME).join("")}...` : letters.join("");
 }
 
-/** FLOPs of an image, for the rows that experts work on in each MoE layer. */
+/** Return the FLOPs of an image from the number of rows that experts process in each MoE layer. */
 export function flopsOf({ flops }, rows, merge = 0) {
   return rows.reduce((sum, count) => sum + count * flops.of_row, flops.by_merge[merge]);
 }
 
-/** Adds a setting to the page. `ask` is called when it is another one, and then wants `answer`. */
+/** Add a setting to the page. Call `ask` when the user changes it; the caller must then call `answer`. */
 export function makeSide(place, title, facts, start, ask) {
   const panel = document.getElementById("side").content.cloneNode(true).firstElementChild;
   const part = (name) => panel.querySelector(`.${name}`);
@@ -66,7 +66,7 @@ export function makeSide(place, title, facts, start, ask) {
   const side = {
     panel,
     isStale: true,
-    /** Runs the model on a canvas of its size that has these pixels, and shows what it answers. */
+    /** Run the model on `input`, made from the canvas `image`, and show the answer. */
     async answer(input, image) {
       panel.setAttribute("aria-busy", "true");
       try {

@@ -1,11 +1,11 @@
-/** Runs in a worker: loads onnxruntime-web, the graph and the weights, and answers one call after the other. */
+/** The worker: loads onnxruntime-web, the graph and the weights, and runs one call after the other. */
 
 import { firstOf, inputsOf } from "./settings.js";
 
 const MOST_THREADS = 8;
 let ort, session, facts;
 
-/** Bytes that are still coming: `subarray` waits until those are there that it is asked for. `filled` counts them. */
+/** Bytes that are still arriving; `filled` counts them. `subarray` waits until the requested ones have arrived. */
 class Arriving extends Uint8Array {
   subarray(begin, end) {
     for (let filled; (filled = Atomics.load(this.filled, 0)) < end; ) Atomics.wait(this.filled, 0, filled);
@@ -15,7 +15,7 @@ class Arriving extends Uint8Array {
 
 async function createSession(device, graph, weights) {
   const externalData = [{ path: Object.keys(facts.bytes)[1], data: weights }];
-  // Folding waits for weights, and has little to fold in fp32.
+  // Constant folding would wait for the weights, and finds little to fold in fp32.
   const graphOptimizationLevel = device === "wasm" && facts.precision === "fp32" ? "disabled" : "all";
   const options = { executionProviders: [device], externalData, graphOptimizationLevel, logSeverityLevel: 3 };
   session = await ort.InferenceSession.create(graph, options);

@@ -9,14 +9,14 @@
 
   const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
 
-  /** The setting at the slider. A ratio that was not measured has the slots of the next lower one. */
+  /** The setting at the slider. A ratio that was not measured rounds to the same slots as the next lower one. */
   const setting = () => {
     const settings = data.curves[state.curve];
     return settings.filter((one) => one.ratio <= data.ratios[state.step]).at(-1) ?? settings[0];
   };
 
-  /** The experts of all patches at a setting: 0 where dropped, else 1 + the expert; layer by layer, sample by sample. Where
-      tokens are merged then the token of each patch. */
+  /** The patches at a setting, layer by layer and sample by sample: 0 for a dropped patch, else 1 + its expert. If tokens
+      are merged, the token of each patch follows, in the same order. */
   const patchesOf = (now) => {
     const bytes = Uint8Array.from(atob(now.patches), (letter) => letter.charCodeAt(0));
     return data.patchBytes === 1 ? bytes : new Uint16Array(bytes.buffer);
@@ -46,7 +46,7 @@
     if (!canvas || !patches) return;
     const [rows, columns] = data.grid;
     const first = (state.layer * data.samples + index) * rows * columns;
-    const numbers = data.layers.length * data.samples * rows * columns; // of experts, before those of tokens
+    const numbers = data.layers.length * data.samples * rows * columns; // of experts; numbers of tokens follow
     const shown = Array.from({ length: rows * columns }, (_, patch) =>
       [patches[first + patch] - 1, patches.length > numbers ? patches[numbers + first + patch] : patch]);
     const context = canvas.getContext("2d");
@@ -60,7 +60,7 @@
   }
 
   function showLayers(now) {
-    const known = now.layers.every((layer) => layer[3] !== null);  // only where all gates of a token are
+    const known = now.layers.every((layer) => layer[3] !== null);  // only if the gates of all experts are
     document.querySelectorAll(".gates").forEach((each) => { each.hidden = !known; });
     const rows = now.layers.map(([pairs, patches, load, gates], index) => {
       const row = element("tr", "");
@@ -90,7 +90,7 @@
   onChange(byId("tint"), "change", (input) => (state.tint = input.checked));
   for (const button of all('input[name="curve"]')) {
     onChange(button, "change", (input) => (state.curve = Number(input.value)));
-    button.checked = Number(button.value) === state.curve; // a browser that comes back to a page keeps what was set
+    button.checked = Number(button.value) === state.curve; // browsers restore earlier input when a page is reloaded
   }
   byId("ratio").value = state.step;
   byId("layer").value = "0";
