@@ -332,7 +332,7 @@ def service_table() -> str:
         for each in numbers
     ]
     lines += [*_array("NumberOption", "kNumberOptions", rows), "", "namespace endpoints {"]
-    lines += [f"Response {each.name}(Service&, Exchange&);" for each in endpoints.ENDPOINTS]
+    lines += [f"boost::asio::awaitable<Response> {each.name}(Service&, Exchange&);" for each in endpoints.ENDPOINTS]
     rows = [
         f'{{{json.dumps(path)}, {str(each.method == "POST").lower()}, "{each.label}", endpoints::{each.name}}}'
         for each in endpoints.ENDPOINTS

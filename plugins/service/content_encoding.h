@@ -1,4 +1,4 @@
-// Bodies that are gzip or deflate, as the header Content-Encoding says.
+// Decompresses request bodies: gzip and deflate, as Content-Encoding says.
 #pragma once
 
 #include <cstddef>
@@ -7,5 +7,5 @@
 
 bool can_unpack(std::string_view encoding);
 
-// Throws RequestError if the body is not complete in its encoding, or has more than `most` bytes without it.
+// Throws RequestError if the body is incomplete or damaged, or unpacks to more than `most` bytes.
 std::string unpacked(const std::string& body, std::string_view encoding, size_t most);

@@ -1,56 +1,62 @@
 #include "http_server.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/buffers_to_string.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/string.hpp>
 #include <cctype>
-#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <iterator>
-#include <memory>
 #include <new>
 #include <stdexcept>
+#include <string_view>
 #include <thread>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "content_encoding.h"
-#include "service.h"
+#include "requests.h"
 
 namespace {
 
+using boost::beast::flat_buffer;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kIdle = std::chrono::seconds(60);       // that a connection may stay idle
-constexpr auto kLinger = std::chrono::seconds(2);      // for a client that is still sending to read its answer
-constexpr auto kLook = std::chrono::milliseconds(50);  // between checks whether the server stops
-constexpr uint32_t kMostHead = 16384;                  // bytes of a request's first line and headers
-constexpr size_t kMostBuffered = 65536;                // bytes per connection, in addition to the body
-constexpr size_t kRefusing = 8, kMostRefused = 256;    // threads for clients above the limit, and such clients
+constexpr auto kIdle = std::chrono::seconds(60);        // that a connection may stay idle
+constexpr auto kLinger = std::chrono::seconds(2);       // for a client that is still sending to read its answer
+constexpr auto kPause = std::chrono::milliseconds(50);  // if the system is out of file descriptors
+constexpr size_t kMostRefused = 256;                    // clients above the limit, which get 503
+constexpr uint32_t kMostHead = 16384;                   // bytes of a request's first line and headers
+constexpr size_t kMostBuffered = 65536;                 // bytes per connection, in addition to the body
+constexpr size_t kFirstRead = 1024;                     // bytes: an idle connection's buffer
+constexpr size_t kRead = 16384;                         // bytes of later reads: a TLS record
+constexpr size_t kSmallBody = 16384;                    // bytes: it is sent together with the head
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 #if defined(POLLRDHUP)
 constexpr short kPeerClosed = POLLRDHUP;
 #else
 constexpr short kPeerClosed = POLLHUP;
 #endif
 
-bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
-  pollfd polled{const_cast<tcp::socket&>(socket).native_handle(), events, 0};
-  for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
-    const int ready = poll(&polled, 1, static_cast<int>(std::max<int64_t>(left, 0)));
-    if (ready >= 0 || errno != EINTR) return ready > 0;
-  }
-}
-
-// {"error": MESSAGE}
-Response error_response(const RequestError& error) {
-  Response response = text_response(to_text({{"error", error.what()}}), kJson, error.status());
-  if (error.status() == 503) response.set(http::field::retry_after, "1");
-  return response;
-}
+// These threads only move bytes: what takes long runs on the threads of the service. Two keep the others going while
+// one does the arithmetic of a TLS handshake, and more would only take turns with the model.
+size_t thread_count() { return std::clamp(std::thread::hardware_concurrency(), 1U, 2U); }
 
 template <typename... Facts>
 Response refusal(const Refusal& row, const Facts&... facts) {
@@ -82,84 +88,142 @@ std::string normalized(std::string_view target) {
   return found;
 }
 
-// Closing a connection with unread bytes would discard an answer that the client has not read.
-void close_gently(tcp::socket& socket) {
+std::string_view text_of(const flat_buffer& buffer) {
+  return {static_cast<const char*>(buffer.data().data()), buffer.size()};
+}
+
+// The status line and the headers.
+std::string head_of(const Response& response) {
+  http::response_serializer<http::string_body> serializer(response);
+  serializer.split(true);
+  std::string head;
   error_code error;
-  socket.shutdown(tcp::socket::shutdown_send, error);
-  std::array<char, 16384> rest{};
-  for (const auto end = Clock::now() + kLinger; !error && is_ready(socket, POLLIN, end) && Clock::now() < end;) {
-    socket.read_some(asio::buffer(rest), error);
-  }
+  serializer.next(error,
+                  [&head](error_code&, const auto& buffers) { head = boost::beast::buffers_to_string(buffers); });
+  return head;
 }
 
 }  // namespace
 
-// A connection with one deadline for all operations, so that a client that sends a byte a second gains nothing.
-class HttpServer::DeadlineSocket {
+// A client's connection. Everything of it runs on the strand of its socket, one thing at a time.
+class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
-  using executor_type = tcp::socket::executor_type;
-  using lowest_layer_type = tcp::socket::lowest_layer_type;
-
-  explicit DeadlineSocket(tcp::socket& socket) : socket_(socket) {}
-
-  lowest_layer_type& lowest_layer() { return socket_.lowest_layer(); }
-  executor_type get_executor() { return socket_.get_executor(); }
-  void expire_at(Clock::time_point end) { end_ = end; }
-
-  template <typename Buffers>
-  size_t read_some(const Buffers& buffers, error_code& error) {
-    return in_time(POLLIN, error) ? socket_.read_some(buffers, error) : 0;
+  Connection(HttpServer& server, Socket accepted)
+      : socket(std::move(accepted)), server_(server), timer_(socket.get_executor(), Clock::time_point::max()) {
+    const std::lock_guard lock(server_.mutex_);
+    server_.connections_.insert(this);
   }
-  template <typename Buffers>
-  size_t write_some(const Buffers& buffers, error_code& error) {
-    return in_time(POLLOUT, error) ? socket_.write_some(buffers, error) : 0;
+  ~Connection() {
+    const std::lock_guard lock(server_.mutex_);
+    server_.connections_.erase(this);
   }
-  // Beast requires these of a stream, and never calls them.
-  template <typename Buffers>
-  size_t read_some(const Buffers& buffers) {
-    return socket_.read_some(buffers);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Sets one deadline for all operations that follow, so that a client that sends a byte a second gains nothing.
+  void expire_at(Clock::time_point end) {
+    end_ = end;
+    if (end < timer_.expiry()) watch();  // an earlier timer sees the new deadline when it fires
   }
-  template <typename Buffers>
-  size_t write_some(const Buffers& buffers) {
-    return socket_.write_some(buffers);
+
+  bool is_late() const { return Clock::now() >= end_; }
+
+  // The completion token of an operation that the deadline cancels.
+  auto by_deadline() { return asio::bind_cancellation_slot(cancel_.slot(), asio::as_tuple(asio::use_awaitable)); }
+
+  // Reads more bytes into the buffer.
+  template <typename Stream>
+  asio::awaitable<error_code> read(Stream& stream) {
+    const size_t most = std::min(kRead, kMostBuffered - buffer.size());
+    if (most == 0) co_return http::error::buffer_overflow;
+    if (is_late()) co_return asio::error::timed_out;
+    const auto [error, size] = co_await stream.async_read_some(buffer.prepare(most), by_deadline());
+    buffer.commit(size);
+    if (error == asio::error::operation_aborted) co_return asio::error::timed_out;
+    co_return error;
+  }
+
+  // Reads until the parser has the head of a request, or all of it.
+  template <typename Stream, typename Parser>
+  asio::awaitable<error_code> parse(Stream& stream, Parser& parser, bool all) {
+    parser.eager(all);
+    error_code error;
+    while (all ? !parser.is_done() : !parser.is_header_done()) {
+      if (buffer.size() > 0) {
+        buffer.consume(parser.put(buffer.data(), error));
+        if (!error) continue;
+        if (error != http::error::need_more) co_return error;
+      }
+      error = co_await read(stream);
+      if (error) co_return error;
+    }
+    co_return error;
+  }
+
+  template <typename Stream>
+  asio::awaitable<error_code> write(Stream& stream, const Response& response, bool with_body = true) {
+    std::string head = head_of(response);
+    std::string_view body = with_body ? std::string_view(response.body()) : std::string_view();
+    if (body.size() <= kSmallBody) {
+      head += body;
+      body = {};
+    }
+    const std::array<asio::const_buffer, 2> parts{asio::buffer(head), asio::buffer(body)};
+    const auto [error, size] = co_await asio::async_write(stream, parts, by_deadline());
+    co_return error;
+  }
+
+  // Closing a connection with unread bytes would discard an answer that the client has not read.
+  asio::awaitable<void> close_gently() {
+    error_code error;
+    size_t size = 0;
+    socket.shutdown(Socket::shutdown_send, error);
+    std::array<char, 4096> rest;
+    expire_at(Clock::now() + kLinger);
+    while (!error && !is_late()) {
+      std::tie(error, size) = co_await socket.async_read_some(asio::buffer(rest), by_deadline());
+    }
+  }
+
+  // Ends the wait for a request.
+  void stop() {
+    if (is_idle) cancel_.emit(asio::cancellation_type::terminal);
   }
 
   // A client that shuts down its sending side counts as gone, too, whatever it sent before.
-  bool has_gone() const {
-    pollfd polled{socket_.native_handle(), kPeerClosed, 0};
+  bool has_gone() {
+    pollfd polled{socket.native_handle(), kPeerClosed, 0};
     return poll(&polled, 1, 0) > 0;  // also at an error, or once both sides are shut down
   }
 
+  Socket socket;
+  flat_buffer buffer{kMostBuffered};
+  bool is_idle = false;
+
  private:
-  bool in_time(short events, error_code& error) const {
-    if (is_ready(socket_, events, end_)) return true;
-    error = asio::error::timed_out;
-    return false;
+  void watch() {
+    timer_.expires_at(end_);
+    timer_.async_wait([weak = weak_from_this()](const error_code& error) {
+      const auto connection = weak.lock();
+      if (error || !connection) return;
+      if (!connection->is_late()) return connection->watch();
+      connection->timer_.expires_at(Clock::time_point::max());
+      connection->cancel_.emit(asio::cancellation_type::terminal);
+    });
   }
 
-  tcp::socket& socket_;
+  HttpServer& server_;
   Clock::time_point end_;
+  asio::steady_timer timer_;
+  asio::cancellation_signal cancel_;
 };
 
-std::string_view path_of(const Request& request) {
-  const std::string_view target = request.target();
-  return target.substr(0, target.find('?'));
-}
-
-std::string_view query_of(const Request& request) {
-  const std::string_view target = request.target();
-  return target.substr(std::min(target.size(), path_of(request).size() + 1));
-}
-
-Response text_response(std::string body, const char* content_type, int status) {
-  Response response(static_cast<http::status>(status), 11);
-  response.set(http::field::content_type, content_type);
-  response.body() = std::move(body);
-  return response;
-}
-
 HttpServer::HttpServer(const HttpLimits& limits, Metrics& metrics)
-    : limits_(limits), metrics_(metrics), threads_(limits.connections + kRefusing) {}
+    : limits_(limits),
+      metrics_(metrics),
+      threads_(thread_count()),
+      acceptor_(asio::make_strand(threads_.context())),
+      signals_(acceptor_.get_executor()) {}
 
 void HttpServer::use_tls(const std::string& certificate, const std::string& key) {
   tls_.emplace(asio::ssl::context::tls_server);
@@ -174,7 +238,7 @@ void HttpServer::use_tls(const std::string& certificate, const std::string& key)
 
 std::string HttpServer::bind(const std::string& host, uint16_t port) {
   try {
-    const tcp::endpoint endpoint = *tcp::resolver(io_).resolve(host, std::to_string(port)).begin();
+    const tcp::endpoint endpoint = *tcp::resolver(threads_.context()).resolve(host, std::to_string(port)).begin();
     acceptor_.open(endpoint.protocol());
     acceptor_.set_option(tcp::acceptor::reuse_address(true));
     acceptor_.bind(endpoint);
@@ -191,21 +255,25 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
   return (tls_ ? "https://" : "http://") + name + ":" + std::to_string(acceptor_.local_endpoint().port());
 }
 
-void HttpServer::serve(Service& service) {
-  service_ = &service;
+void HttpServer::serve(const Routes& routes) {
+  routes_ = &routes;
   signals_.async_wait([this](const error_code&, int) { stop(); });
-  accept();
-  io_.run();
+  asio::co_spawn(acceptor_.get_executor(), accept(), asio::detached);
   threads_.join();
 }
 
-void HttpServer::accept() {
-  acceptor_.async_accept([this](const error_code& error, tcp::socket socket) {
-    if (!error) start(std::move(socket));  // even one that was accepted before the signal
-    if (stopping_) return;
-    if (error) std::this_thread::sleep_for(kLook);  // the system is out of file descriptors
-    accept();
-  });
+asio::awaitable<void> HttpServer::accept() {
+  asio::steady_timer timer(acceptor_.get_executor());
+  while (!stopping_) {
+    auto [error, socket] =
+        co_await acceptor_.async_accept(asio::make_strand(threads_.context()), asio::as_tuple(asio::use_awaitable));
+    if (!error) {
+      start(std::move(socket));  // even one that was accepted before the signal
+    } else if (!stopping_) {
+      timer.expires_after(kPause);
+      co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
+    }
+  }
 }
 
 void HttpServer::stop() {
@@ -213,80 +281,100 @@ void HttpServer::stop() {
   error_code error;
   acceptor_.non_blocking(true, error);
   while (!error) {  // connections in the queue arrived before the signal
-    tcp::socket socket(io_);
+    Socket socket(asio::make_strand(threads_.context()));
     if (!acceptor_.accept(socket, error)) start(std::move(socket));
   }
   acceptor_.close(error);
-}
-
-void HttpServer::start(tcp::socket socket) {
-  if (open_ >= limits_.connections + kMostRefused) return;
-  const bool refused = open_++ >= limits_.connections;
-  try {
-    asio::post(threads_, [this, refused, shared = std::make_shared<tcp::socket>(std::move(socket))] {
-      try {
-        serve_connection(*shared, refused);
-        close_gently(*shared);
-      } catch (const std::exception&) {
-        // There is not even memory for a refusal.
-      }
-      error_code ignored;
-      shared->close(ignored);
-      --open_;
-    });
-  } catch (const std::bad_alloc&) {
-    --open_;
+  std::vector<std::shared_ptr<Connection>> open;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Connection* connection : connections_) open.push_back(connection->weak_from_this().lock());
+  }
+  for (const auto& connection : open) {
+    if (connection) asio::post(connection->socket.get_executor(), [connection] { connection->stop(); });
   }
 }
 
-void HttpServer::serve_connection(tcp::socket& socket, bool refused) {
+void HttpServer::start(Socket socket) {
+  size_t open = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    open = connections_.size();
+  }
+  if (open >= limits_.connections + kMostRefused) return;
   error_code error;
   socket.set_option(tcp::no_delay(true), error);
   socket.non_blocking(true, error);
-  DeadlineSocket stream(socket);
-  if (!tls_) return serve_requests(stream, stream, refused);
-  asio::ssl::stream<DeadlineSocket&> secure(stream, *tls_);
-  stream.expire_at(Clock::now() + limits_.request);
-  if (secure.handshake(secure.server, error)) return;
-  serve_requests(secure, stream, refused);
-  stream.expire_at(Clock::now());  // without waiting for the client's close_notify
-  secure.shutdown(error);
+  try {
+    const auto strand = socket.get_executor();
+    auto connection = std::make_shared<Connection>(*this, std::move(socket));
+    asio::co_spawn(strand, serve_connection(std::move(connection), open >= limits_.connections), asio::detached);
+  } catch (const std::bad_alloc&) {
+    // There is not even memory for a refusal.
+  }
 }
 
-template <typename Stream>
-void HttpServer::serve_requests(Stream& stream, DeadlineSocket& socket, bool refused) {
-  if (refused) {
-    Response response = refusal(kManyClients);
-    response.prepare_payload();
-    metrics_.replied("server", 503, 0);
-    socket.expire_at(Clock::now() + kLinger);
-    error_code error;
-    http::write(stream, response, error);
-    return;
-  }
-  boost::beast::flat_buffer buffer(kMostBuffered);
-  for (auto idle_end = Clock::now() + kIdle; Clock::now() < idle_end;) {
-    const bool stops = stopping_;
-    if (buffer.size() == 0) {
-      error_code error;
-      socket.expire_at(stops ? Clock::now() : Clock::now() + kLook);
-      buffer.commit(stream.read_some(buffer.prepare(4096), error));
-      if (error && (stops || error != asio::error::timed_out)) return;
-      if (error) continue;
+asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> connection, bool refused) {
+  Socket& socket = connection->socket;
+  if (tls_) {
+    asio::ssl::stream<Socket&> secure(socket, *tls_);
+    connection->expire_at(Clock::now() + limits_.request);
+    auto [error] = co_await secure.async_handshake(secure.server, connection->by_deadline());
+    if (!error) {
+      co_await(refused ? refuse(secure, *connection) : serve_requests(secure, *connection));
+      secure.shutdown(error);  // without waiting for the client's close_notify
     }
-    if (!serve_request(stream, socket, buffer)) return;
-    idle_end = Clock::now() + kIdle;
+  } else {
+    co_await(refused ? refuse(socket, *connection) : serve_requests(socket, *connection));
+  }
+  co_await connection->close_gently();
+}
+
+template <typename Stream>
+asio::awaitable<void> HttpServer::refuse(Stream& stream, Connection& connection) {
+  Response response = refusal(kManyClients);
+  response.prepare_payload();
+  metrics_.replied("server", 503, 0);
+  connection.expire_at(Clock::now() + kLinger);
+  co_await connection.write(stream, response);
+}
+
+template <typename Stream>
+asio::awaitable<void> HttpServer::serve_requests(Stream& stream, Connection& connection) {
+  bool again = true;
+  while (again) {
+    // The buffer may have the next request already.
+    again = connection.buffer.size() > 0 || co_await wait_for_request(stream, connection);
+    again = again && co_await serve_request(stream, connection);
   }
 }
 
-// Returns whether the connection may have another request.
 template <typename Stream>
-bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::beast::flat_buffer& buffer) {
+asio::awaitable<bool> HttpServer::wait_for_request(Stream& stream, Connection& connection) {
+  flat_buffer& buffer = connection.buffer;
+  if (buffer.capacity() > kFirstRead) buffer.shrink_to_fit();
+  const auto space = buffer.prepare(kFirstRead);
+  error_code error = asio::error::operation_aborted;
+  size_t size = 0;
+  if (!stopping_) {
+    connection.expire_at(Clock::now() + kIdle);
+    connection.is_idle = true;
+    std::tie(error, size) = co_await stream.async_read_some(space, connection.by_deadline());
+    connection.is_idle = false;
+  }
+  // What arrived before the signal is answered.
+  if (error == asio::error::operation_aborted && stopping_) size = stream.read_some(space, error);
+  buffer.commit(size);
+  co_return !error;
+}
+
+template <typename Stream>
+asio::awaitable<bool> HttpServer::serve_request(Stream& stream, Connection& connection) {
   http::request_parser<http::string_body> parser;
   std::optional<Response> response;
-  socket.expire_at(Clock::now() + limits_.request);
+  connection.expire_at(Clock::now() + limits_.request);
   try {
-    response = receive(stream, buffer, parser);
+    response = co_await receive(stream, connection, parser);
   } catch (const std::bad_alloc&) {
     response = refusal(kNoMemory);
   }
@@ -295,58 +383,50 @@ bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::be
     metrics_.replied("server", static_cast<int>(response->result_int()), 0);
     is_clear = response->result() == http::status::not_found || response->result() == http::status::method_not_allowed;
   } else if (parser.is_done()) {
-    response = answer(parser.get(), socket);
+    response = co_await answer(parser.get(), connection);
   } else {
-    return false;  // the client has gone
+    co_return false;  // the client has gone
   }
   // The rest of an unread body must not be taken for a request.
   const bool again = is_clear && parser.is_done() && parser.get().keep_alive() && !stopping_;
   response->keep_alive(again);
   response->prepare_payload();
-  socket.expire_at(Clock::now() + limits_.request);
-  http::response_serializer<http::string_body> serializer(*response);
-  error_code error;
-  if (parser.get().method() == http::verb::head) {
-    http::write_header(stream, serializer, error);
-  } else {
-    http::write(stream, serializer, error);
-  }
-  return again && !error;
+  connection.expire_at(Clock::now() + limits_.request);
+  const bool with_body = parser.get().method() != http::verb::head;
+  const error_code error = co_await connection.write(stream, *response, with_body);
+  co_return again && !error;
 }
 
 template <typename Stream, typename Parser>
-std::optional<Response> HttpServer::receive(Stream& stream, boost::beast::flat_buffer& buffer, Parser& parser) const {
+asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Connection& connection, Parser& parser) {
+  flat_buffer& buffer = connection.buffer;
   parser.header_limit(kMostHead);
   parser.body_limit(limits_.body);
   error_code error;
-  const auto head = [&buffer] {
-    return std::string_view(static_cast<const char*>(buffer.data().data()), buffer.size());
-  };
-  while (!error && buffer.size() < kMostHead && head().find("\r\n\r\n") == std::string_view::npos) {
-    buffer.commit(stream.read_some(buffer.prepare(4096), error));
+  while (!error && buffer.size() < kMostHead && text_of(buffer).find("\r\n\r\n") == std::string_view::npos) {
+    error = co_await connection.read(stream);
   }
   // Beast joins such a line to the previous one; a proxy may take it for a header, or skip it.
-  const std::string_view lines = head().substr(0, head().find("\r\n\r\n"));
+  const std::string_view lines = text_of(buffer).substr(0, text_of(buffer).find("\r\n\r\n"));
   if (lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos) {
-    return refusal(kNoHttp, "a line of its headers begins with a space");
+    co_return refusal(kNoHttp, "a line of its headers begins with a space");
   }
-  if (!error) http::read_header(stream, buffer, parser, error);
+  if (!error) error = co_await connection.parse(stream, parser, false);
   if (!error) {
     parser.get().target(normalized(parser.get().target()));
-    if (auto refusal = check_head(parser.get())) return refusal;
+    if (auto refused = check_head(parser.get())) co_return refused;
     const auto fields = std::distance(parser.get().begin(), parser.get().end());
     if (boost::beast::iequals(parser.get()[http::field::expect], "100-continue") && buffer.size() == 0) {
-      http::write(stream, http::response<http::empty_body>(http::status::continue_, 11), error);
+      size_t size = 0;
+      std::tie(error, size) = co_await asio::async_write(stream, asio::buffer(kContinue), connection.by_deadline());
     }
-    if (!parser.is_done()) http::read(stream, buffer, parser, error);
-    if (!error && std::distance(parser.get().begin(), parser.get().end()) > fields) {
-      return refusal(kLateHeaders);
-    }
+    if (!error) error = co_await connection.parse(stream, parser, true);
+    if (!error && std::distance(parser.get().begin(), parser.get().end()) > fields) co_return refusal(kLateHeaders);
   }
-  if (error == asio::error::timed_out) return refusal(kTooSlow, limits_.request.count());
+  if (error == asio::error::timed_out) co_return refusal(kTooSlow, limits_.request.count());
   const bool is_http = error && error.category() == http::make_error_code(http::error::end_of_stream).category();
-  if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) return std::nullopt;
-  return parse_error(error, limits_.body);
+  if (is_http) co_return parse_error(error, limits_.body);
+  co_return std::nullopt;
 }
 
 // Refuses requests that no route takes before their bodies are read, and those that give the end of the body in two
@@ -366,9 +446,9 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
   if (hosts > 1 || !is_host || (hosts == 0 && request.version() == 11)) {
     return refusal(kNoHost);
   }
-  const auto route = service_->routes.find(path_of(request));
-  if (route == service_->routes.end()) return error_response(service_->no_path(path));
-  const bool is_post = route->second->is_post;
+  const auto route = routes_->endpoints.find(path_of(request));
+  if (route == routes_->endpoints.end()) return error_response(routes_->no_path(path));
+  const bool is_post = route->second.is_post;
   if (is_post ? request.method() != http::verb::post
               : request.method() != http::verb::get && request.method() != http::verb::head) {
     Response response = refusal(kNoMethod, method, path);
@@ -384,15 +464,13 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
   return std::nullopt;
 }
 
-Response HttpServer::answer(Request& request, const DeadlineSocket& socket) const {
-  const Route& route = *service_->routes.find(path_of(request))->second;
+asio::awaitable<Response> HttpServer::answer(Request& request, Connection& connection) {
+  const Endpoint& endpoint = routes_->endpoints.find(path_of(request))->second;
   const auto start = Clock::now();
   Response response;
   try {
-    Exchange exchange{request, [&socket] { return socket.has_gone(); }};
-    const std::string_view encoding = request[http::field::content_encoding];
-    if (!encoding.empty()) request.body() = unpacked(request.body(), encoding, limits_.body);
-    response = route.answer(*service_, exchange);
+    Exchange exchange{request, [&connection] { return connection.has_gone(); }};
+    response = co_await endpoint.answer(exchange);
   } catch (const RequestError& error) {
     response = error_response(error);
   } catch (const std::bad_alloc&) {
@@ -400,11 +478,11 @@ Response HttpServer::answer(Request& request, const DeadlineSocket& socket) cons
   } catch (const std::exception& error) {
     response = error_response(RequestError(error.what(), 500));
   }
-  // That a client has gone says nothing of the load.
-  const bool is_unheard = response.result() == http::status::service_unavailable && socket.has_gone();
-  if (*route.label != '\0' && !is_unheard) {
-    metrics_.replied(route.label, static_cast<int>(response.result_int()),
+  // If the client has gone, its 503 says nothing of the load.
+  const bool is_unheard = response.result() == http::status::service_unavailable && connection.has_gone();
+  if (!endpoint.label.empty() && !is_unheard) {
+    metrics_.replied(std::string(endpoint.label), static_cast<int>(response.result_int()),
                      std::chrono::duration<double>(Clock::now() - start).count());
   }
-  return response;
+  co_return response;
 }

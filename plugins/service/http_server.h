@@ -3,38 +3,26 @@
 #pragma once
 
 #include <atomic>
-#include <boost/asio.hpp>
-#include <boost/asio/ssl.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/http.hpp>
+#include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/ssl/context.hpp>
+#include <boost/asio/strand.hpp>
 #include <chrono>
 #include <cstddef>
-#include <functional>
+#include <cstdint>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
+#include <unordered_set>
 
+#include "messages.h"
 #include "prometheus_text.h"
-#include "requests.h"
 #include "workers.h"
 
-namespace asio = boost::asio;
-namespace http = boost::beast::http;
 using asio::ip::tcp;
-
-using Request = http::request<http::string_body>;
-using HasGone = std::function<bool()>;
-
-struct Response : http::response<http::string_body> {
-  using http::response<http::string_body>::message;
-};
-
-// A request that waits for its response.
-struct Exchange {
-  Request& request;
-  HasGone has_gone;  // whether nobody waits for the response any more
-};
 
 struct HttpLimits {
   size_t connections = 128;          // at once
@@ -42,15 +30,10 @@ struct HttpLimits {
   std::chrono::seconds request{10};  // for a request to arrive, and then for the client to read the answer
 };
 
-// The parts of a request's address before and after the `?`.
-std::string_view path_of(const Request& request);
-std::string_view query_of(const Request& request);
-
-Response text_response(std::string body, const char* content_type, int status = 200);
-
 class HttpServer {
  public:
-  // metrics: counts the replies by the label of the route, or "server" if the request matched none.
+  // metrics: counts the replies by the label of the endpoint, or "server" if the server refused the request.
+  // Throws std::runtime_error if the system has no threads for it.
   HttpServer(const HttpLimits& limits, Metrics& metrics);
 
   // Serves HTTPS with PEM files. Throws std::runtime_error if they can't be used.
@@ -61,33 +44,43 @@ class HttpServer {
   std::string bind(const std::string& host, uint16_t port);
 
   // Serves until a signal arrives and all requests that have arrived by then are answered.
-  void serve(Service& service);
+  void serve(const Routes& routes);
 
  private:
-  class DeadlineSocket;
+  using Strand = asio::strand<asio::io_context::executor_type>;
+  using Socket = asio::basic_stream_socket<tcp, Strand>;
+  class Connection;
 
-  void accept();
+  asio::awaitable<void> accept();
   void stop();
-  void start(tcp::socket socket);
-  void serve_connection(tcp::socket& socket, bool refused);
+  void start(Socket socket);
+
+  // A connection has one coroutine, which these make up. Stream: its socket, or TLS over it.
+  asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection, bool refused);
   template <typename Stream>
-  void serve_requests(Stream& stream, DeadlineSocket& socket, bool refused);
+  asio::awaitable<void> serve_requests(Stream& stream, Connection& connection);
+  // Waits for the first bytes of a request. Returns false if none will come.
   template <typename Stream>
-  bool serve_request(Stream& stream, DeadlineSocket& socket, boost::beast::flat_buffer& buffer);
+  asio::awaitable<bool> wait_for_request(Stream& stream, Connection& connection);
+  // Returns whether the connection may have another request.
+  template <typename Stream>
+  asio::awaitable<bool> serve_request(Stream& stream, Connection& connection);
   // Reads a request. Returns a response to refuse it.
   template <typename Stream, typename Parser>
-  std::optional<Response> receive(Stream& stream, boost::beast::flat_buffer& buffer, Parser& parser) const;
+  asio::awaitable<std::optional<Response>> receive(Stream& stream, Connection& connection, Parser& parser);
   std::optional<Response> check_head(const Request& request) const;
-  Response answer(Request& request, const DeadlineSocket& socket) const;
+  asio::awaitable<Response> answer(Request& request, Connection& connection);
+  template <typename Stream>
+  asio::awaitable<void> refuse(Stream& stream, Connection& connection);
 
   const HttpLimits limits_;
   Metrics& metrics_;
-  Service* service_ = nullptr;
-  asio::io_context io_{1};
-  asio::signal_set signals_{io_};
-  tcp::acceptor acceptor_{io_};
+  const Routes* routes_ = nullptr;
   std::optional<asio::ssl::context> tls_;
-  std::atomic<size_t> open_{0};  // connections
+  Workers threads_;
+  tcp::acceptor acceptor_;  // its strand also runs accept(), start() and stop()
+  asio::signal_set signals_;
   std::atomic<bool> stopping_{false};
-  Workers threads_;  // one for each connection
+  std::mutex mutex_;  // of connections_
+  std::unordered_set<Connection*> connections_;
 };

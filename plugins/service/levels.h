@@ -1,4 +1,4 @@
-// The profiles that elastic capacity chooses between, timed on this machine.
+// Times the profiles that elastic capacity chooses between, on this machine.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 #include "options.h"
 
-// Sets the levels and the plan of `batching`; returns notes about them, a line each. Throws UsageError if the bundle
-// does not have the profiles, std::runtime_error if it can't be run.
+// Sets the levels and the plan of `batching`. Returns notes for the user, a line each. Throws UsageError if the bundle
+// lacks a profile, std::runtime_error if the engine fails.
 std::vector<std::string> choose_levels(const Options& options, const vmoe::Engine& engine,
                                        vmoe::BatcherOptions& batching);

@@ -22,7 +22,7 @@ namespace {
 
 void complain(const std::string& message) { std::fprintf(stderr, "vmoe-serve-http: %s\n", message.c_str()); }
 
-// Ends the process at once while it starts, as no client waits for an answer.
+// During the start, a signal ends the process at once: no client is waiting yet.
 void end_start(int number) {
   const std::string_view message =
       number == SIGINT ? "vmoe-serve-http: interrupted\n" : "vmoe-serve-http: ended by SIGTERM\n";
@@ -37,7 +37,7 @@ T value_of(vmoe::Result<T> result) {
 }
 
 void run(const Options& options) {
-  // Returns the memory of bodies to the system at once, instead of fragmenting the heaps of many threads.
+  // Return the memory of bodies to the system at once, instead of fragmenting the heaps of many threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
   Metrics metrics;
@@ -60,6 +60,7 @@ void run(const Options& options) {
   value_of(engine.warm_up(options.batch_size));
 
   Service service(options, engine, batcher, metrics);
+  const Routes routes = service.routes();
   const std::string address = server.bind(options.host, options.port);
   if (!options.quiet) {
     for (const std::string& note : notes) complain(note);
@@ -67,7 +68,7 @@ void run(const Options& options) {
     std::printf("serving %s; try: curl --data-binary @IMAGE %s/v1/%s\n", options.name.c_str(), address.c_str(), what);
     std::fflush(stdout);
   }
-  server.serve(service);
+  server.serve(routes);
 }
 
 }  // namespace
@@ -75,7 +76,7 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   std::signal(SIGINT, end_start);
   std::signal(SIGTERM, end_start);
-  std::signal(SIGPIPE, SIG_IGN);  // who reads the log may end earlier
+  std::signal(SIGPIPE, SIG_IGN);  // the reader of the log may end first
   try {
     run(parse_options(argc, argv));
     return 0;

@@ -18,16 +18,16 @@ class UsageError : public std::runtime_error {
 struct Options : NumberOptions {
   std::string bundle;
   std::string name;                   // of the model, in addresses
-  double slo_ms = 0;                  // latency target; 0: one profile for all requests
-  std::vector<double> capacity;       // ratios of elastic capacity, rising; empty: the profiles
-  std::vector<std::string> profiles;  // of elastic capacity, the least accurate first; or the fixed one
+  double slo_ms = 0;                  // latency target; 0 uses one profile for all requests
+  std::vector<double> capacity;       // ratios for elastic capacity, rising; if empty, it uses `profiles`
+  std::vector<std::string> profiles;  // for elastic capacity, in order of rising accuracy; or the only one
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   size_t connections = 128;       // at once
-  int threads = 0;                // per call; 0 leaves the choice to ONNX Runtime
+  int threads = 0;                // per call; if 0, ONNX Runtime chooses
   std::string tls_cert, tls_key;  // PEM files
   bool quiet = false;
 };
 
-// Prints the help and exits if that is requested. Throws UsageError.
+// Prints the help and exits on --help. Throws UsageError.
 Options parse_options(int argc, char** argv);

@@ -11,12 +11,12 @@
 
 namespace {
 
-// The limit on what stb_image allocates at once while this thread decodes a picture: a few bytes may inflate to
-// gigabytes, whatever size their header says.
+// Limits the size of each block that stb_image allocates on this thread: a few bytes may inflate to gigabytes,
+// whatever size the header says.
 struct PictureMemory {
   size_t most = 0;       // bytes
-  bool refused = false;  // more was needed
-  bool missing = false;  // the system has no more
+  bool refused = false;  // stb_image needed more
+  bool missing = false;  // the system was out of memory
 };
 thread_local PictureMemory memory;
 
@@ -32,7 +32,7 @@ void* resized(void* block, size_t size) {
 
 }  // namespace
 
-// Only formats with a signature are read.
+// Read only formats that have a signature.
 #define STBI_MALLOC(size) resized(nullptr, size)
 #define STBI_REALLOC_SIZED(block, old_size, size) resized(block, size)
 #define STBI_FREE(block) std::free(block)
@@ -45,7 +45,7 @@ void* resized(void* block, size_t size) {
 
 namespace {
 
-// Grey of red, green and blue, as Pillow computes it.
+// Converts a colour to grey as Pillow does.
 uint8_t grey(const uint8_t* color) {
   return static_cast<uint8_t>(
       (color[0] * kGreyWeights[0] + color[1] * kGreyWeights[1] + color[2] * kGreyWeights[2] + 0x8000) >> 16);
@@ -73,7 +73,7 @@ size_t pixels_of(std::string_view file) {
   return pixels;
 }
 
-int decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* image) {
+int decode_picture(const vmoe::Engine& engine, std::string_view file, size_t pixels, uint8_t* image) {
   const int channels = static_cast<int>(engine.info().channels);
   if (channels != 1 && channels != 3) {
     throw RequestError("the model takes no pictures: it has " + std::to_string(channels) + " channels");
@@ -81,23 +81,23 @@ int decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* i
   const bool has_background = engine.info().preprocessing.find("background(") != std::string::npos;
   const PictureFacts facts = check_picture(file, has_background);
   const int kept = channels + static_cast<int>(facts.is_transparent);
-  // Four channels with filters, blocks at the edges, and copies of parts of the file, in buffers that double in size.
-  memory = {8 * pixels_of(file) + 2 * file.size() + (size_t{8} << 20)};
+  // Room for four channels, filters, padding, and copies of parts of the file, in buffers that double as they grow.
+  memory = {8 * pixels + 2 * file.size() + (size_t{8} << 20)};
   int width = 0, height = 0, own_channels = 0;
-  const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
+  const std::unique_ptr<stbi_uc, void (*)(void*)> decoded(
       stbi_load_from_memory(bytes_of(file), size_of(file), &width, &height, &own_channels, channels == 1 ? 0 : kept),
       stbi_image_free);
   if (memory.missing) throw RequestError(kNoMemory);
   if (memory.refused) refuse_picture("its data are larger than its size says");
-  if (pixels == nullptr) refuse_picture("it is damaged");
+  if (decoded == nullptr) refuse_picture("it is damaged");
   for (int64_t i = 0; channels == 1 && own_channels > 1 && i < int64_t{width} * height; ++i) {
-    const uint8_t* color = pixels.get() + own_channels * i;
+    const uint8_t* color = decoded.get() + own_channels * i;
     const uint8_t alpha = color[own_channels - 1];
-    pixels.get()[kept * i] = own_channels == 2 ? color[0] : grey(color);
-    if (facts.is_transparent) pixels.get()[kept * i + 1] = alpha;
+    decoded.get()[kept * i] = own_channels == 2 ? color[0] : grey(color);
+    if (facts.is_transparent) decoded.get()[kept * i + 1] = alpha;
   }
   auto prepared =
-      engine.prepare_image({pixels.get(), height, width, kept, facts.orientation}, image, engine.info().image_bytes());
+      engine.prepare_image({decoded.get(), height, width, kept, facts.orientation}, image, engine.info().image_bytes());
   if (!prepared) throw RequestError(prepared.error());
   return facts.orientation;
 }

@@ -1,4 +1,4 @@
-// Encoded picture files to an engine's input.
+// Decodes picture files to an engine's input.
 #pragma once
 
 #include <cstddef>
@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vmoe/engine.hpp>
 
-// Pixels of a picture according to its header, twice as many if they have 16 bits per channel. Throws RequestError.
+// Reads the number of pixels from a picture's header; doubles it for 16 bits per channel. Throws RequestError.
 size_t pixels_of(std::string_view file);
 
-// Decodes a picture to an image of info.image_bytes(); needs up to fifteen bytes per pixel. Returns its EXIF
-// orientation, or 0. Throws RequestError.
-int decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* image);
+// Decodes a picture to an image of info.image_bytes(). pixels: its pixels_of(); decoding takes up to fifteen bytes for
+// each. Returns the picture's EXIF orientation, or 0. Throws RequestError.
+int decode_picture(const vmoe::Engine& engine, std::string_view file, size_t pixels, uint8_t* image);

@@ -6,7 +6,7 @@
 
 namespace {
 
-// A name between quotes, escaped: JSON escapes as Prometheus does.
+// Quotes and escapes a name: Prometheus escapes as JSON does.
 std::string quoted(const std::string& name) { return nlohmann::json(name).dump(); }
 
 void begin(std::ostream& out, const Metric& metric, const char* type) {

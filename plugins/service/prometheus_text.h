@@ -1,4 +1,4 @@
-// The metrics of the service, as Prometheus text.
+// Collects the service's metrics and writes them as Prometheus text.
 #pragma once
 
 #include <array>
@@ -11,19 +11,18 @@
 
 #include "generated/endpoints.h"
 
-// Safe for any number of threads.
+// Any thread may call any function.
 class Metrics {
  public:
   // Counts a reply. request: the label of a route, or "server".
   void replied(const std::string& request, int status, double seconds);
 
-  // unturned: pictures so far with an EXIF orientation that were taken as they are stored.
+  // unturned: pictures so far whose EXIF orientation was ignored.
   std::string text(const std::string& model, const vmoe::BatcherLoad& load, int64_t unturned) const;
 
  private:
   struct Histogram {
-    std::array<uint64_t, std::size(kRequestBuckets) + 1>
-        counts{};  // of each bucket alone; the last one has no upper bound
+    std::array<uint64_t, std::size(kRequestBuckets) + 1> counts{};  // of each bucket alone; the last has no upper bound
     double seconds = 0;
   };
 

@@ -8,8 +8,8 @@
 
 namespace {
 
-constexpr size_t kMostShown = 60;  // bytes of a client's text that a message repeats
-constexpr int kMostDepth = 64;     // of nested JSON, which is copied and printed recursively
+constexpr size_t kMostShown = 60;  // bytes of a client's text that a message quotes
+constexpr int kMostDepth = 64;     // of nested JSON: copying and printing it are recursive
 
 int status_of(vmoe_code code) {
   switch (code) {
@@ -25,7 +25,7 @@ int status_of(vmoe_code code) {
 }
 
 bool decode_base64(std::string& text) {
-  // OpenSSL's decoder takes more: white space around the text, and = within it, as zeros.
+  // OpenSSL's decoder accepts more: white space around the text, and = within it, which it reads as zeros.
   const size_t digits = text.find_last_not_of('=') + 1;
   const auto is_digit = [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/'; };
   if (text.size() - digits > 2 || !std::all_of(text.begin(), text.begin() + digits, is_digit)) return false;
@@ -63,7 +63,7 @@ void read_value(const Field& row, Input& value, const std::string& where) {
   if (row.type == FieldType::kObject) read_object(row.value_object, value, where + '.');
 }
 
-// Refuses a field that the object does not have, or that is not allowed in the query. where: the object's path.
+// Refuses a field that the object does not have, or the query may not have. where: the object's path.
 void check_known(std::string_view object, const std::string& name, bool in_query, const std::string& where = "") {
   std::string known;
   for (const Field& row : kFields) {
@@ -92,7 +92,7 @@ Input read_json(std::string_view text, size_t most_numbers, size_t most_others) 
   try {
     object = Input::parse(text, check);
   } catch (const Input::exception& error) {
-    // Without "[json.exception.parse_error.101] " at the start, and what was read last or expected at the end.
+    // Leaves out "[json.exception.parse_error.101] ", and what the parser read last or expected.
     const std::string what = error.what();
     const size_t from = std::min(what.size(), what.find("] ") + 2);
     throw RequestError(kNoJson, what.substr(from, std::min<size_t>(what.find("; ", from) - from, 100)));

@@ -1,4 +1,4 @@
-// Requests in JSON, checked against the table of fields, and the error that refuses one.
+// Reads JSON requests, checks them against the table of fields, and defines the error that refuses one.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,15 @@
 #include "generated/endpoints.h"
 
 using Json = nlohmann::ordered_json;  // of replies
-using Input = nlohmann::json;         // of requests: finds a field fast, however many there are
+using Input = nlohmann::json;         // of requests: finding a field stays fast however many there are
 
-// A request that is refused: the status and the message of the reply.
+// Refuses a request: the status and the message of the reply.
 class RequestError : public std::runtime_error {
  public:
   explicit RequestError(const std::string& message, int status = 400) : std::runtime_error(message), status_(status) {}
-  // The engine's refusal, with the status that its code stands for.
+  // Translates an error of the engine.
   explicit RequestError(const vmoe::Error& error);
-  // facts: for each {} of the message.
+  // facts: one for each {} in the message.
   template <typename... Facts>
   explicit RequestError(const Refusal& refusal, const Facts&... facts)
       : RequestError(filled(refusal.message, facts...), refusal.status) {}
@@ -45,22 +45,22 @@ class RequestError : public std::runtime_error {
   int status_;
 };
 
-// Parses a JSON object. A number takes 16 bytes of memory and another value up to 100, however short its text, so more
-// than any request needs are refused while they are read. Throws RequestError.
+// Parses a JSON object. A number takes 16 bytes of memory, and any other value up to 100, however short its text. So it
+// stops as soon as there are more than the request can need. Throws RequestError.
 Input read_json(std::string_view text, size_t most_numbers, size_t most_others);
 
-// The fields of an object of kFields that the query of an address has. Throws RequestError.
+// Reads the fields of an object of kFields from the query of an address. Throws RequestError.
 Input read_query(std::string_view object, std::string_view query);
 
-// Checks the fields of an object of kFields, gives it those that it lacks, and decodes pictures. where: its path in the
-// request. most_items: of its lists, if the table allows more. Throws RequestError.
+// Checks an object against its rows of kFields, adds missing fields with their defaults, and decodes base64. where: the
+// object's path in the request. most_items: limits its lists further than the table does. Throws RequestError.
 void read_object(std::string_view name, Input& object, const std::string& where = "", size_t most_items = SIZE_MAX);
 
-// The whole number of a text; nothing if it is none.
+// Reads a whole number; returns nothing if the text is something else.
 std::optional<int64_t> whole_number(std::string_view text);
 
-// A client's value as messages repeat it.
+// Writes a client's value as messages quote it: shortened.
 std::string shown(const Input& value);
 
-// JSON; bytes that are no UTF-8 are replaced.
+// Writes JSON; replaces bytes that are not UTF-8.
 std::string to_text(const Json& json);

@@ -4,18 +4,50 @@
 
 #include <algorithm>
 #include <boost/algorithm/string/replace.hpp>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <chrono>
+#include <new>
 #include <numeric>
+#include <optional>
 #include <regex>
 #include <thread>
-#include <utility>
 
+#include "content_encoding.h"
 #include "pictures.h"
 
 namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
 constexpr int kLargeNice = 5;                          // leaves the processors to everything else
+
+// Where the batcher leaves an answer. Its callback and the coroutine that waits own it together with the images, since
+// either may end first if memory is short.
+struct PendingAnswer {
+  PendingAnswer(const asio::any_io_executor& strand, std::shared_ptr<const ImageBatch> images)
+      : images(std::move(images)), timer(strand) {}
+
+  std::shared_ptr<const ImageBatch> images;
+  std::optional<vmoe::Result<vmoe::Answer>> answer;  // only once it is_there
+  std::atomic<bool> is_there{false};
+  asio::steady_timer timer;  // for the coroutine's strand only
+};
+
+void set_answer(const std::shared_ptr<PendingAnswer>& pending, vmoe::Result<vmoe::Answer> answer) {
+  pending->answer = std::move(answer);
+  pending->is_there = true;
+  try {
+    asio::post(pending->timer.get_executor(), [pending] { pending->timer.cancel(); });
+  } catch (const std::bad_alloc&) {
+    // The coroutine looks soon in any case.
+  }
+}
+
+asio::awaitable<void> unpack(Request& request, std::string_view encoding, size_t most) {
+  request.body() = unpacked(request.body(), encoding, most);
+  co_return;
+}
 
 }  // namespace
 
@@ -26,10 +58,27 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
       metrics(metrics),
       tensors(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)),
       pictures(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
-  asio::post(large_pictures, [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });  // of this thread
+  // On Linux, this is the niceness of the calling thread.
+  asio::post(large_pictures.context(), [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });
+}
+
+Routes Service::routes() {
+  Routes routes;
   for (const Route& route : kRoutes) {
-    routes[boost::replace_all_copy(std::string(route.path), "{model}", options.name)] = &route;
+    const std::string path = boost::replace_all_copy(std::string(route.path), "{model}", options.name);
+    routes.endpoints[path] = {route.is_post, route.label,
+                              [this, &route](Exchange& exchange) { return serve(route, exchange); }};
   }
+  routes.no_path = [this](const std::string& path) { return no_path(path); };
+  return routes;
+}
+
+asio::awaitable<Response> Service::serve(const Route& route, Exchange& exchange) {
+  const std::string_view encoding = exchange.request[http::field::content_encoding];
+  if (!encoding.empty()) {
+    co_await run_on(tensors, unpack(exchange.request, encoding, static_cast<size_t>(options.max_body) << 20));
+  }
+  co_return co_await route.answer(*this, exchange);
 }
 
 RequestError Service::no_path(const std::string& path) const {
@@ -41,39 +90,49 @@ RequestError Service::no_path(const std::string& path) const {
   return RequestError(kNoPath, path);
 }
 
-ImageBatch Service::decode(const Input& files, const HasGone& has_gone) {
+asio::awaitable<ImageBatch> Service::decode(const Input& files, const HasGone& has_gone) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(options.request_seconds);
   const size_t size = engine.info().image_bytes();
   ImageBatch batch{engine.info().input_dtype, static_cast<int64_t>(files.size()), {}};
   batch.data.resize(files.size() * size);
   for (size_t i = 0; i < files.size(); ++i) {
     const auto& file = files[i].get_ref<const std::string&>();
-    const auto decode_one = [&] {
+    const size_t pixels = pixels_of(file);
+    const auto decode_one = [&]() -> asio::awaitable<void> {
       if (std::chrono::steady_clock::now() > end || has_gone()) {
         throw RequestError(kDecoding, options.request_seconds);
       }
-      const int orientation = decode_picture(engine, file, batch.data.data() + i * size);
+      const int orientation = decode_picture(engine, file, pixels, batch.data.data() + i * size);
       if (orientation > 1 && engine.info().preprocessing.rfind(kRotation, 0) != 0) ++unturned;
+      co_return;
     };
-    run_on(pixels_of(file) > kLargePicture ? large_pictures : pictures, decode_one);
+    if (i > 0) co_await asio::post(asio::use_awaitable);  // pictures of other requests take turns with these
+    co_await(pixels > kLargePicture ? run_on(large_pictures, decode_one()) : decode_one());
   }
-  return batch;
+  co_return batch;
 }
 
-vmoe::Answer Service::answer(const ImageBatch& batch, const Input& setting, const HasGone& has_gone) {
+asio::awaitable<vmoe::Answer> Service::run(ImageBatch images, const Input& setting, const HasGone& has_gone) {
   if (!setting.is_null() && engine.profiles().empty()) throw RequestError(kNoSettings);
+  const auto strand = co_await asio::this_coro::executor;
+  const auto batch = std::make_shared<const ImageBatch>(std::move(images));
   const vmoe::Info& info = engine.info();
   std::string profile = setting.is_null() ? "" : setting.get<std::string>();
   vmoe::Answer whole;
-  for (int64_t first = 0; first < batch.count; first += options.batch_size) {
-    const uint8_t* data = batch.data.data() + first * (static_cast<int64_t>(batch.data.size()) / batch.count);
-    const int64_t count = std::min<int64_t>(options.batch_size, batch.count - first);
-    auto pending = batcher.submit({data, batch.dtype, count, info.height, info.width, info.channels}, profile);
-    if (!pending) throw RequestError(pending.error());
-    while (!pending->wait_for(kLook)) {
-      if (has_gone() && pending->cancel()) break;
+  for (int64_t first = 0; first < batch->count; first += options.batch_size) {
+    const uint8_t* data = batch->data.data() + first * (static_cast<int64_t>(batch->data.size()) / batch->count);
+    const int64_t count = std::min<int64_t>(options.batch_size, batch->count - first);
+    const auto pending = std::make_shared<PendingAnswer>(strand, batch);
+    auto ticket =
+        batcher.submit({data, batch->dtype, count, info.height, info.width, info.channels}, profile,
+                       [pending](vmoe::Result<vmoe::Answer> answer) { set_answer(pending, std::move(answer)); });
+    if (!ticket) throw RequestError(ticket.error());
+    while (!pending->is_there) {
+      pending->timer.expires_after(kLook);
+      co_await pending->timer.async_wait(asio::as_tuple(asio::use_awaitable));
+      if (!pending->is_there && has_gone()) ticket->cancel();
     }
-    auto answer = pending->wait();
+    vmoe::Result<vmoe::Answer>& answer = *pending->answer;
     if (!answer) throw RequestError(answer.error());
     if (first == 0) {
       whole = std::move(*answer);
@@ -86,7 +145,7 @@ vmoe::Answer Service::answer(const ImageBatch& batch, const Input& setting, cons
       }
     }
   }
-  return whole;
+  co_return whole;
 }
 
 std::vector<size_t> Service::likeliest(const float* logits) const {

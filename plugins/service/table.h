@@ -1,6 +1,7 @@
-// The rows of what both HTTP services share, which generated/endpoints.h has.
+// Types of the rows in generated/endpoints.h, which both HTTP services share.
 #pragma once
 
+#include <boost/asio/awaitable.hpp>
 #include <cstdint>
 #include <vmoe/batcher.hpp>
 
@@ -8,7 +9,7 @@ struct Exchange;
 struct Response;
 class Service;
 
-// A status and its reason, with {} for each fact that is known only then.
+// A status and a message, with {} for each fact that is known only at run time.
 struct Refusal {
   int status;
   const char* message;
@@ -20,28 +21,28 @@ enum class FieldType { kText, kWhole, kFlag, kPicture, kAny, kObject };
 struct Field {
   const char* object;  // that has it
   const char* name;
-  const char* value_object;   // of a value, or of an item of a list, that is an object
+  const char* value_object;   // if a value, or an item of the list, is an object: which one
   const char* default_value;  // JSON
   const char* takes;          // for messages
-  FieldType type;             // of the value, or of an item of a list
-  int64_t minimum;            // of a whole number, or of the characters of a text
-  size_t fewest, most;        // items of a list; most is 0 for a single value
+  FieldType type;             // of the value, or of each item of the list
+  int64_t minimum;            // of a whole number, or of a text's characters
+  size_t fewest, most;        // items of the list; most is 0 if it is a single value
   bool is_required, in_query;
   bool is_exact;           // the object has no other fields
-  const char* choices[2];  // of a text, or none
+  const char* choices[2];  // of a text; empty if it is free
 };
 
 struct Metric {
   const char* name;
   const char* help;
   bool is_gauge;                              // a state, not a sum
-  double (*count)(const vmoe::BatcherLoad&);  // null if it isn't one number
+  double (*count)(const vmoe::BatcherLoad&);  // null if it is more than one number
 };
 
 // What answers at an address.
 struct Route {
-  const char* path;   // {model} stands for the model's name
-  bool is_post;       // otherwise GET and HEAD
-  const char* label;  // of its metrics; empty if it is not counted
-  Response (*answer)(Service&, Exchange&);
+  const char* path;                                                 // {model} stands for the model's name
+  bool is_post;                                                     // otherwise GET and HEAD
+  const char* label;                                                // of its metrics; empty if it is not counted
+  boost::asio::awaitable<Response> (*answer)(Service&, Exchange&);  // throws RequestError
 };

@@ -1,36 +1,50 @@
-// Threads that run what is posted to them.
+// A fixed number of threads that run what is posted to them.
 #pragma once
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <cstddef>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-// Unlike boost::asio::thread_pool, which waits forever for the first threads if the system does not start all of them.
-class Workers : public boost::asio::io_context {
+// boost::asio::thread_pool would wait forever for the first threads if the system does not start all of them.
+class Workers {
  public:
-  // Throws std::runtime_error if the system has not so many threads.
-  explicit Workers(size_t count) : work_(get_executor()) {
+  // Throws std::runtime_error if the system has no more threads.
+  explicit Workers(size_t count) : context_(static_cast<int>(count)), work_(context_.get_executor()) {
     try {
       while (threads_.size() < count) threads_.emplace_back([this] { run(); });
     } catch (const std::exception& error) {
-      stop();
-      throw std::runtime_error("can't start " + std::to_string(count) + " threads: " + error.what() +
-                               "; the fewer --connections, the fewer threads");
+      context_.stop();
+      throw std::runtime_error("can't start " + std::to_string(count) + " threads: " + error.what());
     }
   }
-  ~Workers() { stop(); }
+  ~Workers() { context_.stop(); }
 
-  // Returns when all that was posted has run.
+  boost::asio::io_context& context() { return context_; }
+
+  // Returns when everything that was posted has run.
   void join() {
     work_.reset();
     threads_.clear();
   }
 
  private:
-  boost::asio::executor_work_guard<executor_type> work_;
+  void run() {
+    for (;;) {
+      try {
+        context_.run();
+        return;
+      } catch (const std::exception&) {
+        // Memory ran out between two steps of a coroutine. That coroutine has ended; the others go on.
+      }
+    }
+  }
+
+  boost::asio::io_context context_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   std::vector<std::jthread> threads_;
 };

@@ -71,8 +71,8 @@ def test_features_are_timed_without_accuracy_and_without_images_any_model_is(
     words = (kept_bundle("fp32"), *others, "--images", noise(tmp_path / "images.npz"), *LIMIT)
     out, err = vmoe.run("bench", *words, "--cascade")
     sentence = "v3-dense returns features, so it is timed without accuracy."
-    noise = "( within timing noise)?:"
-    comparisons = rf"v3-dense{noise} .* x its FLOPs\. c.* v3-soft{noise} .* accuracy, compared with"
+    label = "( within timing noise)?:"
+    comparisons = rf"v3-dense{label} .* x its FLOPs\. c.* v3-soft{label} .* accuracy, compared with"
     assert sentence in err and re.search(comparisons, out)
     report = vmoe.json("report", *words, "-o", tmp_path / "r.html")
     assert [report["same"][index] is None for index in report["others"]] == [True, False] and sentence in report["notes"]

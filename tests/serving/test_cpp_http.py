@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -166,6 +167,50 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
     assert few.stop() == (0, "")
 
 
+def tasks(server: CppServer) -> dict[str, int]:
+    """The threads of the process, and how often each has waited."""
+    files = Path(f"/proc/{server.process.pid}/task").glob("*/status")
+    return {file.parent.name: int(file.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for file in files}
+
+
+def test_idle_connections_cost_no_thread_and_wake_none(mnist_image_bundle: Path) -> None:
+    server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--connections", "300")
+    before = tasks(server)
+    with ExitStack() as stack:
+        for index in range(200):
+            connection = stack.enter_context(connected(server.port))
+            if index % 2:  # idle from the start, or after a request
+                connection.sendall(HEALTH)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        idle = tasks(server)
+        assert idle.keys() == before.keys()
+        time.sleep(1)
+        woken = sum(tasks(server).values()) - sum(idle.values())
+    assert woken < 100  # one look at each connection would be 200
+    assert server.stop() == (0, "")
+
+
+def test_a_connection_without_a_request_is_closed_after_a_minute(mnist_image_bundle: Path) -> None:
+    server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
+    start = time.monotonic()
+    with connected(server.port) as fresh, connected(server.port) as used:
+        used.sendall(HEALTH)
+        assert used.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert fresh.recv(1) == used.recv(1) == b""
+        assert time.monotonic() - start >= 60
+    assert server.stop() == (0, "")
+
+
+def test_a_client_that_takes_no_answer_is_closed(mnist_image_bundle: Path) -> None:
+    """It sends requests without an end and reads nothing, until its answers fill the buffers of both sides."""
+    server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
+    with connected(server.port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while True:
+            connection.sendall(b"GET /openapi.json" + HOST + b"\r\n")
+    assert server.ask("GET", "/healthz")[0] == 200
+    assert server.stop() == (0, "")
+
+
 def test_a_full_queue_is_503_and_clients_that_disconnect_leave_it(
     mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
@@ -269,15 +314,26 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x")
     built(*made, "-keyout", key, "-out", certificate)
-    secure = CppServer(cpp_http.program(), mnist_image_bundle, "--tls-cert", str(certificate), "--tls-key", str(key))
+    files = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    secure = CppServer(cpp_http.program(), mnist_image_bundle, *files, "--request-seconds", "1")
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False
     with closing(http.client.HTTPSConnection("127.0.0.1", secure.port, timeout=PATIENCE, context=context)) as connection:
         for _ in range(3):
             connection.request("POST", "/v1/classify?top=1", SEVEN.read_bytes())
             assert json.loads(connection.getresponse().read())["predictions"][0][0]["class"] == "7"
+    with context.wrap_socket(connected(secure.port)) as connection:  # two requests at once, and one byte by byte
+        connection.sendall(HEALTH + POST[:1])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for byte in POST[1:31]:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
     assert b"HTTP" not in exchanged(secure.port, HEALTH)
-    assert secure.stop() == (0, "")
+    assert exchanged(secure.port, b"\x16\x03\x01") == b""  # half of a handshake
+    with context.wrap_socket(connected(secure.port)) as idle:
+        assert secure.stop() == (0, "")
+        assert idle.recv(1) == b""
 
 
 BAD: list[tuple[str, int, str]] = [
@@ -315,13 +371,14 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
 
 
 def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bundle: Path) -> None:
-    command = ["sh", "-c", 'ulimit -v 500000; exec "$0" "$@"', cpp_http.program(), mnist_image_bundle, "--port", "0"]
+    limits = 'ulimit -s 300000; ulimit -v 500000; exec "$0" "$@"'  # a thread's stack has the size that -s says
+    command = ["sh", "-c", limits, cpp_http.program(), mnist_image_bundle, "--port", "0"]
     process = started(command, **cpp_http.environment())
     try:
         _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    assert process.returncode == 1 and errors.count("\n") == 1 and "can't start 136 threads: " in errors
+    assert process.returncode == 1 and errors.count("\n") == 1 and re.search("can't start [0-9]+ threads: ", errors)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-// `infer` of the Open Inference Protocol, version 2, with its binary extension, which sends tensors after the JSON.
+// `infer` of the Open Inference Protocol v2, with its binary extension: tensors follow the JSON.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,7 +13,7 @@
 
 namespace {
 
-// Numbers of JSON, flat or nested.
+// Appends the numbers of a JSON list, flat or nested.
 void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& data) {
   if (!list.is_array()) throw RequestError(kWrongNumbers);
   for (const Input& value : list) {
@@ -31,7 +31,7 @@ void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& da
   }
 }
 
-// Pixels 0..255 that were not scaled would get a wrong answer, and NaN none.
+// Unscaled pixels 0..255 would get a wrong answer, and NaN none.
 void check_range(const ImageBatch& batch) {
   for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
     float value = 0;
@@ -73,7 +73,7 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
-// Refuses outputs that the model doesn't have, that are asked for twice, or classes of one that isn't logits.
+// Refuses outputs that the model does not have or that are requested twice, and classes of an output without logits.
 void check_outputs(const Input& asked, const vmoe::Info& info) {
   std::set<std::string> left;
   std::string known;
@@ -88,14 +88,14 @@ void check_outputs(const Input& asked, const vmoe::Info& info) {
   }
 }
 
-// The fields of a request, and its images.
+// Returns the fields of a request, and its images.
 std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
   const std::string_view body = request.body(), json_length = request[kHeaderLength];
   const auto length = json_length.empty() ? std::optional<int64_t>(body.size()) : whole_number(json_length);
   if (json_length.size() > kMaxDigits || !length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
     throw RequestError(kWrongLength, shown(json_length), body.size());
   }
-  // Numbers, flat or nested, and the lists that they are nested in, down to the rows of the pixels.
+  // The numbers may be in nested lists: one per image, row and pixel.
   const size_t rows = static_cast<size_t>(most_images * info.height), pixels = rows * static_cast<size_t>(info.width);
   Input fields = read_json(body.substr(0, *length), pixels * static_cast<size_t>(info.channels) + 100,
                            pixels + rows + static_cast<size_t>(most_images) + 1000);
@@ -105,7 +105,7 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   return {std::move(fields), std::move(images)};
 }
 
-// LOGIT:INDEX:NAME of the most probable classes of each image, as Triton writes them.
+// Returns LOGIT:INDEX:NAME for the most probable classes of each image, as Triton writes them.
 std::vector<std::string> most_probable(const Service& service, const std::vector<float>& logits, size_t most) {
   const vmoe::Info& info = service.engine.info();
   std::vector<std::string> texts;
@@ -119,7 +119,7 @@ std::vector<std::string> most_probable(const Service& service, const std::vector
   return texts;
 }
 
-// Bytes that follow the JSON.
+// Encodes a tensor as the bytes that follow the JSON.
 std::string as_binary(const std::vector<float>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
 }
@@ -133,24 +133,19 @@ std::string as_binary(const std::vector<std::string>& texts) {
   return binary;
 }
 
-}  // namespace
-
-Response endpoints::infer(Service& service, Exchange& exchange) {
+Response reply(const Service& service, const Input& fields, const vmoe::Answer& answer, int64_t count) {
   const vmoe::Info& info = service.engine.info();
-  const auto [fields, images] =
-      service.run_on(service.tensors, [&] { return read_infer(exchange.request, info, service.options.max_waiting); });
-  const vmoe::Answer answer = service.answer(images, fields["parameters"]["setting"], exchange.has_gone);
   Json tensors = Json::array();
   std::string binary;
   const auto add = [&](const vmoe::OutputShape& output, Input parameters) {
     const bool is_first = output.name == info.outputs.front().name;
     const std::vector<float>& values = is_first ? answer.output : answer.layers.at(output.name);
-    Json tensor = output_tensor(output, images.count);
+    Json tensor = output_tensor(output, count);
     const Input& wanted = parameters["binary_data"];
     const bool is_binary = (wanted.is_null() ? fields["parameters"]["binary_data_output"] : wanted) == true;
     const auto add_values = [&](const auto& values) {
       if (!is_binary) {
-        tensor["data"] = values;  // null for what JSON has no number for
+        tensor["data"] = values;  // NaN and infinity become null
         return;
       }
       const std::string bytes = as_binary(values);
@@ -162,7 +157,7 @@ Response endpoints::infer(Service& service, Exchange& exchange) {
     } else {
       const auto texts = most_probable(service, values, most);
       tensor["datatype"] = "BYTES";
-      tensor["shape"][1] = texts.size() / static_cast<size_t>(images.count);
+      tensor["shape"][1] = texts.size() / static_cast<size_t>(count);
       add_values(texts);
     }
     tensors.push_back(std::move(tensor));
@@ -182,4 +177,18 @@ Response endpoints::infer(Service& service, Exchange& exchange) {
   Response response = text_response(text + binary, kBinary);
   response.set(kHeaderLength, std::to_string(json_length));
   return response;
+}
+
+asio::awaitable<Response> answered(Service& service, Exchange& exchange) {
+  auto [fields, images] = read_infer(exchange.request, service.engine.info(), service.options.max_waiting);
+  const int64_t count = images.count;
+  const vmoe::Answer answer =
+      co_await service.run(std::move(images), fields["parameters"]["setting"], exchange.has_gone);
+  co_return reply(service, fields, answer, count);
+}
+
+}  // namespace
+
+asio::awaitable<Response> endpoints::infer(Service& service, Exchange& exchange) {
+  return run_on(service.tensors, answered(service, exchange));
 }

@@ -1,29 +1,37 @@
-// What the server and its model are, as the Open Inference Protocol says it, and what the server is doing.
+// Describes the server and the model as the Open Inference Protocol does, and reports the server's state.
 #include <boost/algorithm/string/replace.hpp>
 #include <string>
 
 #include "requests.h"
 #include "service.h"
 
-Response endpoints::server(Service&, Exchange&) {
-  return json_response({{"name", "vmoe-export"},
-                        {"version", vmoe_version()},
-                        {"extensions", {"binary_tensor_data", "classification", "model_repository", "parameters"}}});
+asio::awaitable<Response> endpoints::server(Service&, Exchange&) {
+  co_return json_response({{"name", "vmoe-export"},
+                           {"version", vmoe_version()},
+                           {"extensions", {"binary_tensor_data", "classification", "model_repository", "parameters"}}});
 }
 
-Response endpoints::repository(Service& service, Exchange& exchange) {
+namespace {
+
+asio::awaitable<Response> index(Service& service, Exchange& exchange) {
   const std::string& body = exchange.request.body();
   Input asked = read_json(body.empty() ? "{}" : body, 100, 100);
   read_object("repository", asked);
   const Json own = {{"name", service.options.name}, {"version", kVersion}, {"state", "READY"}, {"reason", ""}};
-  return json_response(Json::array({own}));
+  co_return json_response(Json::array({own}));
 }
 
-Response endpoints::openapi(Service& service, Exchange&) {
-  return text_response(boost::replace_all_copy(std::string(kOpenApi), "{model}", service.options.name), kJson);
+}  // namespace
+
+asio::awaitable<Response> endpoints::repository(Service& service, Exchange& exchange) {
+  return run_on(service.tensors, index(service, exchange));
 }
 
-Response endpoints::model(Service& service, Exchange&) {
+asio::awaitable<Response> endpoints::openapi(Service& service, Exchange&) {
+  co_return text_response(boost::replace_all_copy(std::string(kOpenApi), "{model}", service.options.name), kJson);
+}
+
+asio::awaitable<Response> endpoints::model(Service& service, Exchange&) {
   const vmoe::Info& info = service.engine.info();
   Json profiles = Json::array();
   for (const vmoe::Profile& profile : service.engine.profiles()) profiles.push_back(profile.name);
@@ -34,7 +42,7 @@ Response endpoints::model(Service& service, Exchange&) {
   const Json input = {{"name", kInputName},
                       {"datatype", info.input_dtype == VMOE_UINT8 ? "UINT8" : "FP32"},
                       {"shape", {-1, info.height, info.width, info.channels}}};
-  return json_response(
+  co_return json_response(
       {{"name", service.options.name},
        {"versions", Json::array({kVersion})},
        {"platform", "vmoe-export, " + info.runtime},
@@ -43,20 +51,20 @@ Response endpoints::model(Service& service, Exchange&) {
        {"parameters", {{"profiles", profiles}, {"level", service.level()}, {"probabilities", probabilities}}}});
 }
 
-Response endpoints::model_ready(Service& service, Exchange&) {
-  return json_response({{"name", service.options.name}, {"ready", true}});
+asio::awaitable<Response> endpoints::model_ready(Service& service, Exchange&) {
+  co_return json_response({{"name", service.options.name}, {"ready", true}});
 }
 
-Response endpoints::health(Service& service, Exchange&) {
-  return json_response({{"status", "ok"},
-                        {"live", true},  // these two are fields of the Open Inference Protocol
-                        {"ready", true},
-                        {"model", service.options.name},
-                        {"waiting", service.batcher.load().waiting},
-                        {"level", service.level()}});
+asio::awaitable<Response> endpoints::health(Service& service, Exchange&) {
+  co_return json_response({{"status", "ok"},
+                           {"live", true},  // this and the next are fields of the Open Inference Protocol
+                           {"ready", true},
+                           {"model", service.options.name},
+                           {"waiting", service.batcher.load().waiting},
+                           {"level", service.level()}});
 }
 
-Response endpoints::metrics(Service& service, Exchange&) {
-  return text_response(service.metrics.text(service.options.name, service.batcher.load(), service.unturned),
-                       kPrometheus);
+asio::awaitable<Response> endpoints::metrics(Service& service, Exchange&) {
+  co_return text_response(service.metrics.text(service.options.name, service.batcher.load(), service.unturned),
+                          kPrometheus);
 }

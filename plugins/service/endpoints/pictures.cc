@@ -1,4 +1,4 @@
-// Pictures in, classes or features out.
+// Classifies pictures, or returns their features.
 #include <algorithm>
 #include <boost/beast/core/string.hpp>
 #include <cmath>
@@ -16,7 +16,7 @@ bool is_json(std::string_view content_type) {
   return boost::beast::iequals(content_type.substr(0, content_type.find_first_of("; \t")), kJson);
 }
 
-// The fields of a body that is JSON or one picture. No picture starts with a brace, whatever the content type says.
+// Reads a body that is JSON or one picture. No picture starts with a brace, whatever the content type says.
 Input read_pictures(Request& request, int64_t most_images) {
   const std::string_view content_type = request[http::field::content_type];
   Input values = read_query("pictures", query_of(request));
@@ -36,7 +36,8 @@ Input read_pictures(Request& request, int64_t most_images) {
   return values;
 }
 
-std::pair<Input, vmoe::Answer> answered(Service& service, Exchange& exchange, vmoe_output output) {
+// Returns the fields of a request without its pictures, and the model's answer.
+asio::awaitable<std::pair<Input, vmoe::Answer>> answered(Service& service, Exchange& exchange, vmoe_output output) {
   const vmoe_output own = service.engine.info().output;
   if (own != output) {
     throw RequestError(own == VMOE_LOGITS     ? kLogitsModel
@@ -44,11 +45,11 @@ std::pair<Input, vmoe::Answer> answered(Service& service, Exchange& exchange, vm
                        : own == VMOE_MEMBERS  ? kMembersModel
                                               : kTokensModel);
   }
-  Input request =
-      service.run_on(service.pictures, [&] { return read_pictures(exchange.request, service.options.batch_size); });
-  const ImageBatch batch = service.decode(request["images"], exchange.has_gone);
-  vmoe::Answer answer = service.answer(batch, request["setting"], exchange.has_gone);
-  return {std::move(request), std::move(answer)};
+  Input request = read_pictures(exchange.request, service.options.batch_size);
+  ImageBatch images = co_await service.decode(request["images"], exchange.has_gone);
+  request.erase("images");
+  vmoe::Answer answer = co_await service.run(std::move(images), request["setting"], exchange.has_gone);
+  co_return std::pair(std::move(request), std::move(answer));
 }
 
 Response reply(const char* name, Json content, const vmoe::Answer& answer) {
@@ -60,19 +61,16 @@ Response reply(const char* name, Json content, const vmoe::Answer& answer) {
                         {"images_of_call", answer.batch_size}});
 }
 
-}  // namespace
-
-Response endpoints::classify(Service& service, Exchange& exchange) {
-  const auto [request, answer] = answered(service, exchange, VMOE_LOGITS);
+Response classes(const Service& service, const Input& request, const vmoe::Answer& answer) {
   const vmoe::Info& info = service.engine.info();
-  const auto classes = static_cast<size_t>(info.output_size);
+  const auto count = static_cast<size_t>(info.output_size);
   Json predictions = Json::array();
-  for (size_t first = 0; first < answer.output.size(); first += classes) {
+  for (size_t first = 0; first < answer.output.size(); first += count) {
     const float* logits = answer.output.data() + first;
     const std::vector<size_t> order = service.likeliest(logits);
     const std::vector<double> probabilities = info.probabilities_of(logits);
     Json best = Json::array();
-    for (size_t i = 0; i < std::min(classes, request["top"].get<size_t>()); ++i) {
+    for (size_t i = 0; i < std::min(count, request["top"].get<size_t>()); ++i) {
       best.push_back({{"class", info.class_names.empty() ? std::to_string(order[i]) : info.class_names[order[i]]},
                       {"index", order[i]},
                       {"probability", probabilities[order[i]]}});
@@ -82,12 +80,27 @@ Response endpoints::classify(Service& service, Exchange& exchange) {
   return reply("predictions", std::move(predictions), answer);
 }
 
-Response endpoints::features(Service& service, Exchange& exchange) {
-  const vmoe::Answer answer = answered(service, exchange, VMOE_FEATURES).second;
+asio::awaitable<Response> classified(Service& service, Exchange& exchange) {
+  const auto [request, answer] = co_await answered(service, exchange, VMOE_LOGITS);
+  co_return classes(service, request, answer);
+}
+
+asio::awaitable<Response> embedded(Service& service, Exchange& exchange) {
+  const auto [request, answer] = co_await answered(service, exchange, VMOE_FEATURES);
   const int64_t size = service.engine.info().output_size;
   Json features = Json::array();
   for (auto row = answer.output.begin(); row != answer.output.end(); row += size) {
     features.emplace_back(std::vector<float>(row, row + size));
   }
-  return reply("features", std::move(features), answer);
+  co_return reply("features", std::move(features), answer);
+}
+
+}  // namespace
+
+asio::awaitable<Response> endpoints::classify(Service& service, Exchange& exchange) {
+  return run_on(service.pictures, classified(service, exchange));
+}
+
+asio::awaitable<Response> endpoints::features(Service& service, Exchange& exchange) {
+  return run_on(service.pictures, embedded(service, exchange));
 }

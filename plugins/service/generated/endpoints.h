@@ -119,16 +119,16 @@ inline constexpr NumberOption kNumberOptions[] = {
 };
 
 namespace endpoints {
-Response classify(Service&, Exchange&);
-Response features(Service&, Exchange&);
-Response infer(Service&, Exchange&);
-Response model(Service&, Exchange&);
-Response model_ready(Service&, Exchange&);
-Response repository(Service&, Exchange&);
-Response server(Service&, Exchange&);
-Response health(Service&, Exchange&);
-Response metrics(Service&, Exchange&);
-Response openapi(Service&, Exchange&);
+boost::asio::awaitable<Response> classify(Service&, Exchange&);
+boost::asio::awaitable<Response> features(Service&, Exchange&);
+boost::asio::awaitable<Response> infer(Service&, Exchange&);
+boost::asio::awaitable<Response> model(Service&, Exchange&);
+boost::asio::awaitable<Response> model_ready(Service&, Exchange&);
+boost::asio::awaitable<Response> repository(Service&, Exchange&);
+boost::asio::awaitable<Response> server(Service&, Exchange&);
+boost::asio::awaitable<Response> health(Service&, Exchange&);
+boost::asio::awaitable<Response> metrics(Service&, Exchange&);
+boost::asio::awaitable<Response> openapi(Service&, Exchange&);
 }  // namespace endpoints
 inline constexpr Route kRoutes[] = {
     {"/v1/classify", true, "classify", endpoints::classify},

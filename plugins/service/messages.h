@@ -1,0 +1,51 @@
+// What the server and the endpoints behind it exchange: requests, responses and routes.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/beast/http.hpp>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+
+class RequestError;
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+
+using Request = http::request<http::string_body>;
+
+struct Response : http::response<http::string_body> {
+  using http::response<http::string_body>::message;
+};
+
+// Whether the client has disconnected, so that nobody waits for the response. Any thread may call it until the response
+// is returned.
+using HasGone = std::function<bool()>;
+
+// A request that waits for its response.
+struct Exchange {
+  Request& request;
+  HasGone has_gone;
+};
+
+// What answers at a path.
+struct Endpoint {
+  bool is_post = false;                                        // otherwise GET and HEAD
+  std::string_view label;                                      // of its metrics; empty if it is not counted
+  std::function<asio::awaitable<Response>(Exchange&)> answer;  // throws RequestError
+};
+
+struct Routes {
+  std::map<std::string, Endpoint, std::less<>> endpoints;        // by path
+  std::function<RequestError(const std::string& path)> no_path;  // why a path is not among them
+};
+
+// The parts of a request's address before and after the `?`.
+std::string_view path_of(const Request& request);
+std::string_view query_of(const Request& request);
+
+Response text_response(std::string body, const char* content_type, int status = 200);
+
+// {"error": MESSAGE}
+Response error_response(const RequestError& error);
