@@ -321,31 +321,30 @@ asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> c
     connection->expire_at(Clock::now() + limits_.request);
     auto [error] = co_await secure.async_handshake(secure.server, connection->by_deadline());
     if (!error) {
-      co_await(refused ? refuse(secure, *connection) : serve_requests(secure, *connection));
+      co_await serve_or_refuse(secure, *connection, refused);
       secure.shutdown(error);  // without waiting for the client's close_notify
     }
   } else {
-    co_await(refused ? refuse(socket, *connection) : serve_requests(socket, *connection));
+    co_await serve_or_refuse(socket, *connection, refused);
   }
   co_await connection->close_gently();
 }
 
+// Conditions choose statements, not awaitables: GCC 12 destroys an awaitable twice that a conditional operator chose.
 template <typename Stream>
-asio::awaitable<void> HttpServer::refuse(Stream& stream, Connection& connection) {
-  Response response = refusal(kManyClients);
-  response.prepare_payload();
-  metrics_.replied("server", 503, 0);
-  connection.expire_at(Clock::now() + kLinger);
-  co_await connection.write(stream, response);
-}
-
-template <typename Stream>
-asio::awaitable<void> HttpServer::serve_requests(Stream& stream, Connection& connection) {
-  bool again = true;
-  while (again) {
+asio::awaitable<void> HttpServer::serve_or_refuse(Stream& stream, Connection& connection, bool refused) {
+  if (refused) {
+    Response response = refusal(kManyClients);
+    response.prepare_payload();
+    metrics_.replied("server", 503, 0);
+    connection.expire_at(Clock::now() + kLinger);
+    co_await connection.write(stream, response);
+    co_return;
+  }
+  for (bool again = true; again;) {
     // The buffer may have the next request already.
-    again = connection.buffer.size() > 0 || co_await wait_for_request(stream, connection);
-    again = again && co_await serve_request(stream, connection);
+    if (connection.buffer.size() == 0) again = co_await wait_for_request(stream, connection);
+    if (again) again = co_await serve_request(stream, connection);
   }
 }
 

@@ -58,7 +58,7 @@ class HttpServer {
   // A connection has one coroutine, which these make up. Stream: its socket, or TLS over it.
   asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection, bool refused);
   template <typename Stream>
-  asio::awaitable<void> serve_requests(Stream& stream, Connection& connection);
+  asio::awaitable<void> serve_or_refuse(Stream& stream, Connection& connection, bool refused);
   // Waits for the first bytes of a request. Returns false if none will come.
   template <typename Stream>
   asio::awaitable<bool> wait_for_request(Stream& stream, Connection& connection);
@@ -70,8 +70,6 @@ class HttpServer {
   asio::awaitable<std::optional<Response>> receive(Stream& stream, Connection& connection, Parser& parser);
   std::optional<Response> check_head(const Request& request) const;
   asio::awaitable<Response> answer(Request& request, Connection& connection);
-  template <typename Stream>
-  asio::awaitable<void> refuse(Stream& stream, Connection& connection);
 
   const HttpLimits limits_;
   Metrics& metrics_;

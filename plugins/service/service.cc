@@ -107,7 +107,11 @@ asio::awaitable<ImageBatch> Service::decode(const Input& files, const HasGone& h
       co_return;
     };
     if (i > 0) co_await asio::post(asio::use_awaitable);  // pictures of other requests take turns with these
-    co_await(pixels > kLargePicture ? run_on(large_pictures, decode_one()) : decode_one());
+    if (pixels > kLargePicture) {
+      co_await run_on(large_pictures, decode_one());
+    } else {
+      co_await decode_one();
+    }
   }
   co_return batch;
 }

@@ -339,7 +339,7 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
 BAD: list[tuple[str, int, str]] = [
     *BAD_STARTS,
     ("{bundle} --slo-ms", 2, "--slo-ms"),
-    ("{bundle} --slo-ms 5 --sweep 0.2:1:x", 2, "--sweep: '0.2:1:x' is no range"),
+    ("{bundle} --slo-ms 5 --sweep 0.2:1:x", 2, "--sweep: '0.2:1:x' is not a range"),
     ("{bundle} --slo-ms 5 --capacity x", 2, "--capacity"),
     ("{bundle} --profile c1-k9", 1, "not 9"),
     ("{bundle} --slo-ms 5 --profile fastest", 2, "fastest"),
