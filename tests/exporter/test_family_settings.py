@@ -20,8 +20,8 @@ from vmoe_runtime.errors import VmoeError
 SMALL_CLIP = {"quick_gelu": True, "vision_cfg": {"width": 128, "layers": 3, "patch_size": 8, "image_size": 32}}
 CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
 TINY, DISTILLED = "timm vit_tiny_patch16_224", "timm deit_tiny_distilled_patch16_224"
-NO_HEADS = "say the number of attention heads; pass --heads N, or the model's config.json with --config"
-NO_ACTIVATION = "say the activation of the MLPs; pass --activation"
+NO_HEADS = "give the number of attention heads; pass --heads N, or the model's config.json with --config"
+NO_ACTIVATION = "give the activation of the MLPs; pass --activation"
 NO_POOLING = "class token or the mean of the patches; pass --architecture NAME, or --pooling"
 SAMPLES = {
     "transformers vit, no eps": "",
