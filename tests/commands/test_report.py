@@ -288,6 +288,7 @@ def test_hostile_names_are_text(mnist_image_bundle: Path, images: Path, tmp_path
     assert any("{{ 7*7 }}" in text for text in elements.texts) and any(HOSTILE[0] in text for text in elements.texts)
 
 
+@pytest.mark.slow
 def test_without_labels_the_page_leaves_out_accuracy(
     mnist_image_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
@@ -356,6 +357,7 @@ def test_curves_are_chosen(tmp_path: Path, vmoe: Vmoe) -> None:
 # Refusals
 
 
+@pytest.mark.slow
 def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not_written(
     mnist_image_bundle: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:

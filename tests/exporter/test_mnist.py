@@ -109,7 +109,7 @@ def test_predictions_are_the_official_ones(
     np.testing.assert_allclose(found.logits[:128], reference[f"logits_{name}"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @needs_op_library
 @pytest.mark.parametrize("group", MOST_LOST_AT_ONE_SETTING)
 @pytest.mark.parametrize("precision", MOST_LOST)

@@ -66,7 +66,7 @@ def library() -> ctypes.CDLL:
     return library
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_cases_are_the_reference_bit_for_bit_in_any_order(library: ctypes.CDLL, part: int) -> None:
     for number, case in enumerate(cases(part)):

@@ -190,6 +190,7 @@ def test_idle_connections_cost_no_thread_and_wake_none(mnist_image_bundle: Path)
     assert server.stop() == (0, "")
 
 
+@pytest.mark.slow
 def test_a_connection_without_a_request_is_closed_after_a_minute(mnist_image_bundle: Path) -> None:
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     start = time.monotonic()

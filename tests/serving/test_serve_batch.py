@@ -153,6 +153,7 @@ def test_parquet_in_and_logits_out_from_two_replicas(
                 assert np.array(row["logits"], np.float32).tobytes() == engine(picture, "c0.5-k2")[0].tobytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_parquet_file_is_named_when_it_is_read(
     tmp_path: Path, mnist_image_bundle: Path, cluster: dict[str, str]
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_damaged_parquet_file_is_named_when_it_is_read(
     assert errors.startswith(f"vmoe: the job stopped: {tmp_path}/a.parquet can't be read: "), errors
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_on_s3_has_each_row_once(
     tmp_path: Path, mnist_image_bundle: Path, mnist_checkpoint: Path, cluster: dict[str, str]
 ) -> None:

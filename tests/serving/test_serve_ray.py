@@ -266,6 +266,7 @@ def test_only_what_ray_starts_outlives_a_sigterm() -> None:
     assert sdk_build.run(sys.executable, "-c", CHILD_AT_START_AND_LATER).stdout == "1\n0\n"
 
 
+@pytest.mark.slow
 def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mnist_image_bundle: Path) -> None:
     command = [sys.executable, "-c", IMPATIENT, "serve", "ray", mnist_image_bundle, "--port", free_port()]
     process, children = started(command, RAY_ADDRESS=""), set[int]()
@@ -285,6 +286,7 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
         time.sleep(0.05)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("variable", ["HOME", "RAY_TMPDIR"])
 def test_a_folder_that_ray_may_not_write_to_is_named_with_its_variable(variable: str, mnist_image_bundle: Path) -> None:
     command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", mnist_image_bundle, "--port", free_port()]
@@ -303,6 +305,7 @@ def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) 
     assert f"can't serve at 127.0.0.1:{port}: Address already in use" in complaint
 
 
+@pytest.mark.slow
 def test_a_cluster_with_cpus_for_some_of_the_replicas_serves_with_these(mnist_image_bundle: Path) -> None:
     with ray_cluster() as variables:
         server = Server(mnist_image_bundle, "--replicas", "2", "--threads", "3", cluster=variables["RAY_ADDRESS"])
@@ -311,6 +314,7 @@ def test_a_cluster_with_cpus_for_some_of_the_replicas_serves_with_these(mnist_im
         assert server.stop() == (0, STOPS)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_ray_serve_answers_no_http_is_refused_and_keeps_nothing(mnist_image_bundle: Path) -> None:
     started_without = "import ray; from ray import serve; ray.init(); serve.start(http_options={'location': 'NoServer'})"
     applications = "import ray; from ray import serve; ray.init(); print('left:', [*serve.status().applications])"

@@ -60,7 +60,7 @@ def cluster() -> Iterator[dict[str, str]]:
         yield variables
 
 
-@pytest.fixture(params=["C++", "Ray"])
+@pytest.fixture(params=["C++", pytest.param("Ray", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest, bundle: Path) -> Iterator[HttpClient]:
     options = ("--threads", "1", "--batch-size", "32")
     started: Any = CppServer(cpp_http.program(), bundle, *options) if request.param == "C++" else Server(bundle, *options)
@@ -96,6 +96,7 @@ def test_triton_tells_clients_what_logits_become(bundle: Path, model: Zeroshot, 
         assert f'key: "probabilities" value {{ string_value: "{model.probabilities}" }}' in path.read_text()
 
 
+@pytest.mark.slow
 def test_a_batch_job_writes_them_in_both_formats(
     cluster: dict[str, str], bundle: Path, model: Zeroshot, files: list[Path], tmp_path: Path
 ) -> None:
