@@ -15,7 +15,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
@@ -138,27 +137,20 @@ def mnist_images(mnist_data: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def mnist_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+def mnist_bundle(mnist_checkpoint: Path) -> Path:
     """The MNIST model with routing groups of 16 images, as its official numbers were made."""
-    target = tmp_path_factory.mktemp("mnist") / "mnist.vmoe"
-    export_bundle(
-        mnist_checkpoint,
-        target,
-        capacity=[0.1, 0.2, 0.3, 0.5, 1.05, 2.0],
-        k=[1, 2],
-        group="16",
-        config=MNIST / "config.json",
-        validate=False,
-    )
-    return target
+    from shared_exports import shared_export
+
+    capacity, config = [0.1, 0.2, 0.3, 0.5, 1.05, 2.0], MNIST / "config.json"
+    return shared_export("mnist", mnist_checkpoint, capacity=capacity, k=[1, 2], group="16", config=config)
 
 
 @pytest.fixture(scope="session")
-def mnist_image_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+def mnist_image_bundle(mnist_checkpoint: Path) -> Path:
     """The MNIST model with every image routed alone, exported with the defaults."""
-    target = tmp_path_factory.mktemp("mnist") / "mnist_image.vmoe"
-    export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1, 2], validate=False)
-    return target
+    from shared_exports import shared_export
+
+    return shared_export("mnist_image", mnist_checkpoint, capacity=[0.3, 1.05], k=[1, 2])
 
 
 @pytest.fixture(scope="module")
