@@ -174,7 +174,7 @@ COVERAGE := build/coverage
 # Only modules with fast tests are read: the others import much.
 check: WANTED = $(NATIVE) lint-python lint-native
 check: parallel
-	$(PYTEST) -m fast $(shell grep -lr 'mark\.fast' tests)
+	$(PYTEST) -m "fast and not slow" $(shell grep -lr 'mark\.fast' tests)
 
 test: WANTED = $(NATIVE) lint test-packages
 test: parallel

@@ -316,7 +316,7 @@ WITH_SECRETS = (
 )
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("address", WITH_SECRETS)
 def test_no_command_shows_what_is_secret_in_an_address(
     address: str,

@@ -19,6 +19,8 @@ from vmoe_runtime.bundle.manifest import InputSpec, Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.preprocessing import squash
 
+pytestmark = pytest.mark.fast
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RGB = InputSpec("float32", 32, 48, 3, squash(32, 48))
 

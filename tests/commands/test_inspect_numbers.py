@@ -23,6 +23,8 @@ from vmoe_tools.inspect.interference import interference
 from vmoe_tools.inspect.patches import layer_patches
 from vmoe_tools.inspect.statistics import BINS, LayerStatistics, RoutingStatistics
 
+pytestmark = pytest.mark.fast
+
 IMAGES = max(BUNDLES.glob("v*.npz"))
 EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model, whose first token is the classifier token
 

@@ -9,6 +9,8 @@ import pytest
 from command_runs import QUICK, Vmoe, kept_bundle
 from PIL import Image
 
+pytestmark = pytest.mark.fast
+
 # Words in capitals stand for the paths of `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),

@@ -18,6 +18,8 @@ from PIL import Image
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def digits(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> list[Path]:

@@ -17,6 +17,8 @@ from vmoe_runtime import BackendError, Engine, backends, library_path, op_librar
 from vmoe_runtime.backends import openvino_cpu
 from vmoe_runtime.bundle.reader import Bundle
 
+pytestmark = pytest.mark.fast
+
 Images = dict[str, np.ndarray]
 
 needs_library = pytest.mark.skipif(op_library.find_library() is None, reason="this installation has no op library")

@@ -9,6 +9,8 @@ from op_models import mlp_weights, node_call, normal, run_exact
 
 from vmoe_export.ops.table import ACTIVATIONS, OPS
 
+pytestmark = pytest.mark.fast
+
 need_op_library()
 
 # tests/cpp/core_check.cc compares the other paths with the scalar one.

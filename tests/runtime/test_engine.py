@@ -21,6 +21,8 @@ from command_runs import kept_bundle
 import vmoe_runtime
 from vmoe_runtime import Engine, RoutingError, Setting, op_library
 
+pytestmark = pytest.mark.fast
+
 BACKENDS = ("onnxruntime", "openvino")
 Images = dict[str, np.ndarray]
 

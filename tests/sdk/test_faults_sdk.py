@@ -20,6 +20,8 @@ from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle
 
 from vmoe_runtime.installation import oldest_supported
 
+pytestmark = pytest.mark.fast
+
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
 NOWHERE = byref(ctypes.c_void_p())  # receives the result of a successful call
 RATIO, BPR, POOL = 1, 4, 8  # VMOE_SET_*
