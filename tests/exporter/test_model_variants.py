@@ -156,6 +156,7 @@ def test_outputs_and_kept_pairs_are_those_of_the_reference(exported: Exported) -
         assert np.median(differences) <= 1e-5, runner
 
 
+@pytest.mark.sample(8)
 def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) -> None:
     variant = exported.variant
     engine = exported.engines["onnxruntime"]

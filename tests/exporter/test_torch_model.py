@@ -82,6 +82,7 @@ def test_settings_are_those_of_an_engine(
         assert mnist.profile is not None and mnist.profile.name == "c1.05-k2"
 
 
+@pytest.mark.slow
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
     # Run in a process of its own: the compiler traces Python, which conflicts with measuring coverage.
     script = Path(__file__).parents[1] / "support" / "compiled_models.py"

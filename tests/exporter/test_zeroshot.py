@@ -105,6 +105,7 @@ def test_a_class_of_several_texts_is_the_mean_of_their_directions(model: Zerosho
         np.testing.assert_allclose(engine(pictures()), logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_every_precision_and_graph_is_validated(model: Zeroshot, precision: Any, tmp_path: Path) -> None:
     result = export_zeroshot(model.folder, tmp_path / "x.vmoe", NAMES, precision=precision, merge=1, input="uint8")

@@ -28,6 +28,7 @@ def opened(made: Build, *libraries: Path, **environment: str) -> tuple[str, str]
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_it_registers_with_the_tensorrt_of_the_process_once(made: Build, tmp_path: Path) -> None:
     link = tmp_path / "plugins.so"
     link.symlink_to(made.register)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bundle_mutations
 
 
+@pytest.mark.slow
 def test_mutated_bundles() -> None:
     report = bundle_mutations.run(50, seed=1)
     assert not report.failures

@@ -22,6 +22,7 @@ NUM_CASES = 5000
 LARGEST_MASS_TOKENS = 131_071
 
 
+@pytest.mark.sample(1)
 @EVERY_RUNNER
 def test_random_cases_are_the_reference_bit_for_bit(name: str) -> None:
     wrong = [
@@ -30,6 +31,7 @@ def test_random_cases_are_the_reference_bit_for_bit(name: str) -> None:
     assert not wrong, f"{len(wrong)} of {NUM_CASES} cases differ, such as {wrong[:5]}"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("path", supported_paths() if find_library() else ())
 def test_every_cpu_path_gives_the_bits_of_the_reference(path: str) -> None:
     found = outputs_of(run_calls([node_call("VmoeRoute", case.inputs) for case in cases()], path))
@@ -104,6 +106,7 @@ def test_nobody_to_serve_leaves_one_empty_place(name: str) -> None:
     np.testing.assert_array_equal(src, [[1, 0], [-1, -1]])
 
 
+@pytest.mark.sample(5)
 @EVERY_RUNNER
 @pytest.mark.parametrize(("tokens", "experts"), [(577, 8), (577, 32), (40_000, 2), (40_000, 8), (40_000, 32)])
 def test_large_masses_choose_the_experts_that_numpy_does(tokens: int, experts: int, name: str) -> None:

@@ -161,6 +161,7 @@ def test_the_page_of_the_commands_has_every_command() -> None:
     assert [name for name in names if f"<!-- options: {name} -->" not in page] == []
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     if importlib.util.find_spec("material") is None or importlib.util.find_spec("mkdocstrings") is None:
         pytest.skip("MkDocs, Material or mkdocstrings is not installed: pip install '.[docs]'")

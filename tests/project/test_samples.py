@@ -170,6 +170,7 @@ def test_plain_onnxruntime_says_in_one_line_what_is_wrong(
     assert finished.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     command = (sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3")

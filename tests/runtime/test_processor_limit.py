@@ -56,6 +56,7 @@ def unlimited(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory
     return threads_of_engines(mnist_image_bundle, "default", group)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.skipif(usable_processors() < 2, reason="a limit below the CPUs is needed")
 @pytest.mark.parametrize(
     ("files", "threads", "started"),

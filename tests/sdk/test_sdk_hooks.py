@@ -162,6 +162,7 @@ def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, 
     assert [level for level, _ in later] == [str(INFO)]  # the second load logs to the callback that the first one set
 
 
+@pytest.mark.sample(1)
 def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(prefix: Path, mnist_bundle: Path) -> None:
     program = sdk_build.program(prefix, "cancel_threads")
     done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "200")
