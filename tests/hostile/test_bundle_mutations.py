@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bundle_mutations
+import pytest
 
 
 @pytest.mark.slow
