@@ -108,8 +108,8 @@ class Vmoe(nn.Module):
             - Experts choice: `kept` and `weight` [G,S,E].
             - Soft MoE: `dispatch` and `combine` [G,S,E,P].
             - Any kind, if tokens were merged: `token` [N,T].
-            - Top-k and experts choice: `router_logits` float32[G,S,E] (for an E3 [G,M,S/M,E/M]), and
-              `noisy_router_logits`, which are the same if no noise was added.
+            - Top-k and experts choice: `router_logits` float32[G,S,E]; for an E3 [G,M,S/M,E/M].
+            - Top-k and experts choice: `noisy_router_logits`, equal to `router_logits` if no noise was added.
         """
         setting = self.setting(profile, **fields)
         self._check(images)

@@ -162,7 +162,7 @@ def entry(dtype: object = "F32", shape: object = (), span: object = (0, 4)) -> d
         (b"", "unpack requires a buffer of 8 bytes"),
         (struct.pack("<Q", 9) + b"{}", "would have 9 bytes"),
         (weights(b"{"), "Expecting"),
-        (weights([]), "not an object"),
+        (weights([]), "not a JSON object"),
         (weights({"a": 1}), "'a' does not describe a tensor"),
         (weights({"a": entry(dtype=["F32"])}, bytes(4)), "'a' does not describe a tensor"),
         (weights({"a": entry(dtype="F4")}, bytes(4)), "'a' does not describe a tensor"),

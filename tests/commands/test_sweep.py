@@ -301,7 +301,7 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
     assert Bundle.open(bundle).manifest.profiles[profile.name] == profile
     with pytest.raises(BundleError, match=r"can't have the profile c0\.9-k1"):
         add_profile(bundle, replace(profile, profile="c0.9-k1"))
-    with pytest.raises(BundleError, match="nothing to set"):
+    with pytest.raises(BundleError, match="has no settings"):
         add_profile(kept_bundle("soft"), profile)
     assert (bundle / "manifest.json").read_bytes() == manifest
 

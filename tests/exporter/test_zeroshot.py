@@ -163,7 +163,7 @@ def test_a_head_that_may_not_be_trained_for_it_is_noted(mnist_checkpoint: Path, 
     result = export_bundle(mnist_checkpoint, tmp_path / "x.vmoe", normalize=True, **options)
     again = export_bundle(result.path, tmp_path / "y.vmoe", validate=False)
     plain = export_bundle(result.path, tmp_path / "z.vmoe", normalize=False, validate=False)
-    noted = [any("own head takes normalized" in note for note in each.plan.notes) for each in (result, again, plain)]
+    noted = [any("own head gets normalized" in note for note in each.plan.notes) for each in (result, again, plain)]
     assert noted == [True, False, False]
     assert [each.plan.model.normalize for each in (result, again, plain)] == [True, True, False]
 
