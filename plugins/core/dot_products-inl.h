@@ -6,11 +6,11 @@
 // | | one step of a sum | AVX-512 | AVX2 |
 // |---|---|---|---|
 // | NativeBf16 | 2 bfloat16 in one instruction | 1.9 x | - |
-// | WidenedBf16 | 2 bfloat16 in two instructions, after widening | 0.9 to 1.0 x | 0.8 x |
-// | VnniInt8 | 4 int8 in one instruction | 3.0 x | not measured |
-// | VnniInt8, int4 | 8 int4 in two instructions | 3.0 to 3.3 x | not measured |
-// | PortableInt8 | 4 int8 | 1.3 x | 1.2 x |
-// | PortableInt8, int4 | 8 int4 in five instructions | 2.0 x | 1.7 x |
+// | WidenedBf16 | 2 bfloat16 in two instructions, after widening | 0.9 x | 0.9 x |
+// | VnniInt8 | 4 int8 in one instruction | 2.9 to 3.3 x | not measured |
+// | VnniInt8, int4 | 8 int4 in two instructions | 2.9 to 3.2 x | not measured |
+// | PortableInt8 | 4 int8 | 1.3 x | 1.1 x |
+// | PortableInt8, int4 | 8 int4 in five instructions | 1.9 x | 1.7 x |
 //
 // On a Xeon, VDPBF16PS reached half the rate of float32 products (113 and 226 GF/s a thread), so bfloat16 is widened
 // there.

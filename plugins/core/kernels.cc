@@ -1,15 +1,15 @@
 // The kernels of each CPU path.
 //
-// Their cost in multiply-adds per ns, of an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server (commit 722d4896,
-// CPU time on a busy machine: the same float32 products differ by 10 %). First for 416 rows of one expert; then for one
-// row of each of 12 experts, whose weights come from memory:
+// Their cost in multiply-adds per ns, of an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server (commit 722d4896),
+// medians of four runs on a busy machine. Single runs differ from them by up to 25 %. First for 416 rows of one expert;
+// then for one row of each of 12 experts, whose weights come from memory:
 //
 // | path | float32 | bfloat16 | int8 | int4 |
 // |---|---|---|---|---|
-// | avx512_bf16 | 49; 5.6 | 94; 6.7 | 152; 14 | 163; 27 |
-// | avx512_vnni | 52; 6.5 | 48; 8.1 | 153; 13 | 155; 25 |
-// | avx512 | 47; 5.1 | 46; 7.7 | 62; 12 | 94; 30 |
-// | avx2 | 41; 5.7 | 34; 7.0 | 48; 15 | 69; 21 |
+// | avx512_bf16 | 50; 4.6 | 96; 7.0 | 165; 14 | 160; 26 |
+// | avx512_vnni | 52; 5.5 | 47; 7.8 | 152; 12 | 152; 23 |
+// | avx512 | 50; 5.1 | 47; 8.2 | 66; 12 | 96; 29 |
+// | avx2 | 41; 5.0 | 38; 7.0 | 45; 13 | 68; 23 |
 //
 // Not measured: avx2_vnni, since no such processor was at hand; scalar, the fallback; and the emulated paths, which are
 // for checks. For amx see matrix_unit_block-inl.h, and for the paths of ARM neon_block-inl.h.
