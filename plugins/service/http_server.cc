@@ -9,7 +9,6 @@
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -24,13 +23,12 @@
 #include <new>
 #include <stdexcept>
 #include <string_view>
-#include <thread>
 #include <tuple>
 #include <utility>
-#include <vector>
 
 #include "content_encoding.h"
 #include "requests.h"
+#include "workers.h"
 
 namespace {
 
@@ -54,10 +52,6 @@ constexpr short kPeerClosed = POLLRDHUP;
 constexpr short kPeerClosed = POLLHUP;
 #endif
 
-// These threads only move bytes: what takes long runs on the threads of the service. Two keep the others going while
-// one does the arithmetic of a TLS handshake, and more would only take turns with the model.
-size_t thread_count() { return std::clamp(std::thread::hardware_concurrency(), 1U, 2U); }
-
 template <typename... Facts>
 Response refusal(const Refusal& row, const Facts&... facts) {
   return error_response(RequestError(row, facts...));
@@ -69,8 +63,8 @@ Response parse_error(const error_code& error, size_t most_body) {
   return refusal(kNoHttp, error.message());
 }
 
-// A target without a scheme and a host before it, as proxies get (RFC 9112, 3.2.2), and without the encoding of
-// characters that need none (RFC 3986, 6.2.2.2).
+// Removes the scheme and host that requests to proxies begin with (RFC 9112, 3.2.2), and decodes characters that need
+// no encoding (RFC 3986, 6.2.2.2).
 std::string normalized(std::string_view target) {
   if (const size_t host = target.find("://") + 3; boost::beast::iequals(target.substr(0, host), "http://") ||
                                                   boost::beast::iequals(target.substr(0, host), "https://")) {
@@ -105,18 +99,14 @@ std::string head_of(const Response& response) {
 
 }  // namespace
 
-// A client's connection. Everything of it runs on the strand of its socket, one thing at a time.
+// A client's connection. Only has_gone() may run on another thread than the server's.
 class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServer& server, Socket accepted)
       : socket(std::move(accepted)), server_(server), timer_(socket.get_executor(), Clock::time_point::max()) {
-    const std::lock_guard lock(server_.mutex_);
     server_.connections_.insert(this);
   }
-  ~Connection() {
-    const std::lock_guard lock(server_.mutex_);
-    server_.connections_.erase(this);
-  }
+  ~Connection() { server_.connections_.erase(this); }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -185,7 +175,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     }
   }
 
-  // Ends the wait for a request.
+  // Ends the wait for the next request.
   void stop() {
     if (is_idle) cancel_.emit(asio::cancellation_type::terminal);
   }
@@ -218,12 +208,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
   asio::cancellation_signal cancel_;
 };
 
-HttpServer::HttpServer(const HttpLimits& limits, Metrics& metrics)
-    : limits_(limits),
-      metrics_(metrics),
-      threads_(thread_count()),
-      acceptor_(asio::make_strand(threads_.context())),
-      signals_(acceptor_.get_executor()) {}
+HttpServer::HttpServer(const HttpLimits& limits, Metrics& metrics) : limits_(limits), metrics_(metrics) {}
 
 void HttpServer::use_tls(const std::string& certificate, const std::string& key) {
   tls_.emplace(asio::ssl::context::tls_server);
@@ -238,7 +223,7 @@ void HttpServer::use_tls(const std::string& certificate, const std::string& key)
 
 std::string HttpServer::bind(const std::string& host, uint16_t port) {
   try {
-    const tcp::endpoint endpoint = *tcp::resolver(threads_.context()).resolve(host, std::to_string(port)).begin();
+    const tcp::endpoint endpoint = *tcp::resolver(io_).resolve(host, std::to_string(port)).begin();
     acceptor_.open(endpoint.protocol());
     acceptor_.set_option(tcp::acceptor::reuse_address(true));
     acceptor_.bind(endpoint);
@@ -258,15 +243,15 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
 void HttpServer::serve(const Routes& routes) {
   routes_ = &routes;
   signals_.async_wait([this](const error_code&, int) { stop(); });
-  asio::co_spawn(acceptor_.get_executor(), accept(), asio::detached);
-  threads_.join();
+  asio::co_spawn(io_, accept(), asio::detached);
+  run_all(io_);
 }
 
 asio::awaitable<void> HttpServer::accept() {
-  asio::steady_timer timer(acceptor_.get_executor());
+  asio::steady_timer timer(io_);
   while (!stopping_) {
-    auto [error, socket] =
-        co_await acceptor_.async_accept(asio::make_strand(threads_.context()), asio::as_tuple(asio::use_awaitable));
+    Socket socket(io_);
+    auto [error] = co_await acceptor_.async_accept(socket, asio::as_tuple(asio::use_awaitable));
     if (!error) {
       start(std::move(socket));  // even one that was accepted before the signal
     } else if (!stopping_) {
@@ -281,34 +266,22 @@ void HttpServer::stop() {
   error_code error;
   acceptor_.non_blocking(true, error);
   while (!error) {  // connections in the queue arrived before the signal
-    Socket socket(asio::make_strand(threads_.context()));
+    Socket socket(io_);
     if (!acceptor_.accept(socket, error)) start(std::move(socket));
   }
   acceptor_.close(error);
-  std::vector<std::shared_ptr<Connection>> open;
-  {
-    const std::lock_guard lock(mutex_);
-    for (Connection* connection : connections_) open.push_back(connection->weak_from_this().lock());
-  }
-  for (const auto& connection : open) {
-    if (connection) asio::post(connection->socket.get_executor(), [connection] { connection->stop(); });
-  }
+  for (Connection* connection : connections_) connection->stop();
 }
 
 void HttpServer::start(Socket socket) {
-  size_t open = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    open = connections_.size();
-  }
-  if (open >= limits_.connections + kMostRefused) return;
+  if (connections_.size() >= limits_.connections + kMostRefused) return;
+  const bool refused = connections_.size() >= limits_.connections;
   error_code error;
   socket.set_option(tcp::no_delay(true), error);
   socket.non_blocking(true, error);
   try {
-    const auto strand = socket.get_executor();
     auto connection = std::make_shared<Connection>(*this, std::move(socket));
-    asio::co_spawn(strand, serve_connection(std::move(connection), open >= limits_.connections), asio::detached);
+    asio::co_spawn(io_, serve_connection(std::move(connection), refused), asio::detached);
   } catch (const std::bad_alloc&) {
     // There is not even memory for a refusal.
   }
@@ -428,8 +401,8 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   co_return std::nullopt;
 }
 
-// Refuses requests that no route takes before their bodies are read, and those that give the end of the body in two
-// ways: a proxy may use the other one.
+// Refuses requests before their bodies are read: those that no route takes, and those that give the end of the body in
+// two ways, as a proxy may use the other one.
 std::optional<Response> HttpServer::check_head(const Request& request) const {
   const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
   const size_t encodings = request.count(http::field::transfer_encoding);
@@ -477,7 +450,7 @@ asio::awaitable<Response> HttpServer::answer(Request& request, Connection& conne
   } catch (const std::exception& error) {
     response = error_response(RequestError(error.what(), 500));
   }
-  // If the client has gone, its 503 says nothing of the load.
+  // If the client has gone, its 503 says nothing about the load.
   const bool is_unheard = response.result() == http::status::service_unavailable && connection.has_gone();
   if (!endpoint.label.empty() && !is_unheard) {
     metrics_.replied(std::string(endpoint.label), static_cast<int>(response.result_int()),

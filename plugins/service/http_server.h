@@ -2,25 +2,21 @@
 // connections are limited, and requests that have arrived before it stops are answered.
 #pragma once
 
-#include <atomic>
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/ssl/context.hpp>
-#include <boost/asio/strand.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <unordered_set>
 
 #include "messages.h"
 #include "prometheus_text.h"
-#include "workers.h"
 
 using asio::ip::tcp;
 
@@ -33,7 +29,6 @@ struct HttpLimits {
 class HttpServer {
  public:
   // metrics: counts the replies by the label of the endpoint, or "server" if the server refused the request.
-  // Throws std::runtime_error if the system has no threads for it.
   HttpServer(const HttpLimits& limits, Metrics& metrics);
 
   // Serves HTTPS with PEM files. Throws std::runtime_error if they can't be used.
@@ -43,12 +38,11 @@ class HttpServer {
   // From now on SIGTERM, SIGINT and SIGHUP stop serve(), even before it is called.
   std::string bind(const std::string& host, uint16_t port);
 
-  // Serves until a signal arrives and all requests that have arrived by then are answered.
+  // Serves on this thread, until a signal arrives and all requests that have arrived by then are answered.
   void serve(const Routes& routes);
 
  private:
-  using Strand = asio::strand<asio::io_context::executor_type>;
-  using Socket = asio::basic_stream_socket<tcp, Strand>;
+  using Socket = asio::basic_stream_socket<tcp, asio::io_context::executor_type>;
   class Connection;
 
   asio::awaitable<void> accept();
@@ -75,10 +69,11 @@ class HttpServer {
   Metrics& metrics_;
   const Routes* routes_ = nullptr;
   std::optional<asio::ssl::context> tls_;
-  Workers threads_;
-  tcp::acceptor acceptor_;  // its strand also runs accept(), start() and stop()
-  asio::signal_set signals_;
-  std::atomic<bool> stopping_{false};
-  std::mutex mutex_;  // of connections_
   std::unordered_set<Connection*> connections_;
+  // One thread runs all connections, without locks. It only moves bytes: what
+  // takes long runs on the threads of the service. Several threads would pass each request on between them.
+  asio::io_context io_{1};
+  tcp::acceptor acceptor_{io_};
+  asio::signal_set signals_{io_};
+  bool stopping_ = false;
 };

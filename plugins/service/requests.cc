@@ -10,6 +10,8 @@ namespace {
 
 constexpr size_t kMostShown = 60;  // bytes of a client's text that a message quotes
 constexpr int kMostDepth = 64;     // of nested JSON: copying and printing it are recursive
+// Objects: a thousand outputs with parameters. The parser walks the list around an object each time that one ends.
+constexpr size_t kMostObjects = 2100;
 
 int status_of(vmoe_code code) {
   switch (code) {
@@ -79,13 +81,14 @@ void check_known(std::string_view object, const std::string& name, bool in_query
 RequestError::RequestError(const vmoe::Error& error) : RequestError(error.message, status_of(error.code)) {}
 
 Input read_json(std::string_view text, size_t most_numbers, size_t most_others) {
-  size_t numbers = 0, others = 0;
+  size_t numbers = 0, others = 0, objects = 0;
   const auto check = [&](int depth, Input::parse_event_t event, const Input& value) {
     if (event == Input::parse_event_t::array_end || event == Input::parse_event_t::object_end) return true;
     const bool nests = event == Input::parse_event_t::array_start || event == Input::parse_event_t::object_start;
     if (nests && depth >= kMostDepth) throw RequestError(kTooDeep, kMostDepth);
     ++(value.is_number() ? numbers : others);
-    if (numbers > most_numbers || others > most_others) throw RequestError(kTooManyValues);
+    if (event == Input::parse_event_t::object_start) ++objects;
+    if (numbers > most_numbers || others > most_others || objects > kMostObjects) throw RequestError(kTooManyValues);
     return true;
   };
   Input object;

@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <boost/algorithm/string/replace.hpp>
-#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <chrono>
-#include <new>
 #include <numeric>
 #include <optional>
 #include <regex>
@@ -19,30 +18,7 @@
 
 namespace {
 
-constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
-constexpr int kLargeNice = 5;                          // leaves the processors to everything else
-
-// Where the batcher leaves an answer. Its callback and the coroutine that waits own it together with the images, since
-// either may end first if memory is short.
-struct PendingAnswer {
-  PendingAnswer(const asio::any_io_executor& strand, std::shared_ptr<const ImageBatch> images)
-      : images(std::move(images)), timer(strand) {}
-
-  std::shared_ptr<const ImageBatch> images;
-  std::optional<vmoe::Result<vmoe::Answer>> answer;  // only once it is_there
-  std::atomic<bool> is_there{false};
-  asio::steady_timer timer;  // for the coroutine's strand only
-};
-
-void set_answer(const std::shared_ptr<PendingAnswer>& pending, vmoe::Result<vmoe::Answer> answer) {
-  pending->answer = std::move(answer);
-  pending->is_there = true;
-  try {
-    asio::post(pending->timer.get_executor(), [pending] { pending->timer.cancel(); });
-  } catch (const std::bad_alloc&) {
-    // The coroutine looks soon in any case.
-  }
-}
+constexpr int kLargeNice = 5;  // leaves the processors to everything else
 
 asio::awaitable<void> unpack(Request& request, std::string_view encoding, size_t most) {
   request.body() = unpacked(request.body(), encoding, most);
@@ -118,25 +94,12 @@ asio::awaitable<ImageBatch> Service::decode(const Input& files, const HasGone& h
 
 asio::awaitable<vmoe::Answer> Service::run(ImageBatch images, const Input& setting, const HasGone& has_gone) {
   if (!setting.is_null() && engine.profiles().empty()) throw RequestError(kNoSettings);
-  const auto strand = co_await asio::this_coro::executor;
   const auto batch = std::make_shared<const ImageBatch>(std::move(images));
-  const vmoe::Info& info = engine.info();
   std::string profile = setting.is_null() ? "" : setting.get<std::string>();
   vmoe::Answer whole;
   for (int64_t first = 0; first < batch->count; first += options.batch_size) {
-    const uint8_t* data = batch->data.data() + first * (static_cast<int64_t>(batch->data.size()) / batch->count);
     const int64_t count = std::min<int64_t>(options.batch_size, batch->count - first);
-    const auto pending = std::make_shared<PendingAnswer>(strand, batch);
-    auto ticket =
-        batcher.submit({data, batch->dtype, count, info.height, info.width, info.channels}, profile,
-                       [pending](vmoe::Result<vmoe::Answer> answer) { set_answer(pending, std::move(answer)); });
-    if (!ticket) throw RequestError(ticket.error());
-    while (!pending->is_there) {
-      pending->timer.expires_after(kLook);
-      co_await pending->timer.async_wait(asio::as_tuple(asio::use_awaitable));
-      if (!pending->is_there && has_gone()) ticket->cancel();
-    }
-    vmoe::Result<vmoe::Answer>& answer = *pending->answer;
+    vmoe::Result<vmoe::Answer> answer = co_await call(batch, first, count, profile, has_gone);
     if (!answer) throw RequestError(answer.error());
     if (first == 0) {
       whole = std::move(*answer);
@@ -150,6 +113,34 @@ asio::awaitable<vmoe::Answer> Service::run(ImageBatch images, const Input& setti
     }
   }
   co_return whole;
+}
+
+asio::awaitable<vmoe::Result<vmoe::Answer>> Service::call(std::shared_ptr<const ImageBatch> batch, int64_t first,
+                                                          int64_t count, const std::string& profile,
+                                                          const HasGone& has_gone) {
+  const vmoe::Info& info = engine.info();
+  const uint8_t* data = batch->data.data() + first * (static_cast<int64_t>(batch->data.size()) / batch->count);
+  const vmoe::Images images{data, batch->dtype, count, info.height, info.width, info.channels};
+  std::optional<ClientWatch::Guard> watched;
+  const auto submit = [&](auto handler) {
+    // The batcher's callback owns this coroutine and the images. It runs on another thread, so it posts the answer: the
+    // coroutine can't go on before this function has returned.
+    const auto coroutine = std::make_shared<decltype(handler)>(std::move(handler));
+    const auto done = [coroutine, batch](vmoe::Result<vmoe::Answer> answer) {
+      const auto strand = asio::get_associated_executor(*coroutine);
+      asio::post(strand, [handler = std::move(*coroutine), answer = std::move(answer)]() mutable {
+        std::move(handler)(std::move(answer));
+      });
+    };
+    auto ticket = batcher.submit(images, profile, done);
+    if (ticket) {
+      watched.emplace(clients, has_gone, *ticket);
+    } else {
+      done(ticket.error());
+    }
+  };
+  using Signature = void(vmoe::Result<vmoe::Answer>);
+  co_return co_await asio::async_initiate<const asio::use_awaitable_t<>, Signature>(submit, asio::use_awaitable);
 }
 
 std::vector<size_t> Service::likeliest(const float* logits) const {

@@ -12,6 +12,7 @@
 #include <vector>
 #include <vmoe/batcher.hpp>
 
+#include "client_watch.h"
 #include "messages.h"
 #include "options.h"
 #include "prometheus_text.h"
@@ -48,13 +49,18 @@ class Service {
   vmoe::Batcher& batcher;
   const Metrics& metrics;
   std::atomic<int64_t> unturned{0};  // pictures with an EXIF orientation that were taken as they are stored
-  // Endpoints with a body run on these threads, and leave them while they wait for the model. There are few, as what
-  // they read may take much memory; infer waits for no picture, and a small picture for no large one.
+  ClientWatch clients;
+  // Requests with a body are read and answered on these threads, and leave them while they wait for the model. There
+  // are few, since what they read may take much memory. infer waits for no picture, and a small picture for no large
+  // one.
   Workers tensors, pictures, large_pictures{1};
 
  private:
   asio::awaitable<Response> serve(const Route& route, Exchange& exchange);
   RequestError no_path(const std::string& path) const;
+  // The answer to `count` images of a batch, from `first` on.
+  asio::awaitable<vmoe::Result<vmoe::Answer>> call(std::shared_ptr<const ImageBatch> batch, int64_t first,
+                                                   int64_t count, const std::string& profile, const HasGone& has_gone);
 };
 
 // Runs a coroutine on these threads, and returns what it returns.

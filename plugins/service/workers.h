@@ -10,13 +10,25 @@
 #include <thread>
 #include <vector>
 
+// Runs all that is posted, until there is nothing left to wait for.
+inline void run_all(boost::asio::io_context& context) {
+  for (;;) {
+    try {
+      context.run();
+      return;
+    } catch (const std::exception&) {
+      // Memory ran out between two steps of a coroutine. That coroutine has ended; the others go on.
+    }
+  }
+}
+
 // boost::asio::thread_pool would wait forever for the first threads if the system does not start all of them.
 class Workers {
  public:
   // Throws std::runtime_error if the system has no more threads.
   explicit Workers(size_t count) : context_(static_cast<int>(count)), work_(context_.get_executor()) {
     try {
-      while (threads_.size() < count) threads_.emplace_back([this] { run(); });
+      while (threads_.size() < count) threads_.emplace_back([this] { run_all(context_); });
     } catch (const std::exception& error) {
       context_.stop();
       throw std::runtime_error("can't start " + std::to_string(count) + " threads: " + error.what());
@@ -26,24 +38,7 @@ class Workers {
 
   boost::asio::io_context& context() { return context_; }
 
-  // Returns when everything that was posted has run.
-  void join() {
-    work_.reset();
-    threads_.clear();
-  }
-
  private:
-  void run() {
-    for (;;) {
-      try {
-        context_.run();
-        return;
-      } catch (const std::exception&) {
-        // Memory ran out between two steps of a coroutine. That coroutine has ended; the others go on.
-      }
-    }
-  }
-
   boost::asio::io_context context_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   std::vector<std::jthread> threads_;

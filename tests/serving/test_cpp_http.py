@@ -372,8 +372,8 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
 
 
 def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bundle: Path) -> None:
-    limits = 'ulimit -s 300000; ulimit -v 500000; exec "$0" "$@"'  # a thread's stack has the size that -s says
-    command = ["sh", "-c", limits, cpp_http.program(), mnist_image_bundle, "--port", "0"]
+    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'  # room for two threads, at a gigabyte of stack each
+    command = ["sh", "-c", limits, cpp_http.program(), mnist_image_bundle, "--port", "0", "--threads", "1"]
     process = started(command, **cpp_http.environment())
     try:
         _, errors = process.communicate(timeout=PATIENCE)

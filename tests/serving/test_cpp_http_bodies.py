@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import zlib
 from collections.abc import Iterator
@@ -77,6 +78,15 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> No
             for status, text in pool.map(lambda _, path=path, body=body: ask(server, path, body), range(8)):
                 assert status == 400 and "the request has more values than the model can need" in text
     assert memory(server, "VmHWM") - before < 3 * 8 * MOST_BODY
+
+
+def test_more_objects_than_a_request_needs_are_refused(server: CppServer) -> None:
+    """The parser walks a list at the end of each object in it, so many of them would take it minutes."""
+    status, text = ask(server, INFER, (DATA + ",".join(["{}"] * 3000) + "]}]}").encode())
+    assert status == 400 and "the request has more values than the model can need" in text
+    most = {"inputs": [{}], "outputs": [{"name": "x", "parameters": {}}] * 1000, "parameters": {}}
+    status, text = ask(server, INFER, json.dumps(most).encode())
+    assert status == 400 and "the request has no 'inputs.0.name'" in text
 
 
 @pytest.mark.parametrize(("depth", "color"), [(8, 0), (16, 6)])

@@ -1,0 +1,42 @@
+// Cancels the queued requests of clients that have gone.
+#pragma once
+
+#include <condition_variable>
+#include <list>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+#include <vmoe/batcher.hpp>
+
+#include "messages.h"
+
+// One thread looks at all clients whose requests wait for the model, and sleeps while there are none. A timer for each
+// request would cost every answer a system call and the wake-up of a thread.
+class ClientWatch {
+  struct Watched {
+    const HasGone& has_gone;
+    vmoe::Ticket ticket;
+  };
+
+ public:
+  // Watches a client as long as it exists. has_gone must outlive it.
+  class Guard {
+   public:
+    Guard(ClientWatch& watch, const HasGone& has_gone, const vmoe::Ticket& ticket);
+    ~Guard();
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+
+   private:
+    ClientWatch& watch_;
+    std::list<Watched>::iterator position_;
+  };
+
+ private:
+  void run(const std::stop_token& stop);
+
+  std::mutex mutex_;
+  std::condition_variable_any added_;
+  std::list<Watched> watched_;
+  std::jthread thread_{[this](const std::stop_token& stop) { run(stop); }};
+};
