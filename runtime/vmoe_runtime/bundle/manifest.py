@@ -12,7 +12,7 @@ import numpy as np
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.precisions import Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
-from vmoe_runtime.profiles import Profile, Rules, by_layer
+from vmoe_runtime.profiles import Profile, Rules, by_layer, profile_named
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
 FORMAT = "vmoe-bundle"
@@ -155,7 +155,7 @@ class Manifest:
         """
         if not isinstance(name, str):
             raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
-        return self.profiles.get(name) or self.rules.named(name, self.profiles)
+        return self.profiles.get(name) or profile_named(self.rules, name, tuple(self.profiles))
 
     def misfit(self, images: int) -> str | None:
         """Why this number of images doesn't fill whole routing groups, as text after "the"; None if it does."""
