@@ -67,6 +67,7 @@ def test_a_header_that_is_written_to_after_the_look_at_it(
         open_checkpoint(path)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("write", [official, torch_file, safetensors_file], ids=lambda write: write.__name__)
 def test_a_file_that_is_cut_while_it_is_read(write: object, tmp_path: Path) -> None:
     assert callable(write)

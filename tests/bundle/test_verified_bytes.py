@@ -115,6 +115,7 @@ CHANGES: list[Change] = [exchange_weights, exchange_graphs, exchange, put_a_link
 CASES = [(backend, change, True) for backend in BACKENDS for change in CHANGES[:: 1 if backend == "onnxruntime" else 2]]
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize(
     ("backend", "change", "verify"),
     [*CASES, *(("onnxruntime", change, False) for change in CHANGES)],

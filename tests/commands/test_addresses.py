@@ -180,6 +180,7 @@ def test_a_transfer_that_keeps_breaking_is_refused_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "copies"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("scheme", ["s3", "http"])
 @pytest.mark.parametrize("bytes_sent", [-1, 0, 200_000])
 def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
@@ -316,7 +317,7 @@ WITH_SECRETS = (
 )
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("address", WITH_SECRETS)
 def test_no_command_shows_what_is_secret_in_an_address(
     address: str,
@@ -432,6 +433,6 @@ def test_a_model_of_another_library_is_copied_with_its_settings_and_parts(
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize("text", ["a" * 10**6, "s3://" + "," * 10**6 + " ", "a:/" * 10**6], ids=lambda text: text[:5])
+@pytest.mark.parametrize("text", ["a" * 200_000, "s3://" + "," * 200_000 + " ", "a:/" * 200_000], ids=lambda text: text[:5])
 def test_a_long_text_takes_no_time_by_its_square(text: str) -> None:
     assert len(text) - 2 <= len(without_secrets(text)) <= len(text)

@@ -173,6 +173,7 @@ def test_a_closed_standard_output_and_a_reader_that_goes_are_one_line() -> None:
 # Signals
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("seconds", [0.5, 2.5])
 def test_a_signal_ends_a_report_and_leaves_nothing(

@@ -29,6 +29,7 @@ def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> Path:
     return tmp_path / "digits.npz"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("command", "steps"),
     [

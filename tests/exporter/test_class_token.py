@@ -35,7 +35,7 @@ MODELS = {
 }
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(

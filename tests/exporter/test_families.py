@@ -76,7 +76,7 @@ def exported(family: Family, folder: Path, **options: Any) -> ExportResult:
     return export_bundle(family.write(folder / "model"), folder / "model.vmoe", validate=False, **options)
 
 
-@pytest.mark.sample(40)
+@pytest.mark.sample(24)
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp_path: Path) -> None:
     moe = (family.arguments or {}).get("MoE_args") or [0, 0]
@@ -91,7 +91,7 @@ def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp
             np.testing.assert_allclose(found, family.expected(size, dtype), rtol=0, atol=5e-5)
 
 
-@pytest.mark.sample(20)
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_validation_accepts_every_precision(family: Family, precision: Any, tmp_path: Path) -> None:
@@ -99,6 +99,7 @@ def test_validation_accepts_every_precision(family: Family, precision: Any, tmp_
     assert result.comparisons and (precision == "fp32") == (not result.distances)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", SOME)
 def test_bits_do_not_depend_on_neighbours_or_threads_and_openvino_agrees(name: str, tmp_path: Path) -> None:
     result = exported(families()[name], tmp_path)

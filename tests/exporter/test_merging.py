@@ -169,7 +169,7 @@ def test_the_bits_depend_on_no_neighbour_and_no_thread(
         np.testing.assert_array_equal(two(images), np.concatenate([one(images[i : i + 1]) for i in range(6)]))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_models_of_every_kind_merge_alike_in_every_runtime(tmp_path: Path, variant: Variant, precision: Any) -> None:

@@ -97,7 +97,7 @@ def reference() -> dict[str, np.ndarray]:
     return dict(np.load(MNIST / "reference.npz"))
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_predictions_are_the_official_ones(
     answers_of: AnswersOf, reference: dict[str, np.ndarray], setting: Setting
@@ -109,7 +109,7 @@ def test_predictions_are_the_official_ones(
     np.testing.assert_allclose(found.logits[:128], reference[f"logits_{name}"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @needs_op_library
 @pytest.mark.parametrize("group", MOST_LOST_AT_ONE_SETTING)
 @pytest.mark.parametrize("precision", MOST_LOST)

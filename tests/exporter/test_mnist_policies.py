@@ -76,6 +76,7 @@ def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dic
     np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_an_image_alone_gives_the_same_bits_as_among_others(

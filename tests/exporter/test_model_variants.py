@@ -168,6 +168,7 @@ def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) ->
     assert engine.manifest.output == ("logits" if variant.classes and "output" not in variant.options else "features")
 
 
+@pytest.mark.sample(8)
 def test_settings_tell_apart_what_they_keep(exported: Exported) -> None:
     """Make sure that the models are useful tests: their routers drop tokens, and don't all prefer one expert."""
     variant = exported.variant

@@ -73,7 +73,7 @@ def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[
     return path, graph
 
 
-@pytest.mark.sample(60)
+@pytest.mark.sample(30)
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_logits_and_kept_pairs_of_an_unchanged_float32_file_are_the_official_ones(case: golden.Case, library: str) -> None:
@@ -273,7 +273,7 @@ def test_mnist_predictions_are_nearly_all_official(
             assert (logits.argmax(axis=1) == official).sum() >= least, profile
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: Path) -> None:
     source, options = variant.write(tmp_path), replace(variant, settings=variant.settings[-1:]).export_options
@@ -296,6 +296,7 @@ def test_an_attention_pool_may_have_other_heads_than_the_blocks(tmp_path: Path) 
 # The bundle.
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("checkpoint", [SPARSE, DENSE], ids=lambda path: path.name)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_manifest_names_the_graphs_and_how_they_were_compared(

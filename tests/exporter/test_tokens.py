@@ -77,7 +77,7 @@ def of_library(family: Family, folder: Path, given: np.ndarray) -> dict[str, np.
     return {"tokens": tokens.numpy()} | {f"layer{number}": values.numpy() for number, values in enumerate(blocks)}
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", OF_LIBRARIES)
 def test_tokens_and_layers_are_those_of_the_library(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = families()[name]

@@ -33,6 +33,7 @@ def check_same(found: list[Tensor], expected: list[Tensor], atol: float = 1e-5) 
             assert torch.equal(one, other)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", range(8))
 def test_hard_gates_are_routed_on_a_device_as_in_numpy(kind: int) -> None:
     gates = torch.from_numpy(make_gates(np.random.default_rng(kind), kind, (3, 20, 4)))
@@ -67,6 +68,7 @@ def model_cases() -> Iterator[golden.Case]:
             yield case
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("case", list(model_cases()), ids=str)
 def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
     network = golden.torch_model(case.model, case.group, case.bfloat16, case.output)

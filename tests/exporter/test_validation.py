@@ -27,7 +27,7 @@ pytestmark = pytest.mark.long
 DEEP = replace(WIDE, name="deep", hidden=96, layers=40, moe=tuple(range(1, 40, 2)))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4", "bf16-experts"])
 def test_a_deep_model_passes_in_every_precision(precision: Any, tmp_path: Path) -> None:
     result = exported(DEEP, tmp_path, precision=precision)
@@ -61,6 +61,7 @@ def test_sound_models_of_small_layer_scale_pass(precision: Any, layer_scale: flo
     exported(DENSE, tmp_path, layer_scale=layer_scale, precision=precision)
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("case", [*cases()][::12], ids=str)
 def test_a_planted_fault_is_found(case: Case, tmp_path: Path) -> None:
     assert refusal(case, tmp_path).endswith("no bundle was written")

@@ -93,6 +93,7 @@ def test_a_file_of_open_clips_training_needs_only_its_architecture(tmp_path: Pat
     np.testing.assert_allclose(probabilities(tmp_path / "x.vmoe"), made.expected(pictures(), TEXTS), rtol=0, atol=1e-4)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("own", [True, False], ids=["own templates", "those of OpenAI"])
 def test_a_class_of_several_texts_is_the_mean_of_their_directions(model: Zeroshot, own: bool, tmp_path: Path) -> None:
     templates = TEMPLATES if own else openai_templates()
@@ -105,7 +106,7 @@ def test_a_class_of_several_texts_is_the_mean_of_their_directions(model: Zerosho
         np.testing.assert_allclose(engine(pictures()), logits, rtol=0, atol=1e-4)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_every_precision_and_graph_is_validated(model: Zeroshot, precision: Any, tmp_path: Path) -> None:
     result = export_zeroshot(model.folder, tmp_path / "x.vmoe", NAMES, precision=precision, merge=1, input="uint8")

@@ -90,6 +90,7 @@ def test_conformance_vectors_in_any_order(library: ctypes.CDLL) -> None:
                 assert same_bits(run_phases(library, Case(gates, capacity, k, bool(bpr)), seed), expected), vector.name
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("large", LARGE, ids=str)
 def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int, int, int, int | None]) -> None:
     tokens, experts, k, kind, capacity = large
@@ -149,6 +150,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         assert y.tobytes() == combine(out[None], np.where(slot < slots, slot, -1)[None], weight[None]).tobytes()
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("groups", "tokens", "experts", "k", "fused"),
     [

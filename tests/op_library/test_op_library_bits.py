@@ -85,6 +85,7 @@ def logits(model: Model, engine: Engine) -> dict[str | None, np.ndarray]:
     return {profile: engine(model.images, profile) for profile in model.profiles}
 
 
+@pytest.mark.sample(4)
 def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> None:
     """Make sure that equal bits in the other tests are significant."""
     everything = np.concatenate(list(logits.values()))
@@ -92,6 +93,7 @@ def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> Non
     assert len(np.unique(everything, axis=0)) == len(everything)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray], threads: int) -> None:
     with Engine.load(model.bundle, backend="onnxruntime", threads=threads) as other:
@@ -101,6 +103,7 @@ def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray
                 assert_same_bits(other(model.images[:size], profile), logits[profile][:size])
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("size", [1, 7])
 def test_the_size_of_the_batch_does_not_matter(
     model: Model, engine: Engine, logits: dict[str | None, np.ndarray], size: int

@@ -20,6 +20,7 @@ SHAPES = [(1, 1, 1, 1, 1), (1, 4, 7, 3, 1), (2, 16, 33, 4, 3), (3, 50, 48, 5, 2)
 Inputs = dict[str, np.ndarray]
 
 
+@pytest.mark.sample(3)
 @EVERY_PATH
 def test_experts_choose_the_tokens_of_the_reference_bit_for_bit(path: str) -> None:
     made = list(choices(31, 600))

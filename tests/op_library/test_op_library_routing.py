@@ -16,6 +16,7 @@ need_op_library()
 BLOCK = OPS["VmoeRouterBlock"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("path", supported_paths())
 def test_every_cpu_path_routes_alike(path: str) -> None:
     # Without policies; test_routing_policies.py tests those with policies.

@@ -87,7 +87,7 @@ def test_every_implementation_computes_it(
         np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR[weights])
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.skipif(OP_LIBRARY not in RUNNERS, reason="the op library is not built")
 @EVERY_TYPE
 @pytest.mark.parametrize("path", supported_paths())

@@ -71,6 +71,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
     np.testing.assert_allclose(reference, expected[activation], rtol=0, atol=1e-8)
 
 
+@pytest.mark.sample(4)
 @EVERY_RUNNER
 @pytest.mark.parametrize("exponent", [1, 127])
 def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str) -> None:

@@ -135,6 +135,7 @@ def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs
     return [(case, route(case)) for case in made]
 
 
+@pytest.mark.sample(2)
 @EVERY_RUNNER
 def test_the_largest_mass_that_int32_holds(name: str) -> None:
     gates = np.zeros((1, LARGEST_MASS_TOKENS, 3), np.float32)
@@ -146,6 +147,7 @@ def test_the_largest_mass_that_int32_holds(name: str) -> None:
         assert same_values(found, route(case))
 
 
+@pytest.mark.sample(6)
 @EVERY_RUNNER
 @pytest.mark.parametrize("tokens", [4097, 10_000, 46_340])
 def test_groups_of_many_tokens_are_served_in_order_everywhere(tokens: int, name: str) -> None:

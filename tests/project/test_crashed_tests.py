@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import sdk_build
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -17,6 +18,7 @@ def test_after(): pass
 """
 
 
+@pytest.mark.slow
 def test_a_crash_fails_one_test_and_the_others_run(tmp_path: Path) -> None:
     for name in ("test_one.py", "test_two.py"):
         (tmp_path / name).write_text(TESTS)

@@ -83,6 +83,7 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("packages", "extra"), [(["numpy"], "cpu"), (["numpy", "onnxruntime"], "images")])
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path

@@ -19,7 +19,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.backends.sharing import SharedLoads
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("before", ["nothing", "import", "engine"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_four_forked_workers_answer_and_end(backend: str, before: str) -> None:

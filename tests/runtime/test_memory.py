@@ -35,6 +35,7 @@ print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a part of a run")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_an_image_of_a_large_batch_adds_little_more_than_its_residual_stream(precision: Any, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def answers(loaded: Any, images: np.ndarray) -> np.ndarray:
     return np.asarray(loaded.logits(images) if isinstance(loaded, sdk_build.Runner) else loaded(images))
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 def test_every_position_of_a_batch(load: Callable[[], Any], mnist_images: dict[str, np.ndarray]) -> None:
     images = (mnist_images["images"][:COUNT, ..., None] / np.float32(127.5) - 1).astype(np.float32)
     loaded, found = load(), {}

@@ -173,7 +173,7 @@ def golden_bundle(config: GoldenConfig) -> Path:
     return golden.bundle(model, sdk_build.scratch_folder() / "golden.vmoe", **options)
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("config", GOLDEN, ids=lambda config: "-".join(map(str, config)))
 def test_golden_configs_have_the_bits_of_the_python_engine(config: GoldenConfig, prefix: Path, runners: Any) -> None:
     path = golden_bundle(config)
@@ -205,6 +205,7 @@ def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: 
     }  # fmt: skip
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("code", "precision"), [*enumerate(PRECISIONS, 1)])
 def test_class_names_and_the_code_of_a_precision_are_read(
     code: int, precision: Any, prefix: Path, runners: Any, mnist_checkpoint: Path, tmp_path: Path

@@ -79,6 +79,7 @@ def test_the_oldest_onnxruntime_logs_as_the_newest(prefix: Path, mnist_bundle: P
     assert any(message.startswith(ORT) for _, message in logged(prefix, mnist_bundle, DEBUG, library))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("precision", "slow"), [("fp32", "several times"), ("int8", "than in fp32: export it in fp32")])
 def test_a_process_without_the_op_library_is_warned_once(
     mnist_checkpoint: Path, tmp_path: Path, precision: str, slow: str

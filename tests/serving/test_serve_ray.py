@@ -329,6 +329,7 @@ def test_a_cluster_whose_ray_serve_answers_no_http_is_refused_and_keeps_nothing(
     assert "left: []" in left
 
 
+@pytest.mark.slow
 def test_a_port_where_another_one_starts_is_refused_and_a_kill_leaves_no_file(
     mnist_image_bundle: Path, tmp_path: Path
 ) -> None:

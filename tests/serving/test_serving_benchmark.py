@@ -38,6 +38,7 @@ def test_traces_are_replayed_in_every_mode(mnist_image_bundle: Path, tmp_path: P
     assert (tmp_path / "traces.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_saturation_is_compared_with_the_engine(mnist_image_bundle: Path, tmp_path: Path) -> None:
     _, report = measured(PROGRAM, ["saturation"], mnist_image_bundle, tmp_path, "--seconds", "0.25", "--rounds", "2")
     assert [row["setting"] for row in report["rows"]] == ["c0.1-k1", "c1.05-k2"]
