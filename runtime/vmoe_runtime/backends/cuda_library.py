@@ -56,7 +56,7 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
 
     Args:
         architectures: in CMake's form, separated by spaces. One that isn't a number, such as "native", is assumed to run.
-        compute_capability: of the GPU, such as "9.0".
+        compute_capability: compute capability of the GPU, such as "9.0".
 
     Examples:
         >>> [runs_on("80-real 90-real 120-virtual", gpu) for gpu in ("7.5", "8.6", "10.0", "12.1", "13.0")]

@@ -39,7 +39,7 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
     """Refuses settings of a call that the op library doesn't support.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         feeds: the inputs of the graph by name.
 
     Raises:

@@ -45,8 +45,8 @@ class Job:
         output: name of the model output to write; None for classes.
         top: classes per picture; None without classes.
         part_size: minimum number of pictures per part.
-        format: of the parts, one of `PART_FORMATS`.
-        version: of this package.
+        format: format of the parts, one of `PART_FORMATS`.
+        version: version of this package.
     """
 
     bundle: str

@@ -61,8 +61,8 @@ class EngineRecord:
         key: what it was built from and for.
         min_batch, opt_batch, max_batch: images per call: the minimum, the number that it was tuned for, and the maximum.
         plugin_inside: whether the plugin library is stored in the engine.
-        sha256: of the engine, in hex.
-        size: of the engine, in bytes.
+        sha256: SHA-256 of the engine, in hex.
+        size: size of the engine in bytes.
     """
 
     key: EngineKey
