@@ -1,6 +1,6 @@
 """Print the requirements of extras in pyproject.toml, one per line, so that pip can install them without the package.
 
-Usage: python tools/requirements.py EXTRA...
+Usage: python tools/list_requirements.py EXTRA...
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class Vmoe(nn.Module):
             return merge_tokens(x + added, keys, merged, merge, heads, self.config.prefix_tokens)
 
     def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run multi-head attention of queries[N,Q,D] over keys[N,T,D], which stand for sizes[N,T] original tokens each.
+        """Run multi-head attention of queries[N,Q,D] over keys[N,T,D]; sizes[N,T] counts the original tokens in each key.
 
         Returns:
             The output, and the projected keys.

@@ -1,1 +1,1 @@
-"""What a bundle costs and how right it is: FLOPs, comparison of answers, labelled and synthetic images, timing."""
+"""Measures the cost and accuracy of a bundle: FLOPs, comparison of answers, labelled and synthetic images, timing."""

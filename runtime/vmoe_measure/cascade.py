@@ -13,10 +13,10 @@ ESCALATE_ALL = 2.0
 
 
 def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lost: int = 0) -> float:
-    """The smallest margin at and above which a cascade is as accurate as its second setting alone.
+    """The smallest margin from which on a cascade is as accurate as its second setting alone.
 
     Args:
-        first: logits at the first setting, number[N, classes]; each image routed alone, or with its usual neighbours.
+        first: logits at the first setting, number[N, classes]; each image routed alone, or together with the usual others.
         then: logits of the same images at the second setting.
         labels: i64[N], their classes; without them, the answers of the second setting count as correct.
         lost: number of correct answers that may be lost.
@@ -42,8 +42,8 @@ def margin_of_gains(margins: Array, gain: Array, lost: int = 0) -> float:
     """As `calibrated_margin`, but from margins and gains instead of logits.
 
     Args:
-        margins: f64[N], of the answers at the first setting; see `margins_of`.
-        gain: i64[N], 1 for an image that only the second setting answers right, -1 for one that only the first does, else 0.
+        margins: f64[N], margins of the answers at the first setting; see `margins_of`.
+        gain: i64[N], 1 for an image that only the second setting gets right, -1 for one that only the first does, else 0.
         lost: number of correct answers that may be lost.
     """
     ranked = np.where(np.isnan(margins), -1.0, margins)  # NaN is escalated at any margin

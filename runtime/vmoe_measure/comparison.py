@@ -19,7 +19,7 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     """Random images with the smooth shading of photographs, the same every time.
 
     Returns:
-        uint8[count, height, width, channels]. A smaller count gives the first of these images.
+        uint8[count, height, width, channels]. A smaller count returns the first of the same images.
     """
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)
@@ -49,10 +49,10 @@ class Run:
     def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None, *, by_token: bool = False) -> Self:
         """The run with these outputs of a graph: first the model's output, then for each MoE layer the outputs `names`.
 
-        With `by_token`, pairs belong to the original tokens of an image, even if some were merged.
+        With `by_token`, pairs are those of an image's original tokens, even if some were merged.
         """
         output = values[0]
-        # Groups may cut images, so pairs are put back into the order of the images.
+        # A group may contain a part of an image, so the pairs are put back into the order of the images.
         layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
         kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
         if by_token:
@@ -79,14 +79,14 @@ class Run:
 class RunDifferences:
     """The differences between two runs.
 
-    A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. From there
-    on an image takes another path, and its output says nothing about the numbers: hence the images whose routing agrees, and
-    medians over images.
+    A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. Then the
+    image's later activations differ too, and its output says nothing about precision. So compare the images whose routing
+    agrees, and medians over images.
 
     Attributes:
         largest: f32[images], the largest absolute difference of each image's output.
         relative: f32[images], see `relative_differences`.
-        pairs: of each MoE layer bool[images, pairs]: which pairs both keep at the same expert, or both drop.
+        pairs: for each MoE layer bool[images, pairs], the pairs that both runs keep at the same expert, or both drop.
     """
 
     largest: Array
@@ -95,7 +95,7 @@ class RunDifferences:
 
     @property
     def alike(self) -> Array:
-        """bool[images], whether an image is routed alike in every layer; true in a dense ViT."""
+        """bool[images], whether both runs route an image alike in every layer; true for a dense ViT."""
         same = np.ones(len(self.largest), bool)
         for layer in self.pairs:
             same &= layer.all(axis=1)
@@ -103,7 +103,7 @@ class RunDifferences:
 
     @property
     def agreement(self) -> float:
-        """Share of the pairs that both treat alike; 1 for a dense ViT."""
+        """Share of the pairs that both runs route alike; 1 for a dense ViT."""
         return float(np.mean(self.pairs)) if self.pairs else 1.0
 
 
@@ -118,10 +118,10 @@ def differences(expected: Run, found: Run) -> RunDifferences:
 
 
 def relative_differences(expected: Array, found: Array) -> Array:
-    """How far the logits of each image are off, as a share of their size: |found - expected| / |expected|, f32[images].
+    """The error of each image's logits relative to their norm: |found - expected| / |expected|, f32[images].
 
-    The median is the typical image. One in which a token went to another expert may be off by far more, which says
-    nothing about the numbers.
+    Use the median, which is a typical image's. If a token went to another expert, the error may be far larger, which says
+    nothing about precision.
     """
     by_image = expected.reshape(len(expected), -1)
     size = np.maximum(np.linalg.norm(by_image, axis=1), np.finfo(np.float32).tiny)

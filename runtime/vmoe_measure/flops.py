@@ -15,22 +15,22 @@ from vmoe_runtime.routing import front_tokens
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model that its products have.
+    """The sizes of a model's matrix products.
 
     Attributes:
         patches, patch_values: patches of an image, and values in each.
         tokens: T, the patches and a classifier token, if there is one.
         width: D.
-        num_layers: encoder blocks.
+        num_layers: number of encoder blocks.
         mlp_dim: width of a dense MLP's hidden layer.
         moe_layers: indices of the blocks with experts; empty for a dense ViT.
         expert_mlp_dim: width of an expert's hidden layer.
         members: M of an ensemble (E3), whose tokens are repeated in the first MoE layer; 1 otherwise.
         router_products: products of all tokens with all experts, or with all slots of a Soft MoE, in a MoE layer.
-        router_columns: of each MoE layer, its experts, or the slots of all of them.
+        router_columns: for each MoE layer, the number of its experts, or of the slots of all its experts.
         has_map_head: whether attention pools the tokens.
         reads_class_token: whether the head reads only one token, so that the last block can leave out work for the others.
-        representation_size, classes: of the head; 0 if it has no such layer.
+        representation_size, classes: sizes of the head's layers; 0 if it has no such layer.
         pooled_tokens: number of tokens whose features are concatenated as the input of the head.
         has_gate: whether dense MLPs have a third product.
         has_bare_map_head: whether the map head projects no query, and has no MLP.
@@ -68,7 +68,7 @@ class ModelShape:
         Args:
             model: as `vmoe-export` writes it.
             features: whether the bundle outputs features, and so lacks the layer of the classes.
-            outputs: names of the bundle's outputs; with that of the last block, the block computes all of its tokens.
+            outputs: names of the bundle's outputs. If the last block's is among them, that block computes all of its tokens.
 
         Raises:
             BundleError: the description lacks a size; the reader of bundles doesn't check it.
@@ -118,7 +118,7 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0
     """FLOPs per image.
 
     Args:
-        shape: of the model.
+        shape: the model's sizes.
         expert_rows: for each MoE layer, the rows per image that its experts compute in total.
         merge: tokens that each block merges; the cost of selecting them is not counted.
     """
@@ -150,7 +150,7 @@ def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 
 
 
 def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
-    """Tokens of an image that each encoder block begins with where each merges some, and those after the last block.
+    """Number of an image's tokens before each encoder block and after the last one, if each block merges `merge` tokens.
 
     Examples:
         >>> shape = ModelShape(49, 0, 50, 0, 3, 0, (), 0, 1, 0, (), False, True, 0, 0)
@@ -164,14 +164,14 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
 
 
 def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) -> list[float]:
-    """Rows per image of each MoE layer when every slot of every expert is taken, for `sparse_flops`.
+    """Rows per image of each MoE layer if every slot of every expert is used, for `sparse_flops`.
 
-    Where tokens are merged there may be more slots than choices, which then are the bound.
+    If tokens are merged, a layer may have more slots than choices. Then the choices are counted.
 
     Args:
-        rules: of the model.
+        rules: the model's rules.
         profile: the setting; None for a Soft MoE and a dense ViT.
-        shape: of the model.
+        shape: the model's sizes.
     """
     if rules.kind == "dense":
         return []

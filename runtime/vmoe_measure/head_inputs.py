@@ -1,4 +1,7 @@
-"""Which features a head is fitted to, for its file: another model's may have as many, and give wrong classes."""
+"""Describes the features that a head is fitted to, for the head's file.
+
+Otherwise a head could be used with another model that has features of the same size, and return wrong classes.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,26 @@ from typing import Any
 from vmoe_runtime.preprocessing import Preprocessing
 
 FITTED_TO = "fitted_to"
-"""The array of a head's npz file that holds them, as JSON."""
+"""The array of a head's npz file with the result of `head_inputs` as JSON."""
 
-_ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # of these, features of one model may have others
+_ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # these may differ for the same features
 
 
 def is_sampled(name: str) -> bool:
-    """Whether a tensor counts for `head_inputs`: the biases and norms of all but the head, float32 in every precision."""
+    """Whether `head_inputs` hashes a tensor: biases and norms except the head's, which are float32 in every precision."""
     return name.rpartition("/")[2] in ("bias", "scale") and not name.startswith("head/")
 
 
 def head_inputs(
     model: Mapping[str, Any], preprocessing: Preprocessing, tensors: Iterable[tuple[str, bytes]]
 ) -> dict[str, Any]:
-    """What a model's features depend on: the same for its checkpoint and its bundles of any output and precision.
+    """Everything that a model's features depend on. It is the same for the model's checkpoint and for all its bundles,
+    whatever their output and precision.
 
     Args:
-        model: its description in a manifest.
-        preprocessing: of pictures; whether they are turned by their EXIF orientation doesn't count.
-        tensors: name and float32 bytes of each that `is_sampled`.
+        model: the model's description in a manifest.
+        preprocessing: preprocessing of pictures; whether it turns them by their EXIF orientation doesn't matter.
+        tensors: name and float32 bytes of each tensor for which `is_sampled` is true.
     """
     digest = hashlib.sha256()
     for name, data in sorted(tensors):

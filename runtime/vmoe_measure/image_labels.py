@@ -24,8 +24,8 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
     Args:
         path: a CSV file in UTF-8. Each line has the path of a picture inside the folder, and the name or index of its
             class. A first line without these is a heading.
-        class_names: of the model; None if it has only indices.
-        folder: of the pictures.
+        class_names: names of the model's classes; None if only indices are known.
+        folder: folder of the pictures.
 
     Raises:
         ImageError: the file can't be read, or a line has no label.
@@ -55,7 +55,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
                 continue
             names = "" if class_names else ", and the bundle has no class names"
             raise ImageError(f"{path}, line {number}: {shown(row[1])} is not the name or index of one class{names}")
-        picture = str(Path(row[0]))  # ./a.png and a.png are one
+        picture = str(Path(row[0]))  # so that ./a.png and a.png are the same
         if picture in labels:
             raise ImageError(f"{path}, line {number}: {shown(row[0])} has a label already")
         if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:
@@ -67,7 +67,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
 
 
 def class_index(text: str, index_of: Mapping[str, int]) -> int | None:
-    """The class that a text names, or whose index it is; None where it is neither. The index may be of no class."""
+    """The index of the class that a text names, or the index that the text is; None if neither. It may be out of range."""
     text = text if text in index_of else text.strip()
     if text in index_of:
         return index_of[text]

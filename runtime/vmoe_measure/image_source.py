@@ -79,14 +79,14 @@ class ImageSource:
 def open_images(
     path: Path, class_names: tuple[str, ...] | None, num_classes: int | None, labels: Path | None = None
 ) -> ImageSource:
-    """The images that the user has.
+    """The user's images.
 
     Args:
         path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
             `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
-        class_names: of the model; a subfolder has the name or the index of its class, and pictures in folders inside it are
-            of that class. None where only indices are known.
-        num_classes: of the model, or None where it outputs no logits.
+        class_names: names of the model's classes; None if only indices are known. Each subfolder has the name or index of a
+            class, to which all pictures in it belong, however deep.
+        num_classes: number of the model's classes, or None if it outputs no logits.
         labels: a CSV file with the classes of the pictures of a folder, instead of its subfolders; see `read_labels`.
 
     Raises:
@@ -113,27 +113,27 @@ def open_images(
 def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSource:
     """Smooth random images, the same ones every time.
 
-    With noise in every pixel all tokens would look alike to the router, which would send them to the same
-    experts; smooth images differ from patch to patch as photographs do.
+    With noise in every pixel, all tokens would look alike to the router, which would send them to the same experts. Smooth
+    images differ from patch to patch, as photographs do.
 
     Returns:
-        uint8[count, H, W, C] without labels; as many for other models of other sizes.
+        uint8[count, H, W, C] without labels; and as many images for each size in `others`.
     """
     of_sizes = {other.size: smooth_images(count, *other.size) for other in others if other.size != spec.size}
     return ImageSource(smooth_images(count, *spec.size), of_sizes=of_sizes)
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The files of a folder that have one of these suffixes, in lower case with their dots.
+    """The files of a folder that have one of these suffixes, which are given in lower case with their dots.
 
-    Hidden files and folders are left out, which are thumbnails and other systems' notes. Links are followed.
+    Hidden files and folders are left out, since they are thumbnails and notes of other systems. Links are followed.
 
     Returns:
-        Those in the folder itself; and by name of each subfolder that has any, those in it and in folders inside it, however
-        deep. Both are sorted.
+        The files directly in the folder; and by name of each subfolder with such files, those in it, however deep. Both are
+        sorted.
 
     Raises:
-        ImageError: a folder can't be read, or a link leads nowhere or to a folder that it is in.
+        ImageError: a folder can't be read, or a link leads nowhere or to a folder that contains the link.
     """
     loose: list[Path] = []
     below: dict[str, list[Path]] = {}
@@ -183,7 +183,7 @@ def _from_npz(path: Path) -> ImageSource:
 def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
     loose, by_class = pictures_of(folder)
     paths = loose + [path for pictures in by_class.values() for path in pictures]
-    # In folder order a batch would hold one class only, and one class asks for few experts.
+    # In the order of the folders, all pictures of a batch would belong to one class, and so need few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)
     if loose:
@@ -203,7 +203,7 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes:
 
 
 def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
-    """The pictures that a CSV file names, in its order."""
+    """The pictures that a CSV file names, in the order of the file."""
     paths = tuple(folder / name for name in labels)
     if missing := next((path for path in paths if not path.is_file()), None):
         raise ImageError(f"the labels name {missing}, which is no file; write paths as they are inside {folder}")

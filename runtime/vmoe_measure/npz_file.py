@@ -1,4 +1,4 @@
-"""Opens npz files of users."""
+"""Opens users' npz files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def opened_npz(path: Path, expected: str) -> Iterator[np.lib.npyio.NpzFile]:
     """An npz file whose arrays are read before the block ends; nothing in it is executed.
 
     Args:
-        path: of the file.
-        expected: what it should hold, as messages say it.
+        path: path of the file.
+        expected: the content that it should have, in words for messages.
 
     Raises:
-        ImageError: it can't be read, or is no npz file.
+        ImageError: the file can't be read, or is not an npz file.
     """
     try:
         with open_regular(path) as file:
@@ -34,7 +34,7 @@ def opened_npz(path: Path, expected: str) -> Iterator[np.lib.npyio.NpzFile]:
         raise
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
-    # A damaged archive raises whatever zipfile, zlib or numpy tripped over.
+    # A damaged archive may raise any error of zipfile, zlib or numpy.
     except Exception as error:
         if "allow_pickle" in str(error):
             raise ImageError(f"{path} holds an array of Python objects, which is not loaded; {expected}") from None

@@ -11,17 +11,17 @@ import numpy as np
 
 MINIMUM_ROUNDS = 3
 _WARM_UP_ROUNDS = 2
-_DEVIATIONS = 1.96  # of a normal distribution, for a confidence of 95 %
+_DEVIATIONS = 1.96  # standard deviations of a normal distribution, for a confidence of 95 %
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one call is.
+    """The speed of a call.
 
     Attributes:
-        images_per_second: images of a call over the median time of one, which a call that was held up doesn't move.
+        images_per_second: images per call divided by the median time of a call, which single delayed calls don't change.
         p50_ms, p90_ms, p99_ms: median and percentiles of the time of one call, in milliseconds.
-        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median; of fewer than 6 calls the shortest and longest.
+        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median; of fewer than 6 calls, the shortest and longest.
     """
 
     images_per_second: float
@@ -36,8 +36,8 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
     """The speed behind measured times.
 
     Percentiles are interpolated linearly between neighbouring samples, as numpy does by default; the p99 of
-    fewer than a hundred calls says little more than their maximum. The interval of the median is one of order statistics,
-    which assumes nothing about the distribution of the times: how many of `n` calls are below the true median is binomial.
+    fewer than a hundred calls says little more than their maximum. The interval of the median is computed from order
+    statistics: the number of calls below the true median is binomial, whatever the distribution of the times.
 
     Args:
         seconds: time of each call; at least one.
@@ -54,7 +54,7 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:
-    """The order of calls in one round: each once, and each round begins with the next one.
+    """The order of calls in one round. Each call comes once, and each round begins one call later than the one before.
 
     So no call is always the first of its round.
 
@@ -81,10 +81,10 @@ def time_interleaved(
         calls: the functions to time.
         duration: seconds of the whole measurement; at least `MINIMUM_ROUNDS` rounds are run, however long they take.
         clock: returns seconds.
-        after_round: called after each round, also after warm-up, with the round's share of the whole, 0 to 1.
+        after_round: called after each round, including warm-up, with the round's share of the whole measurement, 0 to 1.
         into: a list per call that receives the seconds as they are measured, for callers that are interrupted.
-        settle: for each call, an untimed one of the same session that is made if the previous call was of another session:
-            the caches still hold that session's data, and its threads may still spin.
+        settle: for each call, an untimed call of the same session, which is made first if the previous call used another
+            session: the caches still hold that session's data, and its threads may still spin.
 
     Returns:
         The seconds of each round, per call.

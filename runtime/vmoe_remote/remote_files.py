@@ -1,4 +1,4 @@
-"""Private copies of files that have an address, such as s3://bucket/name. What knows such addresses is fsspec."""
+"""Private copies of files at addresses such as s3://bucket/name, read with fsspec."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from vmoe_runtime.errors import BundleError, VmoeError, shown
 
 T = TypeVar("T")
 
-_BLOCK, _SMALLEST_BLOCK = 16 << 20, 64 << 10  # bytes of a request, and of one after several that were cut
-_SMALL_FILE, _SMALL_FILES = 1 << 20, 64  # bytes of files that are requested side by side, and how many
+_BLOCK, _SMALLEST_BLOCK = 16 << 20, 64 << 10  # bytes per request: at first, and the least after failures
+_SMALL_FILE, _SMALL_FILES = 1 << 20, 64  # bytes of a file that is requested along with others, and their number
 TRIES = 5
-"""Without a byte."""
-_PAUSE = 0.5  # seconds after the first try, which double
-_SILENCE = 30.0  # seconds in which a server sends nothing, and a try ends
+"""Number of successive tries without a byte after which a request fails."""
+_PAUSE = 0.5  # seconds between the first two tries; each further pause is twice as long
+_SILENCE = 30.0  # seconds without a byte from the server after which a try ends
 _ABSENT, _ABSENT_STATUS = (FileNotFoundError, NotADirectoryError, PermissionError), (401, 403, 404, 410)
 
 Seen = tuple[int, object]
-"""Bytes of a file, and what tells its versions apart, if the server does."""
+"""Size of a file in bytes, and its ETag or time of modification if the server sends one."""
 
 
 class RemoteError(VmoeError):
-    """A file at an address that is not there, or that can't be copied."""
+    """A file at an address is missing or can't be copied."""
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path on it.
+    """fsspec's file system for an address, and the path on it.
 
-    The packages below take a server that sends nothing for 30 s for broken, and leave further tries to the caller; settings
-    of the user's own come first.
+    fsspec's packages are told to give up on a server that sends nothing for 30 s, and not to try again, which is left to the
+    caller. The user's own settings of fsspec take precedence.
 
     Raises:
         ImportError: fsspec, or its package for such addresses, is missing.
@@ -55,10 +55,10 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         "s3": {"config_kwargs": {"connect_timeout": _SILENCE, "read_timeout": _SILENCE, "retries": {"max_attempts": 0}}}
     }
     options["s3a"] = options["s3"]
-    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # as pyarrow takes it
+    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials as pyarrow accepts them
         options["s3"] |= {"key": unquote(user[2]), "secret": unquote(user[3])}
         address = address.replace(user[0], user[1])
-    with suppress(ModuleNotFoundError):  # without it there is no package for these addresses
+    with suppress(ModuleNotFoundError):  # without aiohttp, none of the packages for these addresses works
         from aiohttp import ClientTimeout
 
         silence = ClientTimeout(sock_connect=_SILENCE, sock_read=_SILENCE)
@@ -78,17 +78,18 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
 
 class RemoteFiles(AbstractContextManager["RemoteFiles"]):
-    """The files at an address, and a private copy of some of them, which goes when the block ends.
+    """The files at an address, and private copies of some of them, which are deleted when the `with` block ends.
 
-    A file's `suffix` is what comes after the address: ".index" of a prefix, "/manifest.json" in a folder, "" of a file.
+    A file's `suffix` is what comes after the address: ".index" if the address is a prefix, "/manifest.json" if it is a
+    folder, "" if it is the file itself.
 
     Args:
-        address: of a file or folder, or the beginning of several addresses.
-        tell: called with the bytes that are here and those that are known to be needed, while they come.
+        address: a file, a folder, or the beginning of several addresses.
+        tell: called during copies with the number of bytes copied so far, and with the total known to be needed.
 
     Attributes:
-        address: what people may see of it.
-        path: of the copy; its name is the address's last part.
+        address: the address without secrets.
+        path: where the copy is; its name is the last part of the address.
 
     Raises:
         RemoteError: fsspec, or its package for such addresses, is missing.
@@ -96,12 +97,12 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
 
     def __init__(self, address: str, tell: Callable[[int, int], object] = lambda done, total: None) -> None:
         self.address, self._tell, self._is_web = public_address(address), tell, is_web(address)
-        # What signs an address on the web signs those of files beside it and below it, if any.
+        # A signature in the query of a web address is assumed to hold for files next to it and below it as well.
         base, mark, query = address.partition("#")[0].partition("?") if self._is_web else (address, "", "")
         self._query, base = mark + query, base.rstrip("/")
         try:
             self._fs, self._root = open_filesystem(base)
-        except Exception as error:  # above all that a package is missing, and which one
+        except Exception as error:  # most often a package is missing, and the error names it
             if isinstance(error, ModuleNotFoundError) and error.name == "fsspec":
                 needed = f"{self.address} needs fsspec, which is missing; pip install 'vmoe-export[remote]'"
                 raise RemoteError(needed) from None
@@ -116,16 +117,16 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         self._folder.cleanup()
 
     def size(self, suffix: str) -> int | None:
-        """Bytes of a file; None where there is none.
+        """Size of a file in bytes; None if there is no such file.
 
         Raises:
-            RemoteError: the server doesn't answer, or doesn't say it.
+            RemoteError: the server doesn't answer, or doesn't give the size.
         """
         seen = self._look(self._root + suffix + self._query)
         return None if seen is None else seen[0]
 
     def names(self) -> list[str]:
-        """Names of what is in the folder itself, sorted; none where there is no folder."""
+        """Sorted names of the files and folders directly in the folder; empty if it can't be listed."""
         try:
             found = self._patiently(self.address, lambda: answer_of(lambda: self._fs.ls(self._root, detail=False)))
         except RemoteError:
@@ -136,36 +137,36 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         """Copies files.
 
         Raises:
-            RemoteError: one is missing or can't be read, or there is no room for them.
+            RemoteError: a file is missing or can't be read, or the disk has too little space.
         """
         self._copy({suffix: (self._root + suffix + self._query, None) for suffix in suffixes})
 
     def copy_all(self) -> None:
-        """Copies a bundle's files, or the file of that address, or all files below that folder."""
+        """Copies the bundle at the address; if there is none, the file there, or all files below the folder there."""
         if not self.copy_bundle():
             self.copy_below("")
 
     def copy_bundle(self) -> bool:
-        """Copies what the manifest lists; False where there is no bundle that a reader takes."""
+        """Copies the manifest and all files that it lists; returns False if there is no manifest that a reader accepts."""
         manifest = f"/{MANIFEST_NAME}"
         if not 0 < (self.size(manifest) or 0) <= MAX_MANIFEST_BYTES:
             return False
         self.copy([manifest])
         try:
             files = parse_manifest((self.path / MANIFEST_NAME).read_bytes()).files
-        except BundleError:  # or of another program; who opens the bundle explains it
+        except BundleError:  # perhaps another program's; whoever opens the copy gets the explanation
             return False
         self.copy(f"/{name}" for name in files)
         return True
 
     def copy_below(self, suffix: str) -> None:
-        """Copies a file, or all files of a folder and of those in it."""
+        """Copies a file, or all files of a folder and its subfolders."""
         if self.size(suffix) is not None:
             self.copy([suffix])
             return
         root = self._root + suffix
         found = self._patiently(f"{self.address}{suffix}", lambda: self._fs.find(root, detail=True))
-        # A listing on the web may lead elsewhere, and has links that sort it.
+        # A web server's listing may link to other places, and has links that only sort it.
         below = {
             self._unquoted(name[len(self._root) :]): (name + self._query, None if self._is_web else _seen(info))
             for name, info in sorted(found.items())
@@ -196,9 +197,9 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._copy_file(suffix, remote, seen, failures=int(suffix in small))
 
     def _copy_small(self, files: Mapping[tuple[str, Seen], str]) -> None:
-        """Copies files side by side; those that don't come whole are left to `_copy_file`."""
+        """Copies files in parallel; those that don't arrive complete are left to `_copy_file`."""
         contents: Mapping[str, object] = {}
-        with suppress(Exception):  # whatever the package raises; one by one it is explained
+        with suppress(Exception):  # _copy_file tries again and explains what fails
             contents = self._fs.cat([remote for remote, _ in files], on_error="return")
         for (remote, (size, _)), suffix in files.items():
             content = contents.get(remote)
@@ -207,7 +208,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._advance(size)
 
     def _copy_file(self, suffix: str, remote: str, seen: Seen, failures: int) -> None:
-        """Copies one file; a transfer that breaks goes on where it stopped, in smaller and smaller requests."""
+        """Copies one file. A transfer that breaks resumes where it stopped, with smaller and smaller requests."""
         size, done, block = seen[0], 0, _BLOCK
         with self._target(suffix).open("wb") as out:
             while done < size:
@@ -220,7 +221,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                     if done < size:
                         raise EOFError(f"{done} of {size} bytes came")
                 except Exception as error:
-                    if done and block and isinstance(error, ValueError):  # a web server that can't send parts, no failure
+                    if done and block and isinstance(error, ValueError):  # no failure: the server can't send parts
                         block = 0
                     else:
                         failures = 1 if done > start and block else failures + 1
@@ -240,7 +241,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 yield piece
 
     def _look(self, remote: str, failures: int = 0) -> Seen | None:
-        """What there is to know of a file, of which so many tries have failed; None where there is none."""
+        """Size and version of a file, for which `failures` tries have failed so far; None if there is no such file."""
         name = self.address + remote[len(self._root) :].removesuffix(self._query)
         self._fs.invalidate_cache()
         try:
@@ -256,7 +257,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return _seen(info)
 
     def _patiently(self, name: str, call: Callable[[], T], failures: int = 0) -> T:
-        """What a call returns, which is tried again after a failure."""
+        """Returns the result of a call, which is repeated if it fails."""
         if not failures:
             self._heard = time.monotonic()
         while True:
@@ -267,12 +268,13 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._wait(name, error, failures)
 
     def _wait(self, name: str, error: Exception, failures: int) -> None:
-        """Waits before another try, or ends the tries of what no try would mend."""
-        # Of the web, fsspec says that a file isn't there whatever went wrong; s3fs fails on its own timeout.
+        """Waits before another try; raises RemoteError if there were too many, or if another one can't help."""
+        # For any failure on the web, fsspec says that the file doesn't exist. s3fs fails while it handles its own timeout.
+        # In both cases, the error behind that error is the cause.
         behind = error.__cause__ or error.__context__
         hides_cause = isinstance(behind, TimeoutError) or (isinstance(error, FileNotFoundError) and self._is_web)
         cause = (hides_cause and behind) or error
-        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # of a package that itself tries again
+        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # in case the package itself tries again
         if _is_absent(cause) or failures >= TRIES or is_silent:
             raise RemoteError(f"{name} can't be read: {reason_of(cause, self._secret)}") from cause
         time.sleep(_PAUSE * 2 ** (failures - 1))
@@ -296,14 +298,14 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
 
 
 def answer_of(request: Callable[[], T], tries: int = 1) -> T:
-    """What a short request returns. A package that waits too long is left behind in a thread.
+    """Makes a short request in a thread and returns its result. A request that takes too long is left behind there.
 
     Args:
-        request: made in that thread.
-        tries: of the package, in each of which a server may be silent for 30 s.
+        request: makes the request.
+        tries: number of tries that the package makes itself; in each, the server may be silent for 30 s.
 
     Raises:
-        TimeoutError: it takes longer.
+        TimeoutError: the request takes longer.
         Exception: whatever the request raises.
     """
     answer: Future[T] = Future()
@@ -319,7 +321,7 @@ def answer_of(request: Callable[[], T], tries: int = 1) -> T:
 
 
 def _is_absent(error: BaseException) -> bool:
-    """Whether there is no such file; servers that don't list what they have refuse what isn't there."""
+    """Whether there is no such file. Servers that don't reveal which files exist refuse access to missing ones."""
     return isinstance(error, _ABSENT) or getattr(error, "status", None) in _ABSENT_STATUS
 
 
@@ -328,11 +330,11 @@ def _seen(info: Mapping[str, Any]) -> Seen:
 
 
 def reason_of(error: BaseException, *addresses: str) -> str:
-    """What a package says of addresses, on one line, not too long, and without secrets."""
+    """The reason for a package's error on one line of at most 300 characters, without the secrets of the addresses."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         said = "it is not there"
-    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # pyarrow's errors end with the system's
+    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # pyarrow's message ends with the system's
     if isinstance(error, TimeoutError):
         said = f"the server sent nothing for {_SILENCE:g} s"
     return " ".join(without_secrets(said, *addresses).split())[:300]

@@ -19,8 +19,8 @@ from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.settings import Setting
 
-# ONNX Runtime reads it when it is imported. With telemetry, versions from 1.29 on look up a host and write files, and a
-# process that is forked after the import never ends.
+# ONNX Runtime reads this variable when it is imported. With telemetry, versions from 1.29 on look up a host and write files,
+# and a process that is forked after the import never ends.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without a limit, a long word would take time by its square
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without a limit, the time for a long word would be quadratic in its length
 _ADDRESS = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://[^\s'\")]")
 _WEB = re.compile(rf"(?:{_SCHEME}::)*https?:/", re.IGNORECASE)
-# As a path, an address keeps one of its slashes. Marks at its end are the sentence's.
+# One slash is enough, since an address that was made a Path loses the other one. Punctuation at the end is not part of it.
 _IN_TEXT = re.compile(rf"{_SCHEME}:/\S*[^\s.,:;'\")\]>]")
-# A password with a slash, as keys of S3 have, is no part of an address by the standard; but what is no port is one here.
+# By the standard, a password has no slash, but S3's keys may. So anything after a colon that isn't a port counts as one.
 _USER = re.compile(r"(?<=:/)(/?)([^/?#]*@|[^/?#@:]*:(?!:|\d*(?:[/?#]|$)).*@)")
 
 
 def is_address(source: object) -> bool:
-    """Whether it is the address of a file or folder elsewhere, and no path.
+    """Whether a source is the address of a file or folder elsewhere, rather than a path.
 
     Examples:
         >>> is_address("s3://bucket/photos"), is_address("simplecache::s3://bucket/photos"), is_address("photos")
@@ -24,12 +24,12 @@ def is_address(source: object) -> bool:
 
 
 def is_web(address: str) -> bool:
-    """Whether it is of a web server, also behind a cache of fsspec."""
+    """Whether an address belongs to a web server, whether or not a cache of fsspec is chained before it."""
     return _WEB.match(address) is not None
 
 
 def public_address(address: str) -> str:
-    """An address without user, password, query and, of a web server, fragment, which may be secrets.
+    """An address without the parts that may be secret: user, password, query and, for a web server, fragment.
 
     Examples:
         >>> public_address("https://me:secret@example.org/b16.vmoe?token=1")
@@ -39,7 +39,7 @@ def public_address(address: str) -> str:
 
 
 def without_secrets(text: str, *used: str) -> str:
-    """A text with every address in it made public, and without the secrets of these addresses wherever they are.
+    """A text in which every address is made public, and from which the secrets of the addresses `used` are removed.
 
     Examples:
         >>> without_secrets('no bucket "me:secret@zoo" at https://example.org?token=1', "s3://me:secret@zoo/b16")
@@ -52,7 +52,7 @@ def without_secrets(text: str, *used: str) -> str:
 
 
 def secrets_of(text: str) -> list[str]:
-    """What is left out of the first address in a text, if there is one: the user, the query and the fragment."""
+    """The secrets in the first address in a text: user, query and fragment; empty if the text has no address."""
     found = _IN_TEXT.search(text)
     if found is None:
         return []

@@ -33,13 +33,13 @@ def compute_slots(
         num_experts: E.
         capacity_ratio: C, the share of the pairs that there are slots for, when the router is balanced.
         rounding: "ceil" (official default) or "round" (half to even).
-        multiple_of: the result is rounded up to a multiple of this; 1 leaves it alone.
+        multiple_of: the result is rounded up to a multiple of this; 1 changes nothing.
 
     Returns:
         c >= 1.
 
     Raises:
-        RoutingError: the ratio is not a positive finite number, or leaves no slot at all.
+        RoutingError: the ratio is not a positive finite number, or gives no slot at all.
 
     Examples:
         >>> compute_slots(100, 10, 1.1)
@@ -60,12 +60,12 @@ def compute_slots(
 
 
 def count_merged(tokens: int, merge: int, prefix: int) -> int:
-    """Tokens of an image that a block merges.
+    """Number of tokens of an image that a block merges.
 
     Args:
-        tokens: of the image, that the block gets.
-        merge: tokens that each block may merge.
-        prefix: tokens in front that are never merged. Every second token behind them may join one of the others.
+        tokens: number of tokens of the image that the block receives.
+        merge: maximum number of tokens that each block merges.
+        prefix: number of tokens at the front that are never merged. Every second token after them may join another one.
 
     Examples:
         >>> count_merged(50, 100, 1), count_merged(9, 100, 2), count_merged(4, 100, 3)

@@ -1,4 +1,4 @@
-"""From logits to the likeliest classes, and how sure they are."""
+"""The likeliest classes by logits, and their probabilities."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sigmoid(logits: Array) -> Array:
 
 
 def probabilities_of(logits: Array, kind: Probabilities) -> Array:
-    """float64[N, classes] of logits number[N, classes], as a bundle's manifest says."""
+    """float64[N, classes] of logits number[N, classes]: probabilities of the kind that a bundle's manifest names."""
     return _FUNCTIONS[kind](logits)
 
 
@@ -44,11 +44,11 @@ def likeliest(logits: Array, top: int) -> Array:
 
 
 def margins_of(logits: Array) -> Array:
-    """How sure answers are, float64[N]: the difference of the two largest probabilities, always by softmax; 1 where there
-    is but one class.
+    """The margin of each answer, float64[N]: the difference of the two largest softmax probabilities; 1 if there is only one
+    class.
 
     Args:
-        logits: number[N, classes]; where one is no finite number the margin is NaN.
+        logits: number[N, classes]; an image with a logit that is not finite has the margin NaN.
     """
     shares = softmax(logits)
     if shares.shape[1] == 1:

@@ -26,13 +26,13 @@ from vmoe_runtime.settings import Setting, SettingFields, as_whole, checked_flag
 class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
 
-    "cuda-fixed" and TensorRT's backends are the exception: they load only the profile that the engine is loaded with.
+    The backends "cuda-fixed", "ort-tensorrt" and "tensorrt" are exceptions: they run only the profile that they load.
 
     Attributes:
         manifest: the bundle's checked manifest.
         backend: the name of the backend that runs.
-        backend_description: its runtime with the version, and whether the op library is used.
-        only_profile: the `profile` that it was loaded for; None with other backends.
+        backend_description: the backend's runtime and version, and whether the op library is used.
+        only_profile: the only `profile` that the backend can run; None with other backends.
 
     Examples:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
@@ -43,10 +43,10 @@ class Engine:
     """
 
     def __init__(self, manifest: Manifest, profile: Profile | None, backend: str, loaded: Backend) -> None:
-        """An engine of a loaded backend; `load` makes one from a bundle.
+        """Makes an engine of a loaded backend; `load` makes one from a bundle.
 
         Args:
-            manifest: of the bundle.
+            manifest: the bundle's manifest.
             profile: the setting of calls that name none.
             backend: name of the backend.
             loaded: the backend, with the bundle's graph.
@@ -71,7 +71,7 @@ class Engine:
         verify: bool = True,
         exif: bool | None = None,
     ) -> Engine:
-        """Loads a bundle. Engines of one process on the same files, backend and options of threads share one loaded copy.
+        """Loads a bundle. Engines in a process share one loaded copy if files, backend and thread options match.
 
         Args:
             path: the `NAME.vmoe` folder.
@@ -79,19 +79,19 @@ class Engine:
                 `c0.3-k1` or `c0.2-k1-pool-m4`, or a `Setting`. Default: the first stored profile.
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
                 NVIDIA GPU; or "auto" for CUDA if it works, else the fastest that is installed. `engine.backend` and
-                `engine.backend_description` say what runs.
-            threads: CPU threads per call, up to 64 or four for each CPU; default: the runtime's own choice, but no more
-                than a container's limit on CPU time grants. Backends on a GPU ignore it.
+                `engine.backend_description` name the backend in use.
+            threads: CPU threads per call, at most 64 or four per CPU, whichever is more. Default: the runtime's own choice,
+                within a container's limit on CPU time. Backends on a GPU ignore it.
             streams: maximum number of concurrent calls, each on `threads` threads of its own; further ones wait. Only
                 "openvino" has more than one. Default: the runtime's own choice.
             spin: let ONNX Runtime's threads spin for tens of milliseconds after a call, instead of sleeping.
             verify: check the SHA-256 of every file.
-            exif: turn pictures as their EXIF orientation says, or don't. Default: what the bundle's preprocessing says.
+            exif: whether to turn pictures by their EXIF orientation. Default: as in the bundle's preprocessing.
 
         Raises:
             BundleError: the bundle is missing, damaged or was changed.
             RoutingError: the model can't be run with the profile.
-            BackendError: the backend is missing, can't load the graph, or has none for the profile.
+            BackendError: the backend is missing or can't load the graph, or the bundle has no graph for the profile.
             UsageError: `spin`, `verify` or `exif` is neither True nor False.
         """
         spin, verify = checked_flag("spin", spin, UsageError), checked_flag("verify", verify, UsageError)
@@ -102,7 +102,7 @@ class Engine:
             with Bundle.open_once(path, verify=verify) as bundle:
                 manifest = bundle.manifest if rotates is None else bundle.manifest.with_exif(rotates)
                 chosen = _profile_of(manifest, next(iter(manifest.profiles.values()), None), profile, {})
-                # The weights are hashed while the backend loads them: neither waits for the other.
+                # The weights are hashed in parallel, while the backend loads them.
                 with ThreadPoolExecutor(1) as pool:
                     weights = pool.submit(bundle.verify_weights if verify else lambda: None)
                     try:
@@ -130,22 +130,22 @@ class Engine:
         return self.manifest.class_names
 
     def __call__(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Array | Any:
-        """Logits, or features or tokens, of a batch of images.
+        """Logits, features or tokens of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
                 `batch_multiple`.
             setting: a profile from `engine.setting`, the name of one, or a `Setting`; default: the engine's profile.
-            **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, merge=8, or
+            **fields: values that replace fields of the setting, such as capacity=0.5, k=2, bpr=False, merge=8, or
                 profile="c0.3-k1".
 
         Returns:
-            float32[N, classes]; or float32[N, feature size] if the bundle was exported for features,
-            float32[N, M, classes] if it was for the members of an ensemble (E3), or float32[N, tokens, hidden size] if it
-            was for tokens. If it was exported with `--layers`, a dict of all its outputs, see `outputs`.
+            float32[N, classes]. A bundle that was exported for features returns float32[N, feature size]; for the members
+            of an ensemble (E3), float32[N, M, classes]; for tokens, float32[N, tokens, hidden size]; and with `--layers`, a
+            dict of all its outputs, see `outputs`.
 
         Raises:
-            ImageError, RoutingError: images or setting don't fit the model, or what its graph was built for.
+            ImageError, RoutingError: images or setting don't suit the model or its graph.
             BackendError: the runtime failed, or the engine is closed.
         """
         found = self.outputs(images, setting, **fields)
@@ -155,8 +155,9 @@ class Engine:
         """All outputs of a batch of images by name; arguments and errors as for a call.
 
         Returns:
-            `manifest.output` is the output of a call without `--layers`. "layerB" is the residual stream after block B,
-            before any norm, float32[N, tokens, hidden size], for each block that the bundle was exported for.
+            Arrays by name. `manifest.output` names the array that a call returns for a bundle without `--layers`. "layerB"
+            is the residual stream after block B, before any norm, float32[N, tokens, hidden size], for each block that the
+            bundle was exported for.
         """
         names = [*self.manifest.answers]
         return dict(zip(names, self._run(images, names, setting, fields), strict=True))
@@ -165,7 +166,7 @@ class Engine:
         """Converts images to the input of the graph, for callers that run the same images more than once.
 
         Returns:
-            float32 or uint8 [N,H,W,C]; a call uses it without another conversion.
+            float32 or uint8 [N,H,W,C], which a call uses without another conversion.
 
         Raises:
             ImageError: as for a call.
@@ -183,7 +184,7 @@ class Engine:
 
         Args:
             images: as for a call.
-            top: how many classes; all of them if the model has fewer.
+            top: number of classes; all of them if the model has fewer.
             setting: as for a call.
             **fields: as for a call.
 
@@ -194,7 +195,7 @@ class Engine:
             finite.
 
         Raises:
-            ClassifyError: the bundle outputs features, tokens or members, or `top` is no whole number from 1 on.
+            ClassifyError: the bundle outputs features, tokens or members, or `top` is not a whole number of at least 1.
             ImageError, RoutingError, BackendError: as for a call.
 
         Examples:
@@ -237,13 +238,13 @@ class Engine:
 
         Args:
             first: the setting of the first step, as for a call.
-            then: that of the second.
-            margin: images are escalated if their two largest probabilities differ by less; 0 to 1, above 1 all are.
+            then: the setting of the second step.
+            margin: images are escalated if their two largest probabilities differ by less; 0 to 1, or more to escalate all.
                 `vmoe_measure.cascade.calibrated_margin` computes one from images.
 
         Raises:
-            RoutingError: a setting that the model can't be run with.
-            ClassifyError: the bundle has no logits or nothing to set, or there is no such margin.
+            RoutingError: the model can't be run with one of the settings.
+            ClassifyError: the bundle has no logits or no settings, or the margin is out of range.
 
         Examples:
             >>> with Engine.load(bundle) as engine:
@@ -264,17 +265,17 @@ class Engine:
     def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
         """The profile that a call with these arguments runs with; None for a model that routes and merges nothing.
 
-        Pass it to calls that share a setting: it is validated only once.
+        Pass this profile to calls that share a setting, so that the setting is validated only once.
 
         Raises:
-            RoutingError: a setting that the model can't be run with.
+            RoutingError: the model can't be run with the setting.
         """
         return _profile_of(self.manifest, self.profile, setting, fields)
 
     def close(self) -> None:
         """Releases the session; later calls raise BackendError.
 
-        Its memory is freed once running calls are done and no other engine shares it.
+        The session's memory is freed once running calls are done and no other engine shares the session.
         """
         self._backend = None
 
@@ -296,15 +297,15 @@ class Engine:
         return f"<Engine: {self.manifest.summary}{profile}, {self.manifest.precision}, {self.backend_description}{closed}>"
 
     def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
-        """Some outputs of the model, and where its MoE layers send the tokens."""
+        """Some outputs of the model, and the routing of each of its MoE layers."""
         names = list(layer_outputs(self.manifest, fixed=self.only_profile))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
-        # A runtime refuses a call for no outputs.
+        # Runtimes refuse a call that requests no outputs.
         values = self._run(images, outputs + of_layers or [self.manifest.output], profile, {})
         return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
 
     def _run(self, images: Images, outputs: list[str], setting: SettingLike, fields: SettingFields) -> list[Array]:
-        """The outputs of the graph of these names; setting and fields as for a call."""
+        """The graph's outputs of these names; setting and fields as for a call."""
         backend, manifest = self._backend, self.manifest
         profile = self.profile if setting is None and not fields else self.setting(setting, **fields)
         if backend is None:
@@ -395,7 +396,7 @@ class Cascade:
 
 
 def _profile_of(manifest: Manifest, base: Profile | None, setting: SettingLike, fields: SettingFields) -> Profile | None:
-    """The profile of a setting and its fields, as `Engine.setting`; `base` is the profile if they name none."""
+    """The profile of a setting and its fields, as `Engine.setting` returns it; `base` is used if they name no profile."""
     if isinstance(setting, Profile):
         if setting.rules is None:
             raise RoutingError(
@@ -427,5 +428,5 @@ def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results
 
 
 def _all_finite(values: Array) -> bool:
-    # A NaN is both the largest and the smallest. np.isfinite(values).all() takes 2 % of a small model's call.
+    # argmax and argmin both find a NaN. np.isfinite(values).all() would take 2 % of a small model's call.
     return math.isfinite(values.item(values.argmax())) and math.isfinite(values.item(values.argmin()))

@@ -21,15 +21,15 @@ class ChangedError(BundleError):
 
 
 class UsageError(VmoeError, ValueError):
-    """A wrong value for an argument or an option."""
+    """An argument or an option has a wrong value."""
 
 
 class RoutingError(UsageError):
-    """A profile, capacity ratio or k that the model can't be run with."""
+    """The model can't be run with a profile, capacity ratio or k."""
 
 
 class ImageError(VmoeError, ValueError):
-    """Images of a shape, size, dtype or number that the model can't be run with."""
+    """The model can't be run with images of this shape, size, dtype or number."""
 
 
 class ClassifyError(VmoeError, ValueError):
@@ -37,19 +37,19 @@ class ClassifyError(VmoeError, ValueError):
 
 
 class ElasticError(VmoeError, ValueError):
-    """Levels or a latency target that elastic capacity can't work with."""
+    """Elastic capacity can't work with these levels or this latency target."""
 
 
 class BackendError(VmoeError, RuntimeError):
-    """A backend that is not installed, or that failed while it loaded or ran the model."""
+    """A backend is not installed, or failed while it loaded or ran the model."""
 
 
 class UnsuitedError(BackendError):
-    """A backend that can't run this bundle exactly, although another backend can."""
+    """A backend can't run this bundle exactly, although another backend can."""
 
 
 class UnavailableError(BackendError):
-    """A backend whose package, driver, device or library this machine lacks."""
+    """This machine lacks a backend's package, driver, device or library."""
 
 
 def shown(value: object, most: int = 40) -> str:
@@ -61,6 +61,6 @@ def shown(value: object, most: int = 40) -> str:
     """
     try:
         text = repr(value)
-    except Exception:  # a number of more digits than Python writes, or whatever an object of others raises
+    except Exception:  # a number with too many digits for Python, or whatever a foreign object raises
         text = f"{type(value).__name__} that can't be shown"
     return " ".join(text.split())[:most].rstrip()

@@ -1,4 +1,4 @@
-"""A lock that outlives a fork."""
+"""A lock that still works after a fork."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from vmoe_runtime.resampling import Array, resampled
 if TYPE_CHECKING:
     from PIL.Image import Image
 else:
-    Image = Any  # so that hints can be evaluated without Pillow
+    Image = Any  # so that type hints can be evaluated without Pillow
 
 
 class Tensor(Protocol):
@@ -54,8 +54,8 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
         images: an array or torch CPU tensor [N,H,W,C], [H,W,C], or for one channel [N,H,W] or [H,W], of the model's size:
             float32 in [-1, 1], or uint8 in 0..255. Or a PIL image, the path of a picture, its bytes or an open file, of any
             size, which `spec.steps` prepare. Or a sequence of these.
-        spec: of the graph's input.
-        warned: kinds of warnings that were given already and are not repeated; None repeats them.
+        spec: the graph's input.
+        warned: kinds of warnings that were already given and are not repeated; None repeats them.
 
     Returns:
         spec.dtype[N,H,W,C], contiguous.
@@ -90,7 +90,7 @@ def scale_pixels(pixels: Array) -> Array:
 def _is_usual(array: Array, spec: InputSpec) -> bool:
     """Whether the graph can take an array unchanged, and its values need no warning.
 
-    A shortcut: the checks below take a good part of a small model's call.
+    This is a shortcut around the other checks, which take a good part of a small model's call.
     """
     if array.dtype != spec.numpy_dtype or array.shape[1:] != spec.size or not array.flags.c_contiguous:
         return False
@@ -101,8 +101,8 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
-    """Batches dtype[N,H,W,C] of an image, an array or a list of them; adds those that were floats to `floats`."""
-    # A path from an array of paths has `__array__`, too.
+    """Batches dtype[N,H,W,C] of an image, an array or a list of these; adds those that were floats to `floats`."""
+    # An item of a numpy array of strings also has `__array__`, but is a path.
     if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
     if isinstance(images, np.ndarray):
@@ -163,7 +163,7 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuses floats, or warns of them, if they were scaled in another way."""
+    """Refuses floats, or warns of them, if they don't seem to be scaled to [-1, 1]."""
     if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
     low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))
@@ -191,7 +191,7 @@ def _warn(kind: str, text: str, warned: set[str]) -> None:
 
 
 def _warn_caller(text: str) -> None:
-    # Warnings name the line of the caller.
+    # Skip the frames of these packages, so that a warning names the caller's line.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
         level, frame = level + 1, frame.f_back
@@ -203,7 +203,7 @@ def _is_pil(value: object) -> bool:
 
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
-    """One picture after the steps of the model, dtype[H,W,C]."""
+    """One picture after the model's preprocessing steps, dtype[H,W,C]."""
     steps = spec.steps
     with opened(picture, spec.channels, steps.background is not None) as (stored, name):
         if not steps.rotates and (orientation := orientation_of(stored)) > 1:

@@ -1,4 +1,4 @@
-"""This installation: its version, where its native files are, and what was missing where it has none."""
+"""This installation: its version, the paths of its native files, and why it lacks some."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
 TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # built along with the plugin
 
-_MISSING = Path("lib", "missing.txt")  # "LIBRARY: what it lacks", written when the package was built
+_MISSING = Path("lib", "missing.txt")  # "LIBRARY: what its build lacked", written when the package was built
 
 
 def installed_version(name: str) -> str | None:
-    """Version of an installed distribution, or None."""
+    """Version of a distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -29,12 +29,12 @@ def installed_version(name: str) -> str | None:
 
 
 __version__ = installed_version("vmoe-export") or "0+unknown"
-"""Of the distribution; "0+unknown" where the sources are used without being installed."""
+"""Version of this distribution; "0+unknown" if the sources are used without being installed."""
 
 
 def oldest_supported(name: str) -> str:
-    """The oldest version of a distribution, such as "onnxruntime", that is supported: pyproject.toml names it. "0+unknown"
-    as in `__version__`.
+    """The oldest supported version of a distribution such as "onnxruntime", from pyproject.toml; "0+unknown" if this package
+    is not installed.
     """
     needed = requires("vmoe-export") if installed_version("vmoe-export") else None
     found = (each.partition(";")[0].strip().partition(">=") for each in needed or ())
@@ -42,19 +42,19 @@ def oldest_supported(name: str) -> str:
 
 
 def too_old(name: str, version: str) -> bool:
-    """Whether a version of a distribution is older than the oldest one that is supported, by major and minor number."""
+    """Whether a version of a distribution is older than the oldest supported one, by major and minor number."""
     release, oldest = ([int(n) for n in re.findall(r"\d+", each)[:2]] for each in (version, oldest_supported(name)))
     return release < oldest
 
 
 class NotInstalledError(UnavailableError):
-    """A native file that this installation was built without."""
+    """This installation was built without a native file."""
 
 
 def find_native(*path: str) -> Path | None:
     """Path of a native file or folder, given below the package's folder; None if this installation has none.
 
-    An editable installation has them with its metadata, not beside these sources.
+    An editable installation has native files next to its metadata, not next to these sources.
     """
     return next((folder.joinpath(*path) for folder in _folders() if folder.joinpath(*path).exists()), None)
 
@@ -65,10 +65,10 @@ def native_path(what: str, library: str, *path: str) -> Path:
     Args:
         what: the file in words, for the error.
         library: file name of the library.
-        path: where it is below the package's folder.
+        path: parts of the file's path below the package's folder.
 
     Raises:
-        NotInstalledError: this installation has none; says what to install.
+        NotInstalledError: this installation has no such file; the message says what to install.
     """
     found = find_native(*path)
     if found is None:
@@ -86,7 +86,7 @@ def _folders() -> list[Path]:
 
 
 def why_missing(library: str) -> str:
-    """What the machine that built this installation lacked for a library, and what to do about it."""
+    """The reason why this installation was built without a library, and what to do about it."""
     built_for = ("linux", "darwin") if library in (OP_LIBRARY, SDK_LIBRARY) else ("linux",)
     if sys.platform not in built_for:
         return f"{library} can't be built for {sys.platform}"

@@ -1,4 +1,4 @@
-"""Checks whole PNG and JPEG files, since a damaged picture must not get an answer and decoders accept many of them.
+"""Checks whole PNG and JPEG files, because a damaged picture must not get an answer, and decoders accept many of them.
 
 `plugins/service/picture_files.cc` has the same rules.
 """
@@ -13,20 +13,22 @@ from itertools import islice
 from vmoe_runtime.errors import ImageError
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_MOST_SCANS = 100  # of a progressive JPEG, each of which passes over all of the picture
-_MOST_PARTS = 1 << 16  # chunks, segments and bytes between them, or restarts of a scan
-_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # that ends a scan
+_MOST_SCANS = 100  # maximum for a progressive JPEG; decoding each scan covers the whole picture
+_MOST_PARTS = 1 << 16  # maximum number of chunks, of segments and bytes between them, or of restarts in a scan
+_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # a marker that ends a scan
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _ENDS_EARLY, _TOO_MANY = "it ends too early", "it has too many parts"
 _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
 def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
-    """A PNG without the chunks that its pixels don't need, some of which break decoders; other files unchanged.
+    """Checks a picture file. Returns a PNG without the chunks that its pixels don't need, and any other file unchanged.
+
+    Some of these chunks break decoders.
 
     Args:
-        file: its bytes.
-        name: of the file in messages.
+        file: bytes of the file.
+        name: name of the file in messages.
         transparent: whether to keep the chunk that says which colours are transparent.
 
     Raises:

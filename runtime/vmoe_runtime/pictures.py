@@ -19,13 +19,13 @@ from vmoe_runtime.resampling import MODES, read_pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow knows more, and some of those run other programs or need far more memory than their pixels.
+# Pillow reads more formats, but some of those run other programs or need far more memory than their pixels.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# Pillow keeps a pointer for each row, which would be most of a picture that is one pixel wide.
+# Pillow keeps a pointer for each row, which takes more memory than the pixels if a picture is one pixel wide.
 _MOST_ROWS = 1 << 22
-_MOST_FILE = 1 << 29  # bytes; a file that is cut off there is refused
-_MOST_PIXELS = 1 << 25  # half of them where they have 16 bits per channel: decoders need up to 8 bytes for each
+_MOST_FILE = 1 << 29  # bytes that are read of a file; a longer file is refused as cut off
+_MOST_PIXELS = 1 << 25  # half as many with 16 bits per channel, as decoders need up to 8 bytes per pixel
 
 _ORIENTATION = 0x0112
 
@@ -56,12 +56,12 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
 
     Args:
         picture: a PIL image, a path, the bytes of a file, or a binary file object.
-        channels: of the model.
-        transparent: whether the steps read which colours are transparent.
+        channels: number of channels of the model.
+        transparent: whether the preprocessing steps need to know which colours are transparent.
 
     Raises:
-        ImageError: it can't be opened, is not a picture, or has too many pixels or bits. If the operating system refused to
-            open or read the file, the cause is an OSError with a number.
+        ImageError: the picture can't be opened, is not a picture, or has too many pixels or bits. If the operating system
+            refused to open or read the file, the cause is an OSError with a number.
         MemoryError: its pixels don't fit into memory.
     """
     check_takes_pictures(channels)
@@ -80,12 +80,12 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
 
 
 def orientation_of(image: Image) -> int:
-    """The `Orientation` in a picture's EXIF, 1 to 8; 1 (not turned) if it has none that is readable."""
+    """The `Orientation` in a picture's EXIF, 1 to 8; 1 (not turned) if the picture has no readable one."""
     try:
         with _filters, warnings.catch_warnings():  # Pillow warns of damaged EXIF
             warnings.simplefilter("ignore")
             found: int = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # and raises whatever its readers do
+    except Exception:  # whatever Pillow's readers raise
         return 1
     return found if found in range(2, 9) else 1
 
@@ -107,10 +107,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a regular file for reading; other files may have no end, or wait for a writer.
 
     Raises:
-        OSError, ValueError: it can't be opened.
-        ImageError: it is not a regular file.
+        OSError, ValueError: the file can't be opened.
+        ImageError: the path is not a regular file.
     """
-    flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # each where the system has it
+    flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # not every system has each flag
     descriptor = os.open(path, os.O_RDONLY | flags)
     file = os.fdopen(descriptor, "rb") if stat.S_ISREG(mode := os.fstat(descriptor).st_mode) else None
     if file is None:
@@ -130,20 +130,20 @@ def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
 
     Args:
         file: its bytes.
-        transparent: see `opened`, which takes the picture without a second check.
+        transparent: see `opened`, which accepts the returned picture without a second check.
 
     Returns:
-        The picture, and its pixels according to its header, counted twice if they have 16 bits per channel.
+        The picture, and its number of pixels according to its header, doubled if they have 16 bits per channel.
 
     Raises:
-        ImageError: it is no picture, is damaged, or has more pixels than are taken.
+        ImageError: the file is not a picture, is damaged, or has too many pixels.
     """
     name = "the image"
     return _opened(checked_picture(file, name, transparent), name)
 
 
 def _opened(file: bytes, name: str) -> tuple[Image, int]:
-    """As `open_picture`, of a file that is checked."""
+    """As `open_picture`, but for a file that has been checked."""
     from PIL import Image, UnidentifiedImageError
 
     with _explained(name):
@@ -154,7 +154,7 @@ def _opened(file: bytes, name: str) -> tuple[Image, int]:
                 Image.init()
                 image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
                 if image.format == "TIFF":
-                    image.getexif()  # now, as Pillow does it again to decode it
+                    image.getexif()  # while warnings are off, as Pillow also reads it to decode the picture
         except Image.DecompressionBombError:
             raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
         except UnidentifiedImageError:

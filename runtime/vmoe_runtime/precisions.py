@@ -1,4 +1,4 @@
-"""The precisions of bundles: what the weights of their large products are stored in."""
+"""The precisions of bundles: the number types in which the weights of their large products are stored."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
-"""What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8;
-expert weights in int4 and the others in int8; or expert weights in bfloat16 and all else in float32."""
+"""The type in which the weights of the large products are stored, and so the type in which the products are computed:
+float32, bfloat16 or int8; "int4" stores expert weights in int4 and the others in int8; "bf16-experts" stores expert weights
+in bfloat16 and all else in float32."""
 
 EXPERT_WEIGHT_BYTES: Mapping[Precision, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5 + 2 / 64, "bf16-experts": 2}
-"""What a weight of an expert takes; scales are counted where they are by group."""
+"""Bytes per weight of an expert. The scales of int4 count, since each group of weights has one."""
 
 PRECISIONS = tuple(EXPERT_WEIGHT_BYTES)
 
@@ -22,7 +23,7 @@ StoredType = Literal["F32", "F16", "BF16", "I8", "U8"]
 
 
 class StoredElement(NamedTuple):
-    """An element of such a tensor: its type as people call it, and the bytes that it takes."""
+    """An element of a stored tensor: the usual name of its type, and its size in bytes."""
 
     name: str
     bytes: float
@@ -37,6 +38,6 @@ STORED_ELEMENTS: Mapping[str, StoredElement] = {
 }
 
 TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
-"""What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
+"""The type in which TensorRT graphs compute the large products. Router, residual stream and head are float32."""
 
 TENSORRT_PRECISIONS: tuple[TensorRtPrecision, ...] = ("fp32", "fp16", "bf16")

@@ -16,9 +16,9 @@ from vmoe_runtime.errors import ImageError
 
 MAX_STEPS = 6
 MAX_SIDE = 65_536
-# Positions are float32, as in the official code; on a longer side, neighbours would get the same position.
+# Positions are float32, as in the official code. On a longer side, neighbouring pixels would get the same position.
 MAX_RESIZED_SIDE = 1 << 23
-# Pillow's extra memory to resize a picture, 4 bytes per pixel.
+# Limit of the memory that Pillow needs to resize a picture, counted in pixels of 4 bytes.
 MAX_PILLOW_PIXELS = 1 << 24
 
 _STEP_PATTERN = re.compile(
@@ -52,7 +52,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, with `height` and `width` in pixels; both are the short side if the step keeps the shape."""
+    """One step, with `height` and `width` in pixels. If the step keeps the aspect ratio, both are the short side."""
 
     name: str
     height: int
@@ -86,7 +86,7 @@ class Geometry:
 
     Attributes:
         source: the part of the picture that is used.
-        method: of resizing: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None for no resizing.
+        method: method of resizing: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None for no resizing.
         height, width: the size after resizing.
         target: the part of the resized picture that is kept.
     """
@@ -105,7 +105,7 @@ class Preprocessing:
     Attributes:
         steps: the steps that crop and resize.
         rotates: whether a picture is first turned by its EXIF orientation.
-        background: red, green and blue behind transparent pixels, 0 to 255; None for the colours stored in these pixels.
+        background: red, green and blue behind transparent pixels, 0 to 255; None keeps the colours stored in these pixels.
 
     Examples:
         >>> str(read_steps("exif|resize_small(256)|central_crop(224,224)"))
@@ -128,8 +128,8 @@ class Preprocessing:
         Raises:
             ValueError: they don't; the message says why.
         """
-        size: tuple[int, int] | None = None  # where it is the same for every picture
-        least: tuple[int, int] | None = None  # what every picture has at this point
+        size: tuple[int, int] | None = None  # size at this point, if it is the same for every picture
+        least: tuple[int, int] | None = None  # minimum size of any picture at this point
         for step in self.steps:
             if step.keeps_shape:
                 size = size and _resized(step, *size)
@@ -143,7 +143,7 @@ class Preprocessing:
             raise ValueError(f"the steps {self} give {made}, and the model takes {height}x{width}")
 
     def geometry(self, height: int, width: int, name: str) -> Geometry:
-        """What the steps do to a picture of height x width pixels; `name` is what a sentence calls it.
+        """The effect of the steps on a picture of height x width pixels; `name` is the picture's name in messages.
 
         Raises:
             ImageError: the picture is empty, too small to be cropped, or too long and narrow to be resized.
@@ -172,9 +172,10 @@ class Preprocessing:
 
 
 def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, int]]:
-    """The (height, width) after each of the two passes of Pillow's resize; their order shows, as each rounds to 8 bits.
+    """The (height, width) after each of the two passes of Pillow's resize. Their order matters, as each rounds to 8 bits.
 
-    Along rows first; since Pillow 13, down columns first where the height loses more than twice the pixels of the width.
+    The first pass is along rows. Since Pillow 13, it is down columns if the height shrinks by more than twice as many pixels
+    as the width.
     """
     lost = source.height - height
     down_first = lost > 0 and lost > 2 * (source.width - width)
@@ -182,7 +183,7 @@ def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, in
 
 
 def squash(height: int, width: int) -> Preprocessing:
-    """The official `resize(PX)`: the whole picture, whatever its shape."""
+    """The official `resize(PX)`, which resizes the whole picture and ignores its aspect ratio."""
     return Preprocessing((Step("resize", height, width),))
 
 
@@ -190,7 +191,7 @@ def read_steps(text: str) -> Preprocessing:
     """Reads steps in the form that a manifest holds.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: the text is not a list of valid steps; the message is one sentence.
     """
     parts = text.split("|", MAX_STEPS)
     if len(parts) > MAX_STEPS:
@@ -231,5 +232,5 @@ def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
 
 
 def _held(source: Window, resized: tuple[int, int]) -> int:
-    """How many pixels Pillow holds to resize: the results of both passes, and coefficients."""
+    """Number of pixels that Pillow keeps in memory to resize: the results of both passes, and coefficients."""
     return sum(height * width for height, width in pillow_passes(source, *resized)) + 8 * (source.height + source.width)

@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 MAX_THREADS, MAX_THREADS_PER_PROCESSOR = 64, 4
-"""The limits of the threads of a call, of which the larger one applies. Starting hundreds on a few CPUs takes minutes."""
+"""Limits of the threads of a call; the larger one applies. Starting hundreds of threads on a few CPUs takes minutes."""
 
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def usable_processors() -> int:
-    """CPUs that this process may run on; in a container, often fewer than the machine has."""
+    """Number of CPUs that this process may run on; in a container, it is often less than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -24,11 +24,11 @@ def max_threads() -> int:
 
 
 def processor_limit() -> int | None:
-    """CPUs that this process may run on, or fewer (rounded up) if its control group limits the CPU time of a container; None
-    if it may use all CPUs of the machine.
+    """Number of CPUs that this process may use, or None if it may use all CPUs of the machine.
 
-    Without a limit, ONNX Runtime starts a thread for each core of the machine and pins it there. A process that uses up the
-    CPU time of a period is stopped until the next period begins.
+    If the process's control group limits its CPU time, as in a container, that limit counts too, rounded up to whole CPUs.
+    Without a number, ONNX Runtime starts a thread for each core of the machine and pins it there. Then the process may use
+    up the CPU time of a period, and is stopped until the next period begins.
     """
     usable = usable_processors()
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of versions 2 and 1

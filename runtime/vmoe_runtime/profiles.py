@@ -1,6 +1,6 @@
 """Profiles: complete settings of one model, and the rules that complete the setting of a call.
 
-`settings` declares the settings of each routing kind; nothing else in the runtime tests the kind to find them.
+`settings` declares the settings of each routing kind; no other code in the runtime tests the kind to find them.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ if TYPE_CHECKING:
     from vmoe_runtime.settings import SettingFields
 
 MAX_MASS_TOKENS = 131_071
-"""The most tokens of a group whose masses, up to 2^14 each, always fit an int32."""
+"""Maximum number of tokens of a group for which the sum of their masses, up to 2^14 each, always fits an int32."""
 
 _SMALL_GROUP = 128  # slots that are always allowed, even if there are fewer pairs
 
 
 @dataclass(frozen=True)
 class Profile(Setting):
-    """A routing setting of one model, checked and with its slots. Fields that a routing kind doesn't have are None.
+    """A checked routing setting of one model, with its slots. Fields that a routing kind doesn't have are None.
 
     Attributes:
-        slots: of an expert in a group, one integer per MoE layer.
+        slots: number of slots per expert and group, one integer per MoE layer.
         effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
-        rules: of its model; None for a profile that was made by hand.
+        rules: rules of its model; None for a profile that was made by hand.
 
-    The others are those of `Setting`; `max_experts` is E if there is no limit.
+    The other attributes are those of `Setting`; `max_experts` is E if there is no limit.
     """
 
     slots: tuple[int, ...] = ()
     effective_ratio: float | None = None
-    # Not an argument: `dataclasses.replace` would keep the rules for values that the slots don't belong to.
+    # Not an argument, because `dataclasses.replace` would keep the rules, even for values that don't match the slots.
     rules: Rules | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """Its systematic name, such as `c0.3-k1` (Batch Priority Routing), `c0.3-k1-vanilla`, `c0.2-k1-pool-m4-r8`, `c1.0`
-        (experts choice), or `r8` of a model that merges and has no capacity.
+        (experts choice), or `r8` if the model merges and has no capacity.
         """
         return self.profile or ""
 
@@ -71,8 +71,8 @@ class Profile(Setting):
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The graph inputs that select this setting: `capacity` i64[MoE layers], which are the slots, and i64[1] for every
-        other setting that is not None.
+        """The graph inputs that select this setting: `capacity`, the slots as i64[MoE layers], and i64[1] for every other
+        setting that is not None.
         """
         # Most calls have the profile of the previous call, and building these takes 2 % of a small model's call.
         values = {name: self.slots if name == "capacity" else [value] for name, value in self.values.items()}
@@ -81,19 +81,19 @@ class Profile(Setting):
     @property
     def route_arguments(self) -> dict[str, Any]:
         """The arguments of top-k routing besides gates and slots, by name: `k`, `bpr`, and the policies of the model."""
-        # Not of `values`: torch's compiler can't enter the lock that cached properties have before Python 3.12.
+        # `values` is not used here: torch's compiler can't enter the lock that cached properties have before Python 3.12.
         names = (*OFFICIAL_SETTINGS[1:], *POLICIES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def named_values(self) -> dict[str, SettingValue]:
-        """The values in its name, which are not the default."""
+        """The values in its name: those that are not the default."""
         said = parse_profile_name(self.name)
         return {} if said is None else said.values
 
     @property
     def policies(self) -> list[str]:
-        """The names of the policies that it sets, and official routing lacks; see `vmoe_runtime.settings.POLICIES`."""
+        """The names of the policies that it sets, which official routing lacks; see `vmoe_runtime.settings.POLICIES`."""
         return [name for name in self.named_values if name in POLICIES]
 
     @cached_property
@@ -108,7 +108,7 @@ class Profile(Setting):
         return {row.stored: getattr(self, name) for name, row in ROWS.items()}
 
     def entry(self) -> dict[str, Any]:
-        """Its entry in a manifest, in which `capacity` are the slots, as the graph input is."""
+        """Its entry in a manifest. As in the graph's inputs, `capacity` is the list of slots."""
         ratio = {"effective_ratio": self.effective_ratio}
         return {"name": self.name, **self.stored(), "capacity": self.slots or None, **ratio}
 
@@ -117,7 +117,7 @@ SettingLike: TypeAlias = Profile | Setting | str | None
 
 
 def by_layer(experts: Sequence[int]) -> str:
-    """E of the MoE layers as text: of each layer, in order, if they differ.
+    """E of the MoE layers as text. If the layers differ, it lists each one's E in order.
 
     Examples:
         >>> by_layer((8, 8)), by_layer((8, 5, 8))
@@ -127,7 +127,7 @@ def by_layer(experts: Sequence[int]) -> str:
 
 
 def slots_range(slots: Sequence[int]) -> str:
-    """The slots of the MoE layers as text, from the fewest to the most.
+    """The range of the MoE layers' slots as text, from the fewest to the most.
 
     Examples:
         >>> slots_range((7, 7)), slots_range((7, 11, 9))
@@ -138,16 +138,16 @@ def slots_range(slots: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Rules:
-    """How a model routes. Turns a requested setting into a profile.
+    """The routing rules of a model, which turn a requested setting into a profile.
 
     Attributes:
-        kind: "top-k": each token chooses its k best experts, and an expert takes what fits its slots; "experts-choice": each
-            expert chooses the tokens with the largest gates, as many as it has slots; "soft": each slot of an expert is a
-            mean of all tokens, and nothing is dropped; or "dense", which routes nothing.
+        kind: "top-k": each token chooses its k best experts, and an expert accepts as many tokens as it has slots;
+            "experts-choice": each expert chooses the tokens with the largest gates, as many as it has slots; "soft": each
+            slot of an expert is a mean of all tokens, and nothing is dropped; or "dense", which routes nothing.
         experts: E of each MoE layer.
         group_tokens: S, tokens per routing group; 0 for a dense ViT.
         image_tokens: T, tokens of an image, if blocks can merge some; else None.
-        rounding: of slots to a whole number, "ceil" or "round".
+        rounding: how slots are rounded to a whole number, "ceil" or "round".
         capacity_multiple_of: slots are rounded up to a multiple of this.
         ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for every other model.
         slots_per_expert: P, Soft MoE only.
@@ -164,12 +164,12 @@ class Rules:
 
     @property
     def num_experts(self) -> int:
-        """E; the largest one where the layers differ."""
+        """E; the largest one if the layers differ."""
         return max(self.experts, default=0)
 
     @property
     def setting_kind(self) -> SettingKind:
-        """The kind that determines the settings."""
+        """The kind that determines which settings the model has."""
         return "ensemble" if self.ensemble_size > 1 else self.kind
 
     @cached_property
@@ -189,7 +189,7 @@ class Rules:
             stored: names that a bundle has, for the message.
 
         Raises:
-            RoutingError: the name is not systematic, or belongs to another kind.
+            RoutingError: the name is not systematic, or belongs to another routing kind.
         """
         setting = parse_profile_name(name)
         if setting is None or any((key in setting.values) != (key in self.settings) for key in NEEDED):
@@ -198,10 +198,10 @@ class Rules:
         return self.profile_of(setting)
 
     def check_names(self, names: Collection[str]) -> None:
-        """Checks that the kind has these settings.
+        """Checks that the routing kind has these settings.
 
         Raises:
-            RoutingError: it doesn't; the message names them and says why.
+            RoutingError: it lacks some; the message names them and says why.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             if refused == [MERGE]:
@@ -223,7 +223,7 @@ class Rules:
 
         Args:
             setting: the requested values; its `profile` is not read.
-            base: the profile with the other values; None for their defaults.
+            base: the profile that provides the other values; None for their defaults.
 
         Raises:
             RoutingError: the model doesn't have one of the settings, or can't be run with its value.
@@ -253,7 +253,7 @@ class Rules:
         return merging if self.settings else "the model has nothing to set"
 
     def _refusal(self, names: str) -> str:
-        """Why the kind doesn't have these settings."""
+        """The reason why the routing kind doesn't have these settings."""
         merges = MERGE in self.settings
         match self.kind:
             case "dense":
@@ -288,7 +288,7 @@ class Rules:
         if "capacity" not in values:
             return ()
         ratio, pairs = values["capacity"], self.group_tokens * (values.get("k") or 1)
-        # With a ratio of E a layer drops nothing, so a larger one gives it no more slots.
+        # With a ratio of E, a layer drops nothing. So a larger ratio gives it no more slots.
         slots = {
             experts: compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
             for experts in dict.fromkeys(self.experts)
@@ -304,5 +304,5 @@ class Rules:
 
 @lru_cache(maxsize=1024)
 def profile_named(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
-    """As `rules.named`, for calls that repeat a name: parsing one takes 25 us, a tenth of a small model's call."""
+    """A cached `rules.named`, for calls that repeat a name: parsing a name takes 25 us, a tenth of a small model's call."""
     return rules.named(name, stored)

@@ -1,7 +1,7 @@
-"""Resizes pictures as the official code does, bit for bit, or by Pillow.
+"""Resizes pictures as the official code does, bit for bit, or with Pillow.
 
-Of the former every operation is one float32 operation of TensorFlow's kernels, in their order: along rows first, then
-down columns.
+To match the official code, each operation is one float32 operation of TensorFlow's kernels, in the same order: along rows
+first, then down columns.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_CACHED = 1 << 19  # bytes of a picture whose sums stay in a core's cache
-_BAND = 256  # rows that are taken from Pillow at once
+_CACHED = 1 << 19  # size of a piece of a picture in bytes, so that its sums stay in a core's cache
+_BAND = 256  # number of rows that are read from Pillow at once
 
 MODES = {1: "L", 3: "RGB"}
-"""Pillow's names of grey and colours, by the channels of a model."""
+"""Pillow's modes for grey and RGB, by the model's number of channels."""
 
 GREY_WEIGHTS = (19595, 38470, 7471)
-"""Of red, green and blue: Pillow's grey is their weighted sum, rounded, in units of 1 / 65536 (ITU-R 601-2)."""
+"""Weights of red, green and blue in units of 1 / 65536 (ITU-R 601-2). Pillow's grey is their weighted sum, rounded."""
 
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
     """uint8[height, width, channels] of a rectangle of a decoded PIL image: grey for one channel, RGB for three."""
     pixels = np.empty((window.height, window.width, channels), np.uint8)
-    for top in range(0, window.height, _BAND):  # Pillow's own copies of it all would take several times as much
+    for top in range(0, window.height, _BAND):  # copying all rows at once would take several times the memory
         band = pixels[top : top + _BAND]
         part = Window(window.top + top, window.left, len(band), window.width)
         band[...] = np.asarray(_converted(image, part, channels)).reshape(band.shape)
@@ -45,13 +45,13 @@ def _converted(image: Image, window: Window, channels: int) -> Image:
         part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
     if part.mode.startswith("I"):  # of 16 bits; Pillow would cut such pixels off at 255 instead of scaling them
         part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
-    # Pillow warns of a transparency that it can't keep, and the picture is taken without.
+    # Pillow would warn that it can't keep the transparency, which is not needed here.
     part.info.pop("transparency", None)
     return part if part.mode == MODES[channels] else part.convert(MODES[channels])
 
 
 def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
-    """The target of a geometry, float32[height, width, channels], not rounded."""
+    """The pixels of a geometry's target, float32[height, width, channels], not rounded."""
     source, target = geometry.source, geometry.target
     if geometry.method == "area":
         return _by_area(image, channels, geometry)
@@ -72,8 +72,8 @@ def resize_bilinear(pixels: Array, height: int, width: int, target: Window | Non
 
     Args:
         pixels: number[H,W,C].
-        height, width: of the result, in pixels.
-        target: what is kept of the result; default: all.
+        height, width: size of the result, in pixels.
+        target: the part of the result that is kept; default: all.
 
     Returns:
         float32[height, width, C], or of the target's size.
@@ -90,14 +90,14 @@ def resize_bilinear(pixels: Array, height: int, width: int, target: Window | Non
 
 
 def _mixed(first: Array, second: Array, share: Array) -> Array:
-    """Between two neighbours, with the share of the second."""
+    """The weighted mean of two neighbours; `share` is the weight of the second."""
     mixed: Array = first + (second - first) * share
     return mixed
 
 
 def _neighbours(size: int, source: int, start: int, count: int) -> tuple[Array, Array, Array]:
-    """For the positions `start` on, of `size` along one axis: i64 index of the pixels on both sides, float32 share of
-    the second."""
+    """The neighbours of `count` positions from `start` on, out of `size` along one axis: i64 indices of the pixels on both
+    sides, and float32 share of the second."""
     scale = np.float32(source) / np.float32(size)
     position = (np.arange(start, start + count).astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     floor = np.floor(position)
@@ -121,7 +121,7 @@ def _by_area(image: Image, channels: int, geometry: Geometry) -> Array:
 
 
 def _sum_of_cells(values: Array, axis: int, index: Array, weight: Array) -> Array:
-    """The sum over t of values.take(index[:, t], axis) * weight[:, t], one t after the other."""
+    """The sum over t of values.take(index[:, t], axis) * weight[:, t], in the order of t."""
     shape = list(values.shape)
     shape[axis] = len(index)
     result = np.zeros(shape, np.float32)
@@ -131,8 +131,9 @@ def _sum_of_cells(values: Array, axis: int, index: Array, weight: Array) -> Arra
 
 
 def _overlaps(size: int, source: int, start: int, count: int) -> tuple[np.float32, Array, Array]:
-    """For the cells `start` on, of `size` along one axis: pixels per cell, i64[count, T] index of the pixels that a cell
-    touches, and float32[count, T] how much of each. Cells that touch fewer than T end in pixels of weight 0."""
+    """The pixels that `count` cells from `start` on overlap, out of `size` cells along one axis: pixels per cell,
+    i64[count, T] indices of the pixels, and float32[count, T] the overlap with each. Cells that overlap fewer than T pixels
+    end in overlaps of 0."""
     scale = np.float32(source) / np.float32(size)
     cells = np.arange(start, start + count)
     low, high = (cells.astype(np.float32) * scale)[:, None], ((cells + 1).astype(np.float32) * scale)[:, None]

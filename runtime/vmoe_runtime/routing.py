@@ -28,9 +28,10 @@ class Routing:
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
-        experts: E of the layer, of all members of an ensemble.
-        kept: top-k: bool[G,S,K], the choice got a slot. Experts choice: bool[G,S,E], the expert chose the token.
-        weight: raw gates; top-k: f32[G,S,K], of dropped choices as well; experts choice: f32[G,S,E], of all.
+        experts: E of the layer; in an ensemble, the total over its members.
+        kept: top-k: bool[G,S,K], whether the choice got a slot; experts choice: bool[G,S,E], whether the expert chose the
+            token.
+        weight: raw gates; top-k: f32[G,S,K], including those of dropped choices; experts choice: f32[G,S,E], all of them.
         expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
         dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
         combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
@@ -90,7 +91,7 @@ def front_tokens(model: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The tokens of an image: `tokens` for each of the `members`, of which the last rows x columns are patches."""
+    """The tokens of an image: `tokens` for each of the `members`; the last rows x columns of these are patches."""
 
     tokens: int
     members: int
@@ -118,13 +119,13 @@ def layer_outputs(
     """The outputs of a graph for each MoE layer, by the part of their names after the slash: element type and shape.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         experts: E of the layer; None for any.
         fixed: the profile that a graph for TensorRT is fixed to; None for other graphs.
     """
     rules = manifest.rules
     merges = bool(rules.image_tokens and manifest.moe_layers and (fixed is None or fixed.merge))
-    tokens = None if merges else rules.group_tokens  # merged ones are fewer
+    tokens = None if merges else rules.group_tokens  # merging leaves fewer
     shape: tuple[int | None, ...] = (None, tokens, None)
     if rules.kind == "experts-choice":
         shape = (None, tokens, experts)
@@ -138,7 +139,7 @@ def layer_outputs(
 
 
 def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
-    """Rows of a layer's output: groups, or images for `token`; None if the manifest doesn't count tokens."""
+    """Number of rows of a layer's output: groups, or images for `token`; None if the manifest has no count of tokens."""
     if output.rpartition("/")[2] == TOKEN_OUTPUT:
         return images
     layout, group_tokens = TokenLayout.of(manifest), manifest.rules.group_tokens
@@ -151,13 +152,13 @@ def layer_routings(
     """The routing of each MoE layer, by its name, from the outputs of a graph.
 
     Args:
-        manifest: of the bundle.
-        profile: what the graph ran with.
-        names: of `layer_outputs`.
-        values: of each layer in turn, in that order.
+        manifest: manifest of the bundle.
+        profile: the profile that the graph ran with.
+        names: names of a layer's outputs, from `layer_outputs`.
+        values: the outputs of each layer in turn, in the order of the names.
 
     Raises:
-        BackendError: outputs of a layer contradict one another, or name an expert or a token that isn't there.
+        BackendError: outputs of a layer contradict one another, or name an expert or a token that does not exist.
     """
     rules, layout = manifest.rules, TokenLayout.of(manifest)
     layers = list(zip(manifest.moe_layers, rules.experts, layer_fields(names, values, profile), strict=True))

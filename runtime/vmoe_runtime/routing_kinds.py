@@ -19,7 +19,7 @@ KIND_NAMES: Mapping[ModelKind, str] = {
     "experts-choice": "V-MoE of experts choice",
     "soft": "Soft MoE",
 }
-"""The name of a model of the kind."""
+"""What a model of each kind is called."""
 
 LAYER_OUTPUTS: Mapping[ModelKind, tuple[str, ...]] = {
     "dense": (),
@@ -30,4 +30,4 @@ LAYER_OUTPUTS: Mapping[ModelKind, tuple[str, ...]] = {
 """The outputs of a graph for each MoE layer: their names after the layer's name and a slash."""
 
 TOKEN_OUTPUT = "token"
-"""A further output, if the graph merges tokens."""
+"""An additional output if the graph merges tokens."""

@@ -2,7 +2,8 @@
 
 Everything that lists settings is derived from the rows: profiles and their names, manifest entries and their checks, graph
 inputs, options of commands, columns of tables, controls of pages, and the structs of the C and C++ API
-(`tools/cpp_headers.py`). What a setting does stays where it is done: in a kernel, a graph, a rule of a routing kind.
+(`tools/cpp_headers.py`). The effect of a setting is not declared here, but implemented in a kernel, a graph or a rule of a
+routing kind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_MERGE = 65_536
 """The largest `merge`; a block merges at most half of its tokens anyway."""
 
 EXPERT_LIMIT = 65_536
-"""The most experts of a MoE layer."""
+"""Maximum number of experts of a MoE layer."""
 
 _NO_MOST = 2**63 - 1
 _TOP_K: tuple[SettingKind, ...] = ("top-k", "ensemble")
@@ -34,25 +35,25 @@ _WHOLE = "[0-9]{1,6}"
 
 @dataclass(frozen=True)
 class SettingRow:
-    """What is declared of a setting.
+    """The declaration of a setting.
 
     Attributes:
-        place: its position among the inputs of a graph, in names of profiles and in tables, from 0.
+        place: its position among the inputs of a graph, in names of profiles and in tables, counted from 0.
         type: a capacity ratio, a whole number, or true or false.
         kinds: the routing kinds that have it.
-        suffix: the letters before its value in names of profiles, such as `k` in `c0.3-k1`; the whole part for a flag, which
-            a name has only if the flag differs from its default.
-        title: what it is, as controls and the help of options say it; of a flag, what True does.
-        label: a value in legends and columns, such as `K={:g}`; of a flag, its label if it is True.
-        off_title, off_label: the same of a flag for False.
-        metavar: of its option; empty for a flag.
-        default: its value in a profile that doesn't say it; None if a profile must say it.
-        range: the least and the largest whole number; None if it depends on the model.
+        suffix: the letters before its value in names of profiles, such as `k` in `c0.3-k1`. For a flag, the whole part of
+            the name, which a name has only if the flag differs from its default.
+        title: its description in controls and in the help of options; for a flag, the effect of True.
+        label: the format of its value in legends and columns, such as `K={:g}`; for a flag, the label of True.
+        off_title, off_label: a flag's title and label for False.
+        metavar: placeholder of its option's value in help texts; empty for a flag.
+        default: its value in a profile that doesn't give it; None if a profile must give it.
+        range: the smallest and the largest whole number; None if they depend on the model.
         routing: "official" if ops that route need it, "policy" if they accept it as an addition to the official routing, ""
             if they don't accept it.
         merging: whether a model has it only if its blocks can merge tokens.
-        stored: its key in manifests and results, and its field in the C API; its name, if not given.
-        name: of the field, the keyword argument, the graph input and the parameter of requests.
+        stored: its key in manifests and results, and its field in the C API; by default, its name.
+        name: name of the field, the keyword argument, the graph input and the parameter of requests.
     """
 
     place: int
@@ -73,14 +74,14 @@ class SettingRow:
 
     @property
     def word(self) -> str:
-        """Its name as the word of an option, such as `max-experts`."""
+        """Its name as part of an option, such as `max-experts`."""
         return self.name.replace("_", "-")
 
     def check(self, value: Any) -> SettingValue:
-        """A value of the setting's type, of whatever a user gave.
+        """A user's value, converted to the setting's type.
 
         Raises:
-            RoutingError: it is of another type or out of range.
+            RoutingError: the value has another type or is out of range.
         """
         if self.type == "ratio":
             return _number(self.name, value)
@@ -93,7 +94,7 @@ class SettingRow:
         return number
 
     def as_option(self, value: SettingValue) -> str:
-        """The words of a command that set a value: `--k 2`, `--no-bpr`."""
+        """The option that sets a value on a command line, such as `--k 2` or `--no-bpr`."""
         if self.type == "flag":
             return f"--{'' if value else 'no-'}{self.word}"
         return f"--{self.word} {value!r}"
@@ -115,10 +116,11 @@ class Choices:
 
     Attributes:
         bpr: True for Batch Priority Routing, False for vanilla order.
-        pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
-        max_experts: experts that a group may use: those with the largest gates among its tokens' first choices; E is no
-            limit.
-        merge: tokens of an image that each encoder block merges, by the similarity of their keys (ToMe); 0 is none.
+        pool: True makes the slots of a group one pool, which goes to the first pairs, whichever experts they are for.
+        max_experts: maximum number of experts that a group uses: those with the largest gates among its tokens' first
+            choices. E means no limit.
+        merge: number of tokens of an image that each encoder block merges, by the similarity of their keys (ToMe); 0 merges
+            none.
     """
 
     bpr: bool | None = _declared(
@@ -178,7 +180,7 @@ class Setting(Choices):
     Attributes:
         profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
         capacity: capacity ratio, more than 0 and at most the number of experts.
-        k: experts per token, 1 to the number of experts, of the layer with the fewest.
+        k: experts per token, from 1 to the number of experts of the layer with the fewest.
 
     The others are those of `Choices`: `bpr`, `pool`, `max_experts` and `merge`.
 
@@ -211,7 +213,7 @@ class Setting(Choices):
     )
 
     def __new__(cls, *_values: object, **fields: object) -> Self:
-        """Raises TypeError for a field that there is not, naming the nearest one."""
+        """Raises TypeError for an unknown field; the message names the most similar one."""
         known = cls.__dataclass_fields__
         if unknown := next((name for name in fields if name not in known), None):
             names = ("profile", *SETTINGS)
@@ -222,7 +224,7 @@ class Setting(Choices):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Setting:
-        """The setting of values by name."""
+        """The setting with these values, given by name."""
         return Setting(**values)
 
     @cached_property
@@ -261,16 +263,16 @@ SETTINGS = tuple(ROWS)
 """The names of all settings."""
 
 MERGE = "merge"
-"""The setting that needs no routing: tokens that each encoder block merges."""
+"""The one setting that needs no routing: the number of tokens that each encoder block merges."""
 
 NEEDED = frozenset(name for name, row in ROWS.items() if row.default is None)
-"""The settings without a default: a profile of a kind that has one must say it."""
+"""The settings without a default. If a routing kind has one of these, each of its profiles must give it."""
 
 OFFICIAL_SETTINGS = tuple(name for name, row in ROWS.items() if row.routing == "official")
 """The settings that ops need to route."""
 
 POLICIES = tuple(name for name, row in ROWS.items() if row.routing == "policy")
-"""The settings that ops accept to route in another way than the official one."""
+"""The settings that make ops route in another way than the official one."""
 
 PROFILE_PATTERN = re.compile(
     "".join(
@@ -280,7 +282,7 @@ PROFILE_PATTERN = re.compile(
         for row in ROWS.values()
     )
 )
-"""A systematic name behind a dash: a group for each setting, with its value, or the whole part of a flag."""
+"""Matches a dash and a systematic name. Each setting has a group, which is its value, or the whole part for a flag."""
 
 _READ: Mapping[str, Any] = {"ratio": float, "whole": int}
 
@@ -302,7 +304,7 @@ def profile_name(setting: Setting) -> str:
         row = ROWS[name]
         if value == row.default and parts:
             continue
-        # The ratio of experts choice keeps its point, which nothing else tells from a whole number.
+        # Without k, as in experts choice, a ratio keeps its decimal point. Nothing else tells it from a whole number.
         shortest = repr(value).removesuffix(".0") if setting.k is not None else repr(value)
         parts.append(row.suffix if row.type == "flag" else row.suffix + shortest)
     return "-".join(parts)
@@ -345,7 +347,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def as_whole(value: Any) -> int | None:
-    """An integer of Python, numpy or another library as Python's; None for anything else, a bool too."""
+    """Converts an integer of Python, numpy or another library to an int; returns None for anything else, even a bool."""
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -353,11 +355,11 @@ def as_whole(value: Any) -> int | None:
 
 
 def checked_flag(name: str, value: Any, error: type[VmoeError] = RoutingError) -> bool:
-    """A flag of what equals True or False, such as numpy's; raises `error` for anything else."""
+    """Converts a value that equals True or False, such as numpy's, to a bool; raises `error` for anything else."""
     try:
         if value in (True, False):
             return bool(value)
-    except Exception:  # an array of several, which other libraries refuse in their own ways
+    except Exception:  # libraries have errors of their own for an array of several values
         pass
     raise error(f"{name} must be True or False, not {shown(value)}")
 

@@ -1,1 +1,1 @@
-"""Serves bundles: micro-batches at a capacity that holds the latency. Needs the extra `serve`."""
+"""Serves bundles: answers micro-batches at a capacity that meets a latency target. Needs the extra `serve`."""

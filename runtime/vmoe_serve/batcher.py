@@ -89,7 +89,7 @@ class Batcher:
         self._load = Load()
         self._elastic_waiting = self._elastic_arrived = 0
         levels = () if plan is None else plan.levels
-        # Of requests that name no setting, by level.
+        # The settings of requests that name none, by level.
         self._settings = [engine.setting(level.profile) for level in levels] or [engine.setting()]
         self._named = {*engine.manifest.profiles, *map(_name, [engine.setting(), *self._settings])}
         self._open = True

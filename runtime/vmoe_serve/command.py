@@ -42,7 +42,7 @@ name_option = click.option(
 
 
 class _Subcommands(LazyCommands):
-    """Help and wrong command lines need neither Ray nor its seconds."""
+    """Imports a subcommand only when it is called, so that help and wrong command lines don't wait for Ray's import."""
 
     entries = _SUBCOMMANDS
 

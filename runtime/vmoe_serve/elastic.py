@@ -14,7 +14,7 @@ from vmoe_runtime.errors import ElasticError, shown
 from vmoe_runtime.settings import as_whole
 
 SAFETY_MARGIN = 0.75
-"""Share of the target that predicted times may use; the rest is for what they do not include."""
+"""Share of the target that predicted times may use; the rest is for time that the predictions do not include."""
 UTILIZATION_LIMIT = 0.95
 """Load above which a lower level replaces the current one."""
 HEADROOM = 0.8
@@ -115,7 +115,7 @@ class State(NamedTuple):
         rate: average number of images that arrive per second.
         arrived: images since `time`.
         began: the start minus one target, as if a target without arrivals had come before the start.
-        time: of the last decision that was later than the one before it.
+        time: time of the last decision that was later than the one before it.
         affordable_since: time since which a higher level has been affordable; None if none is.
     """
 
@@ -173,17 +173,17 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
     Args:
         plan: the levels and limits.
         state: the last one.
-        level: of the call.
-        images: of the call, 1 or more.
+        level: index of the call's level.
+        images: number of images of the call, 1 or more.
         seconds: duration of the call; ignored unless it is a positive number.
     """
     if not (0 < seconds < math.inf):
         return state
     old = state.scales[level]
     ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
-    # One delayed call says little.
+    # One delayed call says little, so it moves the scale only a little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
-    # A cause that slows this level down may slow down the others, and one that delayed them may be over.
+    # Whatever slows this level down may slow down the others too, and whatever slowed them down before may be over.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
@@ -199,7 +199,7 @@ def images_per_call(plan: Elastic, state: State, level: int) -> int:
 
 
 def load(plan: Elastic, state: State, level: int) -> float:
-    """Seconds of full calls at a level for the images that arrive in a second; from 1 on, the queue grows."""
+    """Seconds of full calls that a level needs for the images that arrive in one second. At 1 or more, the queue grows."""
     images = images_per_call(plan, state, level)
     return state.rate * _seconds(plan, state, level, images) / images
 

@@ -1,4 +1,4 @@
-"""What both HTTP services have: endpoints, fields of JSON, refusals, options and limits. C++ has them as a header.
+"""What both HTTP services share: endpoints, fields of JSON, refusals, options and limits; C++ gets them as a header.
 
 A new endpoint is a row of ENDPOINTS and a function of its name in each service: in a module of `vmoe_serve.http`, and in a
 file of plugins/service/endpoints. After a change: `python tools/cpp_headers.py`.
@@ -16,17 +16,17 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header with the number of bytes of JSON, if the bytes of a tensor follow it."""
 INPUT_NAME = "image"
 VERSION = "1"
-"""Of the model, in addresses and answers."""
+"""Version of the model, in addresses and answers."""
 MODEL_PATH = "/v2/models/([^/]+)(?:/versions/([^/]+))?.*"
 """Addresses of any model and version, as a regular expression."""
 MAX_NAME = 100
-"""Characters of a model's name in addresses."""
+"""Maximum length of a model's name in addresses."""
 MAX_DIGITS = 19
-"""Of the header that gives the length of the JSON before binary tensors."""
+"""Maximum number of digits of the header that gives the length of the JSON before binary tensors."""
 NAME_PATTERN = f"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
 MAX_SLO_MS = 600_000.0
 MAX_WHOLE = 1 << 40
-"""Whole numbers in requests; none is useful beyond."""
+"""The largest whole number in a request; larger ones are of no use."""
 LARGE_PICTURE = 1 << 21
 """Pixels above which pictures are decoded one at a time; decoding that many takes about 30 ms."""
 
@@ -36,15 +36,15 @@ class Field:
     """A field of a JSON object.
 
     Attributes:
-        name: of the field.
-        type: of the value, or of each item of a list: "text", "whole" (a whole number), "number", "flag", "picture" (a file
-            in base64), "any", or the name of an object in OBJECTS.
-        minimum: of a whole number, or of the characters of a text.
+        name: name of the field.
+        type: type of the value, or of each item of a list: "text", "whole" (a whole number), "number", "flag", "picture" (a
+            file in base64), "any", or the name of an object in OBJECTS.
+        minimum: smallest whole number, or minimum length of a text.
         items: fewest and most items of a list; None for a single value.
         required: whether a request is refused without it.
         default: its value in a request that leaves it out, or has null.
-        choices: values of a text; empty for any.
-        in_query: whether the query of the address may have it instead.
+        choices: allowed values of a text; empty for any.
+        in_query: whether it may be in the query of the address instead.
     """
 
     name: str
@@ -96,7 +96,7 @@ OBJECTS: Mapping[str, tuple[Field, ...]] = {
 }
 """Objects of requests, by name."""
 EXACT_OBJECTS = frozenset({"pictures", "parameters", "input_parameters", "output_parameters"})
-"""Objects that are refused with other fields; in the others, clients of the Open Inference Protocol may send any."""
+"""Objects that are refused if they have other fields. In all others, clients of the Open Inference Protocol may send any."""
 
 _CALL = {"setting": "text", "images_of_call": "whole", "waited_ms": "number", "call_ms": "number"}
 _TENSOR = {"name": "text", "datatype": "text", "shape": "whole[]"}
@@ -122,21 +122,21 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "health": {"status": "text", "live": "flag", "ready": "flag", "model": "text", "waiting": "whole", "level": "text"},
     "error": {"error": "text"},
 }
-"""Types of the fields of answers, as `Field.type` has them, or a name here; `[]` is a list. A field may be null or absent
-where there is nothing to say."""
+"""Types of the fields of answers: a value of `Field.type` or a name in this table; `[]` is a list. A field without a value
+is null or absent."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What answers at some addresses.
+    """A function of the service, and the addresses at which it answers.
 
     Attributes:
-        name: of the function that answers, in both services.
-        module: of the function in `vmoe_serve.http`, and its file in plugins/service/endpoints.
+        name: name of the function that answers, in both services.
+        module: the function's module in `vmoe_serve.http`, and its file in plugins/service/endpoints.
         paths: addresses; `{model}` stands for the name of the model that is served.
         summary: what it answers, for people.
         answer: type of an answer in JSON, as in ANSWERS; empty for Prometheus text.
-        request: name in OBJECTS of a body in JSON; empty if it takes no body, and is asked by GET or HEAD.
+        request: name in OBJECTS of a body in JSON; empty if it takes no body, and is called by GET or HEAD.
         label: value of the label `request` of its metrics; empty if it is not counted.
     """
 
@@ -150,7 +150,7 @@ class Endpoint:
 
     @property
     def method(self) -> str:
-        """The method of HTTP."""
+        """The HTTP method."""
         return "POST" if self.request else "GET"
 
 
@@ -159,7 +159,7 @@ _HEALTH = ("/healthz", "/v2/health/live", "/v2/health/ready")
 
 
 def _of_model(path: str = "") -> tuple[str, ...]:
-    """The addresses of what a model has, without and with its version."""
+    """The addresses of a model's resource, without and with the model's version."""
     return tuple(f"/v2/models/{{model}}{version}{path}" for version in ("", f"/versions/{VERSION}"))
 
 
@@ -186,11 +186,11 @@ MEDIA_TYPES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """A status of HTTP and its reason.
+    """A refusal of requests.
 
     Attributes:
-        status: of HTTP.
-        message: with {} for each fact that is known only then.
+        status: HTTP status.
+        message: the reason, with {} for each fact that is known only when a request is refused.
     """
 
     status: int
@@ -233,7 +233,7 @@ WRONG_COUNT = Refusal(400, "'image' of shape {} has {} values, and 'data' has {}
 WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255")
 NOT_FINITE = Refusal(400, "'image' has NaN or infinite values")
 
-# Of the C++ service alone: Ray's own server refuses these, or accepts them, before the service on Ray sees them.
+# Only the C++ service needs these: Ray's own server refuses or accepts such requests before the service on Ray sees them.
 NO_HTTP = Refusal(400, "the request can't be understood: {}")
 OLD_HTTP = Refusal(400, "only HTTP/1.0 and HTTP/1.1 are supported")
 NO_HOST = Refusal(400, "the request must have one Host header")
@@ -250,10 +250,10 @@ class Option:
     """An option of both programs that takes a whole number.
 
     Attributes:
-        name: as an attribute.
+        name: its name as a Python attribute.
         maximum: the largest value; the smallest is 1.
         default: its value if it is not given.
-        help: for `--help`.
+        help: its description for `--help`.
     """
 
     name: str

@@ -17,9 +17,9 @@ class Metric:
     """A row of a metric.
 
     Attributes:
-        name: of the metric.
+        name: name of the metric.
         help: its description.
-        is_gauge: whether it is a state, not a sum.
+        is_gauge: whether it is a current value rather than a running total.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Load:
         served: answered images, by the name of their setting if the bundle or the plan has it, otherwise as "other"; as ""
             for a model that has no settings.
 
-    The other fields are numbers, each with the row of its metric.
+    The other fields are numbers; each is declared with the row of its metric.
     """
 
     level: str | None = None
@@ -55,7 +55,7 @@ class Load:
 NUMBERS: Mapping[str, tuple[str, Metric]] = {
     each.name: (str(each.type), each.metadata["metric"]) for each in fields(Load) if each.metadata
 }
-"""Type, "int" or "float", and metric of each number of `Load`, by its name."""
+"""Type, "int" or "float", and metric of each number in `Load`, by the name of its field."""
 SERVED = Metric("vmoe_images_served_total", "Images that were answered, by the setting that served them.")
 UNTURNED = Metric("vmoe_pictures_unturned_total", "Pictures with an EXIF orientation that were taken as they are stored.")
 REQUEST_SECONDS = Metric("vmoe_request_seconds", "Seconds from a request to its reply.")

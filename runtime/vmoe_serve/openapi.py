@@ -56,12 +56,12 @@ def _operation(endpoint: Endpoint, path: str) -> dict[str, Any]:
 
 
 def _content(kind: str, media_types: tuple[str, ...]) -> dict[str, Any]:
-    """By content type the schema of a body; only that of JSON says more than its type."""
+    """The schema of a body for each content type; only the schema of JSON describes the content."""
     return {each: {"schema": _schema(kind) if each == JSON else {"type": "string"}} for each in media_types}
 
 
 def _schema(kind: str) -> dict[str, Any]:
-    """Of a type as `Field.type` and ANSWERS have it."""
+    """The schema of a type that `Field.type` or ANSWERS names."""
     if kind.endswith("[]"):
         return {"type": "array", "items": {"anyOf": [_schema(kind.removesuffix("[]")), _NULL]}}
     return _TYPES.get(kind) or ({} if kind == "any" else {"$ref": f"#/components/schemas/{kind}"})

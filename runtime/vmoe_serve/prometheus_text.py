@@ -19,11 +19,11 @@ class Metrics(Collector):
     """The metrics of one served model: replies by status and time, and the counts of its batcher."""
 
     def __init__(self, model: str, batcher: Batcher) -> None:
-        """Metrics without counts.
+        """Starts all counts at zero.
 
         Args:
-            model: its name, a label of all metrics.
-            batcher: has the load.
+            model: name of the model, a label of all metrics.
+            batcher: the batcher whose load is reported.
         """
         self._registry = CollectorRegistry()
         self._model, self._batcher = model, batcher
@@ -41,8 +41,8 @@ class Metrics(Collector):
 
         Args:
             request: the label of its endpoint.
-            status: of HTTP.
-            seconds: from the request to the reply.
+            status: its HTTP status.
+            seconds: time from the request to the reply.
         """
         self._replies.labels(self._model, request, str(status)).observe(seconds)
 

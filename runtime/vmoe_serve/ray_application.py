@@ -22,12 +22,12 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
     """The application, for `ray.serve.run`.
 
     Args:
-        name: of the model, in addresses.
-        replicas: (minimum, maximum); Ray starts more if all are busy.
-        **arguments: of `Replica`.
+        name: name of the model, in addresses.
+        replicas: minimum and maximum number of replicas; Ray starts more if all are busy.
+        **arguments: arguments of `Replica`.
     """
     fewest, most = replicas
-    # As many requests as may wait; the replica itself refuses further ones, with a message.
+    # The most requests that a call and the queue can hold. Ray admits more, which the replica refuses with a message.
     at_once = arguments["max_waiting"] + arguments["batch_size"]
     bounds = {"min_replicas": fewest, "max_replicas": most, "target_ongoing_requests": arguments["batch_size"]}
     deployment = serve.deployment(
@@ -67,15 +67,15 @@ class Replica:
         """Loads the engine, and times the levels.
 
         Args:
-            name: of the model, in addresses.
+            name: name of the model, in addresses.
             bundle: absolute path of the bundle's folder, the same on every machine of the cluster.
             levels: names of the settings of elastic capacity, the least accurate first; empty for none.
             profile: setting of requests that name none, without levels; None for the first stored profile.
             slo_ms: milliseconds from a request's arrival to its answer, for elastic capacity.
             batch_size: maximum number of images per call and per request.
             max_waiting: maximum number of images in the queue.
-            max_body: megabytes of a request's body.
-            request_seconds: maximum time for a body to arrive.
+            max_body: maximum size of a request's body, in megabytes.
+            request_seconds: maximum time for a body to arrive, in seconds.
             threads: CPU threads per call; None for the runtime's own choice.
             backend: name of the backend.
         """
@@ -104,6 +104,6 @@ class Replica:
 
 
 def _tell(awaited: str) -> None:
-    """Writes what the command waits for to its file; on other machines there is none."""
+    """Writes what the command waits for into its progress file, which exists only on the command's own machine."""
     with suppress(OSError), Path(os.environ.get(SERVING, "")).open("r+") as step:
         step.truncate(step.write(awaited))

@@ -23,7 +23,7 @@ from vmoe_tools import options
 from vmoe_tools.output import WAIT_SECONDS, regular_lines
 
 _NICENESS = {"RAY_worker_niceness": "0"}
-"""Replicas have the priority of any other service. Ray's own default is 15, by which the least other work starves them."""
+"""Gives replicas the same priority as other services. With Ray's default of 15, even a little other work starves them."""
 _INSTEAD = ", or serve with vmoe-serve-http, the C++ service"
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
 
@@ -85,7 +85,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         _claim(claim, host, port)
         if not quiet:
             click.echo("vmoe: starting Ray and its replicas", err=True)
-        # By this name other processes find a file that goes with this one, however it ends.
+        # Other processes open the file by this name. It disappears with this process, however the process ends.
         step, start = Path(f"/proc/{os.getpid()}/fd/{serving.fileno()}"), time.monotonic()
         step.write_text("Ray's own processes")
 
@@ -100,7 +100,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         try:
             handle, running = _deploy(bundle, name, host, port, arguments)
         except BaseException:
-            if os.environ.get("RAY_ADDRESS"):  # nothing stays on a cluster that was there before
+            if os.environ.get("RAY_ADDRESS"):  # leave nothing behind on the user's own cluster
                 with suppress(Exception):
                     serve.delete(name)
             raise
@@ -118,10 +118,10 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
             if not quiet:
                 click.echo(f"vmoe: stopping; requests in its queues get at most {GRACE_SECONDS} s", err=True)
         finally:
-            # Replicas take no more requests, and answer what they have.
+            # Replicas now accept no more requests, and answer those that they have.
             serve.delete(name)
             step.write_text("")
-            time.sleep(1)  # refusals that have begun end
+            time.sleep(1)  # lets refusals end that have begun
 
 
 def _address(host: str, port: int) -> str:
@@ -135,12 +135,12 @@ def _address(host: str, port: int) -> str:
 
 
 def _claim(claim: socket.socket, host: str, port: int) -> None:
-    """Refuses a port that is taken, which Ray would share; also by another of these commands that does not listen yet.
+    """Refuses a port that is in use, which Ray would share, or that another run of this command is about to use.
 
     Args:
-        claim: holds the name of the port until it is closed, or the process ends.
-        host: to listen on.
-        port: of that host.
+        claim: a Unix socket, which reserves the port among runs of this command until it is closed or the process ends.
+        host: host name or IP address to listen on.
+        port: TCP port to listen on.
     """
     try:
         claim.bind(f"\0vmoe serve ray, port {port}")
@@ -153,8 +153,8 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `ray_application.application`.
 
     Args:
-        bundle: of the command line.
-        values: of its options.
+        bundle: the bundle of the command line.
+        values: the values of its options.
     """
     profiles = tuple(dict.fromkeys(values.pop("profiles")))
     ratios = options.ratios_of(values.pop("sweeps"), values.pop("capacities"))
@@ -174,7 +174,7 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_cpus(values: dict[str, Any], cpus: float) -> None:
-    """Refuses more replicas than fit on this machine, for whose CPUs Ray would wait; others may add CPUs to a cluster."""
+    """Refuses more replicas than this machine has CPUs for, as Ray would wait for more; a cluster may still get some."""
     fewest, each = values["replicas"][0], values["threads"] or 1
     if fewest * each > cpus and not os.environ.get("RAY_ADDRESS"):
         raise click.ClickException(
@@ -185,7 +185,7 @@ def _check_cpus(values: dict[str, Any], cpus: float) -> None:
 def _deploy(
     bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any], *, is_last: bool = False
 ) -> tuple[Any, int]:
-    """Ray's handle of the application, and how many of its replicas run."""
+    """Deploys the application; returns Ray's handle of it and the number of replicas that run."""
     from ray import serve
 
     from vmoe_serve.ray_application import application
@@ -201,7 +201,7 @@ def _deploy(
         status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
         told = reason(reasons[0] if reasons else error)
-        # Ray gives up a replica that a slow machine has not started yet, which says nothing of the bundle.
+        # Ray gives up on a replica that a slow machine hasn't started in time. The bundle is not at fault, so try again.
         if is_last or "never ran" not in told:
             raise click.ClickException(advised(f"Ray can't serve {bundle}: {told}", _INSTEAD)) from None
     serve.delete(name)
@@ -209,10 +209,10 @@ def _deploy(
 
 
 def _await_replicas(name: str, fewest: int) -> int:
-    """Waits for the replicas, and on a cluster that lacks CPUs for them, after a while, for one; returns how many run.
+    """Waits until the replicas run, and returns how many do. After a while, one is enough on a cluster that lacks CPUs.
 
     Raises:
-        RuntimeError: a replica can't start, or the cluster's Ray Serve answers no HTTP.
+        RuntimeError: a replica can't start, or the cluster's Ray Serve does not listen for HTTP.
     """
     from ray import serve
 
@@ -223,7 +223,7 @@ def _await_replicas(name: str, fewest: int) -> int:
         states = [each for part in found.deployments.values() for each in part.replica_states.items()]
         running = sum(count for state, count in states if state == "RUNNING")
         is_late = os.environ.get("RAY_ADDRESS") and time.monotonic() - start > WAIT_SECONDS
-        if running >= (1 if is_late else fewest) and "HEALTHY" in status.proxies.values():  # a proxy that listens
+        if running >= (1 if is_late else fewest) and "HEALTHY" in status.proxies.values():  # a healthy proxy listens
             return running
         if found.status == "DEPLOY_FAILED":
             raise RuntimeError(found.message)

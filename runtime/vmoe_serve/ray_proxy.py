@@ -1,4 +1,4 @@
-"""JSON in place of the plain text that Ray Serve's HTTP proxy sends when it refuses a request itself."""
+"""Sends JSON in place of the plain text with which Ray Serve's HTTP proxy itself refuses requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _GONE = "no replica answered: one has stopped, or the server is starting or shutting down; send the request again"
 
 SERVING = "VMOE_SERVING"
-"""Variable with the path of a file that says what the start waits for, and is empty once the proxy will be killed."""
+"""Environment variable with the path of a file. During the start, the file says what the command waits for; it is empty once
+the proxy is about to be killed."""
 
 
 class JsonRefusals:
@@ -24,7 +25,7 @@ class JsonRefusals:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An application of the ASGI."""
+        """Handles a request, as ASGI defines it."""
         started = refused = False
 
         async def send_json(message: Message) -> None:
@@ -36,14 +37,14 @@ class JsonRefusals:
                 await send(message)
 
         await self._app(scope, receive, send_json)
-        if not started:  # also if a replica is lost, and the proxy sends nothing
-            # Clients that retry at once would keep the proxy busy, and be cut off when it stops.
+        if not started:  # the proxy refused the request, or lost its replica and sent nothing
+            # If clients could retry at once, they would keep the proxy busy, and be cut off when it stops.
             await asyncio.sleep(1)
             if not Path(os.environ.get(SERVING, __file__)).stat().st_size:
-                await asyncio.Event().wait()  # a refusal is two writes, which must not be cut in between
+                await asyncio.Event().wait()  # starts no refusal, as the kill could fall between its two writes
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray's variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """The proxy's middlewares; Ray's variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names this function."""
     return [Middleware(JsonRefusals)]

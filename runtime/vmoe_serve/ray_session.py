@@ -1,4 +1,4 @@
-"""Ray, for the subcommands that run on it: a connection, and its error messages."""
+"""Connects the subcommands that run on Ray to it, and shortens Ray's error messages."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ import ray
 from vmoe_runtime import VmoeError
 
 OBJECT_STORE = 75 << 20
-"""Bytes of Ray's shared memory, the minimum that Ray accepts."""
+"""Size of Ray's shared memory in bytes: the minimum that Ray accepts."""
 
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""For Ray's processes; by default glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
+"""Limits the memory of Ray's processes: by default, glibc keeps ever larger freed blocks, and an arena per thread, of which
+there are dozens."""
 
 _ATTEMPTS = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
-"""Attempts to start a replica; on one machine, what failed once fails again."""
+"""Number of attempts to start a replica: on one machine, a start that failed once fails again."""
 
 _PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "vmoe_serve.ray_proxy.middlewares"}
 
 GRACE_SECONDS = 60
-"""The longest that a replica which stops has for the requests in its queues."""
+"""The longest time that a stopping replica has to answer the requests in its queues."""
 
 _TOO_SLOW = re.compile(r"timed out|never ran", re.IGNORECASE)
-"""In Ray's errors, if its processes or replicas did not start in time, which says nothing of the bundle."""
+"""Matches Ray's errors about processes or replicas that did not start in time, which is no fault of the bundle."""
 
 _FOLDERS = "; set the variables HOME and RAY_TMPDIR (default: /tmp) to folders that Ray may write to"
 
@@ -52,15 +53,15 @@ def connected_ray(
     """A connection to the cluster of RAY_ADDRESS, or to a new Ray of this process.
 
     Args:
-        cpus: for the actors of a new Ray; None for all CPUs of the machine.
-        object_store: bytes of its shared memory.
-        variables: environment of its processes.
-        instead: what else to do if Ray is too slow; see `advised`.
+        cpus: CPUs for the actors of a new Ray; None for all CPUs of the machine.
+        object_store: size of its shared memory in bytes.
+        variables: environment variables of its processes.
+        instead: advice for users if Ray is too slow; see `advised`.
 
     Raises:
         VmoeError: Ray can't be started.
     """
-    # Ray reports its use to its maker by default.
+    # By default, Ray sends usage reports to its maker.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -85,7 +86,7 @@ def connected_ray(
         raise
     except Exception as error:  # Ray raises whatever its parts raise
         told = advised(f"Ray can't be started: {reason(error)}", instead)
-        if getattr(error, "filename", None) or "home directory" in told:  # as pathlib says if there is none
+        if getattr(error, "filename", None) or "home directory" in told:  # pathlib's error if there is none
             told += _FOLDERS
         raise VmoeError(told) from None
     try:
@@ -99,14 +100,17 @@ def connected_ray(
 
 @contextmanager
 def _children_outliving_sigterm() -> Iterator[None]:
-    """Has children started here, and theirs, outlive a SIGTERM to the whole group, so that this process can stop them."""
+    """Blocks SIGTERM in processes that the block starts, and in their children.
+
+    So they outlive a SIGTERM to the whole process group, and this process can stop them in order.
+    """
     starting = [True]
 
     def block() -> None:
         if starting:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    os.register_at_fork(after_in_child=block)  # which nothing takes back
+    os.register_at_fork(after_in_child=block)  # Python has no way to unregister it
     try:
         yield
     finally:
@@ -115,8 +119,8 @@ def _children_outliving_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _leaving_nothing() -> Iterator[None]:
-    """Kills all processes that were started in the block if it fails: Ray kills its own, but not those that they started."""
-    import psutil  # Ray's copy, which is there once Ray is imported
+    """Kills all processes that the block started, if it fails. Ray kills its own processes, but not their children."""
+    import psutil  # Ray's copy, which can be imported after Ray
 
     def started() -> set[Any]:
         return set(psutil.Process().children(recursive=True))
@@ -133,7 +137,7 @@ def _leaving_nothing() -> Iterator[None]:
 
 @contextmanager
 def told_if_ended() -> Iterator[None]:
-    """Has another process print a message if this one is killed: Ray ends it silently when its other processes die."""
+    """Has another process print a message if this one is killed, because Ray ends it silently if Ray's own processes die."""
     message = "vmoe: this process was killed, or ended by Ray, which lost its other processes"
     words = ["sh", "-c", 'read -r _ || echo "$0" >&2', message]
     with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as watch:
@@ -145,7 +149,7 @@ def told_if_ended() -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Hides what Ray prints until the block ends; no setting of Ray turns off all of it.
+    """Hides Ray's output until the block ends, because no setting of Ray turns off all of it.
 
     Yields:
         Standard error, for the messages of the command itself.
@@ -160,7 +164,7 @@ def silenced() -> Iterator[TextIO]:
 
 
 def reason(error: object) -> str:
-    """The last line of an error, which has the reason; the others have the stack, or what Ray Data says of its retries.
+    """The last line of an error, which gives the reason. Earlier lines are the stack, or Ray Data's report of its retries.
 
     Examples:
         >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")
@@ -177,7 +181,7 @@ def reason(error: object) -> str:
 
 
 def advised(told: str, instead: str = "") -> str:
-    """An error message, with what to do if Ray was too slow.
+    """An error message, with advice if Ray was too slow.
 
     Examples:
         >>> advised("Ray can't be started: it timed out")

@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_MOST_ARRIVING = 1 << 27  # bytes of all bodies that are arriving, and of unpacked ones until they are answered
+_MOST_ARRIVING = 1 << 27  # bytes of all arriving bodies, and of unpacked bodies until their answer
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""The argument of zlib that unpacks a body, by its encoding."""
+"""The `wbits` argument with which zlib unpacks a body, by the body's encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
 
 
@@ -46,26 +46,26 @@ class Service:
 
     Attributes:
         app: the application.
-        engine, batcher, name: of the model.
-        metrics: counts of its replies.
+        engine, batcher, name: the model's engine, batcher and name.
+        metrics: counts of the service's replies.
         seconds: time limit for the body of a request to arrive, and then for its pictures to be decoded.
-        tensors, pictures, large_pictures: threads that read and decode. They are separate so that `infer` doesn't wait for
-            pictures, nor a small picture for a large one.
+        tensors, pictures, large_pictures: pools of threads that read tensors and decode pictures. They are separate so that
+            `infer` doesn't wait for pictures, nor a small picture for a large one.
     """
 
     def __init__(self, engine: Engine, batcher: Batcher, name: str, *, max_body: int, seconds: float) -> None:
-        """Serves an engine by a batcher.
+        """Serves an engine through a batcher.
 
         Args:
-            engine: of the batcher.
+            engine: the batcher's engine.
             batcher: answers the requests.
-            name: of the model, in addresses.
+            name: name of the model, in addresses.
             max_body: maximum size of a request's body, in megabytes.
-            seconds: see above.
+            seconds: see the attribute.
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
-        self._arriving = 0  # bytes of the bodies that are still arriving, and of unpacked ones
+        self._arriving = 0  # bytes of arriving bodies, and of unpacked ones until their answer
         threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
@@ -77,7 +77,7 @@ class Service:
             for path in row.paths
         ]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
-        self.app.router.redirect_slashes = False  # it would redirect to the proxy's address, which no client knows
+        self.app.router.redirect_slashes = False  # redirects would name the proxy's address, which clients can't reach
 
     def close(self) -> None:
         """Answers the waiting requests, then ends all threads."""
@@ -86,10 +86,10 @@ class Service:
             executor.shutdown()
 
     async def body(self, request: Request) -> bytes:
-        """The body of a request, unpacked. Keeps no more of it than the limit.
+        """The unpacked body of a request. It never holds more of the body in memory than the limit.
 
         Raises:
-            RequestError: it is too large or too slow, it can't be unpacked, or too many arrive at once.
+            RequestError: the body is too large or too slow, it can't be unpacked, or too many bodies arrive at once.
         """
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in _WINDOWS:
@@ -115,7 +115,8 @@ class Service:
             body = await run(self.tensors, unpacking.decompress, body, self._most_body + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
-        # Sending a body costs its client something; that it unpacks to a large one doesn't.
+        # A client has to send a large body itself, but a small one that unpacks to a large one costs it nothing. So unpacked
+        # bytes count until the answer.
         request.state.unpacked = len(body)
         self._arriving += len(body)
         self._check_size(len(body))
@@ -134,7 +135,7 @@ class Service:
         """Decodes picture files to the input of the graph, dtype[N,H,W,C].
 
         Raises:
-            RequestError: other pictures took too long.
+            RequestError: the time limit passed, because other pictures took too long.
             ImageError: a picture can't be read.
         """
         try:
@@ -152,10 +153,10 @@ class Service:
         )
 
     async def answer(self, batch: Array, setting: str | None) -> Answer:
-        """Answers a batch that `Engine.batch` made; with several calls if it has more images than a call takes.
+        """Answers a batch that `Engine.batch` made, with several calls if it has more images than a call takes.
 
         Raises:
-            RequestError: it names a setting and the model has none; there are no images, or more than may wait.
+            RequestError: the request names a setting, and the model has none; or it has no images, or more than may wait.
             VmoeError: as for `Batcher.submit` and a call of the engine.
         """
         if setting is not None and self.engine.setting() is None:
@@ -166,7 +167,7 @@ class Service:
         answers = list[Answer]()
         requested: Profile | str | None = setting
         for start in range(0, len(batch), most):
-            # If the client disconnects, this is cancelled, which removes the request from the queue.
+            # If the client disconnects, this coroutine is cancelled, which removes the request from the queue.
             answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], requested)))
             requested = answers[0].setting  # the setting that was chosen for the first images serves all of them
         outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}

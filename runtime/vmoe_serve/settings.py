@@ -27,11 +27,11 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
     Args:
         manifest: of the bundle.
         ratios: capacity ratios, in rising order; may be empty.
-        profiles: names, the least accurate first; with `ratios`, only the profile with the other fields of the settings.
-            Empty for the stored profiles, in the order of their capacity.
+        profiles: names of profiles, the least accurate first; with `ratios`, at most one, which has the settings' other
+            fields. Empty for the stored profiles, in the order of their capacity.
 
     Raises:
-        click.UsageError: the bundle has no settings to choose between, or can't run these.
+        click.UsageError: the bundle has no settings to choose between, or can't be run at one of the ratios.
         RoutingError: the model can't be run with one of the profiles.
     """
     chosen = [manifest.profile_named(name) for name in profiles]
@@ -53,11 +53,11 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
 
 
 def served_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle, after a check of all its bytes. Its answers don't depend on which images share a call.
+    """The manifest of a bundle whose answers don't depend on which images share a call; checks all bytes of the bundle.
 
     Raises:
         BundleError: the bundle is damaged, or not a bundle.
-        click.ClickException: it routes images in groups.
+        click.ClickException: the bundle routes images in groups.
     """
     with Bundle.open(bundle) as opened:
         opened.verify_weights()
@@ -80,13 +80,13 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
     """A plan for these settings on this machine.
 
     Args:
-        engine: of a bundle that routes every image alone.
+        engine: an engine whose bundle routes every image alone.
         profiles: the settings, the least accurate first.
         target: seconds from a request's arrival to its answer.
-        most_images: of a call.
+        most_images: maximum number of images per call.
 
     Returns:
-        The plan, with the levels that are faster than all more accurate ones; and notes about it.
+        A plan with the levels that are faster than all more accurate ones, and notes about the plan.
 
     Raises:
         ElasticError: the target is out of range.
@@ -106,8 +106,8 @@ def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level]
     """The levels whose full calls are faster than those of all later ones, and a note for each other level.
 
     Args:
-        levels: the least accurate first.
-        most_images: of a full call.
+        levels: the levels, the least accurate first.
+        most_images: number of images of a full call.
     """
     kept: list[Level] = []
     notes = []
@@ -120,7 +120,7 @@ def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level]
 
 
 def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int) -> list[Level]:
-    """The levels of settings, from the times of calls of one image and of `most_images`.
+    """The levels of settings, from the times of calls with one image and with `most_images` images.
 
     The settings take turns, so that a slow phase of the machine affects all of them.
     """
@@ -134,7 +134,7 @@ def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int)
             engine(batches[size], profile)
             times.append(time.perf_counter() - start)
     return [
-        # The first round warms up.
+        # The first round is a warm-up.
         fitted_level(profile.name, [(size, float(np.median(taken[profile, size][1:]))) for size in sizes])
         for profile in profiles
     ]

@@ -1,4 +1,4 @@
-"""Backends: what runs a bundle's graph. Each lives in a module of its own that imports its runtime."""
+"""Backends, which run a bundle's graph. Each has a module of its own that imports its runtime."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the runtime failed.
-            ImageError: the graph was built for fewer images, or for more.
-            RoutingError: the backend can't route as the feeds ask for.
+            ImageError: the graph was built for fewer or for more images.
+            RoutingError: the backend does not support the routing that the feeds request.
         """
 
 
@@ -48,7 +48,7 @@ class Parallelism:
     Attributes:
         threads: CPU threads per call.
         streams: maximum number of concurrent calls, each on threads of its own.
-        spin: whether threads of ONNX Runtime spin for a while after a call, instead of sleeping at once.
+        spin: whether ONNX Runtime's threads spin for a while after a call instead of sleeping at once.
     """
 
     threads: int | None = None
@@ -59,7 +59,7 @@ class Parallelism:
         """The same with Python integers.
 
         Raises:
-            BackendError: a number is not a whole number from 1 on, or is far above the number of CPUs.
+            BackendError: a value is not a whole number of at least 1, or is far above the number of CPUs.
         """
         most = max_threads()
         numbers = {name: as_whole(getattr(self, name)) for name in ("threads", "streams")}
@@ -70,12 +70,12 @@ class Parallelism:
 
 
 class PreparedBackend(NamedTuple):
-    """A backend that has all that it needs on this machine, as far as that shows without loading the graph.
+    """A backend that has everything it needs on this machine, as far as can be told without loading the graph.
 
     Attributes:
-        description: what runs the model, in words: runtime, version, and whether the op library is used.
+        description: for people: the runtime, its version, and whether the op library is used.
         load: loads the graph.
-        key: everything that it depends on, except the bundle.
+        key: everything that the loaded graph depends on, except the bundle.
     """
 
     description: str
@@ -88,12 +88,13 @@ class BackendKind:
     """How a backend is loaded.
 
     Attributes:
-        module: below this package; it imports the runtime.
-        function: of the module: takes the bundle, the profile and the parallelism, and returns a PreparedBackend.
-        extra: of the package, that installs it.
-        on_gpu: it runs on a GPU, where threads mean nothing.
-        has_streams: it can have more than one stream.
-        one_profile: what it loads is fixed to the engine's profile.
+        module: name of the module in this package that imports the runtime.
+        function: name of the module's function that takes a bundle, a profile and a Parallelism and returns a
+            PreparedBackend.
+        extra: extra of the Python package that installs the runtime.
+        on_gpu: whether it runs on a GPU, and so ignores the number of threads.
+        has_streams: whether it can have more than one stream.
+        one_profile: whether it loads a graph that is fixed to the engine's profile.
     """
 
     module: str
@@ -119,7 +120,7 @@ _loads = SharedLoads()
 def prepare_backend(
     name: str, bundle: Bundle, profile: Profile | None, parallelism: Parallelism = Parallelism()
 ) -> PreparedBackend:
-    """Looks for everything that a backend needs to run a bundle.
+    """Checks that everything a backend needs to run a bundle is there.
 
     Args:
         name: a key of BACKENDS.
@@ -128,18 +129,18 @@ def prepare_backend(
         parallelism: threads and streams.
 
     Raises:
-        BackendError: it is not installed, or can't run the bundle here.
+        BackendError: the backend is not installed, or can't run the bundle here.
     """
     kind = BACKENDS[name]
     if not kind.has_streams and parallelism.streams not in (None, 1):
         having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
         raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
     if kind.one_profile:
-        tensorrt_graph_name(bundle, profile)  # a bundle that lacks it is no reason to install a runtime
+        tensorrt_graph_name(bundle, profile)  # first, so that nobody installs a runtime for a bundle without such a graph
     try:
         module = import_module(f"{__name__}.{kind.module}")
     except ImportError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # a signal came while a module was initialized
+        if isinstance(error.__cause__, KeyboardInterrupt):  # the user interrupted the import of a native module
             raise error.__cause__ from None
         raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
     prepared: PreparedBackend = getattr(module, kind.function)(bundle, profile, parallelism)
@@ -151,15 +152,15 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
 
     Args:
         name: a key of BACKENDS, or "auto" for the fastest one that works here.
-        bundle: what to load.
-        parallelism: backends on a GPU have no threads.
+        bundle: the bundle to load.
+        parallelism: threads and streams; backends on a GPU ignore the threads.
         profile: for a backend that is fixed to one.
 
     Returns:
         The name of the backend, and the backend.
 
     Raises:
-        BackendError: no such backend, it is not installed, or it can't load the graph.
+        BackendError: there is no such backend, it is not installed, or it can't load the graph.
     """
     parallelism = parallelism.checked()
     if name != "auto" and (not isinstance(name, str) or name not in BACKENDS):
@@ -179,10 +180,10 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
 def fastest_first() -> tuple[str, ...]:
     """The backends that "auto" tries, in this order.
 
-    On a CPU, ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops.
+    On a CPU, ONNX Runtime is faster than OpenVINO with the op library, and slower on standard ops.
     """
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
-    # Without a driver nothing need be imported to know that CUDA doesn't work.
+    # Without a driver CUDA can't work, so its runtime needn't be imported.
     return ("cuda", *on_cpu) if has_driver() else on_cpu
 
 

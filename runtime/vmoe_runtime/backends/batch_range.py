@@ -14,7 +14,7 @@ _DEFAULT_LARGEST = 32
 
 
 class BatchRange(NamedTuple):
-    """Images per call: the fewest, those that TensorRT tunes for, and the most."""
+    """Images per call: the minimum, the number that TensorRT tunes for, and the maximum."""
 
     smallest: int
     tuned: int
@@ -26,15 +26,15 @@ class BatchRange(NamedTuple):
 
 
 def default_largest(multiple: int) -> int:
-    """The default for the most images of a call: 32, or as many as fit groups that need a multiple of this many."""
+    """The default for the maximum of images per call: the largest multiple of `multiple` up to 32, or else `multiple`."""
     return max(_DEFAULT_LARGEST // multiple * multiple, multiple)
 
 
 def range_from_environment(manifest: Manifest) -> BatchRange:
-    """The batches of an engine that is built when it is loaded, tuned for the largest: see VMOE_MAX_BATCH in docs/gpu.md.
+    """The batch sizes of an engine that is built on loading, tuned for the largest; see VMOE_MAX_BATCH in docs/gpu.md.
 
     Raises:
-        BackendError: the variable is no number of images.
+        BackendError: the variable is not a number of images.
     """
     multiple = manifest.batch_multiple
     text = os.environ.get(VARIABLE)

@@ -11,25 +11,26 @@ from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.errors import BackendError, UnavailableError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 
-_UNPACKING_DRIVER = 12, 4  # the first that unpacks machine code as plugins/cuda/CMakeLists.txt has it packed
+_UNPACKING_DRIVER = 12, 4  # the first driver that decompresses machine code; see plugins/cuda/CMakeLists.txt
 _ARCHITECTURE = re.compile(r"([0-9]+)([0-9])(-real|-virtual)?")
 
 
 def find_cuda_library() -> Path | None:
-    """Path of the CUDA op library, or None where the package was installed without it."""
+    """Path of the CUDA op library, or None if the package was installed without it."""
     return find_native("lib", CUDA_OP_LIBRARY)
 
 
 def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
-    """Path of the CUDA op library, once it is known to run on the GPU; None where this installation has none.
+    """Path of the CUDA op library after checking that it runs on the GPU; None if this installation has none.
 
     Args:
-        gpu: to run on.
-        part: "CUDA op library", or "TensorRT plugin", which doesn't say what it runs on and was compiled along with it.
+        gpu: the GPU to run on.
+        part: name for messages: "CUDA op library" or "TensorRT plugin". The plugin can't report its architectures, but was
+            compiled for the same ones as the op library.
 
     Raises:
-        UnavailableError: it has no code for the GPU, or needs a newer driver.
-        BackendError: this process can't load it.
+        UnavailableError: the library has no code for the GPU, or needs a newer driver.
+        BackendError: this process can't load the library.
     """
     library = find_cuda_library()
     if library is None:
@@ -39,7 +40,7 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
     loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-    # A driver for a major version of CUDA runs what any minor one built, if it can unpack it.
+    # A driver runs code from any minor version of its major CUDA version, provided it can decompress the code.
     gpu.check_driver(f"the {part}", max(_UNPACKING_DRIVER, (loaded.vmoe_cuda_version() // 1000,)))
     architectures = loaded.vmoe_cuda_architectures().decode()
     if not runs_on(architectures, gpu.compute_capability):
@@ -54,8 +55,8 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
     """Whether code for these architectures runs on a GPU.
 
     Args:
-        architectures: in CMake's form. What isn't a number, such as "native", is taken to run.
-        compute_capability: of the GPU, such as "9.0".
+        architectures: in CMake's form, separated by spaces. One that isn't a number, such as "native", is assumed to run.
+        compute_capability: compute capability of the GPU, such as "9.0".
 
     Examples:
         >>> [runs_on("80-real 90-real 120-virtual", gpu) for gpu in ("7.5", "8.6", "10.0", "12.1", "13.0")]
@@ -66,7 +67,7 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
         match = _ARCHITECTURE.fullmatch(architecture)
         if match is None:
             return True
-        # Machine code runs on its own major version from its minor one on, PTX is compiled on every later GPU.
+        # Machine code runs on GPUs of its major version whose minor version is no lower. PTX runs on every later GPU.
         if match[3] != "-virtual" and major == int(match[1]) and minor >= int(match[2]):
             return True
         if match[3] != "-real" and (major, minor) >= (int(match[1]), int(match[2])):

@@ -1,4 +1,4 @@
-"""What the CUDA op library can't route. Its kernels refuse it as well, but only in the middle of a call."""
+"""Checks for routing that the CUDA op library doesn't support. Its kernels refuse it too, but only during a call."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _INSTEAD = "take a backend for the CPU"
 
 
 def check_routing(bundle: Bundle, profile: Profile | None) -> None:
-    """Refuses a bundle or a profile that the op library doesn't route; standard ops route everything.
+    """Refuses a bundle or a profile that the op library doesn't support; standard ops support all routing.
 
     Raises:
-        UnsuitedError: its groups are too large, or the profile needs what the op library hasn't.
+        UnsuitedError: the bundle's groups are too large, or the profile needs a feature that the op library lacks.
     """
     rules = bundle.manifest.rules
     if rules.kind != "top-k" or find_cuda_library() is None:
@@ -36,14 +36,14 @@ def check_routing(bundle: Bundle, profile: Profile | None) -> None:
 
 
 def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
-    """Refuses settings of a call that the op library doesn't route.
+    """Refuses settings of a call that the op library doesn't support.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         feeds: the inputs of the graph by name.
 
     Raises:
-        RoutingError: they need what the op library hasn't.
+        RoutingError: the settings need a feature that the op library lacks.
     """
     values = {name: int(feeds[name][0]) for name in manifest.rules.settings if name in feeds}
     if manifest.rules.kind == "top-k" and (lacking := _lacking(manifest.rules, values)):
@@ -51,7 +51,7 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
 
 
 def _lacking(rules: Rules, values: Mapping[str, SettingValue]) -> str | None:
-    """What the op library hasn't of a setting, in words."""
+    """The feature that a setting needs and the op library lacks, in words; None if it lacks none."""
     if values.get("pool"):
         return "pool of slots"
     if values.get("max_experts", rules.num_experts) < rules.num_experts:

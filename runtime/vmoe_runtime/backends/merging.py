@@ -1,4 +1,4 @@
-"""Standard ops: one graph for calls that merge no tokens, whose sizes are known, and one for those that do."""
+"""Backends on standard ops: a graph with known sizes for calls that merge no tokens, and another for calls that do."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vmoe_runtime.settings import MERGE, ROWS
 
 
 class StandardBackend:
-    """The inlined graph, and where the bundle has it the one that merges.
+    """The inlined graph, and the graph that merges tokens if the bundle has one.
 
     Args:
-        bundle: whose graphs to load.
-        load: loads one.
+        bundle: the bundle whose graphs are loaded.
+        load: loads a graph.
     """
 
     def __init__(self, bundle: Bundle, load: Callable[[BundleGraph], Backend]) -> None:
@@ -29,10 +29,10 @@ class StandardBackend:
         self.description = self._plain.description
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Runs the graph that the feeds ask for; see `Backend`.
+        """Runs the merging graph if the feeds request merging, else the inlined graph; see `Backend`.
 
         Raises:
-            RoutingError: they ask for merging, and the bundle has no such graph.
+            RoutingError: the feeds request merging, and the bundle has no graph that merges.
         """
         if feeds.get(MERGE, np.zeros(1)).any():
             if self._merging is None:
@@ -44,7 +44,7 @@ class StandardBackend:
         asked = [name for name in outputs if not _is_token(name)]
         plain = {name: array for name, array in feeds.items() if name == IMAGE_INPUT or not ROWS[name].merging}
         results = iter(self._plain.run(plain, asked))
-        # Unmerged, every token is where it was.
+        # Without merging, every token stays at its position.
         places = np.tile(np.arange(self._image_tokens or 0, dtype=np.int32), (len(feeds[IMAGE_INPUT]), 1))
         return [places if _is_token(name) else next(results) for name in outputs]
 

@@ -1,4 +1,4 @@
-"""Which GPU this process can use, according to NVIDIA's driver: no package and no CUDA toolkit is needed for that."""
+"""Finds the GPU that this process can use. It asks NVIDIA's driver, so no package and no CUDA toolkit is needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Gpu:
     cuda: tuple[int, int]
 
     def check_driver(self, part: str, cuda: tuple[int, ...]) -> None:
-        """Raises UnavailableError where the driver is older than the CUDA that a part needs: (major,) or (major, minor)."""
+        """Raises UnavailableError if the driver is too old for the CUDA version of a part, (major,) or (major, minor)."""
         if self.cuda < cuda:
             raise UnavailableError(
                 f"{part} needs a driver for CUDA {'.'.join(map(str, cuda))}, and the one on this machine is for CUDA "
@@ -37,7 +37,7 @@ class Gpu:
 
 
 def has_driver() -> bool:
-    """Whether there is a driver at all. Unlike `find_gpu`, it doesn't start it, after which a fork can't use CUDA."""
+    """Whether a driver is installed. Unlike `find_gpu`, this doesn't start the driver, so a later fork can use CUDA."""
     return load_failure(Path(_DRIVER)) is None
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime, by default on the CPU: the inlined graph, or the canonical one where the op library is installed."""
+"""ONNX Runtime, by default on the CPU: the canonical graph if the op library is installed, else the inlined graph."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*?
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _STOP_SPINNING = "session.force_spinning_stop"
-_FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
+_FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would repeat them
 
 
 class OnnxRuntimeBackend:
-    """One session.
+    """A session of ONNX Runtime.
 
     Args:
-        graph: to load.
+        graph: the graph to load.
         threads: intra-op threads, or None for the runtime's own choice within `processor_limit`.
-        spin: whether they may go on looking for work after a call, which takes CPUs from all others of the process.
+        spin: whether these threads may keep looking for work after a call, which takes CPU time from the process's others.
         library: the op library to register, or None.
-        providers: execution providers with their options, the one to run on first.
-        description: runtime and version, and what it runs on with which ops.
-        check: raises for feeds that the graph can't be run with; called before every run.
+        providers: execution providers with their options; the session must run on the first.
+        description: for people: runtime, version, device and ops.
+        check: called before every run; raises if the graph can't be run with the feeds.
 
     Raises:
         BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
@@ -69,18 +69,19 @@ class OnnxRuntimeBackend:
             raise BackendError(f"{graph.folder} is not text in UTF-8, which ONNX Runtime needs; rename it") from None
         try:
             self._session = onnxruntime.InferenceSession(
-                graph.data,  # which was checked, rather than what the file holds by now
+                graph.data,  # the bytes that were checked; the file may have changed since
                 options,
                 providers=[name for name, _ in providers],
                 provider_options=[dict(settings) for _, settings in providers],
-                enable_fallback=0,  # it prints to stdout and tries the same again
+                enable_fallback=0,  # the fallback prints to stdout and only repeats the attempt
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph.path}: {first_line(error)}") from None
-        # It goes on without a provider that it can't start.
+        # If ONNX Runtime can't start a provider, it continues without it.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
-        # Inputs with default values are among the latter, and a default must not stand in for a setting.
+        # ONNX Runtime lists inputs that have a default value as overridable initializers. They are checked too, because a
+        # default must not replace a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         check_interface(graph, _named(ports), _named(self._session.get_outputs()))
         self.description = description
@@ -112,7 +113,7 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 
 
 def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """The graph of a bundle that suits this installation."""
+    """Prepares the canonical graph if the op library is usable, else the inlined graph."""
     library, failure = op_library.usable_library()
     if library is None and bundle.manifest.precision != "fp32":
         op_library.warn_once(
@@ -138,6 +139,6 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a runtime's message, without its codes and the path that stands before it anyway."""
+    """The first line of a runtime's message, without its error codes and without the path, which our messages name."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return _PREAMBLE.sub("", line)[:300].strip() or line

@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: its CUDA provider on any profile or an exported one, and what its providers need."""
+"""ONNX Runtime on an NVIDIA GPU: its CUDA provider at any profile or an exported one, and checks of what providers need."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from vmoe_runtime.installation import oldest_supported
 from vmoe_runtime.profiles import Profile
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-# TF32 has ten bits of mantissa, and the router would send tokens elsewhere.
+# TF32 has only ten bits of mantissa, so the router would send tokens to other experts.
 ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
 RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_graph: str | None = None) -> PreparedBackend:
-    """The canonical graph with the CUDA op library, or the inlined one where this installation has none; or another graph.
+    """Prepares the canonical graph with the CUDA op library, or the inlined graph if this installation has no such library.
+
+    `fixed_graph` names another graph to run instead of these.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
+        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries can't run it.
         UnsuitedError: the op library can't route the bundle at the profile.
     """
     check_routing(bundle, profile)
     gpu = require_provider(_CUDA, "cuda")
-    # A dense ViT uses none of its kernels.
+    # A dense ViT uses none of the library's kernels, so they needn't run on this GPU.
     library = usable_cuda_library(gpu, "CUDA op library") if bundle.manifest.moe_layers else find_cuda_library()
     graph = fixed_graph or (None if library is None else CANONICAL_GRAPH)
     precision = f", {exported_graphs(bundle).precision}" if fixed_graph else ""
@@ -62,7 +64,7 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
 
 
 def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
+    """Prepares the graph that is fixed to a profile, in the precision of its export; tensor cores multiply float16.
 
     Raises:
         As `prepare_cuda`; BackendError: the bundle has no such graph.
@@ -71,15 +73,15 @@ def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism
 
 
 def require_provider(provider: str, library: str) -> Gpu:
-    """The GPU, once everything that the provider needs was found.
+    """Returns the GPU after checking that everything the provider needs is there.
 
-    ONNX Runtime prints what is missing in red and goes on without the provider, so all of it is looked for first.
+    If something is missing, ONNX Runtime prints it in red and continues without the provider. So this checks for it first.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU or a library doesn't allow it.
+        UnavailableError: this onnxruntime, the driver, the GPU or a library can't run the provider.
     """
     if not has_driver():
-        find_gpu()  # says why
+        find_gpu()  # raises, with the reason
     if provider not in onnxruntime.get_available_providers():
         raise UnavailableError(
             f"the installed {RUNTIME} has no {provider}; run pip uninstall onnxruntime, then pip install 'vmoe-export[gpu]'"
@@ -95,20 +97,21 @@ def require_provider(provider: str, library: str) -> Gpu:
 
 
 def missing_library(provider: Path) -> str | None:
-    """What keeps a provider's library from being loaded, in words; None where nothing does.
+    """The reason why a provider's library can't be loaded, in words; None if it can be.
 
-    Loading it before ONNX Runtime does would end the process, so `ldd` says what it needs, and that is loaded instead.
+    The process would end if the provider's library were loaded before ONNX Runtime loads it. So `ldd` lists the libraries
+    that it needs, and those are loaded instead.
     """
     try:
         listed = subprocess.run(["ldd", provider], capture_output=True, text=True, check=False).stdout
     except OSError:
-        return None  # ONNX Runtime will say so
+        return None  # without ldd, ONNX Runtime will report what is missing
     needed = re.findall(r"^\s*(\S+) => not found", listed, re.MULTILINE)
     if needed:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find
+        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it can't find
             onnxruntime.preload_dlls()  # from the packages that the extras cuda and cudnn install
         with contextlib.suppress(Exception):
-            import tensorrt  # noqa: F401  (its libraries lie where only this finds them)
+            import tensorrt  # noqa: F401  (only this import finds TensorRT's libraries)
     for name in needed:
         try:
             ctypes.CDLL(name)

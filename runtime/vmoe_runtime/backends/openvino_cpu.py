@@ -20,8 +20,9 @@ from vmoe_runtime.installation import oldest_supported, too_old
 from vmoe_runtime.processors import processor_limit
 from vmoe_runtime.profiles import Profile
 
-# The first import of openvino loads a package that looks up a host and writes into the home folder, on threads that a forked
-# process waits for in vain. There is no option for it, and it goes without the package where that can't be imported.
+# The first import of openvino loads its telemetry package, which looks up a host and writes into the home folder on threads
+# of its own. A forked process would wait for these threads forever. No option turns the package off, but openvino works
+# without it if its import fails.
 _TELEMETRY = "openvino_telemetry"
 if _unloaded := _TELEMETRY not in sys.modules:
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
@@ -32,36 +33,37 @@ finally:
     if _unloaded:
         del sys.modules[_TELEMETRY]
 
-_MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
+_MAX_GROUP_TOKENS = 46_340  # the largest number whose square fits into an int32
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
 
 class OpenVinoBackend:
-    """One compiled model and as many inference requests as there are threads calling at once; it runs any profile.
+    """A compiled model, which runs any profile, with one inference request for each concurrent call.
 
     Args:
-        graph: to load.
+        graph: the graph to load.
         threads: threads per call, or None for the runtime's own choice within `processor_limit`.
-        streams: calls that run at once, each on threads of its own; None for the runtime's own choice. It makes no more
-            of them than there are cores.
+        streams: maximum number of concurrent calls, each on threads of its own; None for the runtime's own choice. OpenVINO
+            makes no more streams than there are cores.
 
     Raises:
         BackendError: OpenVINO can't load the graph.
     """
 
     def __init__(self, graph: BundleGraph, threads: int | None = None, streams: int | None = None) -> None:
-        # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
-        # By itself it rounds what is multiplied with int4 to int8 in groups of its own.
+        # On CPUs with bfloat16, OpenVINO's default precision would change the routing.
+        # By default it would also round the activations that are multiplied by int4 weights to int8, in groups of its own.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-        # Of all streams together.
+        # INFERENCE_NUM_THREADS counts the threads of all streams together.
         if (count := processor_limit() if threads is None else threads * (streams or 1)) is not None:
             settings["INFERENCE_NUM_THREADS"] = count
         if streams is not None:
             settings["NUM_STREAMS"] = streams
-        # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
+        # OpenVINO finds external weights only if it reads the graph from a file next to them. If somebody replaces that file
+        # meanwhile, the bundle's check after loading notices it.
         file = Path(graph.folder, graph.path.name)
         try:
-            # Core.read_model would try every format it knows on a file that ONNX can't be read from.
+            # If the file is not valid ONNX, Core.read_model would try every other format that it knows.
             reader = FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(str(file)))
             self._model = openvino.Core().compile_model(model, "CPU", settings)
@@ -86,7 +88,7 @@ class OpenVinoBackend:
             request = self._model.create_infer_request()
         try:
             request.infer(feeds)
-            # The request's own memory is used again by the next call.
+            # The next call overwrites the request's own memory, so the outputs are copied.
             results = [np.array(request.get_tensor(name).data) for name in outputs]
         except Exception as error:
             raise BackendError(f"OpenVINO failed: {_reason(error)}") from None
@@ -95,17 +97,17 @@ class OpenVinoBackend:
 
 
 def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """The inlined graph of a bundle.
+    """Prepares the inlined graph of a bundle.
 
     Raises:
-        UnavailableError: OpenVINO is older than what is supported.
-        UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
+        UnavailableError: the installed OpenVINO is older than the oldest supported version.
+        UnsuitedError: the groups are so large that their sort keys don't fit into OpenVINO's numbers.
     """
     if too_old("openvino", openvino.__version__):
         oldest = oldest_supported("openvino")
         raise UnavailableError(f"OpenVINO {openvino.__version__} is too old; run pip install 'openvino>={oldest}'")
     rules = bundle.manifest.rules
-    # Soft MoE puts nothing in order.
+    # Soft MoE sorts nothing, so its groups may have any size.
     if rules.kind != "soft" and rules.group_tokens > _MAX_GROUP_TOKENS:
         raise UnsuitedError(
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
@@ -119,7 +121,7 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
 
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:
-    """Inputs or outputs by name, from a model's."""
+    """A model's inputs or outputs, by name."""
     found = {}
     for port in ports:
         shape = port.get_partial_shape()
@@ -129,6 +131,6 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 
 
 def _reason(error: Exception) -> str:
-    """OpenVINO writes where in its source it failed first, and why last."""
+    """The last line of an OpenVINO error, which gives the reason; earlier lines name the place in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300].strip()

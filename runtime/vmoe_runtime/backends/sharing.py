@@ -12,9 +12,9 @@ from vmoe_runtime.forkable_lock import forkable_lock
 
 
 class SharedLoads:
-    """Loaded graphs by key, each for as long as somebody holds it; one is loaded at a time.
+    """Loaded graphs by key. A graph is shared for as long as somebody holds it, and only one is loaded at a time.
 
-    A fork waits for a running load: the child would wait forever for the locks that native code holds meanwhile.
+    A fork waits until a running load ends. Otherwise the child would wait forever for locks that native code held then.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class SharedLoads:
             os.register_at_fork(after_in_child=self._abandon)
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
-        """What `load` returned for the same key, if somebody still holds it, or else what it returns now."""
+        """Returns the object loaded for this key if somebody still holds it, else calls `load`."""
         with self._lock:
             loaded = self._loaded.get(key)
             if loaded is None:
@@ -32,7 +32,7 @@ class SharedLoads:
             return loaded
 
     def _abandon(self) -> None:
-        """A forked process has none of the threads that a loaded graph runs on: it can't be shared, nor even freed."""
+        """Leaks all graphs in a forked process: without the threads they run on, they can be neither used nor freed."""
         for loaded in self._loaded.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(loaded))
         self._loaded = WeakValueDictionary()

@@ -1,1 +1,1 @@
-"""Reads bundles: the manifest, the graphs as far as their interface goes, and the weights."""
+"""Reads bundles: the manifest, the interfaces of the graphs, and the weights."""

@@ -1,4 +1,4 @@
-"""Which files an ONNX graph would open, read from its bytes without onnx.
+"""Finds the files that an ONNX graph would open, from the graph's bytes and without the package onnx.
 
 A runtime opens whatever external-data location a graph names. A bundle may come from anywhere, so every location is
 checked before any runtime sees the graph. Field numbers are those of onnx.proto3.
@@ -23,25 +23,25 @@ MESSAGES: Mapping[str, Mapping[int, str]] = {
     "opset": {},
     "entry": {},
 }
-"""The messages inside each message, by field number: every path from ModelProto to a tensor, and to an operator set."""
+"""The messages inside each message, by field number. They include every path from ModelProto to a tensor or operator set."""
 
 MAX_GRAPH_DEPTH = 64
-"""Messages inside each other."""
+"""Maximum depth of nested messages."""
 
 MAX_OPSET = 1000
 """The highest version of an operator set that a graph may import: a runtime may count up to it one by one."""
 
 MAX_BYTE_DIGITS = 18
-"""Of an offset or a length: what fits 64 bits whatever the digits are."""
-_KEYS = {b"location", b"offset", b"length"}  # by others, such as prepacked_0, ONNX Runtime reads more of the file
+"""Maximum number of digits of an offset or a length, so that any digits fit into 64 bits."""
+_KEYS = {b"location", b"offset", b"length"}  # with others, such as prepacked_0, ONNX Runtime reads more of the file
 
 ExternalData = tuple[str, int, int]
-"""Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes, 0 if not given."""
+"""The location of a tensor's data: a file name as written in the graph, offset and length in bytes, 0 if not given."""
 
 
 @dataclass
 class _Function:
-    """Its name, and the types of the ops that it calls."""
+    """A function's name, and the types of the ops that it calls."""
 
     name: bytes = b""
     called: set[bytes] = field(default_factory=set)
@@ -64,7 +64,7 @@ def external_data(graph: bytes) -> list[ExternalData]:
 
 
 def _check_calls(functions: list[_Function]) -> None:
-    """Refuses a function that calls one that calls another: without a limit, the stack of a runtime would be exhausted."""
+    """Refuses calls of functions that are nested more than two deep, as deep ones could exhaust a runtime's stack."""
     names = {function.name for function in functions}
     callers = {function.name for function in functions if function.called & names}
     if any(function.called & callers for function in functions):
@@ -79,7 +79,7 @@ def _collect(
     functions: list[_Function],
     function: _Function,
 ) -> None:
-    """Appends the references and functions of a message and of all that it contains; `function` is the one that it is in."""
+    """Appends the references and functions in a message and its nested messages; `function` is the one that contains it."""
     if depth > MAX_GRAPH_DEPTH:
         raise ValueError("nested too deeply")
     children = MESSAGES[message]
@@ -115,7 +115,7 @@ def _add_entry(buffer: memoryview, entries: dict[bytes, bytes]) -> None:
 
 
 def _bytes(text: bytes) -> int:
-    # int() would also take spaces, signs and underscores, which a runtime reads otherwise.
+    # int() also accepts spaces, signs and underscores, which a runtime may read in another way.
     if not (text.isdigit() and len(text) <= MAX_BYTE_DIGITS):
         raise ValueError(f"'{text[:40].decode(errors='replace')}' is not a number of bytes")
     return int(text)
@@ -124,20 +124,20 @@ def _bytes(text: bytes) -> int:
 def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
     """(field number, value) of each field of a protobuf message, in order.
 
-    The value is an int for a varint, 0 to 2^64 - 1; a view of the payload where the field is length-delimited; and None for
-    numbers of a fixed size.
+    The value is an int for a varint, 0 to 2^64 - 1; a view of the payload for a length-delimited field; and None for a
+    number of a fixed size.
 
     Raises:
-        ValueError, IndexError: the bytes are no such message.
+        ValueError, IndexError: the bytes are not a protobuf message.
     """
     position, end = 0, len(buffer)
     while position < end:
-        # Nearly all tags and sizes are of one byte, and a graph has tens of thousands.
+        # Nearly all tags and sizes are one byte long. This is a shortcut, as a graph has tens of thousands of them.
         key = buffer[position]
         position += 1
         if key >= 0x80:
             key, position = _varint(buffer, position - 1)
-            # Runtimes drop the bits above, and would see another field than the one checked here.
+            # Runtimes drop higher bits, and would see another field than the one that is checked here.
             if key >= 1 << 32:
                 raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7

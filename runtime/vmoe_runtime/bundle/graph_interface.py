@@ -1,6 +1,6 @@
-"""Whether a loaded graph is the one that the manifest describes: its inputs and outputs, as the runtime reports them.
+"""Checks that a loaded graph has the inputs and outputs that the manifest describes, as the runtime reports them.
 
-A manifest that contradicts a graph would be noticed in the first call, or never.
+Without this check, a manifest that contradicts a graph would be noticed only in the first call, or never.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vmoe_runtime.settings import ROWS
 
 
 class Port(NamedTuple):
-    """An input or output: numpy's name of its type, and its extents, None where one varies; no shape where it is unknown."""
+    """An input or output: numpy's name of its type, and its shape. A varying extent is None, and so is an unknown shape."""
 
     dtype: str
     shape: tuple[int | None, ...] | None
@@ -28,7 +28,7 @@ class Port(NamedTuple):
         return f"{self.dtype}[{shape}]"
 
     def suits(self, expected: Port) -> bool:
-        """Whether type, rank and each extent that both know are the same."""
+        """Whether both have the same type and rank, and the same extents except where one is None."""
         if self.shape is None or expected.shape is None:
             return self.dtype == expected.dtype
         extents = zip(self.shape, expected.shape, strict=False)
@@ -40,7 +40,7 @@ def check_interface(graph: BundleGraph, inputs: Mapping[str, Port], outputs: Map
     """Refuses a graph whose inputs or outputs are not what the manifest says.
 
     Raises:
-        BundleError: with the name of the graph and what differs.
+        BundleError: they differ; the message names the graph and the difference.
     """
     manifest, name = graph.manifest, graph.path.name
     if manifest is None:

@@ -1,4 +1,4 @@
-"""What the manifest of a bundle says, and the names that every bundle uses; `manifest_reader` reads one."""
+"""The content of a bundle's manifest, and the names that every bundle uses; `manifest_reader` reads a manifest."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vmoe_runtime.routing_kinds import KIND_NAMES
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3
-"""The one format version that readers know: nothing else was ever released."""
+"""The only format version that readers support, since no other was ever released."""
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
 INLINED_GRAPH = "model.inlined.onnx"
 MERGING_GRAPH = "model.merging.onnx"
-"""The inlined graph that merges tokens, as far as the bundle has profiles that do: it has fewer from block to block."""
+"""The inlined graph that merges tokens, so that each block has fewer. Only bundles with merging profiles have it."""
 IMAGE_INPUT = "image"
 
 Output = Literal["logits", "members", "features", "tokens"]
@@ -106,7 +106,7 @@ class Manifest:
 
     Attributes:
         model: the model description, as `vmoe-export` wrote it (field names of the official configs).
-        input: of the graph.
+        input: the graph's input.
         output: "logits", "members", "features" or "tokens".
         outputs: size of the last dimension of the output.
         answers: the outputs of the graph except routing, by name, with their shapes per image: first that of `output`,
@@ -116,7 +116,7 @@ class Manifest:
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
-        precision: of the large products; see `Precision`.
+        precision: precision of the large products; see `Precision`.
         batch_multiple: batches must be a multiple of this many images.
         profiles: the stored settings by name, in the order of the export; the first is the default. Dense ViTs and
             Soft MoEs have some only if they were exported with `--merge`.

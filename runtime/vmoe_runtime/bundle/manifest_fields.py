@@ -1,6 +1,6 @@
-"""The fields of a manifest: what each may hold, and in which routing kinds it stands.
+"""The fields of a manifest: the values that each may have, and the routing kinds that have it.
 
-Both readers of bundles are interpreters of these tables: C++ has them as a header (`tools/cpp_headers.py`).
+The Python and the C++ reader of bundles both interpret these tables; `tools/cpp_headers.py` writes them as a C++ header.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SettingRow
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = 64 << 20
 MAX_NAME = 121
-"""Characters of a file's name, and of all that the patterns match."""
+"""Maximum length in characters of a file's name, and of any text that the patterns below match."""
 FILE_PATTERN = f"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
 SHA256_PATTERN = "[0-9a-f]{64}"
 BLOCK_PATTERN = "encoderblock_[0-9]{1,6}"
 GROUP_PATTERN = "image|batch|(tokens:)?([1-9][0-9]{0,8})"
 MAX_MOE_LAYERS = 1_000
 MAX_BLOCK = 999_999
-_MAX_PIXELS = 65_536  # of a side, and channels
+_MAX_PIXELS = 65_536  # maximum of height, width and channels
 _MAX_BATCH_MULTIPLE = 65_536
-MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head comes near it, nor the tokens of an image
-_MAX_SLOTS = 65_536  # of an expert and group in Soft MoE
+MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head and no image's tokens come near it
+_MAX_SLOTS = 65_536  # per expert and group in Soft MoE
 _MAX_INT32 = 2**31 - 1  # graphs count tokens and slots in int32
 _MAX_FILE_BYTES = 2**53
 
 FieldType = Literal["object", "list", "text", "number", "flag", "whole", "count"]
-"""What JSON calls an object, an array, a string, a number and a boolean; a whole number is written without a point, and is 1
-or more, or as a count 0."""
+"""In the words of JSON: an object, an array, a string, a number and a boolean. The last two are numbers without a decimal
+point: "whole" is at least 1, "count" at least 0."""
 
 _TOP_K = ROWS["k"].kinds
 _WITH_CAPACITY = ROWS["capacity"].kinds
@@ -42,16 +42,16 @@ _SINGLE = tuple(kind for kind in SETTING_KINDS if kind != "ensemble")
 
 
 class Field(NamedTuple):
-    """A field.
+    """A field of an object in the manifest.
 
     Attributes:
-        path: its key behind those of the objects that it is in, as in "input.height"; an object that is missing and may be
-            has no fields.
-        type: of its value.
-        most: the largest whole number.
-        choices: the texts that it may be; empty for any.
-        optional: it may be missing or null, which is the same.
-        kinds: the kinds that have it; in others it must be missing or null.
+        path: its key, after that of the object that contains it, as in "input.height". If an optional object is missing, its
+            fields are not checked.
+        type: type of its value.
+        most: largest value of a whole number.
+        choices: the texts that are allowed; empty for any.
+        optional: whether it may be missing or null; both mean the same.
+        kinds: the routing kinds that have it; with other kinds it must be missing or null.
     """
 
     path: str
@@ -105,17 +105,20 @@ MANIFEST_FIELDS = (
     Field("tensorrt.graphs", "object"),
     Field("files", "object"),
 )
-"""Of the whole manifest, beside its format and version."""
+"""The fields of the manifest, except its format, its version and KIND_FIELDS."""
 
 KIND_FIELDS = (
     Field("routing", "object", optional=True),
     Field("routing.kind", "text", choices=ROUTING_KINDS),
 )
-"""What says which kinds' fields there are."""
+"""Fields to check before `kind_of` reads the routing kind, which determines the other fields."""
 
 
 def _profile_field(row: SettingRow) -> Field:
-    """The field of a profile's entry that holds a setting. Not every model of a kind that can merge has tokens to merge."""
+    """The field of a profile's entry that holds a setting.
+
+    Settings of merging are optional, because some models of kinds that can merge have no tokens to merge.
+    """
     if row.type != "whole":
         return Field(row.stored, "flag" if row.type == "flag" else "number", kinds=row.kinds)
     least, most = row.range or (1, EXPERT_LIMIT)
@@ -142,7 +145,7 @@ _TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
 
 
 def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
-    """The kind of a manifest whose KIND_FIELDS were checked."""
+    """The routing kind of a manifest whose KIND_FIELDS have been checked."""
     routing = manifest.get("routing")
     if routing is None:
         return "dense"
@@ -151,10 +154,10 @@ def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
 
 
 def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: SettingKind) -> None:
-    """Refuses an object whose fields are not what a table says.
+    """Refuses an object whose fields don't match a table.
 
     Raises:
-        ValueError: with the key, and what is wrong.
+        ValueError: a field is wrong; the message has its key.
     """
     for field in fields:
         parent, _, key = field.path.rpartition(".")
@@ -170,7 +173,7 @@ def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: Sett
 
 
 def _check_value(key: str, value: Any, field: Field) -> None:
-    # A bool is an int to Python, never to a manifest.
+    # Python's bool is an int, but in a manifest a boolean is never a number.
     is_of_type: bool = isinstance(value, _TYPES[field.type])
     if not is_of_type or isinstance(value, bool) != (field.type == "flag"):
         raise ValueError(f"'{key}' is missing or of the wrong type")

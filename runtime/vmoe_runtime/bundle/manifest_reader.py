@@ -1,4 +1,4 @@
-"""Reads the manifest of a bundle: nothing in it is believed that was not checked."""
+"""Reads the manifest of a bundle, and checks everything in it before it is used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parse_manifest(text: bytes) -> Manifest:
     """Reads a manifest.
 
     Raises:
-        BundleError: it is not JSON, of another format version, or says something that can't be.
+        BundleError: the text is not JSON, has another format version, or contradicts itself or the format.
     """
     try:
         raw = parse_json(text)
@@ -101,7 +101,7 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
 
 
 def _answers(raw: Mapping[str, Any], members: int) -> dict[str, tuple[int, ...]]:
-    """Shape of an image's part of each output but the routing."""
+    """The shape of each output per image, by name, except the routing outputs."""
     output: Mapping[str, Any] = raw["output"]
     name, size, tokens = output["name"], output["size"], output.get("tokens")
     if (tokens is not None) != (name == "tokens"):
@@ -110,7 +110,7 @@ def _answers(raw: Mapping[str, Any], members: int) -> dict[str, tuple[int, ...]]
     by_token = {name: (tokens, size)} if tokens else {}
     if layers := raw.get("layers"):
         blocks = layers["blocks"]
-        # True is equal to 1 in Python, and no number of a block.
+        # True equals 1 in Python, but is not the number of a block.
         if not blocks or not all(type(block) is int and 0 <= block <= tables.MAX_BLOCK for block in blocks):
             raise ValueError(f"'blocks' must be numbers of encoder blocks, 0 to {tables.MAX_BLOCK}")
         if blocks != sorted(set(blocks)):
@@ -168,7 +168,7 @@ def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     experts = routing.get("layer_experts")
     if experts is None:
         return (largest,) * layers
-    # True is equal to 1 in Python, and no number of experts.
+    # True equals 1 in Python, but is not a number of experts.
     if len(experts) != layers or not all(type(count) is int and count >= 1 for count in experts) or max(experts) != largest:
         raise ValueError("'layer_experts' must have a number for each of 'layers', and 'num_experts' is the largest")
     return tuple(experts)
@@ -188,7 +188,7 @@ def _profiles(entries: list[Any], kind: SettingKind, rules: Rules) -> dict[str, 
         for key, value in computed.stored().items():
             if entry.get(key) not in (None, value):
                 raise ValueError(f"profile {name!r:.60} says '{key}' {entry[key]}, but it can be at most {value}")
-        # 1.0 and true are equal to 1 in Python, and no numbers of slots.
+        # 1.0 and True equal 1 in Python, but are not numbers of slots.
         capacity, slots = entry.get("capacity") or [], list(computed.slots)
         if capacity != slots or not all(type(count) is int for count in capacity) or computed.name != name:
             raise ValueError(f"profile {name!r:.60} says capacity {capacity!r:.60}, but its setting gives {_told(computed)}")

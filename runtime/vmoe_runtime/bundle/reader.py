@@ -36,10 +36,10 @@ class BundleGraph:
     """A graph whose bytes were checked.
 
     Attributes:
-        path: of the file, for messages.
+        path: path of the file, for messages.
         data: its checked bytes.
         folder: the folder in which a runtime finds the weights.
-        manifest: of the bundle, which the graph must agree with; None for a graph outside a bundle.
+        manifest: the bundle's manifest, which the graph must match; None for a graph outside a bundle.
     """
 
     path: Path
@@ -91,9 +91,9 @@ class Bundle:
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder{_of_a_model(path)}") from None
         except (FileNotFoundError, ValueError):
-            # A path keeps one of an address's slashes.
+            # If an address was made a Path, only one of its two slashes is left.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
-            if Path(f"{path}.index").is_file():  # a checkpoint's
+            if Path(f"{path}.index").is_file():  # the path is a checkpoint's
                 hint = _of_a_model(path)
             raise BundleError(f"{path} is not a bundle: there is no folder of that name{hint}") from None
         except OSError as error:
@@ -119,7 +119,7 @@ class Bundle:
         """A graph, for a runtime.
 
         Raises:
-            BundleError: the bundle has no such graph any more.
+            BundleError: the graph is no longer in the bundle.
         """
         path = self.file(name)
         if name not in self._graphs:
@@ -131,23 +131,23 @@ class Bundle:
         """Compares the SHA-256 of the weights.
 
         Raises:
-            BundleError: they were changed after export, or can't be read.
+            BundleError: the weights were changed after export, or can't be read.
         """
         with self.open_weights() as file:
             self._check_sha256(WEIGHTS_NAME, hashlib.file_digest(file, "sha256").hexdigest())
 
     @contextmanager
     def open_weights(self) -> Iterator[BufferedReader]:
-        """The weights file, for reading. A BundleError of the block is given the name of the bundle.
+        """Opens the weights file for reading. If the block raises a BundleError, its message gets the name of the bundle.
 
         Raises:
-            BundleError: it can't be read, or was changed.
+            BundleError: the file can't be read, or was changed.
         """
         with _explained(self.path, self._folder), self._folder.open(WEIGHTS_NAME) as file:
             yield file
 
     def check_unchanged(self) -> None:
-        """Refuses a bundle that isn't as it was opened.
+        """Refuses a bundle that was changed after it was opened.
 
         Raises:
             ChangedError: the folder or a file in it was written to, renamed or replaced.
@@ -163,7 +163,7 @@ class Bundle:
 
     @property
     def content_key(self) -> Hashable:
-        """Equal for bundles that were opened on the same, unchanged files."""
+        """A key that is equal for bundles that were opened from the same, unchanged files."""
         return self.identity, self._folder.states
 
     def __enter__(self) -> Self:
@@ -171,7 +171,7 @@ class Bundle:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._graphs.clear()
-        # The better explanation of what went wrong, too.
+        # If the block failed, a change of the bundle explains the failure better than the block's own error.
         if value is None or isinstance(value, VmoeError):
             self.check_unchanged()
 
@@ -217,10 +217,10 @@ class Bundle:
 
 
 def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
-    """What `load` returns; it is called again where the bundle was replaced meanwhile, as a new export does.
+    """Returns the result of `load`, and calls it again if the bundle was replaced meanwhile, as a new export does.
 
     Raises:
-        ChangedError: it was replaced each time.
+        ChangedError: the bundle was replaced during each attempt.
     """
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -232,7 +232,7 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
 
 @contextmanager
 def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
-    """Gives errors of the block the name of the bundle, or the better explanation: that the folder was changed meanwhile."""
+    """Adds the bundle's name to errors of the block; if the folder was changed meanwhile, raises a ChangedError instead."""
     try:
         yield
     except (BundleError, OSError) as error:

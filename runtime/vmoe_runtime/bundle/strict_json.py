@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 MAX_JSON_DEPTH = 64
-"""Lists and objects inside each other; a manifest has 5."""
+"""Maximum depth of nested lists and objects; a manifest has 5 levels."""
 
 
 def parse_json(text: bytes) -> Any:
@@ -24,7 +24,7 @@ def parse_json(text: bytes) -> Any:
     """
     try:
         value = json.loads(
-            text.decode(),  # json.loads would take UTF-16 and lone surrogates, too
+            text.decode(),  # json.loads would also accept UTF-16 and lone surrogates
             object_pairs_hook=_object,
             parse_int=lambda digits: int(digits) if _float(digits) else 0,
             parse_float=_float,

@@ -1,8 +1,8 @@
-"""A folder whose files are read once: whatever is written, renamed or replaced in it meanwhile is noticed.
+"""A folder whose files are checked and then read; notices if anything in it is written, renamed or replaced meanwhile.
 
-A runtime opens files by their names, after they were checked. So the state of the folder and of each file that was read is
-compared when all is done: a rename, a new link and a write each change the time of a file's last change, which nobody can
-set.
+A runtime opens files by their names after they were checked. So once it has loaded them, the state of the folder and of each
+file is compared with the state at the check. A rename, a new link and a write each change a file's time of last change
+(ctime), which nobody can set.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from vmoe_runtime.errors import BundleError, ChangedError
 
-# Clocks of file systems advance in steps, of 10 ms at most on Linux; a second change within a step leaves no trace.
+# Clocks of file systems advance in steps of at most 10 ms on Linux. A second change within a step would go unnoticed.
 _STEP_NS = 20_000_000
-# A link that takes the place of a file is not followed, a pipe is not waited for.
+# If a file is replaced by a link or a pipe, the link is not followed, and opening the pipe doesn't wait for a writer.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
 class FileState(NamedTuple):
-    """What tells a file that was touched from one that was not; times in nanoseconds."""
+    """The state of a file, which differs after any change; times are in nanoseconds."""
 
     device: int
     inode: int
@@ -41,7 +41,7 @@ class WatchedFolder:
         path: the folder, or a link to it.
 
     Raises:
-        OSError: it is missing, or no folder.
+        OSError: the path does not exist, or is not a folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,12 +58,12 @@ class WatchedFolder:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BufferedReader]:
-        """One plain file, for reading.
+        """Opens one plain file for reading.
 
         Raises:
-            OSError: it is missing or can't be read.
-            BundleError: it is a link, a folder, a device or a pipe.
-            ChangedError: it isn't as it was when it was opened before.
+            OSError: the file is missing or can't be read.
+            BundleError: the name belongs to a link, a folder, a device or a pipe.
+            ChangedError: the file was changed since it was first opened.
         """
         found = (self.path / name).lstat()
         if not stat.S_ISREG(found.st_mode):
@@ -76,11 +76,11 @@ class WatchedFolder:
             yield file
 
     def size(self, name: str) -> int:
-        """Bytes of a file when it was opened first."""
+        """Size of a file in bytes when it was first opened."""
         return self._states[name].size
 
     def settle(self) -> None:
-        """Waits until the next change of the folder, or of a file that was opened, shows."""
+        """Waits until any further change of the folder, or of a file that was opened, gets a new time of change."""
         age = time.time_ns() - max(state.changed for state in self._states.values())
         if 0 <= age < _STEP_NS:
             time.sleep((_STEP_NS - age) / 1e9)

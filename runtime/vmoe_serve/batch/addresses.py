@@ -1,4 +1,4 @@
-"""Where the pictures and answers of a batch job are: a path, or a URI that pyarrow has a file system for, or else fsspec."""
+"""Where the pictures and answers of a batch job are: a path, or a URI that pyarrow or, failing that, fsspec can open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmoe_runtime import VmoeError
 
 
 class BatchError(VmoeError):
-    """A batch job that can't start or continue."""
+    """A batch job can't start or continue."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Location:
 
     Attributes:
         text: as the user wrote it.
-        filesystem: as pyarrow sees it.
-        path: on that file system, absolute.
+        filesystem: pyarrow's file system for it.
+        path: absolute path on that file system.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Location:
                     raise
                 found, path = open_filesystem(text)
                 filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
-        except Exception as error:  # packages of fsspec raise their own, above all that one is missing
+        except Exception as error:  # fsspec's packages have errors of their own; most often one is missing
             raise BatchError(f"{text} can't be opened: {reason_of(error, text)}") from None
         return cls(text, filesystem, path.rstrip("/"))
 
@@ -58,9 +58,9 @@ class Location:
     def kind(self) -> Any:
         """pyarrow's FileType of the location."""
         try:
-            # pyarrow's own packages may wait for a silent server without end.
+            # pyarrow's own file systems may wait for a silent server forever.
             return answer_of(lambda: self.filesystem.get_file_info(self.path).type, TRIES)
-        except Exception as error:  # packages of fsspec raise their own
+        except Exception as error:  # fsspec's packages have errors of their own
             raise BatchError(f"{self.text} can't be read: {reason_of(error, self.text)}") from None
 
     def overlaps(self, other: Location) -> bool:

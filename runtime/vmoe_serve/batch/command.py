@@ -80,7 +80,7 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **giv
     if json_target not in (None, STANDARD_OUTPUT) and place.overlaps(Location.of(str(json_target))):
         raise click.UsageError(f"{json_target} can't be written: {target} holds only the files of the job")
     if not os.environ.get("RAY_ADDRESS"):
-        Parallelism(given["threads"]).checked()  # Ray would wait for so many CPUs
+        Parallelism(given["threads"]).checked()  # Ray would wait forever for too many CPUs
     manifest = served_manifest(bundle)
     digest = manifest_digest(bundle)  # before the input is listed, which may take minutes
     check_takes_pictures(manifest.input.channels)
@@ -152,7 +152,7 @@ def _process(
     cpus, pictures = threads or 1, sum(part.rows for part in parts)
     arguments = (job, bundle.resolve(), given["batch_size"], threads)
     start, awaited = time.monotonic(), "Ray's own processes"
-    answered: list[tuple[float, int]] = []  # when some were answered, and how many by then
+    answered: list[tuple[float, int]] = []  # times, and the pictures answered by then
 
     def after_block(count: int) -> None:
         answered.append((time.monotonic(), count + (answered[-1][1] if answered else 0)))
@@ -181,7 +181,9 @@ def _process(
 
 
 def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) -> str:
-    """How many of a job's pictures are answered, how fast, and how long the rest takes; at (seconds, pictures by then).
+    """How many of a job's pictures are answered, how fast, and how long the rest takes.
+
+    `first` and `last` are the first and the latest of (seconds, pictures answered by then).
 
     Examples:
         >>> _progress(1000, (20.0, 64), (20.0, 64))
@@ -190,7 +192,7 @@ def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) 
         '128 of 1,000 pictures, 32.0 a second, 0:00:27 left'
     """
     text = f"{last[1]:,} of {pictures:,} pictures"
-    if last[1] == first[1]:  # the time before is that of Ray's start
+    if last[1] == first[1]:  # there is no rate yet, as the time until the first answers is Ray's start
         return text
     rate = (last[1] - first[1]) / (last[0] - first[0])
     return f"{text}, {rate:,.1f} a second, {timedelta(seconds=round((pictures - last[1]) / rate))} left"

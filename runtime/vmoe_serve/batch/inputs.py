@@ -20,7 +20,7 @@ from vmoe_serve.batch.addresses import BatchError, Location
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
 READERS = 16
-"""Files that are read at the same time."""
+"""Number of files that are read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class InputFile:
     """A file of the input.
 
     Attributes:
-        path: on the input's file system.
-        name: relative to the input.
+        path: its path on the input's file system.
+        name: its path relative to the input.
         version: its size and modification time.
-        rows: pictures in it.
+        rows: number of pictures in it.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Part:
     """Consecutive files of the input, whose answers become one file.
 
     Attributes:
-        number, count: its index, from 0, and the number of parts.
+        number, count: its index, counted from 0, and the number of parts.
         first: index of its first picture.
         files: none of them empty.
     """
@@ -57,7 +57,7 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """Pictures in it."""
+        """Number of pictures in it."""
         return sum(file.rows for file in self.files)
 
 
@@ -66,14 +66,14 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
     Args:
         source: a folder of pictures; with a column a Parquet file, or a folder of them.
-        column: of Parquet files, with the bytes of the pictures; None for a folder of pictures.
+        column: name of the Parquet column with the pictures' bytes; None for a folder of pictures.
 
     Raises:
         BatchError: there are no pictures, or files that can't be read.
     """
     suffixes = PICTURE_SUFFIXES if column is None else _PARQUET_SUFFIXES
     if source.kind == fs.FileType.NotFound:
-        # Of the web, fsspec says so whatever went wrong.
+        # For any failure on the web, fsspec says that the file doesn't exist.
         raise BatchError(f"{source.text} does not exist{', or its server does not answer' * is_web(source.text)}")
     if source.kind != fs.FileType.Directory and column is None:
         raise BatchError(f"{source.text} is not a folder of pictures; for a Parquet file use --column")
@@ -98,7 +98,7 @@ def digest_of(files: Sequence[InputFile]) -> str:
 
 
 def divide(files: Sequence[InputFile], size: int) -> list[Part]:
-    """Parts of whole files, with `size` pictures or a few more in each but the last."""
+    """Divides files into parts without splitting any. Each part but the last has at least `size` pictures."""
     groups: list[list[InputFile]] = []
     held = size
     for file in (file for file in files if file.rows):
@@ -115,7 +115,7 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
 
 
 def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
-    """pyarrow's FileInfo of each file, sorted; on this machine those that every other command finds."""
+    """pyarrow's FileInfo of each file, sorted. On this machine, these are the files that all other commands find."""
     try:
         if source.kind != fs.FileType.Directory:
             return [source.filesystem.get_file_info(source.path)]

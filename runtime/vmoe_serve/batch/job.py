@@ -33,20 +33,20 @@ _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
 
 @dataclass(frozen=True)
 class Job:
-    """All that the answers of a job depend on. Replicas, threads and images per call do not change them.
+    """Everything that the answers of a job depend on. Replicas, threads and images per call do not change them.
 
     Attributes:
-        bundle: SHA-256 (hex) of the bundle's manifest, which has those of its other files.
+        bundle: SHA-256 (hex) of the bundle's manifest, which contains the SHA-256s of its other files.
         input: SHA-256 (hex) of the list of inputs: names, sizes, modification times and rows.
         pictures: number of pictures.
-        column: of Parquet files; None for a folder of pictures.
+        column: name of the Parquet column with the pictures; None for a folder of pictures.
         setting: name of the profile; None for a model without settings.
         backend: as it was requested.
         output: name of the model output to write; None for classes.
         top: classes per picture; None without classes.
         part_size: minimum number of pictures per part.
-        format: of the parts, one of `PART_FORMATS`.
-        version: of this package.
+        format: format of the parts, one of `PART_FORMATS`.
+        version: version of this package.
     """
 
     bundle: str
@@ -127,7 +127,7 @@ class Output:
             BatchError: the folder can't be written, or it holds another job, or files that no job wrote.
         """
         with self._writing():
-            _ = self._location.kind  # ends where no server answers
+            _ = self._location.kind  # raises if no server answers
             if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
                 self._fs.create_dir(self._location.path, recursive=True)
             names = self._names()
@@ -180,7 +180,7 @@ class Output:
             yield
         except VmoeError:
             raise
-        except Exception as error:  # packages of fsspec raise their own
+        except Exception as error:  # fsspec's packages have errors of their own
             raise BatchError(f"{self._location.text} can't be written: {reason_of(error, self._location.text)}") from None
 
     def _check_job(self, names: Sequence[str], *, force: bool) -> None:
@@ -201,7 +201,7 @@ class Output:
             raise BatchError(f"another run of this command now writes to {self._location.text}, so this one stops")
 
     def _written(self, part: Part) -> Written | None:
-        """A part, from its file; None if the file is damaged, and must be written again."""
+        """Reads back a part that was written; None if its file is damaged, so that the part must be written again."""
         try:
             rows, errors, runtimes = self._format.read(f"{self._location.path}/{self._name(part)}", self._fs)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
@@ -212,7 +212,7 @@ class Output:
         return f"part-{part.number:05}-of-{part.count:05}-{self._job.digest[:8]}.{self._job.format}"
 
     def _is_left_over(self, name: str) -> bool:
-        """Whether a file is temporary, or part of another job."""
+        """Whether a file is a temporary file or a part of another job."""
         match = _PART.fullmatch(name)
         return name.startswith(".") or (match is not None and match[1] != self._job.digest[:8])
 

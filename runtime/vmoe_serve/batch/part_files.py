@@ -1,4 +1,4 @@
-"""The files of a job's parts, in either format: a table, how many pictures have an error, and which runtimes answered."""
+"""Writes and reads the files of a job's parts: a table, the number of errors, and the runtimes that answered."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ERRORS, _RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in the metadata of Parq
 _RUNTIME = "runtime"  # a column of CSV
 
 Read = tuple[int, int, tuple[str, ...]]
-"""Rows, errors and runtimes."""
+"""Number of rows, number of errors, and runtimes."""
 
 
 @dataclass(frozen=True)
 class PartFormat:
-    """A format.
+    """A file format for parts.
 
     Attributes:
-        write: a table to an open file, with the number of errors, the runtimes, and the values of each list.
-        read: of a file, its path and file system, what was written; raises if it is damaged.
+        write: writes to an open file: a table, the number of errors, the runtimes, and the number of values in each list.
+        read: reads rows, errors and runtimes back, given a path and its file system; raises if the file is damaged.
     """
 
     write: Callable[[Any, pa.Table, int, Sequence[str], int], None]
@@ -42,7 +42,7 @@ def _read_parquet(path: str, filesystem: Any) -> Read:
 
 
 def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], values: int) -> None:
-    """A line for each picture; lists of several values become several columns: class_1, class_2, ..."""
+    """Writes a line for each picture; a list of several values becomes several columns: class_1, class_2, ..."""
     columns: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_list(column.type):
@@ -55,7 +55,7 @@ def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], valu
 
 
 def _read_csv(path: str, filesystem: Any) -> Read:
-    # An empty field is null where it has no quotes.
+    # An empty field is null if it has no quotes.
     convert = pc.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
     with filesystem.open_input_stream(path) as file:
         found = pc.read_csv(file, parse_options=pc.ParseOptions(newlines_in_values=True), convert_options=convert)
@@ -67,4 +67,4 @@ PART_FORMATS: Mapping[str, PartFormat] = {
     "parquet": PartFormat(_write_parquet, _read_parquet),
     "csv": PartFormat(_write_csv, _read_csv),
 }
-"""By the suffix of their files; the first is the default."""
+"""Formats by the suffix of their files; the first is the default."""

@@ -33,10 +33,10 @@ class Classifier:
         """Loads the engine.
 
         Args:
-            job: of which it is an actor.
-            bundle: absolute path, the same on every machine.
+            job: the job that the actor works for.
+            bundle: absolute path of the bundle, the same on every machine.
             batch_size: images per call.
-            threads: per call; None for the runtime's own choice.
+            threads: threads per call; None for the runtime's own choice.
 
         Raises:
             VmoeError: the bundle can't be loaded here, or has changed since the job began.
@@ -52,7 +52,7 @@ class Classifier:
         """Answers a block.
 
         Args:
-            block: columns `path`, and the pictures' bytes in the other one, which may be structs with a field `bytes`.
+            block: a column `path`, and another one with the pictures' bytes or with structs that have a field `bytes`.
 
         Returns:
             Columns `path`, those of `Job.answer_fields`, `error`, and `runtime`, a description of the runtime.
@@ -78,7 +78,7 @@ class Classifier:
         return pa.table(columns)
 
     def _decode(self, picture: Any) -> Array | str:
-        """A picture as the graph takes it, dtype[1,H,W,C]; or an error message."""
+        """A picture in the form that the graph takes, dtype[1,H,W,C]; or an error message."""
         content = picture.as_py()
         if content is None:
             return "the row has no picture"
@@ -110,12 +110,12 @@ def answered_parts(
     """Answers parts of the input.
 
     Args:
-        source: of the input.
-        column: of Parquet files; None for picture files.
-        parts: to be answered, in order; not empty.
+        source: location of the input.
+        column: name of the Parquet column with the pictures; None for picture files.
+        parts: the parts to answer, in order; not empty.
         replicas: number of actors, each with an engine.
-        cpus: Ray CPUs of each.
-        arguments: of `Classifier`.
+        cpus: number of Ray's CPUs for each actor.
+        arguments: constructor arguments of `Classifier`.
         after_block: called with the number of pictures whenever some have been answered.
 
     Yields:
@@ -152,7 +152,7 @@ def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> An
     blocks = -(-sum(part.rows for part in parts) // _BLOCK)
     if column is None:
         return ray.data.read_binary_files(files, override_num_blocks=blocks, **options)
-    # Partitioning would read columns from the names of folders.
+    # With partitioning, Ray would derive columns from the names of folders.
     found = ray.data.read_parquet(files, partitioning=None, override_num_blocks=max(blocks, len(files)), **options)
     return found.select_columns(["path", column])
 
@@ -160,7 +160,7 @@ def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> An
 def _divided(
     blocks: Iterable[pa.Table], parts: Sequence[Part], after_block: Callable[[int], object]
 ) -> Iterator[tuple[Part, pa.Table]]:
-    """The rows of each part; parts are consecutive."""
+    """Regroups the rows of blocks into tables, one for each part; the parts are consecutive."""
     left = list(parts)
     held = []
     for block in blocks:

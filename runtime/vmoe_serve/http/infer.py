@@ -25,7 +25,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype(
 
 
 async def infer(service: Service, request: Request) -> Response:
-    """The output of one tensor of images. The parameter `setting` names a profile, and in the answer the one used."""
+    """Answers one tensor of images. The parameter `setting` names a profile; in the answer, it is the one that was used."""
     content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
     batch = await run(service.tensors, _batch, service, images)
     answer = await service.answer(batch, content["parameters"]["setting"])
@@ -50,7 +50,7 @@ async def infer(service: Service, request: Request) -> Response:
 
 
 def _tensor(service: Service, name: str, output: Array, parameters: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The tensor of an output, and its bytes that follow the JSON."""
+    """The tensor of an output as JSON, and the tensor's bytes that follow the JSON."""
     is_binary, binary = parameters["binary_data"], b""
     data: list[Any] = []
     if (most := parameters.get("classification")) is not None:
@@ -87,7 +87,7 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
             raise RequestError(endpoints.NO_CLASSES, each["name"])
     tensor = content["inputs"][0]
     if tensor["shape"][1:] != [*manifest.input.size]:
-        # Before anything of that shape is made, as it may be larger than any array.
+        # Refused before an array of that shape is made, as the shape may be larger than any array.
         taken = ", ".join(map(str, manifest.input.size))
         raise ImageError(f"'image' has shape {shown(tensor['shape'])}, and the model takes (N, {taken})")
     return content, _images(tensor, body[length:])
@@ -121,8 +121,9 @@ def _batch(service: Service, images: Array) -> Array:
 
 
 def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
-    """Numbers of JSON, flat or nested."""
-    # Left to itself, numpy takes as much memory for each item as for the longest text, and true and false for numbers.
+    """An array of this shape from numbers in JSON, which may be flat or nested."""
+    # Without dtype=object, numpy would use as much memory for each item as for the longest string, and would accept
+    # booleans as numbers.
     values = np.array(data if isinstance(data, list) else None, object)
     items = values.ravel().tolist()
     are_numbers = ({int, float} if dtype.kind == "f" else {int}).issuperset(map(type, items))

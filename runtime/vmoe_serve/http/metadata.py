@@ -13,13 +13,13 @@ from vmoe_serve.service import Service
 
 
 async def server(_: Service, __: Request) -> Response:
-    """Name and version."""
+    """Name and version of the server."""
     extensions = ["binary_tensor_data", "classification", "model_repository", "parameters"]
     return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
 
 
 async def model(service: Service, _: Request) -> Response:
-    """Input, output and profiles."""
+    """Input, output and profiles of the model."""
     manifest = service.engine.manifest
     datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
     return JSONResponse(
@@ -52,17 +52,17 @@ async def openapi(service: Service, _: Request) -> Response:
 
 
 async def model_ready(service: Service, _: Request) -> Response:
-    """Whether it answers; it does from the start."""
+    """Whether the model answers, which it does from the start."""
     return JSONResponse({"name": service.name, "ready": True})
 
 
 async def health(service: Service, _: Request) -> Response:
-    """The queue, and the setting of requests that name none."""
+    """The state of the queue, and the setting of requests that name none."""
     load = service.batcher.load()
     state = {"status": "ok", "live": True, "ready": True}  # two fields of the Open Inference Protocol
     return JSONResponse(state | {"model": service.name, "waiting": load.waiting, "level": load.level})
 
 
 async def metrics(service: Service, _: Request) -> Response:
-    """Prometheus text."""
+    """The metrics as Prometheus text."""
     return Response(service.metrics.text(), headers={"content-type": endpoints.PROMETHEUS})

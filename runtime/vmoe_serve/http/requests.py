@@ -1,4 +1,4 @@
-"""Checks requests against the table of fields; the error of a refused request."""
+"""Checks requests against the table of fields, and defines the error of a refused request."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of an object of OBJECTS in the query of an address.
+    """The fields of an object in OBJECTS that the query of an address has.
 
     Raises:
-        RequestError: the query has another field.
+        RequestError: the query has any other field.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name] if field.in_query}
     _check_known(query, fields)
@@ -57,11 +57,11 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
 def read_object(
     name: str, values: Mapping[str, Any], where: str = "", most_items: int = endpoints.MAX_WHOLE
 ) -> dict[str, Any]:
-    """The fields of an object of OBJECTS, with defaults for missing ones.
+    """The checked fields of an object in OBJECTS, with defaults for missing ones.
 
     Args:
-        name: in OBJECTS.
-        values: from the client.
+        name: name of the object in OBJECTS.
+        values: the client's values.
         where: the path of the object in the request, for messages.
         most_items: maximum length of its lists, if the table allows longer ones.
 

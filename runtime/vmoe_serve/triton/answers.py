@@ -17,24 +17,24 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 Request = tuple[Array, Mapping[str, object]]
-"""Images of one client as the bundle takes them, float32 or uint8 [N,H,W,C]; and parameters that `request_setting` reads."""
+"""A client's images in the form that the bundle takes, float32 or uint8 [N,H,W,C]; and parameters for `request_setting`."""
 
 Answer = tuple[Mapping[str, Array], str | None]
-"""The rows of a request's images of each output of an engine, float32[N, ...] by name; and the name of the setting that it
-was run with, such as `c0.5-k2`, or None where the model has none."""
+"""The engine's outputs for the images of a request, float32[N, ...] by name; and the name of the setting that they were
+computed with, such as `c0.5-k2`, or None if the model has no settings."""
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeError]:
     """Answers requests, those with the same setting in one call.
 
-    A request consists of whole routing groups, so no request changes the answer of another one.
+    Each request consists of whole routing groups, so no request changes the answer to another one.
 
     Args:
         engine: a loaded bundle.
         requests: any number of them.
 
     Returns:
-        The answer or the error of each request. An error does not affect the other requests.
+        The answer to each request, or its error. An error does not affect the other requests.
     """
     answers: dict[int, Answer | VmoeError] = {}
     batches: dict[Profile | None, dict[int, Array]] = {}
@@ -51,7 +51,7 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
 
 
 def _batch(engine: Engine, images: Array) -> Array:
-    """The images as the graph takes them. Each request is checked on its own, so an error affects no other request."""
+    """The images in the form that the graph takes. Each request is checked alone, so its error affects no other request."""
     batch = engine.batch(images)
     if misfit := engine.manifest.misfit(len(batch)):
         raise ImageError(
@@ -76,11 +76,11 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
     """The setting of a request.
 
     Args:
-        parameters: fields of a `Setting` by name. Numbers and truth values may be texts too, as not every client sends all
-            types.
+        parameters: fields of a `Setting` by name. Numbers and booleans may also be strings, as not every client can send
+            other types.
 
     Raises:
-        RoutingError: a parameter with another name. The engine checks the values.
+        RoutingError: a parameter has another name. The engine checks the values.
 
     Examples:
         >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"}) == Setting(capacity=0.5, k=2, bpr=False)
@@ -94,7 +94,7 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
 
 
 def _value(value: Any) -> Any:
-    """The number or truth value of a text, where it is one."""
+    """The number or boolean that a string holds; any other value is returned unchanged."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

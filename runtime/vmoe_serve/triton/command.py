@@ -68,7 +68,10 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
 
 
 def _models(path: Path, options: dict[str, Any]) -> list[Model]:
-    """The models of a fully checked bundle. Links are made after it is closed, as they change the files."""
+    """The models of a bundle, which is fully checked and then closed.
+
+    Links to its files must be made later, because a link changes a file's status, and an open bundle refuses changed files.
+    """
     backend = options["backend"]
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest

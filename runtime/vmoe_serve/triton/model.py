@@ -15,7 +15,7 @@ from vmoe_serve.triton.answers import Request, answer
 from vmoe_serve.triton.model_config import SETTING_OUTPUT
 from vmoe_serve.triton.repository import BUNDLE_FOLDER
 
-# Clients and Triton itself mark requests by parameters of such names.
+# Triton and its clients add parameters of their own to requests, whose names start like this.
 _TRITONS_OWN = "triton_"
 
 
@@ -23,15 +23,15 @@ class TritonPythonModel:
     """The interface that Triton's Python backend calls.
 
     A request has `image`, float32 or uint8 [N,H,W,C], and the parameters of `vmoe_serve.triton.answers.request_setting`.
-    Its response has the bundle's outputs, float32[N, ...], and `setting`, text[N,1], the name of the setting that was used;
-    or an error of one line.
+    Its response has the bundle's outputs, float32[N, ...], and, for a model with settings, `setting`, text[N,1], the name of
+    the setting that was used. The response to a refused request is an error message of one line.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Loads the bundle next to `model.py`.
 
         Raises:
-            triton.TritonModelException: it can't be loaded.
+            triton.TritonModelException: the bundle can't be loaded.
         """
         _check_numpy()
         parameters = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
@@ -72,9 +72,9 @@ def _failure(error: VmoeError) -> Any:
 
 
 def _check_numpy() -> None:
-    """Refuses numpy 2 with Triton before 25.02, of which some versions send empty outputs then.
+    """Refuses numpy 2 with Triton before 25.02, because some of those versions then send empty outputs.
 
-    Triton does not report its version to models; 25.02 was the first whose responses have parameters.
+    Triton does not report its version to models, so this looks for the parameters of responses, which 25.02 introduced.
     """
     if int(np.__version__.partition(".")[0]) >= 2 and not hasattr(triton.InferenceResponse, "parameters"):
         raise triton.TritonModelException(

@@ -12,7 +12,7 @@ from vmoe_runtime.bundle.manifest import Manifest
 SETTING_OUTPUT = "setting"
 
 _THREADS = {"python": "threads", "onnxruntime": "intra_op_thread_count"}
-"""By backend the parameter that it reads the number of threads from."""
+"""Name of the parameter from which each backend reads the number of threads."""
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
@@ -20,9 +20,9 @@ class Scheduling(NamedTuple):
     """How Triton runs a model.
 
     Attributes:
-        batch_size: the most images of an execution, over all of its requests.
-        instances: of the model, which run side by side.
-        threads: of each instance; None for the runtime's own choice.
+        batch_size: maximum number of images per execution, over all of its requests.
+        instances: number of instances of the model, which run in parallel.
+        threads: threads per instance; None for the runtime's own choice.
     """
 
     batch_size: int
@@ -39,15 +39,15 @@ def model_config(
     parameters: Mapping[str, str] | None = None,
     library: Path | None = None,
 ) -> str:
-    """The configuration of a model.
+    """The configuration of a model. It also tells clients how logits become probabilities.
 
     Args:
-        name: of the model.
-        backend: Triton's name of it, "python" or "onnxruntime"; the former outputs the name of each image's setting as well.
-        manifest: of its bundle.
-        scheduling: how Triton runs it.
-        parameters: what the model reads when it is loaded, for "python". Clients read how logits become probabilities.
-        library: absolute path of the op library, for "onnxruntime".
+        name: name of the model.
+        backend: name of Triton's backend, "python" or "onnxruntime". "python" also outputs the name of each image's setting.
+        manifest: manifest of the model's bundle.
+        scheduling: how Triton runs the model.
+        parameters: for "python", what the model reads when it is loaded.
+        library: for "onnxruntime", absolute path of the op library.
     """
     outputs = [_tensor(name, "TYPE_FP32", shape) for name, shape in manifest.answers.items()]
     if backend == "python" and manifest.profiles:
@@ -75,6 +75,6 @@ def _tensor(name: str, element: str, dims: Sequence[int]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of the text format: ASCII, all other bytes by their numbers."""
+    """A string in the text format. Quotes, backslashes and bytes that aren't printable ASCII are written in octal."""
     plain = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(text))
     return f'"{"".join(plain)}"'

@@ -1,4 +1,4 @@
-"""The files of a model repository. It is written completely or not at all, and replaces only one of this command."""
+"""Writes a model repository, completely or not at all. It replaces only a repository that this command wrote."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Model:
     """One model of a repository.
 
     Attributes:
-        name: of the model and its folder.
+        name: name of the model and its folder.
         config: text of its `config.pbtxt`.
-        files: by path inside the folder of its version: the content, or the file to link to.
-        serves: description for people.
+        files: the files in the folder of its version, by path: the content, or the file to link to.
+        serves: what it serves, for people.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Model:
 
 
 def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None) -> Model:
-    """The model on the engine, with the whole bundle.
+    """A model that runs the whole bundle on the engine.
 
     Args:
         bundle: an open bundle.
-        name: of the model.
+        name: name of the model.
         scheduling: how Triton runs it.
-        profile: default of requests; None if the bundle has no settings.
+        profile: profile of requests that name none; None if the bundle has no settings.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}
@@ -67,10 +67,10 @@ def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile
 
     Args:
         bundle: an open bundle.
-        name: of the model.
+        name: name of the model.
         scheduling: how Triton runs it.
         profile: the profile; None if the bundle has no settings.
-        library: the op library; an absolute path.
+        library: absolute path of the op library.
     """
     setting = {} if profile is None else profile.inputs
     return Model(
@@ -89,7 +89,7 @@ def fixed_graph(model: bytes, outputs: Collection[str], setting: Mapping[str, np
 
     Args:
         model: a bundle's canonical graph, a serialized ONNX model.
-        outputs: those to keep; routing outputs are removed.
+        outputs: names of the outputs to keep; routing outputs are removed.
         setting: values of the graph inputs that become constant, by name; empty for a model that has none.
 
     Returns:
@@ -116,16 +116,16 @@ def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> i
     """Writes a repository, completely or not at all.
 
     Args:
-        target: its folder.
-        models: its contents.
-        force: whether it may replace one that this command wrote.
+        target: folder of the repository.
+        models: the models that it contains.
+        force: whether it may replace a repository that this command wrote.
 
     Returns:
         Number of bytes of the bundle that were copied because they can't be linked.
 
     Raises:
         VmoeError: the target is something else, or can't be written.
-        FileNotFoundError: a file of the bundle has gone.
+        FileNotFoundError: a file of the bundle no longer exists.
     """
     contents: dict[str, bytes | Path] = {}
     for model in models:

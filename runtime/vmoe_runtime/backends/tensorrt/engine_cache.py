@@ -1,7 +1,8 @@
-"""The cache folder: TensorRT engines, each in a file that begins with what the engine was built from and for.
+"""The cache folder for TensorRT engines; each file begins with a record of what the engine was built from and for.
 
-An engine is code: whoever can write it can run anything as the user who loads it. So nothing is read that another user
-owns or may write. A bundle is never a cache: engines are of one GPU and one version of TensorRT.
+An engine is code: whoever can write the file can run anything as the user who loads it. So a file is never read if another
+user owns it or may write to it. Engines are not stored in the bundle, because each suits only one GPU and one version of
+TensorRT.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class EngineCacheError(BackendError):
-    """The cache folder, or a file in it, that can't be used or must not be trusted."""
+    """The cache folder or a file in it can't be used, or must not be trusted."""
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine is built from and for; it fits nothing else.
+    """What an engine is built from and for. An engine must not be used with any other key.
 
     Attributes:
         bundle: the bundle's identity, a SHA-256 in hex.
         profile: name of the profile; None for a dense ViT.
         precision: "fp32", "fp16" or "bf16".
         tensorrt: full version of TensorRT, such as "10.13.0.35".
-        plugin: SHA-256 of the plugin library, in hex; None where this installation has none.
+        plugin: SHA-256 of the plugin library, in hex; None if this installation has none.
         package: version of this package.
         gpu: name of the GPU.
         compute_capability: such as "9.0".
@@ -48,20 +49,20 @@ class EngineKey:
 
     @property
     def file(self) -> Path:
-        """Where the engine lies, or would lie."""
+        """Path of the engine, which need not exist."""
         return cache_folder() / "tensorrt" / f"{self.profile or 'dense'}-{digest_of(asdict(self))}.engine"
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What is known of an engine.
+    """A description of a built engine.
 
     Attributes:
         key: what it was built from and for.
-        min_batch, opt_batch, max_batch: images per call that it takes, and that it was tuned for.
+        min_batch, opt_batch, max_batch: images per call: the minimum, the number that it was tuned for, and the maximum.
         plugin_inside: whether the plugin library is stored in the engine.
-        sha256: of the engine, in hex.
-        size: of the engine, in bytes.
+        sha256: SHA-256 of the engine, in hex.
+        size: size of the engine in bytes.
     """
 
     key: EngineKey
@@ -74,12 +75,12 @@ class EngineRecord:
 
 
 def digest_of(content: object) -> str:
-    """A short hash of what JSON can write, for the names of files."""
+    """A short hash of a value that JSON can represent, for file names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def cache_folder() -> Path:
-    """VMOE_CACHE_DIR; without it `vmoe-export` in XDG_CACHE_HOME or in ~/.cache. It need not exist.
+    """Path of the cache folder: VMOE_CACHE_DIR, or else `vmoe-export` in XDG_CACHE_HOME or in ~/.cache. It need not exist.
 
     Raises:
         EngineCacheError: there is no home folder.
@@ -87,7 +88,7 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("VMOE_CACHE_DIR"):
         return Path(chosen).absolute()
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(xdg).is_absolute():  # others are to be ignored, says the XDG specification
+    if Path(xdg).is_absolute():  # the XDG specification says to ignore relative paths
         return Path(xdg, "vmoe-export")
     try:
         return Path.home() / ".cache" / "vmoe-export"
@@ -96,10 +97,10 @@ def cache_folder() -> Path:
 
 
 def private_folder(*names: str) -> Path:
-    """A folder below the cache folder that nobody else can write to; made where it is missing.
+    """A folder below the cache folder that nobody else can write to; it is created if it is missing.
 
     Raises:
-        EngineCacheError: it can't be made, or others own it or may write to it.
+        EngineCacheError: the folder can't be created, or others own it or may write to it.
     """
     folder = cache_folder()
     try:
@@ -117,10 +118,10 @@ def private_folder(*names: str) -> Path:
 
 
 def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
-    """The engine that was built for this key, and what is known of it; None if none was.
+    """The engine that was built for this key, and its record; None if none was built.
 
     Raises:
-        EngineCacheError: it was changed, or must not be trusted.
+        EngineCacheError: the file was changed, or must not be trusted.
     """
     content = read_private(key.file)
     if content is None:
@@ -137,10 +138,10 @@ def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
 
 
 def read_private(path: Path) -> bytes | None:
-    """Content of a file of the cache that nobody else can have written; None if there is no such file.
+    """Content of a cache file that nobody else can have written; None if there is no such file.
 
     Raises:
-        EngineCacheError: others own it or may write it, or a folder above it; or it can't be read.
+        EngineCacheError: others own or may write to the file or a folder above it, or the file can't be read.
     """
     try:
         for checked in (cache_folder(), path.parent, path):
@@ -154,7 +155,7 @@ def read_private(path: Path) -> bytes | None:
 
 def _refuse_others(path: Path) -> None:
     state = path.stat()
-    # What root can write is not safer without it.
+    # Files of root are trusted, since root can write to any file anyway.
     if state.st_uid not in (os.geteuid(), 0):
         raise EngineCacheError(f"{path} belongs to another user, who could put anything there; remove it")
     if state.st_mode & _WRITABLE_BY_OTHERS:

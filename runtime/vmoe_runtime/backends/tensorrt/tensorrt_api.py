@@ -1,7 +1,7 @@
-"""TensorRT's Python package and CUDA's runtime, as far as loading an engine and running it needs them.
+"""The parts of TensorRT's Python package and of CUDA's runtime that are needed to load and run an engine.
 
-Written against the documented API of TensorRT 10.13 and 11, which is the same in both as far as it is used here, and of
-`cuda.bindings.runtime`. It has never been run on a GPU.
+Written against the documented APIs of `cuda.bindings.runtime` and of TensorRT 10.13 and 11, which do not differ in the parts
+that are used here. This code has never been run on a GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {"FLOAT": np.float32, "INT32": np.int3
 
 
 class _Log(tensorrt.ILogger):  # type: ignore[misc]
-    """Keeps the latest errors, and tells everything to whoever listens; TensorRT has one logger for the whole process."""
+    """Keeps the latest errors and passes messages to the listener, if any; TensorRT has one logger for the whole process."""
 
     def __init__(self) -> None:
         tensorrt.ILogger.__init__(self)
@@ -60,7 +60,7 @@ def version() -> str:
 
 
 def start(kind: Callable[[Any], Made]) -> Made:
-    """A builder or a runtime.
+    """Creates a builder or a runtime.
 
     Raises:
         BackendError: TensorRT is too old, or can't start.
@@ -70,17 +70,17 @@ def start(kind: Callable[[Any], Made]) -> Made:
     log.errors.clear()
     try:
         return kind(log)
-    except TypeError:  # what the package makes of a null pointer
+    except TypeError:  # the package raises it for a null pointer
         raise BackendError(f"TensorRT {version()} can't start: {log.reason()}") from None
 
 
 def load_plugin(registry: Any, plugin: Path) -> None:
-    """Puts the plugin library into a builder's or a runtime's own registry.
+    """Registers the plugin library in a builder's or a runtime's own registry.
 
     Raises:
-        BackendError: TensorRT can't load it.
+        BackendError: TensorRT can't load the library.
     """
-    # It refuses what is registered for the whole process already, which is as good.
+    # The registry refuses a plugin that is already registered for the whole process, but finds its creator, which suffices.
     if registry.load_library(str(plugin)) is None and registry.get_creator(*_PLUGIN) is None:
         raise BackendError(f"TensorRT {version()} can't load the plugin {plugin}: {log.reason()}")
 
@@ -90,11 +90,11 @@ class LoadedEngine:
 
     Args:
         engine: as TensorRT serialised it.
-        plugin: the plugin library; None where it is stored in the engine, or not needed.
-        plugin_inside: whether it is stored in the engine.
+        plugin: the plugin library; None if the engine contains it or needs none.
+        plugin_inside: whether the engine contains the plugin library.
 
     Raises:
-        BackendError: TensorRT can't load it.
+        BackendError: TensorRT can't load the engine or the plugin.
     """
 
     def __init__(self, engine: bytes, plugin: Path | None, plugin_inside: bool) -> None:
@@ -111,13 +111,13 @@ class LoadedEngine:
 
 
 class Lane:
-    """An execution context with a stream and with memory for the largest batch; for one call at a time.
+    """An execution context with a stream and with memory for the largest batch; it runs one call at a time.
 
-    On the host that is pinned memory, from which a copy to the device runs at the full rate of the bus and beside the other
-    lane's call; one from pageable memory does neither.
+    Its memory on the host is pinned. Copies from pinned memory to the device run at the full rate of the bus, and in
+    parallel with the other lane's call. Copies from pageable memory do neither.
 
     Raises:
-        BackendError: the GPU's memory doesn't suffice.
+        BackendError: the GPU has too little memory, or TensorRT or CUDA failed.
     """
 
     def __init__(self, loaded: LoadedEngine) -> None:
@@ -178,7 +178,7 @@ class Lane:
 
 
 def _call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """What a function of CUDA's runtime returns beside its error code."""
+    """Calls a function of CUDA's runtime and returns its result without the error code; raises BackendError if it fails."""
     code, *values = function(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
         _, text = cuda.cudaGetErrorString(code)
@@ -194,7 +194,7 @@ def _free(stream: Any, memory: Sequence[tuple[Callable[..., Any], Any]]) -> None
 
 @contextmanager
 def _on_device() -> Iterator[None]:
-    """Threads may work on other devices; each gets its own one back."""
+    """Selects the engine's device for the block, then restores the thread's own device, which may be another one."""
     before = _call(cuda.cudaGetDevice)
     _call(cuda.cudaSetDevice, _DEVICE)
     try:

@@ -1,4 +1,4 @@
-"""TensorRT: an engine that `vmoe build` built for one profile, from the cache folder."""
+"""TensorRT: runs an engine that `vmoe build` built for one profile and stored in the cache folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LANES = 2  # one call copies while the other computes; more would only take mem
 
 
 class TensorRtBackend:
-    """A loaded engine; up to two calls run at once, others wait for them.
+    """A loaded engine. Up to two calls run at once; further calls wait.
 
     Args:
         engine: as TensorRT serialised it.
         record: what the engine was built from and for.
-        plugin: the plugin library; None where it is stored in the engine, or not needed.
+        plugin: the plugin library; None if the engine contains it or needs none.
 
     Raises:
         BackendError: TensorRT can't load the engine.
@@ -39,15 +39,15 @@ class TensorRtBackend:
         self._record = record
         self.description = _description(record)
         self._loaded = tensorrt_api.LoadedEngine(engine, plugin, record.plugin_inside)
-        self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()  # those that exist are on top
+        self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()  # last in, first out: lanes that exist are used first
         for _ in range(_LANES):
-            self._lanes.put(None)  # made when it is needed
+            self._lanes.put(None)  # stands for a lane that is made when it is needed
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the engine on `feeds`, an array `image`, and returns the arrays of `outputs`; safe from many threads.
 
         Raises:
-            ImageError: the engine wasn't built for so few or so many images.
+            ImageError: the engine was built for larger or smaller batches.
             BackendError: TensorRT or CUDA failed.
         """
         image = feeds[tensorrt_api.INPUT]
@@ -68,18 +68,18 @@ class TensorRtBackend:
             lane = lane or tensorrt_api.Lane(self._loaded)
             yield lane
         except BaseException:
-            lane = None  # after a failure it isn't used again
+            lane = None  # a lane isn't used again after a failure
             raise
         finally:
             self._lanes.put(lane)
 
 
 def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """The engine that was built for a bundle at a profile, on this GPU by this TensorRT.
+    """Prepares the engine that was built for a bundle at a profile, for this GPU and this version of TensorRT.
 
     Raises:
         UnavailableError: there is no GPU, or this installation has no plugin, which MoE layers need.
-        BackendError: no such engine was built, or it must not be trusted.
+        BackendError: no such engine was built, or its file must not be trusted.
     """
     key = engine_key(bundle, profile)
     command = f"vmoe build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
@@ -90,21 +90,21 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     moe = bool(bundle.manifest.moe_layers)
     if cached is None:
         if moe:
-            plugin_library()  # without it none can be built either
+            plugin_library()  # raises if it is missing: no engine can be built without it
         of_profile = f"profile {profile.name} with " if profile else ""
         raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
     engine, record = cached
     plugin = plugin_library() if moe and not record.plugin_inside else None
-    # An engine may be built again while the old one is still in use.
+    # The key has the engine's hash, because an engine may be built again while the old one is still in use.
     return PreparedBackend(_description(record), lambda: TensorRtBackend(engine, record, plugin), (key, record.sha256))
 
 
 def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
-    """What an engine of this bundle is built from and for, on this GPU by this TensorRT and this installation.
+    """The key of this bundle's engine for this GPU, this version of TensorRT and this installation.
 
     Raises:
-        UnavailableError: there is no driver or no GPU, or one that can't run the plugin.
-        BackendError: this process can't load what was compiled with the plugin.
+        UnavailableError: there is no driver or no GPU, or the GPU or driver can't run the plugin.
+        BackendError: this process can't load the op library that was compiled along with the plugin.
     """
     gpu = find_gpu()
     if bundle.manifest.moe_layers:  # engines of a dense ViT need no plugin
@@ -126,7 +126,7 @@ def plugin_library() -> Path:
     """Path of the TensorRT plugin.
 
     Raises:
-        UnavailableError: this installation has none; says what to install.
+        UnavailableError: this installation has none; the message says what to install.
     """
     return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
 

@@ -13,7 +13,7 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
     """The graphs for TensorRT that a bundle has.
 
     Raises:
-        BackendError: it was exported without them.
+        BackendError: the bundle was exported without them.
     """
     graphs = bundle.manifest.tensorrt
     if graphs is None:
@@ -24,7 +24,7 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
 
 
 def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
-    """Name of the graph that is fixed to a profile; None stands for a dense ViT that merges nothing.
+    """Name of the graph that is fixed to a profile; a profile of None means a dense ViT that merges no tokens.
 
     Raises:
         BackendError: the bundle was exported without graphs for TensorRT, or without this one.
