@@ -22,7 +22,7 @@
 
 namespace vmoe {
 
-// Bytes between the parts of a buffer, so that sanitizers see an access beyond the end of a part.
+// Number of bytes between the parts of a buffer, so that sanitizers see an access beyond the end of a part.
 #ifdef VMOE_ADDRESS_SANITIZER
 inline constexpr size_t kGuardBytes = 64;
 #else
