@@ -107,7 +107,7 @@ bool is_old(const char* version) {
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
-  // An old library prints if asked for a newer API, so the version is checked first.
+  // An old library prints a message if a newer API is requested, so the version is checked first.
   const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,
