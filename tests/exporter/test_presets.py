@@ -192,7 +192,7 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
 def test_class_names_by_the_name_of_a_list(
     files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with the name of a list needs ./ before it."""
+    """A file with the same name as a list must be given with ./ before its name."""
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
     assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0
