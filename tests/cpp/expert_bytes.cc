@@ -1,5 +1,5 @@
 // Runs the experts' MLP while the weights of experts without rows are unreadable, on every CPU path and in every weight
-// type. A call that reads one byte of them ends the process.
+// type. A call that reads one byte of these weights ends the process.
 //
 //   expert_bytes used|unused
 //
