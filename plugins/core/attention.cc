@@ -25,8 +25,8 @@ class Head {
     by_size_ = workspace_.take<float>(score_stride_);
   }
 
-  // Computes y. q, k, v and y begin at the head's first column of the image's first row. `sizes` are those of the
-  // image's keys, f32[S], or null.
+  // Computes y. q, k, v and y begin at the head's first column of the image's first row. `sizes` is null, or f32[S]:
+  // the number of tokens that each key of the image represents.
   void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);

@@ -62,7 +62,7 @@ struct Kernels {
   // Rounds to the nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
 
-  // Normalizes one row as described for LayerNorm, possibly in place; f32[count] each.
+  // Normalizes one row as described for LayerNorm, possibly in place. All arrays are f32[count].
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
   // Writes one token's row of a RotationTable: the cosines and the sines of its angles, f32[2 * pairs] each. Every

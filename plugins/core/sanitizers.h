@@ -1,4 +1,4 @@
-// Tells the sanitizers what they cannot see by themselves. Does nothing in other builds.
+// Tells the sanitizers facts that they cannot observe. Does nothing in other builds.
 #pragma once
 
 #include <cstddef>

@@ -320,7 +320,8 @@ VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile&
 }
 
 // The next launch. Ranks a pair by counting the smaller keys of its expert in every tile of its group. Reads
-// tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes slot[G,S,K] and src[E,M], those of its pair.
+// tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes the pair's elements of slot[G,S,K] and
+// src[E,M].
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,

@@ -44,8 +44,8 @@ struct Found {
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
 // Disables telemetry, unless the variable is already set. ONNX Runtime reads the variable when it is loaded. With
-// telemetry, versions from 1.29 on look up a host and write files without being asked, and a process that is forked
-// afterwards never ends.
+// telemetry, versions from 1.29 on look up a host and write files without the user's consent, and a process that is
+// forked afterwards never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {

@@ -107,7 +107,7 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
-    """An E3 has the dense shapes of a V-MoE, so shapes don't distinguish light1, medium and the E3 that isn't fine-tuned."""
+    """Shapes can't distinguish light1, medium and the E3 that isn't fine-tuned: an E3 has the dense shapes of a V-MoE."""
     for other in PRESETS:
         if other == name or {name, other} <= SAME_SHAPES:
             continue
