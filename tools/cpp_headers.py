@@ -462,7 +462,7 @@ enum {{
 }};
 
 /* The setting of one call: a profile, and values that replace some of the profile's. Each field lists the kinds of models
- * that have it. For any other model, it is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
+ * that have it; to set it for another one is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
 typedef struct vmoe_setting {{
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL for the engine's profile */
@@ -516,7 +516,7 @@ struct Profile {{
   int32_t set = 0; // VMOE_SET_* of the settings that its kind has
 {profile}
 
-  // Its values as the setting of a call, which then reads no name.
+  // Returns these values as a setting. A call with it parses no profile name.
   Setting setting() const {{
     Setting setting;
 {own}
@@ -526,7 +526,7 @@ struct Profile {{
 
 namespace internal {{
 
-// Points into `setting`.
+// Converts a setting. The result points into `setting`.
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;

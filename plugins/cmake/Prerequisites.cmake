@@ -1,6 +1,6 @@
 # Finds the prerequisites of the libraries on this machine. Sets
 #   VMOE_OP_LIBRARY_LACKS, VMOE_SDK_LACKS, VMOE_CUDA_LACKS, VMOE_TENSORRT_LACKS
-#                     what this machine lacks for each; empty if it can be built
+#                     what this machine lacks for each library; empty if it can be built
 #   VMOE_CAN_BUILD    whether any of them can be built
 #   ONNXRUNTIME_INCLUDE_DIR, HIGHWAY_INCLUDE_DIR
 # and enables C++ and CUDA if there are compilers.

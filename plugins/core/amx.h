@@ -17,8 +17,8 @@ struct alignas(64) TileConfiguration {
   uint8_t rows[16] = {};
 };
 
-// During its lifetime, the calling thread's eight tile registers have 16 lines of 64 bytes. It restores the previous
-// configuration, since other libraries on the same threads set theirs once and rely on it.
+// While an object exists, the calling thread's eight tile registers have 16 lines of 64 bytes. The destructor restores
+// the previous configuration, since other libraries on the same threads set theirs once and rely on it.
 class TileConfigurationScope {
  public:
   explicit TileConfigurationScope(bool needed);

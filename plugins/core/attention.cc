@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kScoreRows = 8;    // rows whose scores are in memory at a time
 constexpr size_t kScoreAlign = 16;  // scores of a row: whole vectors
 
-// One head of one image: keys and values as packed panels.
+// Computes attention one head of one image at a time. Owns the memory for its packed keys and values, and its scores.
 class Head {
  public:
   Head(const Kernels& kernels, const AttentionShape& shape)
@@ -25,7 +25,8 @@ class Head {
     by_size_ = workspace_.take<float>(score_stride_);
   }
 
-  // q, k, v and y begin at the head's first column of the image's first row. `sizes` of its keys, or none.
+  // Computes y. q, k, v and y begin at the head's first column of the image's first row. `sizes` is null, or f32[S]:
+  // the number of tokens that each key of the image represents.
   void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);
@@ -66,7 +67,7 @@ class Head {
   float* keys_ = nullptr;     // [D/H, S]
   float* values_ = nullptr;   // [S, D/H]
   float* scores_ = nullptr;   // [kScoreRows, S]
-  float* by_size_ = nullptr;  // [S]
+  float* by_size_ = nullptr;  // [S], the addends of size_scores
   Workspace workspace_;
 
   // Prefetches the head's columns of some rows, which are too far apart for the processor to predict.
@@ -115,7 +116,7 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   for (size_t first = 0; first < images; first += at_once) {
     const size_t count = std::min(at_once, images - first), rows = count * tokens, asking = count * queries;
     const float* from = x + first * tokens * width;
-    // The rows of the queries among rows [N,T,D]: all of these, or a copy without the others.
+    // Returns the rows of the queries among rows [N,T,D]: the same rows if all are queries, otherwise a copy in `to`.
     const auto queried = [&](const float* rows_of_all, float* to) {
       if (queries == tokens) return rows_of_all;
       for (size_t image = 0; image < count; ++image) {

@@ -1,4 +1,4 @@
-// Multi-head attention: on projected queries, keys and values, and the first half of an encoder block.
+// Multi-head attention on projected queries, keys and values; and the attention half of an encoder block.
 #pragma once
 
 #include <cstddef>
@@ -19,21 +19,21 @@ struct AttentionShape {
   size_t tokens = 0;   // T, keys and values of each image
   size_t hidden = 0;   // D
   size_t heads = 0;    // H; head h has the columns h * D/H to (h + 1) * D/H
-  // Number of tokens that each key represents, f32[N,T]; its logarithm is added to the scores. Or none: one each.
+  // Number of tokens that each key represents, f32[N,T]; its logarithm is added to the scores. Null means 1 for each.
   const float* sizes = nullptr;
 };
 
-// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Calls `before` on the
-// thread that is about to read a head's columns of an image. Throws std::bad_alloc.
+// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Calls `before` for each
+// head of each image, on the thread that is about to read its columns. Throws std::bad_alloc.
 void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                        const float* v, float* y, const TaskRunner& runner,
                        const std::function<void(size_t image, size_t head)>& before = {});
 
-// The same with bfloat16 products.
+// As compute_attention, but with bfloat16 products.
 void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                             const float* v, float* y, const TaskRunner& runner);
 
-// Four matrices [1, D, D] of one type. If it is bfloat16 or int8, the products of attention are bfloat16.
+// Four matrices [1, D, D] of one type. If that type is bfloat16 or int8, the products of attention are bfloat16.
 struct AttentionBlockWeights {
   LinearWeights query, key, value, out;
   LayerNorm norm;
@@ -50,7 +50,7 @@ struct AttentionBlockWeights {
 void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
                              const float* x, const Merging& merging, float* y, const TaskRunner& runner);
 
-// The same for bfloat16 and int8 weights.
+// As compute_attention_block, but for bfloat16 and int8 weights.
 void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
                                   const float* x, const Merging& merging, float* y, const TaskRunner& runner);
 

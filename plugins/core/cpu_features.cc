@@ -35,7 +35,7 @@ bool has_all(uint32_t bits, std::initializer_list<int> numbers) {
   return std::all_of(numbers.begin(), numbers.end(), [&](int number) { return (bits >> number & 1) != 0; });
 }
 
-// The register states that the operating system saves. Assembly, since the intrinsic needs a compiler option.
+// Returns the register states that the operating system saves. Assembly, since the intrinsic needs a compiler option.
 uint64_t saved_states() {
   uint32_t low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -54,7 +54,7 @@ CpuFeatures detect() {
   const bool saves_tiles = (saved & 0x60000) == 0x60000;
   const Registers seven = read_leaf(7);
   const Registers more = read_leaf(7, 1);
-  // Everything that Highway's targets are compiled with, since a virtual machine may hide any of it.
+  // Require every feature that Highway's targets are compiled with, since a virtual machine may hide any of them.
   has.avx2 = saves_avx && has_all(one.ecx, {0, 1, 9, 19, 20, 25}) &&  // SSE3, PCLMULQDQ, SSSE3, SSE4.1, SSE4.2, AES
              has_all(one.ecx, {12, 28, 29}) &&                        // FMA, AVX, F16C
              has_all(seven.ebx, {3, 5, 8});                           // BMI, AVX2, BMI2
@@ -68,7 +68,7 @@ CpuFeatures detect() {
   return has;
 }
 #elif defined(__aarch64__)
-// Whether BFMMLA rounds in its default way, not in the extended way that a process may choose.
+// Whether BFMMLA rounds in its default mode; a process may choose the extended mode instead.
 bool rounds_bf16_plainly() {
   uint64_t control;
   asm volatile("mrs %0, fpcr" : "=r"(control));

@@ -1,4 +1,4 @@
-// The instructions that kernels need, if the processor has them and the operating system saves their registers.
+// Which instructions of the kernels are usable: the processor has them and the operating system saves their registers.
 #pragma once
 
 namespace vmoe {

@@ -33,7 +33,7 @@ inline constexpr const char* kCpuPathNames[] = {
 
 constexpr const char* cpu_path_name(CpuPath path) { return kCpuPathNames[static_cast<size_t>(path)]; }
 
-// The paths of this build that a processor can run, fastest first; emulated paths come last.
+// Returns the paths of this build that a processor can run, fastest first; emulated paths come last.
 std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 
 // Whether this build has the path and this machine can run it.
@@ -44,7 +44,8 @@ struct ChosenCpuPath {
   std::string error;  // a message if the environment variable VMOE_CPU_PATH names a path that this machine lacks
 };
 
-// The path that this process uses: the one that VMOE_CPU_PATH names, or else the first supported one. Decided once.
+// Returns the path that this process uses: the one that VMOE_CPU_PATH names, or else the first supported one. Decided
+// once.
 const ChosenCpuPath& chosen_cpu_path();
 
 }  // namespace vmoe

@@ -1,9 +1,9 @@
-// Products of a row's group of 4 bytes and a line of weights (16 columns), for the passes of vector_block-inl.h.
+// Multiplies a group of 4 bytes of a row by a line of weights (16 columns), for the passes of vector_block-inl.h.
 // kernels.cc compiles this file once per instruction set.
 //
 // Speed of an MLP of 416 rows relative to float32 on the same path, on Zen 4 (from the table in kernels.cc):
 //
-// | | one step of a sum | AVX-512 | AVX2 |
+// | | multiplied and added in one step of a sum | AVX-512 | AVX2 |
 // |---|---|---|---|
 // | NativeBf16 | 2 bfloat16 in one instruction | 1.9 x | - |
 // | WidenedBf16 | 2 bfloat16 in two instructions, after widening | 0.9 x | 0.9 x |
@@ -31,9 +31,9 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Two bfloat16, widened to float32: for processors without bfloat16 instructions, and for those whose bfloat16
-// instructions are slower (see cpu_path.cc). Rows are widened once per step. Each product then broadcasts one value as
-// it loads it.
+// For groups of two bfloat16, widened to float32, on processors without bfloat16 instructions and on those whose
+// bfloat16 instructions are slower (see cpu_path.cc). Rows are widened once per step. Each product then broadcasts one
+// value while loading it.
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;
@@ -74,8 +74,8 @@ struct NativeBf16 {
 };
 #endif
 
-// Four int8. On x86, whose instructions multiply unsigned by signed bytes, the rows are unsigned: 128 more than their
-// values.
+// For groups of four int8. On x86, whose instructions multiply unsigned by signed bytes, the rows are unsigned: 128
+// more than their values.
 struct PortableInt8 {
   static constexpr size_t kGroupBytes = kLeastGroupBytes;
   static constexpr bool kOneInstruction = false;
@@ -108,7 +108,7 @@ struct PortableInt8 {
 #endif
 #endif
   }
-  // Two lines of int4 weights, 0 to 15, and signed rows. An int16 holds the sum of eight of their products.
+  // Adds the products of two lines of int4 weights, 0 to 15, and signed rows. An int16 holds the sum of eight of them.
   static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
     const hn::Repartition<int16_t, SignedTag> d16;
@@ -124,7 +124,8 @@ struct PortableInt8 {
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-// VNNI. Highway uses it only in targets with further instructions, which not every processor with VNNI has.
+// VNNI, for groups of four int8. Called directly, because Highway uses VNNI only in targets that need further
+// instructions, which not every processor with VNNI has.
 struct VnniInt8 {
   static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;
@@ -145,7 +146,7 @@ struct VnniInt8 {
 };
 #endif
 
-// The scales of a step of an int4 panel, from `column` on.
+// Returns the scales of a step of an int4 panel, from `column` on.
 HWY_INLINE Floats int4_scale(const char* panel, size_t column) {
   const hn::Rebind<hwy::float16_t, FloatTag> d16;
   return hn::PromoteTo(FloatTag(),

@@ -7,8 +7,8 @@
 namespace vmoe {
 namespace {
 
-// y = x + the sum over a token's kept choices of weight * out. `out` f32[rows,D] has a row for each slot with a token:
-// row_of_slot i32[E,M].
+// y = x + the sum over a token's kept choices of weight * out. `out` f32[rows,D] has a row for each slot that holds a
+// token; row_of_slot i32[E,M] gives the row.
 void add_experts(const RoutedTokens& routing, const float* out, const int32_t* row_of_slot, size_t hidden,
                  const float* x, float* y, const TaskRunner& runner) {
   parallel_for_rows(runner, routing.tokens, [&](size_t begin, size_t end) {
@@ -49,7 +49,7 @@ void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, cons
   auto* token_of_row = workspace.take<int32_t>(kept);
   auto* first = workspace.take<size_t>(experts + 1);
   auto* out = workspace.take<float>(kept * weights.hidden());
-  // The rows of an expert are its slots with a token.
+  // An expert has one row for each of its slots that holds a token.
   std::fill(first, first + experts + 1, size_t{0});
   size_t row = 0;
   for (size_t slot = 0; slot < slots; ++slot) {

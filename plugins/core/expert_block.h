@@ -20,11 +20,11 @@ struct RoutedTokens {
   const int32_t* src = nullptr;   // i32[E,M], -1 or a token
 };
 
-// The first slot in `slot` that has no token in `src`, or null.
+// Returns a pointer to the first element of `slot` whose slot has no token in `src`, or null.
 const int32_t* slot_without_token(const RoutedTokens& routing);
 
 // The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))), x
-// and y f32[G,S,D]; y may be x. Every slot has a token. Throws std::bad_alloc.
+// and y f32[G,S,D]; y may be x. Every slot in `slot` must have a token in `src`. Throws std::bad_alloc.
 void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, const RoutedTokens& routing,
                           bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
 

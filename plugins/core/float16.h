@@ -26,7 +26,7 @@ inline float from_fp16(Fp16 value) {
   return result;
 }
 
-// The nearest half, ties to even. Values that are too large become infinity, and a NaN stays a NaN.
+// Returns the nearest half, ties to even. Values that are too large become infinity, and a NaN stays a NaN.
 inline Fp16 to_fp16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));

@@ -8,7 +8,7 @@
 
 namespace vmoe {
 
-// Bits whose ascending order is the descending order of gates.
+// Returns bits whose ascending order is the descending order of gates.
 VMOE_HOST_DEVICE uint32_t descending_bits(float gate) {
   gate = gate != gate ? 0.0f : gate + 0.0f;
   uint32_t bits;

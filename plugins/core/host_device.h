@@ -7,7 +7,7 @@
 #define VMOE_HOST_DEVICE inline
 #endif
 
-// Before a loop with a constant count: unrolled, so that a GPU keeps its arrays in registers.
+// Goes before a loop with a constant count. Unrolls the loop, so that a GPU keeps its arrays in registers.
 #if defined(__CUDA_ARCH__)
 #define VMOE_UNROLL _Pragma("unroll")
 #else

@@ -1,8 +1,8 @@
-// Products of float32 and softmax in portable SIMD. kernels.cc compiles this file once per instruction set and compares
-// what these products cost with what the others do.
+// Products of float32 and softmax in portable SIMD. kernels.cc compiles this file once per instruction set, and
+// compares the cost of these products with that of other types.
 //
 // Constants of products:
-// - kTileRows and kTileVectors come from the number of registers: sums take 24 of 32, or 12 of 16. A prototype with
+// - kTileRows and kTileVectors follow from the number of registers: sums take 24 of 32, or 12 of 16. A prototype with
 //   8 rows x 48 columns reached 77 to 91 % of the peak of Zen 5; other shapes were not measured.
 // - kPrefetchBytes and kCacheBytes are from commits 773af896 and 03732671, which record no measurement.
 
@@ -89,7 +89,7 @@ HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row
 
 // ---- Products
 
-// One step of the depth: a row of the panel.
+// Adds the products of one step of the depth, which is one row of the panel, to the sums.
 template <size_t kRows, size_t kVectors>
 HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const float* panel,
                          Floats (&sums)[kRows][kVectors]) {
@@ -105,20 +105,20 @@ HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const f
   }
 }
 
-// Memory to prefetch, `stride` bytes further with each step of a product.
+// The memory to prefetch, which moves on by `stride` bytes with each step of a product.
 struct ReadAhead {
   const char* from;
   size_t stride;
 };
 
-// Where to store a tile's sums. The bias, f32 of the tile's columns or none, is added to each row.
+// Where to store a tile's sums. The bias, one f32 per column of the tile or none, is added to each row.
 struct TileTarget {
   float* out;
   size_t stride;
   const float* bias;
 };
 
-// Sums of kRows rows x kVectors vectors of columns.
+// Computes the sums of kRows rows x kVectors vectors of columns.
 template <size_t kRows, size_t kVectors>
 HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
                                          TileTarget target) {
@@ -163,7 +163,7 @@ HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t fir
   }
 }
 
-// Calls the multiply_tile for a number of rows that is known only at run time.
+// Calls the instance of multiply_tile for a number of rows that is known only at run time.
 template <size_t kVectors, size_t kRows = kTileRows>
 HWY_INLINE void multiply_rows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
                               TileTarget target) {
@@ -181,7 +181,7 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
   }
   constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
   const size_t steps = product.depth;
-  // The first tile brings the panel into the cache. The others have time to prefetch the next panel, as much of it as
+  // The first tile brings the panel into the cache. The others have time to prefetch as much of the next panel as
   // fits.
   ReadAhead ahead = {reinterpret_cast<const char*>(product.panel), 0};
   size_t next_bytes = 0;
@@ -195,7 +195,8 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;
-    // The last two tiles share the remaining rows: 9 rows are 5 + 4, not 8 + 1, which would read the panel for one row.
+    // The last two tiles share the remaining rows, so that no tile reads the panel for a single row. In tiles of 8, 9
+    // rows are 5 + 4.
     const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
     if (direct) {
       float* out = product.out + first_row * product.out_stride;
@@ -225,7 +226,7 @@ HWY_ATTR inline void softmax(float* values, size_t count) {
   for (size_t i = 0; i < count; i += kLanes) {
     const size_t left = std::min(kLanes, count - i);
     const auto t = hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest));
-    // Keeps a NaN, which Exp does not.
+    // Exp does not keep a NaN.
     const auto power = hn::IfThenElse(hn::IsNaN(t), t, hn::Exp(d, t));
     hn::StoreN(power, d, values + i, left);
     for (size_t j = 0; j < left; ++j) sum += values[i + j];
@@ -244,7 +245,7 @@ HWY_ATTR inline void attention_softmax(float* scores, size_t count, float scale)
   auto sums = hn::Zero(d);
   for (size_t i = 0; i < padded; i += kLanes) {
     const auto t = hn::Mul(hn::Sub(hn::Load(d, scores + i), largest), slope);
-    // Keeps a NaN, which Max does not.
+    // Max does not keep a NaN.
     const auto power = hn::IfThenElse(hn::IsNaN(t), t, exp2_in_range(hn::Max(t, hn::Set(d, -126.0f))));
     hn::Store(power, d, scores + i);
     sums = hn::Add(sums, power);

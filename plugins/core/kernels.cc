@@ -1,8 +1,8 @@
 // The kernels of each CPU path.
 //
-// Their cost in multiply-adds per ns, of an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server (commit 722d4896),
-// medians of four runs on a busy machine. Single runs differ from them by up to 25 %. First for 416 rows of one expert;
-// then for one row of each of 12 experts, whose weights come from memory:
+// Their speed in multiply-adds per ns, for an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server (commit 722d4896).
+// Medians of four runs on a busy machine; single runs differ from them by up to 25 %. The first number is for 416 rows
+// of one expert, the second for one row of each of 12 experts, whose weights come from memory:
 //
 // | path | float32 | bfloat16 | int8 | int4 |
 // |---|---|---|---|---|
@@ -11,14 +11,14 @@
 // | avx512 | 50; 5.1 | 47; 8.2 | 66; 12 | 96; 29 |
 // | avx2 | 41; 5.0 | 38; 7.0 | 45; 13 | 68; 23 |
 //
-// Not measured: avx2_vnni, since no such processor was at hand; scalar, the fallback; and the emulated paths, which are
-// for checks. For amx see matrix_unit_block-inl.h, and for the paths of ARM neon_block-inl.h.
+// Not measured: avx2_vnni, since no such processor was available; scalar, the fallback; and the emulated paths, which
+// are for checks. For amx see matrix_unit_block-inl.h, and for the paths of ARM neon_block-inl.h.
 #include "core/kernels.h"
 
 #include <algorithm>
 
-// Few targets, since each adds code. A processor with a target that is left out uses the next one down.
-// SVE is left out because its vectors have no fixed size, which the tiles need.
+// Only a few targets are compiled, since each adds code. On a processor whose target is disabled, the next one down is
+// used. SVE is disabled because its vectors have no fixed size, which the tiles need.
 #define HWY_DISABLED_TARGETS                                                                                        \
   (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | \
    HWY_NEON | HWY_NEON_BF16)
@@ -141,7 +141,7 @@ void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t 
 }
 
 size_t tile_head_bytes(size_t tokens, size_t lines) {
-  // Keys, values, shares and scores of one head, as `attend` places them.
+  // The keys, values, shares and scores of one head, in the order in which `attend` places them.
   constexpr size_t kMostRowTiles = 3;
   const size_t panels = divide_up(tokens, kPanelColumns);
   return panels * (2 * lines * kPanelStepBytes + kMostRowTiles * kTileBytes +

@@ -18,8 +18,8 @@ namespace vmoe {
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   Activation activation = Activation::kNone;
-  // With an activation: multiplies it. The first row and column, with the stride of the output; may be the output. Or
-  // none.
+  // The result of the activation is multiplied by this matrix, which begins at the first row and column and has the
+  // stride of the output. It may be the output. Null for none; requires an activation.
   const float* factor = nullptr;
   bool round_bf16 = false;  // store float32 rounded to bfloat16
 };
@@ -33,7 +33,7 @@ struct PanelProduct {
   size_t depth = 0;
   const float* panel = nullptr;  // packed as pack_panel does
   size_t columns = 0;            // 1 to panel_columns
-  // The panel that is likely to be used next, to be prefetched; or none.
+  // The panel that will probably be used next, which is prefetched; or null.
   const void* next_panel = nullptr;
   size_t next_panel_bytes = 0;
   Epilogue epilogue;
@@ -59,42 +59,42 @@ struct Kernels {
   // to 2^-126. `scores` is aligned to 64 bytes and has room for whole vectors of 16.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 
-  // Nearest bfloat16, ties to even.
+  // Rounds to the nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
 
-  // Normalizes one row as LayerNorm says, possibly in place; f32[count] each.
+  // Normalizes one row as described for LayerNorm, possibly in place. All arrays are f32[count].
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
-  // One token's row of a RotationTable: the cosines and sines of its angles, f32[2 * pairs]. Each occurs twice, and the
-  // first of two sines is negated.
+  // Writes one token's row of a RotationTable: the cosines and the sines of its angles, f32[2 * pairs] each. Every
+  // value is written twice, and the first of the two sines is negated.
   void (*angles_to_table)(const float* coordinates, size_t count, const float* frequencies, size_t pairs,
                           float* cosines, float* sines);
   // Rotates a row by a row of the table, possibly in place.
   void (*rotate_row)(const float* row, const float* cosines, const float* sines, size_t count, float* out);
 
-  // Products of weights in tiles, a kernel for each mode; see tile_kernels.h.
+  // Products with weights in tiles; there is one kernel for each mode. See tile_kernels.h.
   void (*multiply_to_float_rows)(const TileProduct& product, const FloatRows& to);
   void (*multiply_to_hidden_rows)(const TileProduct& product, const HiddenRows& to);
   void (*multiply_to_hidden_lines)(const TileProduct& product, const HiddenLines& to);
   void (*multiply_to_head_lines)(const TileProduct& product, const HeadLines& to);
   void (*pack_rows)(const TileRows& rows);
   void (*attend)(const TileHead& head);
-  // Whether a thread has to configure the matrix unit's registers before it runs these; never nested.
+  // Whether a thread has to configure the matrix unit's registers before it runs these kernels; never nested.
   bool needs_tile_configuration;
-  // Whether rows are stored as unsigned, 128 more than their values, for weights with scales of columns; see
+  // Whether the rows for weights with one scale per column are stored as unsigned, 128 more than their values; see
   // TileProduct::column_excess.
   bool unsigned_rows;
-  // Bytes of a group of the depth in tiles of weights (int4: before two values share a byte); see tiles.h.
+  // Bytes of a group of the depth in tiles of weights; for int4, counted before two values share a byte. See tiles.h.
   size_t (*group_bytes)(ElementType weights);
 };
 
 // The kernels of a supported path; see cpu_path_supported.
 const Kernels& kernels_for(CpuPath path);
 
-// Elements of a packed panel: `depth` rows of `columns`, padded to whole vectors.
+// Returns the number of elements of a packed panel: `depth` rows of `columns`, padded to whole vectors.
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns);
 
-// Elements of all packed panels of a [depth, columns] matrix.
+// Returns the number of elements of all packed panels of a [depth, columns] matrix.
 size_t packed_elements(const Kernels& kernels, size_t depth, size_t columns);
 
 // Calls visit(first column, columns, first element) for each of these panels.

@@ -8,7 +8,7 @@
 
 namespace vmoe {
 
-// y f32[rows, P] = x f32[rows, D] x w + bias, with w [1, D, P]. Throws std::bad_alloc.
+// Computes y f32[rows, P] = x f32[rows, D] . w + bias, with w [1, D, P]. Throws std::bad_alloc.
 void compute_linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

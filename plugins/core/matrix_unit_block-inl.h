@@ -7,18 +7,17 @@
 // | a tile product | ns |
 // |---|---|
 // | in registers alone (16 cycles) | 4.58 |
-// | in a block of 2 x 2 tiles, operands from the first-level cache, tileloadd | 5.34 |
-// | the same, tileloaddt1 | 6.43 |
+// | in a block of 2 x 2 tiles, operands from the first-level cache, loaded by tileloadd | 5.34 |
+// | the same, loaded by tileloaddt1 | 6.43 |
 //
-// - tileloaddt1 was chosen on the older one with a prototype: a product with operands in the second-level cache went
+// - tileloaddt1 was chosen on the older Xeon with a prototype: a product with operands in the second-level cache went
 //   from 1.53 to 2.41 T/s.
-// - Blocks of 2 x 2 tiles, and of 3 x 2 for an odd row tile, were taken over from that prototype, as was kStreamBytes:
+// - Blocks of 2 x 2 tiles, and of 3 x 2 for an odd row tile, come from that prototype. So does kStreamBytes:
 //   prefetching 2 to 4 KB ahead shortened the experts of a V-MoE B/16, with about 8 rows each, from 19.7 to 15.5 ms. On
-//   the newer one, two threads read 40.3, 39.2 and 36.6 GB/s at 1, 2 and 4 KB, and 29.6 without a prefetch.
-// - int4 costs more than int8 in a batch, since vectors unpack its weights, and scale and add up its sums. An image of
-// a
-//   V-MoE B/16 took 11.7 instead of 10.9 ms at batch 8 on the newer one, and 20.4 instead of 21.6 ms at batch 1, which
-//   waits for the weights.
+//   the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s at 1, 2 and 4 KB, and 29.6 without a prefetch.
+// - In a batch, int4 costs more than int8, since vectors unpack its weights, and scale and add up its sums: on the
+//   newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms instead of 10.9. A single image, which waits for
+//   the weights, took 20.4 ms instead of 21.6.
 
 #if defined(VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
@@ -73,7 +72,7 @@ struct HardwareTiles {
   }
 };
 
-// The same in plain C++, bit for bit, for machines without tile registers.
+// Computes the same as HardwareTiles in plain C++, bit for bit, for machines without tile registers.
 class EmulatedTiles {
  public:
   static constexpr bool kNeedConfiguration = false;
@@ -151,7 +150,7 @@ class EmulatedTiles {
 
 // ---- Blocks
 
-// Row tiles times one panel. `beside` uses the vector units, which are otherwise idle.
+// Multiplies row tiles by one panel. `beside` uses the vector units, which are otherwise idle.
 template <class Tiles>
 struct MatrixUnitBlock {
   static constexpr bool kUnsignedRows = false;

@@ -16,13 +16,13 @@ constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
-// The first candidate, and the first token that may be joined; from them on, every second token. A prefix of one token,
-// the class token, counts as token 0. A longer prefix is not counted.
+// The first candidate, and the first token that a candidate may join. Each is followed by every second token. A prefix
+// of one token, the class token, counts as token 0. A longer prefix is not counted.
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
-// The mean of some tokens' keys over the heads, as unit vectors. Each sum of squares is a chain of additions, so those
-// of several tokens are computed side by side.
+// Computes the mean of each token's keys over the heads, as a unit vector. Each sum of squares is a chain of additions,
+// so those of several tokens are computed side by side.
 void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   const float share = 1.0f / static_cast<float>(keys.heads);
   float squares[kKeysAtOnce] = {};
@@ -44,7 +44,8 @@ void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   }
 }
 
-// The largest score that is not NaN, or kNoScore. Several chains of comparisons run side by side to hide their latency.
+// Returns the largest score that is not NaN, or kNoScore. Several chains of comparisons run side by side to hide their
+// latency.
 float largest_of(const float* scores, size_t count) {
   constexpr size_t kChains = 16;
   float largest[kChains];
@@ -57,7 +58,7 @@ float largest_of(const float* scores, size_t count) {
   return *std::max_element(largest, largest + kChains);
 }
 
-// For each candidate, the most similar token that it may join, and the similarity.
+// Finds, for each candidate, the most similar token that it may join, and their similarity.
 void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens, uint32_t* likest,
                  float* likeness) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);

@@ -12,13 +12,13 @@ namespace {
 
 constexpr size_t kRowsPerGather = 16;
 
-// Rows of f32[depth], `stride` elements apart.
+// Normalizes `count` rows of f32[depth], `stride` elements apart.
 void normalize_in_place(const Kernels& kernels, const LayerNorm& norm, float* rows, size_t stride, size_t count,
                         size_t depth) {
   for (size_t row = 0; row < count; ++row, rows += stride) kernels.normalize(rows, norm.scale, norm.bias, depth, rows);
 }
 
-// For float32 weights; at most kFloat32Rows rows of all experts.
+// Computes MLPs with float32 weights, on at most kFloat32Rows rows of all experts together.
 void compute_float32_part(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
   const Kernels& kernels = weights.first.matrix->kernels();
   const size_t count = rows.first[weights.experts()];
@@ -81,7 +81,7 @@ void compute_float32_part(const MlpWeights& weights, const MlpRows& rows, float*
   multiply_all(*weights.second.matrix, rows.first, second, runner);
 }
 
-// For float32 weights.
+// Computes MLPs with float32 weights, on any number of rows.
 void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
   const size_t experts = weights.experts(), hidden = weights.hidden(), count = rows.first[experts];
   std::vector<size_t> first(experts + 1);
@@ -98,14 +98,14 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   }
 }
 
-// Hidden values in bfloat16 that are computed and multiplied at a time, so that those of a group stay in a core's
-// second-level cache. Sums are always added up chunk by chunk, so that the bits do not depend on the group. With a
-// prototype on a Xeon with AMX, chunks of 768 shortened the second products of a B/16 from 7.2 to 3.9 ms. On one thread
-// of Zen 4, chunks of 128 to 3072 differed by no more than the noise of the measurement, about 15 %.
+// The number of bfloat16 hidden values that are computed and multiplied at a time, so that those of a group stay in a
+// core's second-level cache. Sums are always added up chunk by chunk, so that the bits do not depend on the group. With
+// a prototype on a Xeon with AMX, chunks of 768 shortened the second products of a B/16 from 7.2 to 3.9 ms. On one
+// thread of Zen 4, chunks of 128 to 3072 differed by no more than the noise of the measurement, about 15 %.
 constexpr size_t kHiddenChunk = 768;
-// A group of at most this many rows computes all its hidden values before the second product, and thereby reads the
-// weights in the order of memory, which few rows wait for. From commit b3ed95c6, which records no measurement; on one
-// thread of Zen 4, 0 to 1000 rows differed by no more than the noise.
+// A group of at most this many rows computes all its hidden values before the second product. It thereby reads the
+// weights in the order of memory: with so few rows, the time goes into waiting for them. From commit b3ed95c6, which
+// records no measurement; on one thread of Zen 4, limits from 0 to 1000 rows differed by no more than the noise.
 constexpr size_t kFewRows = 96;
 
 // A slot's memory between the stages of its group.
@@ -113,10 +113,10 @@ struct Slot {
   PackedRows rows;                // activations of the first product
   char* hidden = nullptr;         // activations of the second product
   float* exact = nullptr;         // hidden values before quantization or normalization, f32[rows, columns]; or none
-  float* hidden_scale = nullptr;  // quantized: f32[chunks, rows]
+  float* hidden_scale = nullptr;  // if quantized: f32[chunks, rows]
 };
 
-// For weights in tiles.
+// Computes MLPs with weights in tiles.
 class Mlp {
  public:
   Mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend)
@@ -186,7 +186,7 @@ class Mlp {
   size_t chunks_ = 0;
   size_t most_tiles_ = 0;
   LinearWeights first_, second_, gate_;
-  size_t* factor_offset_ = nullptr;  // of one panel
+  size_t* factor_offset_ = nullptr;  // of rows that have one panel
   size_t* offset_ = nullptr;
   size_t* exact_offset_ = nullptr;
   size_t* line_offset_ = nullptr;
@@ -195,7 +195,7 @@ class Mlp {
 
   size_t chunk_panels() const { return divide_up(chunk_, kPanelColumns); }
   size_t chunk_steps() const { return steps_of_depth(second_.type(), chunk_); }
-  // Steps of the hidden values that a slot holds.
+  // Returns the number of steps of the hidden values that a slot holds.
   size_t hidden_steps() const {
     return holds_all_ ? second_.matrix->steps() : std::min(chunk_steps(), second_.matrix->steps());
   }
@@ -260,8 +260,8 @@ class Mlp {
     multiply_first(group, slot, first_panel, end_panel - first_panel, first_panel, nullptr);
   }
 
-  // Some panels of the first product; the hidden values are written from panel `place` of the slot on. With a gate,
-  // each panel is a factor of the gate's panel, one at a time, so that it stays in the first-level cache.
+  // Computes some panels of the first product. Writes the hidden values to the slot, from its panel `place` on. With a
+  // gate, computes one panel at a time, which stays in the first-level cache until the gate is multiplied by it.
   void multiply_first(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place,
                       const char* next) const {
     if (!gate_) return activate(first_, group, slot, first_panel, panels, place, nullptr, next);
@@ -306,7 +306,7 @@ class Mlp {
     }
   }
 
-  // Packs some row tiles of one chunk of hidden values, which begins at a step of the slot.
+  // Packs some row tiles of one chunk of hidden values, which begins at `step` of the slot.
   void pack_chunk(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
@@ -333,7 +333,7 @@ class Mlp {
     }
   }
 
-  // Some panels of the second product, each with all its chunks: the order of the weights in memory.
+  // Computes some panels of the second product, each with all its chunks: this is the order of the weights in memory.
   void multiply_second_in_order(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
     const size_t matrix = groups_[group].matrix;
     for (size_t panel = first_panel; panel < end_panel; ++panel) {
@@ -348,7 +348,7 @@ class Mlp {
     }
   }
 
-  // The second product of one chunk, for some panels. The chunk's hidden values begin at a step of the slot.
+  // Computes the second product of one chunk, for some panels. The chunk's hidden values begin at `step` of the slot.
   void multiply_second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
                        const char* next) const {
     const RowGroup& mine = groups_[group];
@@ -370,7 +370,7 @@ class Mlp {
   }
 };
 
-// out = MLP + `addend` f32[rows, D], which may be null or `out`; never rounded.
+// Computes out = MLP + `addend`, f32[rows, D] each. `addend` may be null or `out`. The result is not rounded.
 void compute_tile_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend,
                       const TaskRunner& runner) {
   Mlp(weights, rows, out, addend).run(runner);

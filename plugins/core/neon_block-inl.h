@@ -1,8 +1,8 @@
 // Blocks of a product with ARM's dot products (SDOT) and products of small matrices (SMMLA, BFMMLA), which Highway
 // does not have. kernels.cc compiles this file once per instruction set.
 //
-// No ARM processor was at hand. These are multiply-adds per cycle of the innermost loops as llvm-mca 19 computes them,
-// an upper bound (prototypes of these loops; the first row is commit 3a691498):
+// Not measured: no ARM processor was available. These are upper bounds, the multiply-adds per cycle that llvm-mca 19
+// computes for prototypes of the innermost loops (the first row is commit 3a691498):
 //
 // | | Neoverse N1 | Neoverse V1 |
 // |---|---|---|
@@ -12,9 +12,9 @@
 // | BFMMLA, 8 x 8 | - | 50.9 |
 // | BFMMLA, 12 rows x 8 columns (SmallMatrices) | - | 63.3 |
 //
-// kInt8Units and kBf16Units follow from that. BFMMLA has a latency of 5 cycles on V1: the 16 sums of 8 x 8 are too few
-// to hide it, the 24 of 12 x 8 are enough. kStepsAtOnce was chosen by size, not measured: the operands of a block stay
-// in the first-level cache.
+// kInt8Units and kBf16Units follow from these numbers. BFMMLA has a latency of 5 cycles on V1: the 16 sums of 8 x 8 are
+// too few to hide it, the 24 of 12 x 8 are enough. kStepsAtOnce was not measured. Its size lets the operands of a block
+// stay in the first-level cache.
 
 #if defined(VMOE_CORE_NEON_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_NEON_BLOCK_INL_H_
@@ -41,8 +41,8 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// For functions that use these instructions. Compilers use them only for their intrinsics, so a path with SDOT alone
-// also runs on processors without the others.
+// For functions that use these instructions. Compilers emit them only for their intrinsics, so a path that uses SDOT
+// alone also runs on processors without the other instructions.
 #define VMOE_PRODUCTS_ATTR __attribute__((target("+dotprod+i8mm+bf16")))
 
 constexpr size_t kVectorBytes = 16;
@@ -52,7 +52,7 @@ constexpr size_t kVectorsOfUnit = 4;
 HWY_INLINE int8x16_t load_bytes(const char* from) { return vld1q_s8(reinterpret_cast<const int8_t*>(from)); }
 HWY_INLINE void store_bytes(char* to, int8x16_t bytes) { vst1q_s8(reinterpret_cast<int8_t*>(to), bytes); }
 
-// The first or the second weights of bytes that hold two int4 each.
+// Returns the first or the second weight of each byte, which holds two int4.
 template <bool kSecond>
 HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
   if constexpr (kSecond) return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(both), 4));
@@ -61,7 +61,7 @@ HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
 
 // ---- Products of one instruction
 
-// Rows times 16 columns. An instruction multiplies 4 bytes of a row by 4 bytes of each of 4 columns.
+// Multiplies rows by 16 columns. An instruction multiplies 4 bytes of a row by 4 bytes of each of 4 columns.
 template <class Instruction>
 struct Dots {
   using Sums = typename Instruction::Sums;
@@ -106,9 +106,9 @@ struct Dots {
   }
 };
 
-// Pairs of rows times 8 columns. An instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns, and a vector of
-// sums is 2 x 2 outputs. The layout of both operands, [8 groups of 8 bytes][16 columns, or the rows][8 B], makes each
-// vector an operand.
+// Multiplies pairs of rows by 8 columns. An instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns, and a
+// vector of sums is 2 x 2 outputs. Both operands have the layout [8 groups of 8 bytes][16 columns, or the rows][8 B],
+// so that each vector of 16 bytes is an operand of an instruction.
 template <class Instruction>
 struct SmallMatrices {
   using Sums = typename Instruction::Sums;
@@ -167,7 +167,7 @@ struct SmallMatrices {
   }
 };
 
-// int8.
+// SDOT, for int8.
 struct SignedDot {
   using Sums = int32x4_t;
   template <int kLane>
@@ -176,7 +176,7 @@ struct SignedDot {
   }
 };
 
-// bfloat16, widened to float32.
+// For bfloat16, widened to float32.
 struct FloatProduct {
   using Sums = float32x4_t;
   template <int kLane>
@@ -199,8 +199,8 @@ struct Bf16Matrix {
   }
 };
 
-// The same in plain C++, bit for bit, for machines without BFMMLA. The sum of two products is rounded to odd, and so is
-// its sum with the accumulator. Subnormal numbers become zero, as inputs and as outputs.
+// BFMMLA in plain C++, bit for bit, for machines without it. The sum of two products is rounded to odd, and so is its
+// sum with the accumulator. Subnormal numbers become zero, as inputs and as outputs.
 struct EmulatedBf16Matrix {
   using Sums = float32x4_t;
   static Sums add(Sums sums, int8x16_t rows, int8x16_t columns) {
@@ -224,11 +224,11 @@ struct EmulatedBf16Matrix {
   static float flushed(float value) {
     return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
   }
-  // Exact within the range of float32.
+  // Multiplies; the product is exact within the range of float32.
   static float product(Bf16 a, Bf16 b) { return flushed(flushed(from_bf16(a)) * flushed(from_bf16(b))); }
 
-  // The sum, rounded towards zero; if that is not exact, the last bit is set. Rounding to a double first gives the
-  // same.
+  // Returns the sum rounded to odd: towards zero, with the last bit set if that is not exact. Rounding to a double
+  // first gives the same result.
   static float add_to_odd(float a, float b) {
     double sum = double{a} + b;
     const double rest = sum - a;
@@ -254,11 +254,11 @@ struct NeonPass {
   const char* panel;            // at the first column of the pass
   const hwy::float16_t* scale;  // int4: of its columns
   size_t steps;
-  bool goes_on;  // adds to the sums that `out` holds
+  bool goes_on;  // whether to add to the sums that `out` holds
   float* out;    // [rows, kPanelColumns], of int32 for int8
 };
 
-// Units of rows times four vectors of columns.
+// Multiplies kUnits units of rows by four vectors of columns.
 template <class Products, ElementType kType, size_t kUnits>
 VMOE_PRODUCTS_ATTR HWY_NOINLINE void run_neon_pass(NeonPass pass, LinesAhead& lines) {
   constexpr bool kInt4 = kType == ElementType::kInt4;
@@ -324,7 +324,7 @@ constexpr auto neon_passes(std::index_sequence<kUnits...>) {
   return std::array{run_neon_pass<Products, kType, kUnits + 1>...};
 }
 
-// Rows in consecutive units times some columns of a panel, in passes of at most kMostUnits.
+// Multiplies rows in consecutive units by some columns of a panel, in passes of at most kMostUnits units.
 template <class Products, ElementType kType, size_t kMostUnits>
 HWY_INLINE void run_neon_passes(const NeonPass& rows, size_t row_count, size_t columns, LinesAhead& lines) {
   static constexpr auto kPasses = neon_passes<Products, kType>(std::make_index_sequence<kMostUnits>());
@@ -348,7 +348,7 @@ HWY_INLINE void run_neon_passes(const NeonPass& rows, size_t row_count, size_t c
 
 // ---- Blocks
 
-// Row tiles times one panel. With PortableInt8, VectorBlock multiplies int8 and int4.
+// Multiplies row tiles by one panel. With PortableInt8, VectorBlock multiplies int8 and int4.
 template <class Bf16, class Int8>
 struct NeonBlock {
   using Vectors = VectorBlock<WidenedBf16, PortableInt8>;
@@ -393,9 +393,9 @@ struct NeonBlock {
   }
 
  private:
-  // Operands of bfloat16 are made from a few steps' lines at a time, so that they stay in the first-level cache.
+  // bfloat16 operands are prepared for a few steps at a time, so that they stay in the first-level cache.
   static constexpr bool kWidens = std::is_same_v<Bf16, Dots<FloatProduct>>;
-  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widened elements take twice the bytes, and thereby the steps
+  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widened elements take twice the bytes, and so twice the steps
   static constexpr size_t kStepsAtOnce = 8 / kWidth;
   static constexpr size_t kInt8Units = 4;
   static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // enough sums that no instruction waits for the previous one

@@ -15,30 +15,32 @@
 
 namespace vmoe {
 
-// Weights as they are stored: `matrices` matrices of [depth, columns], row-major, one after another.
+// Weights in the layout in which a model stores them: `matrices` matrices of [depth, columns], row-major, one after
+// another.
 struct StoredWeights {
   const void* data = nullptr;
   ElementType type = ElementType::kFloat32;
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
-  // With scales of columns: the elements of the depth that are summed up at once, a multiple of 64, or 0 for all.
+  // If columns have scales: the number of elements of the depth that are summed up at once, a multiple of 64, or 0 for
+  // all.
   size_t depth_chunk = 0;
-  const void* scale = nullptr;  // with scales of groups: float16[matrices, groups of the depth, columns]
+  const void* scale = nullptr;  // if groups have scales: float16[matrices, groups of the depth, columns]
 
   size_t elements() const { return matrices * depth * columns; }
   size_t bytes() const { return divide_up(elements() * weight_type(type).bits, 8); }
 };
 
-// Immutable; any number of threads may read it. float32 weights are in panels as wide as the path's blocks of sums, all
-// others in panels of tiles (tiles.h).
+// Packed weights, immutable: any number of threads may read them. float32 weights are in panels as wide as the path's
+// blocks of sums, all others in panels of tiles (tiles.h).
 class PackedWeights {
  public:
   // Throws std::bad_alloc.
   PackedWeights(const Kernels& kernels, const StoredWeights& weights);
 
-  // The packed form of these weights: the same object as before if the process has one with the same bits. Throws
-  // std::bad_alloc.
+  // Returns the packed form of these weights. If the process still has the packed form of equal weights, returns that
+  // object. Throws std::bad_alloc.
   static std::shared_ptr<const PackedWeights> share(const Kernels& kernels, const StoredWeights& weights);
 
   const Kernels& kernels() const { return kernels_; }
@@ -47,10 +49,10 @@ class PackedWeights {
   size_t depth() const { return form_.depth; }
   size_t columns() const { return form_.columns; }
 
-  // Column panels of each matrix, and their columns.
+  // The number of column panels of each matrix, and the number of columns in these panels.
   size_t panels() const { return panels_; }
   size_t padded_columns() const { return panels_ * panel_columns_; }
-  // Steps of the depth, for weights in tiles.
+  // The number of steps of the depth, for weights in tiles.
   size_t steps() const;
 
   size_t columns_of_panel(size_t panel) const;
@@ -59,8 +61,8 @@ class PackedWeights {
   size_t panel_stride() const { return panel_bytes_; }
   const char* panel_at(size_t matrix, size_t panel) const;
 
-  // TileProduct::column_excess for the chunk of the depth that begins with a step, i32[padded_columns]. Null without
-  // scales of columns, and on paths that read rows as signed.
+  // Returns TileProduct::column_excess, i32[padded_columns], for the chunk of the depth that begins at `first_step`.
+  // Null if columns have no scales, and on paths that read rows as signed.
   const int32_t* column_excess(size_t matrix, size_t first_step) const;
 
  private:

@@ -8,12 +8,12 @@
 
 namespace vmoe {
 
-// Rows that layers with float32 weights process at a time, which bounds their memory. A batch of 128 images then takes
-// 1.2 to 1.4 MB more an image, instead of 10 (commit 9eb692e4).
+// The number of rows that layers with float32 weights process at a time, which bounds their memory. With it, each image
+// of a batch of 128 takes 1.2 to 1.4 MB more memory, instead of 10 MB (commit 9eb692e4).
 inline constexpr size_t kFloat32Rows = 2048;
 
-// A row stride in elements of float32, one cache line longer than `columns`. With a power of two, the rows of a tile
-// would compete for the same few lines of the cache.
+// Returns a row stride in elements of float32, one cache line longer than `columns`. With a power of two, the rows of a
+// tile would compete for the same few lines of the cache.
 size_t padded_stride(size_t columns);
 
 // out[r] = epilogue(rows[r] x matrix e) for the rows first[e] <= r < first[e + 1] of each matrix e of `weights`.
@@ -24,7 +24,7 @@ size_t padded_stride(size_t columns);
 void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                   const TaskRunner& runner);
 
-// out f32[rows, P] = x f32[rows, D] x the one matrix of `weights`, on the calling thread.
+// Computes out f32[rows, P] = x f32[rows, D] . matrix on the calling thread; `weights` has one matrix.
 void multiply_rows(const PackedWeights& weights, const float* x, size_t rows, float* out);
 
 }  // namespace vmoe

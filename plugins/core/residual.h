@@ -21,7 +21,7 @@ struct LayerNorm {
 void normalize_rows(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
                     const TaskRunner& runner);
 
-// out = x + y for rows of f32[width]; out may be either.
+// out = x + y for rows of f32[width]; out may be x or y.
 void add_rows(const float* x, const float* y, size_t rows, size_t width, float* out, const TaskRunner& runner);
 
 }  // namespace vmoe

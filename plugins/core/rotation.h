@@ -37,13 +37,14 @@ class RotationTable {
   void rotate(const Kernels& kernels, float* x, size_t images, size_t rows, size_t hidden,
               const TaskRunner& runner) const;
 
-  // Rotates some columns of the rows f32[hidden] of an image's first tokens, in place, on the calling thread.
+  // Rotates `count` columns from `column` on, in the rows f32[hidden] of the first `rows` tokens of an image. In place,
+  // on the calling thread.
   void rotate_columns(const Kernels& kernels, float* x, size_t image, size_t rows, size_t hidden, size_t column,
                       size_t count) const;
 
  private:
   float* cosines_ = nullptr;  // f32[rows, period]
-  float* sines_ = nullptr;    // f32[rows, period], every first of two negated
+  float* sines_ = nullptr;    // f32[rows, period], the first of each two negated
   size_t* first_ = nullptr;   // [N], row of an image's first token
   size_t period_ = 0;
 };

@@ -11,7 +11,8 @@
 
 namespace vmoe {
 
-// Makes src i32[E,M] when M, the slots of each expert, is known. With a pool, M depends on the routing.
+// Called when M, the number of slots of each expert, is known: returns the memory for src i32[E,M]. With a pool, M
+// depends on the routing.
 using MakeSources = std::function<int32_t*(size_t slots)>;
 
 // The op VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K] (the bits of the gates), src i32[E,M] (flat

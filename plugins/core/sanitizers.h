@@ -1,4 +1,4 @@
-// Tells the sanitizers what they cannot see by themselves. Does nothing in other builds.
+// Tells the sanitizers facts that they cannot observe. Does nothing in other builds.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@
 
 namespace vmoe {
 
-// Bytes between the parts of a buffer, so that sanitizers see an access beyond the end of a part.
+// Number of bytes between the parts of a buffer, so that sanitizers see an access beyond the end of a part.
 #ifdef VMOE_ADDRESS_SANITIZER
 inline constexpr size_t kGuardBytes = 64;
 #else

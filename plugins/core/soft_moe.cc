@@ -42,7 +42,7 @@ std::vector<float> unit_columns(const float* mu, size_t hidden, size_t columns) 
   return unit;
 }
 
-// logits f32[count, E*P] of some tokens.
+// Computes logits f32[count, E*P] for `count` tokens.
 void compute_logits(const PackedWeights& slots, float scale, const float* x, size_t count, float* logits) {
   const size_t hidden = slots.depth();
   const size_t columns = slots.columns();

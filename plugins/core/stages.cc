@@ -15,14 +15,14 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kMostThreads = 64;
-// Tasks that a stage is split into, per thread. Threads take them in turn, so a late thread costs little.
+// Number of tasks per thread that a stage is split into. Threads take tasks in turn, so a late thread costs little.
 constexpr size_t kTasksPerThread = 1;
-// How often a waiting thread looks before it yields.
+// How often a waiting thread checks whether the tasks are done before it yields.
 constexpr size_t kLooks = 4000;
 
 size_t count_processors() {
 #if defined(__linux__)
-  // The processors that this process may use.
+  // Counts the processors that this process may use.
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   const auto count = static_cast<size_t>(CPU_COUNT(&set));
@@ -40,14 +40,14 @@ void pause_thread() {
 #endif
 }
 
-// A stage that threads share. They take its tasks in turn. A late thread finds none left.
+// A stage that threads share. They take its tasks in turn; a thread that comes late finds no task left.
 struct SharedStage {
   size_t tasks = 0;
   size_t tasks_of_group = 1;
   alignas(64) std::atomic<size_t> next{0};
   alignas(64) std::atomic<size_t> done{0};
 
-  // Ends, since a thread runs every task that was taken.
+  // Waits for all tasks. This can't hang, since the thread that took a task also runs it.
   void wait_for_all() const {
     for (size_t looks = 0; done.load(std::memory_order_acquire) < tasks; ++looks) {
       looks < kLooks ? pause_thread() : static_cast<void>(sched_yield());
@@ -127,7 +127,7 @@ bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
   if (groups == 0) return;
   const size_t threads = stage_threads();
-  // A layer of one stage has nothing to share within a group.
+  // If a layer has only one stage, sharing a group gains nothing, so every group gets one thread.
   const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % threads;
   Run apart(0, groups - left, stages, needs_tiles), together(groups - left, left, stages, needs_tiles);
   if (left < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });

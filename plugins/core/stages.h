@@ -9,11 +9,11 @@
 
 namespace vmoe {
 
-// One step of a layer. `run(group, slot, begin, end)` processes some of a group's items; it may throw std::bad_alloc.
-// Groups that run at the same time have different slots.
+// One step of a layer. `run(group, slot, begin, end)` processes the items `begin` to `end` of a group. It may throw
+// std::bad_alloc. Groups that run at the same time have different slots.
 struct Stage {
   size_t items = 0;        // of each group
-  size_t least_items = 1;  // of a task
+  size_t least_items = 1;  // minimum per task
   std::function<void(size_t group, size_t slot, size_t begin, size_t end)> run;
 };
 

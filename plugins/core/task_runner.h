@@ -16,7 +16,7 @@ struct TaskRunner {
   void (*run)(void* pool, size_t count, Task task, void* context);
 };
 
-// Runs `body(index)` for every index below `count`. It may throw std::bad_alloc, which is rethrown after the last
+// Runs `body(index)` for every index below `count`. `body` may throw std::bad_alloc, which is rethrown after the last
 // index.
 template <class Body>
 void parallel_for(const TaskRunner& runner, size_t count, const Body& body) {
@@ -41,7 +41,7 @@ void parallel_for(const TaskRunner& runner, size_t count, const Body& body) {
   if (job.out_of_memory) throw std::bad_alloc();
 }
 
-// The same for rows that take little time each: calls `body(first, end)` for blocks of rows.
+// As parallel_for, but for rows that take little time each: calls `body(first, end)` for blocks of rows.
 template <class Body>
 void parallel_for_rows(const TaskRunner& runner, size_t rows, const Body& body) {
   constexpr size_t kRowsPerTask = 32;

@@ -1,7 +1,7 @@
-// One head of attention in tiles. kernels.cc compiles this file once per instruction set.
+// Computes one head of attention in tiles. kernels.cc compiles this file once per instruction set.
 //
-// Both products are blocks of bfloat16, whose cost is in kernels.cc. The scores of one block are in scratch memory at a
-// time, so that they stay in the second-level cache.
+// Both products are blocks of bfloat16, whose cost is in kernels.cc. Scratch memory holds the scores of only one block
+// at a time, so that they stay in the second-level cache.
 
 #if defined(VMOE_CORE_TILE_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ATTENTION_INL_H_
@@ -51,7 +51,7 @@ HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   }
 }
 
-// Interleaves the lines of 32 values of a group's tokens into a line of each of two tiles.
+// Interleaves the lines of a group's tokens, 32 values each, into one line of each of two tiles.
 template <size_t kTokens>
 HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to) {
   const auto place = [to](size_t i) {

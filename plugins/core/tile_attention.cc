@@ -9,24 +9,24 @@
 namespace vmoe {
 namespace {
 
-// Attention of one head of one image, whose queries, keys and values are lines: 32 columns of a token in 64 bytes.
-// Takes the scratch memory. Throws std::bad_alloc.
+// Computes attention for one head of one image, whose queries, keys and values are lines: 32 columns of a token in 64
+// bytes. Allocates the scratch memory. Throws std::bad_alloc.
 void attend_head(const Kernels& kernels, TileHead head) {
   Workspace scratch;
   head.scratch = scratch.take<char>(tile_head_bytes(head.tokens, head.lines));
   kernels.attend(head);
 }
 
-// TileHead::added for keys that represent `sizes` tokens each, f32[tokens] or none. Writes it to `memory`, f32[tokens
-// in whole panels]. Null if there is nothing to add.
+// Returns TileHead::added for keys that represent `sizes` tokens each, f32[tokens] or null. Writes it to `memory`,
+// f32[tokens in whole panels]. Returns null if there is nothing to add.
 const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   const size_t padded = round_up(head.tokens, kPanelColumns);
   return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
 }
 
-// Packs one head's columns of some tokens as lines of bfloat16. Lines of the same 32 columns are together, as a product
-// writes them.
+// Packs one head's columns of some tokens as lines of bfloat16. Lines of the same 32 columns are together, which is the
+// order in which products write them.
 void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t tokens, size_t size, char* to) {
   const size_t tiles = divide_up(tokens, kRowsPerTile);
   TileRows rows;
@@ -41,7 +41,7 @@ void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t 
   }
 }
 
-// Attention of head `number` of one image. q, k, v and y begin at the first image.
+// Computes attention for head `number` of one image. q, k, v and y begin at the first image.
 void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t image, size_t number, const float* q,
                   const float* k, const float* v, float* y) {
   TileHead head;
@@ -73,10 +73,10 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   attend_head(kernels, head);
 }
 
-// Copies `size` columns from `column` on, which may begin within a line, to the beginning of new lines, padded with
-// zeros. Lines have 32 columns of a token in 64 bytes. In both, the lines of all tokens are together, and the lines of
-// the next 32 columns are `stride` bytes further. kBytes are copied at once; the bytes in front of `column` and those
-// of `size` columns are multiples of it.
+// Copies `size` columns from `column` on, which may be inside a line, to the beginning of new lines, and pads them with
+// zeros. Lines have 32 columns of a token in 64 bytes. In input and output, the lines of all tokens are together, and
+// the lines of the next 32 columns are `stride` bytes further. Copies kBytes at once; `column` columns and `size`
+// columns must each be a multiple of kBytes.
 template <size_t kBytes>
 void cut_columns(const char* from, size_t stride, size_t column, size_t size, size_t tokens, char* to) {
   for (size_t byte = 0; byte < round_up(2 * size, kLineBytes); byte += kBytes) {
@@ -145,7 +145,7 @@ class Block {
     // If tokens are merged:
     float* exact_key =
         nullptr;             // keys before rounding, f32[rows, lines * 32], or their sums over heads, f32[rows, D / H]
-    bool sums_keys = false;  // whether these are sums
+    bool sums_keys = false;  // whether exact_key has sums
     std::vector<ImageMerging> merging;  // of each image
     float* joining = nullptr;           // rows f32[D] of the tokens that join others, by image
     float** out_row = nullptr;          // where each output row begins
@@ -160,7 +160,7 @@ class Block {
   const size_t heads_;
   const size_t width_;  // D
   const bool quantized_;
-  const bool cut_;  // heads begin within lines
+  const bool cut_;  // whether some heads begin inside a line
   size_t images_of_group_ = 1;
   size_t groups_ = 0;
   LinearWeights query_, key_, value_, out_;
@@ -169,9 +169,9 @@ class Block {
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
   int32_t* asking_ = nullptr;        // the rows of a group that are queries
-  size_t* whole_column_ = nullptr;   // of exact keys by panel, without sums
-  size_t* summed_column_ = nullptr;  // the same with sums over heads
-  size_t* rotation_offset_[2] = {};  // of all queries, and of all rows
+  size_t* whole_column_ = nullptr;   // [panels], the column of exact_key where a panel begins, without sums
+  size_t* summed_column_ = nullptr;  // [panels], the same if exact_key has sums over heads
+  size_t* rotation_offset_[2] = {};  // for all queries, and for all rows
   mutable std::vector<Slot> slots_;  // results that stages leave for later stages of their group
   Workspace workspace_;
   const RotationTable rotation_;
@@ -180,7 +180,7 @@ class Block {
   bool packs() const { return quantized_ || cut_ || mixed_norm_; }
   bool merges() const { return merging_.count > 0; }
   size_t key_stride(bool summed) const { return summed ? width_ / heads_ : lines() * kPanelColumns; }
-  // Lines of a token, with all heads.
+  // The number of lines of a token, including all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
   size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
@@ -267,7 +267,7 @@ class Block {
     }
   }
 
-  // Some panels of the query, key and value projections, counted one after the other.
+  // Computes some panels of the query, key and value projections; panels are counted through all three.
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
     Slot& memory = slots_[slot];
     // A thread that projects all panels also sums the keys over heads, so that they stay in its cache.
@@ -315,7 +315,7 @@ class Block {
     }
   }
 
-  // The rotation of rows whose places in the table begin at `offset`.
+  // Returns the rotation of rows whose places in the table begin at `offset`.
   LineRotation rotation_of(const size_t* offset) const {
     LineRotation rotation;
     rotation.cosines = rotation_.cosines();
@@ -325,7 +325,7 @@ class Block {
     return rotation;
   }
 
-  // First the heads of the group's images, one after the other; then, for each image, where its tokens go.
+  // Computes attention or finds the merging. The items are first the heads of the group's images, then its images.
   void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
     const size_t heads = images_of_group_ * heads_;
     if (begin < heads) mix(group, slot, begin, std::min(end, heads));

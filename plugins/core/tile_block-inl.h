@@ -3,9 +3,9 @@
 // Processors differ in how they multiply a block: vector_block-inl.h uses vectors, neon_block-inl.h ARM's dot products
 // and matrix products, and matrix_unit_block-inl.h the tile registers of AMX. The costs are compared in kernels.cc.
 //
-// kMostRowTiles = 3 by counting, not by a measurement: the 197 tokens of a ViT are 13 row tiles. Three at the end read
-// the panel once; two and one would read it twice. More do not fit a matrix unit: the sums of three take six of its
-// eight registers.
+// kMostRowTiles = 3 was derived, not measured. The 197 tokens of a ViT are 13 row tiles. A last block of three reads
+// the panel once; blocks of two and one would read it twice. More than three do not fit a matrix unit: the sums of
+// three take six of its eight registers.
 
 #if defined(VMOE_CORE_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_BLOCK_INL_H_
@@ -38,10 +38,10 @@ struct TileOperand {
   size_t columns = kPanelColumns;
 };
 
-// Row tiles of the next block: two, or three if just three are left.
+// Returns the number of row tiles of the next block: two, or three if exactly three are left.
 constexpr size_t row_tiles_of_block(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
 
-// Calls the `multiply` for a number of row tiles that is known only at run time.
+// Calls the instance of Block::multiply for a number of row tiles that is known only at run time.
 template <class Block, ElementType kType, class Beside>
 HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
                                Beside& beside) {
@@ -70,7 +70,7 @@ struct LinesAhead {
   }
 };
 
-// For multiply_block if there is nothing else to do.
+// The `beside` of a multiply_block that has no other work to do.
 struct NothingBeside {
   LinesAhead lines;
 

@@ -42,7 +42,7 @@ struct TileProduct {
   const float* bias = nullptr;  // f32[panels * 32], or none
 };
 
-// What becomes of the float32 sums is the mode of a product. Each mode has its arguments and its kernel, see Kernels:
+// The mode of a product says what happens to its float32 sums. Each mode has its own arguments and kernel, see Kernels:
 //
 // | mode | writes | weights |
 // |---|---|---|
@@ -51,10 +51,10 @@ struct TileProduct {
 // | HiddenLines | lines of bfloat16: activation(sum + bias) * factor | bfloat16 |
 // | HeadLines | lines of bfloat16: sum + bias, rotated | bfloat16 and int8 |
 //
-// In each mode, row r begins `offset[r]` bytes behind `out`. Float32 rows get the product's `columns`. Lines have all
-// 32 values of a panel, and the lines of the next panel begin `line_stride` bytes further.
+// In each mode, row r begins `offset[r]` bytes after `out`. Float32 rows receive only the product's `columns`. Lines
+// have all 32 values of a panel, and the lines of the next panel begin `line_stride` bytes further.
 
-// Where rows begin that have no offset from a common place.
+// The beginnings of rows that have no common start to be offset from.
 struct ScatteredRows {
   float* const* row = nullptr;  // [row_count]
   size_t first_column = 0;      // of the product, in these rows
@@ -86,7 +86,7 @@ struct HiddenLines {
 struct LineRotation {
   const float* cosines = nullptr;
   const float* sines = nullptr;
-  const size_t* offset = nullptr;  // elements of the table in front of the row for r, [row_count]
+  const size_t* offset = nullptr;  // [row_count], elements of the table before the row for r
   size_t period = 0;               // columns of a row of the table
   size_t first_column = 0;         // of the product's first panel
 };
@@ -96,7 +96,7 @@ struct ExactLines {
   float* out = nullptr;
   size_t stride = 0;
   const size_t* column = nullptr;  // where each panel goes, [panels]
-  size_t first_added_panel = 0;    // from it on, values are added to those of earlier panels
+  size_t first_added_panel = 0;    // from this panel on, values are added to those of earlier panels
 };
 
 struct HeadLines {
@@ -115,31 +115,31 @@ struct TileRows {
   size_t stride = 0;                          // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const float* norm_scale = nullptr;  // f32[depth]: normalize as LayerNorm says; or none
+  const float* norm_scale = nullptr;  // f32[depth]: normalize as described for LayerNorm; or none
   const float* norm_bias = nullptr;   // f32[depth], or none
   bool round_bf16 = false;            // round to bfloat16 before scaling
   float* scratch = nullptr;           // f32[depth in whole lines]
-  char* tiles = nullptr;              // every step of the rows is written
+  char* tiles = nullptr;              // output; every step of the rows is written
   size_t row_tile_stride = 0;         // bytes
   // Output for int8 and int4 weights: max|x| / 127 of each row, or 1 if the row is zero; f32[row_count].
   float* scale = nullptr;
 };
 
-// One head of one image: softmax(q . k / sqrt(size)) . v. The operands of both products are bfloat16. The powers
-// exp(score - max) are rounded for the second product, whose outputs are then divided by their unrounded sum.
-// A line has 32 columns of the head; the last line is padded with zeros.
+// The arguments of attention for one head of one image: softmax(q . k / sqrt(size)) . v. The operands of both products
+// are bfloat16. The powers exp(score - max) are rounded for the second product. Its outputs are then divided by the sum
+// of the unrounded powers. A line has 32 columns of the head; the last line is padded with zeros.
 struct TileHead {
   const char* q = nullptr;   // row tiles of the first 32 columns
-  size_t q_step_stride = 0;  // bytes from them to the row tiles of the next 32 columns
+  size_t q_step_stride = 0;  // bytes from those to the row tiles of the next 32 columns
   size_t queries = 0;
   const char* k = nullptr;  // lines of token 0, 1, ... with the first 32 columns
   const char* v = nullptr;
-  size_t line_stride = 0;  // bytes from them to the lines of the next 32 columns
+  size_t line_stride = 0;  // bytes from those to the lines of the next 32 columns
   size_t tokens = 0;
   const float* added = nullptr;  // added to each token's scores before scaling, f32[tokens in whole panels]; or none
   size_t size = 0;               // columns of a head
   size_t lines = 0;              // lines of a token
-  char* scratch = nullptr;       // tile_head_bytes, at a multiple of 64
+  char* scratch = nullptr;       // tile_head_bytes() bytes, 64-byte aligned
   // Row r of the output begins at `out` + offset[r] bytes.
   void* out = nullptr;
   const size_t* offset = nullptr;  // [queries]
@@ -148,7 +148,7 @@ struct TileHead {
   size_t out_columns = 0;          // of float32: columns to write, at most lines * 32
 };
 
-// Bytes of TileHead::scratch.
+// Returns the size of TileHead::scratch in bytes.
 size_t tile_head_bytes(size_t tokens, size_t lines);
 
 }  // namespace vmoe

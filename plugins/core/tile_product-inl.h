@@ -1,7 +1,7 @@
-// Products of tiles, block by block, and the modes that finish their sums (see tile_kernels.h). All processors do this
-// in the same order. kernels.cc compiles this file once per instruction set.
+// Computes products of tiles, block by block, and finishes their sums in each mode (see tile_kernels.h). All processors
+// do this in the same order. kernels.cc compiles this file once per instruction set.
 //
-// Rows are finished while the next block multiplies (PendingRows), as far as a block allows it. On a matrix unit, this
+// If the kind of block allows it, rows are finished while the next block multiplies (PendingRows). On a matrix unit, it
 // fills vector units that would be idle. It does not hide a GELU completely: on a Xeon with AMX, 512-bit instructions
 // run at half their rate while tile products run, and a GELU takes about 31 of them for each product (commit 722d4896).
 
@@ -46,7 +46,7 @@ HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], 
 
 using RowValues = Floats[kPanelColumns / kLanes];  // of one row, the columns of a panel
 
-// Sums of a row as float32.
+// Converts the sums of a row to float32.
 template <ElementType kType>
 HWY_INLINE void scale_sums(const TileProduct& product, const float* sums, size_t row, size_t column,
                            RowValues& values) {
@@ -69,7 +69,7 @@ HWY_INLINE void scale_sums(const TileProduct& product, const float* sums, size_t
   }
 }
 
-// activation(value + bias) * factor, for both modes of hidden values.
+// Computes activation(value + bias) * factor, for both modes of hidden values.
 template <class Hidden>
 HWY_INLINE void activate_row(const TileProduct& product, const Hidden& to, size_t row, size_t column,
                              RowValues& values) {
@@ -187,7 +187,7 @@ struct PendingRows {
   }
 };
 
-// Work during the steps of a block: it finishes rows of the block before, and prefetches lines.
+// The work that is done during the steps of a block: finishes rows of the previous block, and prefetches lines.
 template <class Pending>
 struct BesideProducts {
   Pending& pending;
@@ -239,7 +239,7 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
   pending.finish_all();
 }
 
-// Multiplies by weights of one of kTypes, in a mode that has them.
+// Multiplies by weights of any type in kTypes, the types that the mode supports.
 template <class Block, ElementType... kTypes, class Mode>
 void multiply_types(const TileProduct& product, const Mode& to) {
   ((product.type == kTypes ? multiply_panels<Block, kTypes>(product, to) : void()), ...);

@@ -28,7 +28,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float kNormEpsilon = 1e-6f;
 
-// The values at `i` to `count` of a row, followed by zeros.
+// Loads the values from `i` on, up to the end of the row at `count`, followed by zeros.
 HWY_INLINE Floats load_up_to(const float* row, size_t i, size_t count) {
   const FloatTag d;
   return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
@@ -56,7 +56,8 @@ HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const
   return join(join(folded[0], folded[1]), join(folded[2], folded[3]));
 }
 
-// Values without a sign have the order of their bits, in which a NaN is the largest.
+// Returns the larger of two values without a sign, or a NaN if there is one. Such values have the order of their bits,
+// in which a NaN is the largest.
 HWY_INLINE Floats larger(Floats a, Floats b) {
   const SignedTag di;
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
@@ -92,7 +93,8 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// The nearest integers of values of at most 127.5. `away` is raised to the largest distance between the two.
+// Returns the integers nearest to values of at most 127.5. Raises `away` to the distance between the two if that is
+// larger.
 HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions
@@ -106,8 +108,8 @@ HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #endif
 }
 
-// Stores 64 integers of at most 127 as bytes, or as unsigned bytes plus 128. Groups of the depth are side by side, or,
-// if they have 8 bytes, where tiles.h says.
+// Stores 64 integers of at most 127 as bytes, or as unsigned bytes plus 128. Groups of the depth are side by side;
+// those of 8 bytes have the layout in tiles.h.
 template <bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], char* line) {
 #if HWY_TARGET == HWY_SCALAR
@@ -136,8 +138,8 @@ HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], c
 #endif
 }
 
-// Stores one row as lines of int8, clip(rint(x / scale), -127, 127), for int4 weights with its `sums`; `count` is a
-// multiple of 64. Returns the scale, which is not finite if a value is not.
+// Stores one row as lines of int8, clip(rint(x / scale), -127, 127); for int4 weights, also the row's `sums`. `count`
+// is a multiple of 64. Returns the scale, which is not finite if a value of the row is not.
 template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;

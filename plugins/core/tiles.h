@@ -16,10 +16,11 @@
 // become one of 128 bytes. int8 activations are split into groups too: [row tile][step][8 groups][16 rows][8 B].
 //
 // int4 weights are multiplied by int8 activations. A step is the group of 64 that shares a scale.
-// - Weights: a byte holds two of them, each plus 8: in its low half from the first of two lines, in its high half from
-//   the second. The float16 scales of the 32 columns follow each step: [panel][step]([2][8 lines][64 B], [32] float16).
-// - Activations: the int32 sums of the 16 rows, times -8, follow each step. Sums of products begin there, which cancels
-//   the 8 that was added to each weight.
+// - Weights: a byte holds two weights, each plus 8: one of the first of two lines in its low half, and one of the
+//   second line in its high half. Each step is followed by the float16 scales of its 32 columns:
+//   [panel][step]([2][8 lines][64 B], [32] float16).
+// - Activations: each step is followed by the int32 sums of its 16 rows, times -8. Sums of products start from these,
+//   which cancels the 8 that was added to each weight.
 #pragma once
 
 #include <cstddef>
@@ -39,13 +40,13 @@ inline constexpr int kInt4Excess = 8;
 constexpr size_t divide_up(size_t count, size_t size) { return (count + size - 1) / size; }
 constexpr size_t round_up(size_t count, size_t size) { return divide_up(count, size) * size; }
 
-// Elements of the depth in a line of activations.
+// Returns the number of elements of the depth in a line of activations.
 constexpr size_t depth_of_line(ElementType type) { return kLineBytes / bytes_of(type); }
 
-// Number of steps of a depth.
+// Returns the number of steps of a depth.
 constexpr size_t steps_of_depth(ElementType type, size_t depth) { return divide_up(depth, depth_of_line(type)); }
 
-// Byte at which a row begins in activations whose row tiles are `row_tile_stride` bytes apart.
+// Returns the byte at which a row begins, in activations whose row tiles are `row_tile_stride` bytes apart.
 constexpr size_t line_offset(size_t row, size_t row_tile_stride) {
   return row / kRowsPerTile * row_tile_stride + row % kRowsPerTile * kLineBytes;
 }

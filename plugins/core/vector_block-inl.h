@@ -1,13 +1,14 @@
 // Blocks of a product in vectors. kernels.cc compiles this file once per instruction set.
 //
-// A pass multiplies some rows by 16 or 32 columns with its sums in registers, which is where the constants come from:
+// A pass multiplies some rows by 16 or 32 columns and keeps its sums in registers, whose number determines the
+// constants:
 //
 // | vectors | registers | kRows | columns | sums | left for weights and rows |
 // |---|---|---|---|---|---|
 // | 512 bits | 32 | 8 | 32 | 16 | 16 |
 // | 256 bits | 16 | 4 | 16 | 8 | 8 |
 //
-// They were not varied in a measurement. kStreamBytes is from commit 0ca0cb0e, which records neither figures nor the
+// Other values were not measured. kStreamBytes is from commit 0ca0cb0e, which records neither figures nor the
 // processor. The cost of a pass depends on its products (dot_products-inl.h); kernels.cc compares them.
 
 #if defined(VMOE_CORE_VECTOR_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -32,7 +33,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Row tiles times one panel; `sums` has 32 columns.
+// Multiplies row tiles by one panel; `sums` has 32 columns.
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
@@ -40,7 +41,7 @@ struct VectorBlock {
   static constexpr size_t group_bytes(ElementType) { return kLeastGroupBytes; }
   // Distance at which a panel that streams from memory is prefetched, meant to reach the memory's bandwidth.
   static constexpr size_t kStreamBytes = 8192;
-  // Rows of a pass over a panel.
+  // Maximum rows of a pass over a panel.
   static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
@@ -85,7 +86,7 @@ struct VectorBlock {
   static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
   static constexpr size_t kVectorsOfPass = kParts * kPartVectors;
 
-  // The last step of bfloat16 has `last_lines`.
+  // For bfloat16, the last step has only `last_lines` lines.
   template <class Group, size_t kCount, size_t kVectors = kVectorsOfPass>
   static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps,
                                     size_t last_lines, float* out, LinesAhead& lines) {
@@ -146,7 +147,7 @@ struct VectorBlock {
     return hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
   }
 
-  // A step of bfloat16, widened to float32.
+  // Adds a step of bfloat16, widened to float32.
   template <class Group, size_t kCount, size_t kVectors>
   static HWY_INLINE void add_widened(const char* rows, const char* panel, size_t lines,
                                      Floats (&sums)[kCount][kVectors]) {
@@ -164,14 +165,15 @@ struct VectorBlock {
     }
   }
 
-  // A group of a row, in all lanes.
+  // Loads a group of a row into all lanes.
   static HWY_INLINE Bits load_group(const char* from) {
     uint32_t group;
     std::memcpy(&group, from, sizeof(group));
     return hn::Set(BitsTag(), group);
   }
 
-  // The same for int4 weights, from one half of the panel on; `excess` points to the sums behind the rows' lines.
+  // As run_pass, but for int4 weights and from one half of the panel on. `excess` points to the sums after the rows'
+  // lines.
   template <size_t kCount>
   static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
                                          size_t steps, float* out, LinesAhead& lines) {

@@ -2,8 +2,8 @@
 // file once per instruction set.
 //
 // `activate` divides, and `fast_activate` multiplies by a reciprocal. A GELU by `fast_activate` takes about 31
-// instructions of 512 bits; on a Xeon with AMX that is 2.8 ns a vector, but 65 to 70 ns for hidden values of about 10.1
-// to 13, whose power of two is subnormal (commit 722d4896).
+// instructions of 512 bits. On a Xeon with AMX, that is 2.8 ns per vector; but for hidden values of about 10.1 to 13,
+// whose power of two is subnormal, it is 65 to 70 ns (commit 722d4896).
 
 #if defined(VMOE_CORE_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_MATH_INL_H_
@@ -42,8 +42,8 @@ HWY_INLINE Floats round_to_bf16(Floats values) {
   return hn::BitCast(FloatTag(), rounded_bf16(hn::BitCast(BitsTag(), values)));
 }
 
-// 2^t for t from -126 to 127, with a relative error of at most 2e-7. The polynomials are nearly the best of their
-// degree, with an error of 8e-8.
+// Returns 2^t for t from -126 to 127, with a relative error of at most 2e-7. The polynomials are nearly the best of
+// their degree, with an error of 8e-8.
 HWY_INLINE Floats exp2_in_range(Floats t) {
   const FloatTag d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -71,7 +71,7 @@ HWY_INLINE Floats exp2_in_range(Floats t) {
 #endif
 }
 
-// 2^t for t of at most 127: zero for very negative t, and NaN for a NaN.
+// Returns 2^t for t of at most 127: zero for very negative t, and NaN for a NaN.
 HWY_INLINE Floats exp2_of_any(Floats t) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   return exp2_in_range(t);
@@ -87,7 +87,8 @@ HWY_INLINE Floats exp2_of_any(Floats t) {
 #endif
 }
 
-// The slope in x / (1 + 2^(x * slope)), a form of every activation that has no cancellation.
+// Returns the slope in x / (1 + 2^(x * slope)). Every activation can be written in this form, which avoids
+// cancellation.
 HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   const FloatTag d;
   const auto square = hn::Mul(x, x);
@@ -118,8 +119,8 @@ HWY_INLINE Floats activate(Activation activation, Floats x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
 }
 
-// The same without a division, for values that are rounded afterwards: the quotient is within three units in the last
-// place.
+// As `activate`, but without a division, for values that are rounded afterwards: the quotient is within three units in
+// the last place.
 HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));

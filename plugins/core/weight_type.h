@@ -1,5 +1,5 @@
-// The types of weights and their properties. The loops that pack and multiply them are in packed_weights.cc,
-// tile_rows-inl.h, tile_product-inl.h and the blocks.
+// The types of weights and their properties. The loops that pack and multiply weights are in packed_weights.cc,
+// tile_rows-inl.h, tile_product-inl.h and the *_block-inl.h files.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace vmoe {
 // Which weights share a scale.
 enum class Scales : uint8_t {
   kNone,
-  kColumns,  // all weights of a column; the op passes the scales to its products
+  kColumns,  // all weights of a column; the scales are an input of the op
   kGroups,   // kScaleGroup weights of a column, along the depth; the float16 scales are packed with the weights
 };
 inline constexpr size_t kScaleGroup = 64;

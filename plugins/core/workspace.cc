@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kLargePage = size_t{1} << 21;
 
-// 4 KiB, and on some systems for ARM 16 or 64 KiB.
+// Returns the size of a small page in bytes: 4 KiB, or on some ARM systems 16 or 64 KiB.
 size_t small_page() {
   static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return bytes;
@@ -72,7 +72,7 @@ Workspace::~Workspace() {
     if (!more_.empty()) {
       more_.clear();
       buffer_ = PageBuffer();
-      // Some slack, so that slowly growing batches do not allocate each time.
+      // Allocate some slack, so that slowly growing batches do not allocate each time.
       buffer_ = PageBuffer(taken_ + taken_ / 4);
     }
     forbid_access(buffer_.data(), buffer_.bytes());

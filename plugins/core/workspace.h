@@ -29,7 +29,7 @@ class PageBuffer {
 };
 
 // The scratch memory of one call: a bump allocator over a buffer that later calls reuse. Values that do not fit get
-// buffers of their own, and the next call gets a buffer that is large enough for all.
+// buffers of their own; then the next call gets one buffer that is large enough for all values.
 class Workspace {
  public:
   // Takes an idle buffer of the process.
@@ -38,7 +38,8 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // `count` uninitialised values at a 64-byte boundary. They live as long as the workspace. Throws std::bad_alloc.
+  // Returns `count` uninitialised values at a 64-byte boundary. They live as long as the workspace. Throws
+  // std::bad_alloc.
   template <class T>
   T* take(size_t count) {
     return static_cast<T*>(take_bytes(count * sizeof(T)));

@@ -1,6 +1,6 @@
-// The gates of a router, softmax(x . router), as one phase of teams. A team of lanes has a few tokens, and computes
-// their logits for a few experts at a time. Every sum has a fixed order, independent of the other tokens in the batch:
-// each lane sums its share of the depth, and exchanges between lanes add up the shares.
+// Computes the gates of a router, softmax(x . router), in one phase of teams. A team of lanes has a few tokens, and
+// computes their logits for a few experts at a time. Every sum has a fixed order, independent of the other tokens in
+// the batch: each lane sums its share of the depth, and exchanges between lanes add up the shares.
 #pragma once
 
 #include <cmath>

@@ -6,7 +6,7 @@
 namespace vmoe::cuda {
 namespace {
 
-// Rounds for up to 32 experts, in which each lane holds few logits.
+// The rounds for up to 32 experts. With so few rounds, each lane holds few logits.
 constexpr uint32_t kFewGateRounds = 4;
 
 // One team per block, so that even few tokens are spread over the whole GPU.

@@ -19,7 +19,7 @@ const char* routing_refusal(const RoutingShape& shape);
 const char* gates_refusal(size_t tokens, size_t hidden, size_t experts);
 
 // Returns the bytes of workspace that a supported shape needs, 256-byte aligned; 0 for small groups (S * K <= 2048). A
-// workspace for more groups also serves fewer.
+// workspace for more groups is also large enough for fewer.
 size_t route_workspace_bytes(const RoutingShape& shape);
 size_t route_dispatch_workspace_bytes(const RoutingShape& shape);
 

@@ -1,5 +1,5 @@
-// The access of phases to memory. On the GPU, a Memory is a pointer. The tests have one that checks which thread reads
-// what another has written, so phases access memory only through this interface.
+// The access of phases to memory. On the GPU, a Memory is a pointer. The tests' own Memory checks whether a thread
+// reads the writes of another thread, so phases access memory only through this interface.
 #pragma once
 
 #include <cstddef>

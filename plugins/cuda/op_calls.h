@@ -38,10 +38,10 @@ struct OpCall {
 
 cudaError_t put_gates(const OpCall& call);
 cudaError_t put_route(const OpCall& call);
-// Invalid tokens in src give rows of zeros: refusing them would mean waiting for the GPU.
+// An invalid token in src gives a row of zeros: returning an error would mean waiting for the GPU.
 cudaError_t put_dispatch(const OpCall& call);
 cudaError_t put_route_dispatch(const OpCall& call);
-// Slots past the last one add nothing: refusing them would mean waiting for the GPU.
+// A slot past the last one adds nothing: returning an error would mean waiting for the GPU.
 cudaError_t put_combine(const OpCall& call);
 
 }  // namespace vmoe::cuda

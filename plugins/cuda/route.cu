@@ -81,8 +81,7 @@ cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32
   return cudaGetLastError();
 }
 
-// Sets `parts` to the number of blocks that share a group: enough to fill the GPU, but no more than have a row for each
-// of their warps.
+// Sets `parts` to the number of blocks that share a group: enough to fill the GPU, but so few that each warp has a row.
 cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
   int device = 0;
   int processors = 0;

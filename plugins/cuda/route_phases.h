@@ -178,8 +178,8 @@ class LaneGates {
 // All teams of a block make the same calls in the same order, even teams without a token. Each row of `gates` consists
 // of whole words.
 //
-// Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and if `writes_choices`, weight[G,S,K] and
-// expert_of[G,S,K], its own.
+// Reads gates[G,S,E]. Writes the team's own elements of keys[pairs of the tile] and, if `writes_choices`, of
+// weight[G,S,K] and expert_of[G,S,K].
 template <class Team, class Gates, class Weights, class Experts, class Keys>
 VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const Gates& gates, bool writes_choices,
                                      const Weights& weight, const Experts& expert_of, const Keys& keys) {
@@ -200,7 +200,7 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
     });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
       team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
-      // Each exchange doubles the number of lanes whose minimum every lane knows, until it is the minimum of the team.
+      // Each exchange doubles the number of lanes whose minimum a lane knows. In the end, it knows that of the team.
       for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
         team.exchange(least, distance, other);
         team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
@@ -234,7 +234,7 @@ VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t co
   }
 }
 
-// Phase 3, repeated. Merges each kMergedRuns neighbouring sorted runs of `width` keys. Reads all keys of the
+// Phase 3, repeated. Merges every kMergedRuns neighbouring sorted runs of `width` keys. Reads all keys of the
 // neighbouring runs. Writes one element of `merged` for each own key.
 template <class Keys>
 VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
@@ -249,7 +249,7 @@ VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t cou
 }
 
 // Runs with the last phase 3, when at most kMergedRuns runs are left. Finds where each expert's keys will begin after
-// merging; offsets[E] is the end of the last expert's keys. Reads all keys. Writes offsets[E+1], its own.
+// merging; offsets[E] is the end of the last expert's keys. Reads all keys. Writes its own elements of offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
                                    const Keys& keys, const Offsets& offsets) {
@@ -288,7 +288,7 @@ VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, cons
 }
 
 // Phase 4, if the tile is the whole group; runs with give_slots. Writes the token in each slot of the group. Reads keys
-// and offsets[E+1]. Writes src[E,M], its own.
+// and offsets[E+1]. Writes its own elements of src[E,M].
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
@@ -300,7 +300,7 @@ VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile
 }
 
 // Phase 4, if the group has several tiles. Passes the sorted tile to the next launch. Reads keys and offsets[E+1].
-// Writes tile_keys and tile_offsets, its own part of this tile.
+// Writes its own elements of this tile's part of tile_keys and tile_offsets.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
 VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
@@ -309,7 +309,7 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4; runs with publish_tile. Empties this tile's share of the group's slots. Writes src[E,M], its own.
+// Phase 4; runs with publish_tile. Empties this tile's share of the group's slots. Writes its own elements of src[E,M].
 template <class Sources>
 VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
                                   size_t tile_count, const Sources& src) {
@@ -320,7 +320,8 @@ VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile&
 }
 
 // The next launch. Ranks a pair by counting the smaller keys of its expert in every tile of its group. Reads
-// tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes slot[G,S,K] and src[E,M], those of its pair.
+// tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes the pair's elements of slot[G,S,K] and
+// src[E,M].
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,

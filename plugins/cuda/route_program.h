@@ -78,7 +78,7 @@ VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gate
   return sorted;
 }
 
-// route, if a group is one tile; one block per group.
+// The program of route if a group is one tile. One block runs per group.
 template <class Block, class Gates, class Weights, class Experts, class Slots, class Sources, class Shared>
 VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
                                   const Weights& weight, const Experts& expert_of, const Slots& slot,
@@ -91,8 +91,8 @@ VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, c
   });
 }
 
-// route, first launch, if a group has several tiles. Block x sorts tile x and writes tile_keys[G, tiles, stride] and
-// tile_offsets[G, tiles, E+1].
+// The first launch of route if a group has several tiles. Block x sorts tile x and writes tile_keys[G, tiles, stride]
+// and tile_offsets[G, tiles, E+1].
 template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
           class Shared>
 VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
@@ -110,7 +110,7 @@ VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, co
   }
 }
 
-// route, second launch: each thread finds the position of one pair.
+// The second launch of route: each thread finds the position of one pair.
 template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
@@ -125,8 +125,8 @@ VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, co
   });
 }
 
-// route_dispatch, if a group is one tile. Each block of a group sorts the whole group by itself, which costs less than
-// waiting for another launch. It then copies its share of the rows, one row per warp.
+// The program of route_dispatch if a group is one tile. Each block of a group sorts the whole group by itself, which
+// costs less than waiting for another launch. The block then copies its share of the rows, one row per warp.
 template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>
 VMOE_HOST_DEVICE void route_and_dispatch(const Block& block, const BlockPlace& place, const Groups& groups,
                                          const Gates& gates, const Weights& weight, const Slots& slot, size_t words,

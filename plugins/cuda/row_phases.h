@@ -16,8 +16,8 @@ namespace vmoe::cuda {
 inline constexpr uint32_t kCopyBatch = 4;
 inline constexpr uint32_t kCombineBatch = 2;
 
-// Copies row `source` of x to row `target` of buf, or zeros if `source` is negative. Reads x[tokens, words]. Writes
-// buf[slots, words], its own.
+// Copies row `source` of x to row `target` of buf, or zeros if `source` is negative. Reads x[tokens, words]. Writes its
+// own elements of buf[slots, words].
 template <class In, class Out>
 VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t target, const In& x,
                                const Out& buf) {
@@ -36,7 +36,7 @@ VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int3
 }
 
 // Dispatches one slot: copies the row of its source, or zeros if the source is not a token. Reads src[slots] and
-// x[tokens, words]. Writes buf[slots, words], its own.
+// x[tokens, words]. Writes its own elements of buf[slots, words].
 template <class Sources, class In, class Out>
 VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t index,
                                    const Sources& src, const In& x, const Out& buf) {
@@ -47,7 +47,7 @@ VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, 
 
 // Combines one token: y is the sum over k of weight * out[slot]. As on the CPU, the sum starts with the first product
 // rather than with zero. Invalid slots add nothing. Reads out[slots, words], slot[tokens,K] and weight[tokens,K].
-// Writes y[tokens, words], its own.
+// Writes its own elements of y[tokens, words].
 template <class T, class Out, class Slots, class Weights, class Sums>
 VMOE_HOST_DEVICE void combine_row(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
                                   size_t slots, const Out& out, const Slots& slot, const Weights& weight,

@@ -17,7 +17,7 @@ inline bool are_words(const void* rows, size_t row_bytes) {
   return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
 }
 
-// A word as its elements; it is a single element if Word and T have the same size.
+// The elements of a word; a single element if Word and T have the same size.
 template <class T, class Word>
 struct Elements {
   static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);  // NOLINT(bugprone-sizeof-expression)

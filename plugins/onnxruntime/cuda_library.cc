@@ -5,10 +5,10 @@
 
 namespace vmoe::ort {
 
-// Registers each op for the GPU and for the CPU. An op that a library registers hides the model's own function of the
-// same name, so without a CPU kernel, a session without the CUDA provider, or a node not assigned to it, would have no
-// kernel. The model's other ops are not registered for the opposite reason: ONNX Runtime then inlines their functions,
-// whose standard ops run on the GPU.
+// Returns each op for the GPU and for the CPU. An op that a library registers hides the model's own function of the
+// same name. Without a CPU kernel, there would be no kernel for a session without the CUDA provider, or for a node that
+// is not assigned to the provider. The model's other ops are left out for the opposite reason: ONNX Runtime then
+// inlines their functions, whose standard ops run on the GPU.
 OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);

@@ -94,7 +94,7 @@ Kernel make_rotate(const NodeInfo& node) {
   };
 }
 
-// Fills in the merging of a call. `merging.prefix` must be set; T and O are known.
+// Reads the merging of a call into `merging`, whose prefix must already be set; T and O must be known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
   const std::optional<int64_t> merge = call.setting(ops::Setting::kMerge);

@@ -26,8 +26,8 @@ bool succeeds(const OrtApi& api, OrtStatus* status) {
   return false;
 }
 
-// Whether an attribute exists with another type. The status of a failed read doesn't tell this apart from a missing
-// attribute.
+// Whether an attribute exists with a type other than INT. The status of a failed read is the same for this case and for
+// a missing attribute.
 bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
   float number = 0;
   size_t size = 0;
@@ -180,7 +180,7 @@ TaskRunner Call::runner() const {
             const auto* call = static_cast<const Call*>(pool);
             Job job{task, context};
             release(&job.begin);
-            // One batch per task, so that threads take the next task when they are free, however long each takes.
+            // Each task is its own batch, so that a thread takes the next task as soon as it is free.
             OrtStatus* status = call->api_.KernelContext_ParallelFor(call->context_, run_task, count, count, &job);
             acquire(&job.end);
             if (status == nullptr) return;

@@ -30,7 +30,7 @@ struct Tensor {
 
 ONNXTensorElementDataType onnx_type_of(ElementType type);
 
-// A node, as known when its kernel is created.
+// The part of a node that is known when its kernel is created.
 class NodeInfo {
  public:
   // Throws OpError for a node that no call could run, because of its attributes, the types of its inputs, omitted
@@ -97,8 +97,8 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Creates output `index`, of which one dimension becomes known only during the call; returns null if the node omits
-  // it. Throws OpError if there are more slots than 32-bit indices.
+  // Creates output `index`, whose dimension `dim` gets its `size` only during the call; returns null if the node omits
+  // the output. Throws OpError if there are more slots than 32-bit indices.
   template <class T>
   T* output(size_t index, char dim, size_t size) const {
     ops::Sizes sizes = sizes_;

@@ -58,7 +58,7 @@ class NodeMlp {
 };
 
 // Whether two inputs that belong together are given, such as a matrix or scale and its bias. Throws OpError if only one
-// is.
+// of them is given.
 bool is_pair_given(const Call& call, size_t first);
 
 // Returns the norm with input `scale` and the bias that follows it; an empty norm if both are omitted.

@@ -17,7 +17,7 @@
 
 namespace vmoe::ops {
 
-// Returns a node's value of an attribute; none if it has none.
+// Returns the value of an attribute of a node; none if the node omits it.
 using ReadAttribute = std::function<std::optional<int64_t>(const char* name)>;
 
 // Throws OpError unless minimum <= value <= maximum; kNoMaximum means no upper bound.
@@ -61,8 +61,8 @@ class Settings {
   std::array<std::optional<int64_t>, std::size(kSettings)> values_;
 };
 
-// Whether the op routes tokens to experts; and if so, whether experts choose tokens rather than tokens choosing k
-// experts.
+// `routes`: whether the op routes tokens to experts. `experts_choose`: whether it does, and experts choose their tokens
+// instead of each token choosing k experts.
 inline bool routes(const OpSpec& spec) { return spec.takes(Setting::kCapacity); }
 inline bool experts_choose(const OpSpec& spec) { return routes(spec) && !spec.takes(Setting::kK); }
 
@@ -79,8 +79,8 @@ struct Node {
   Types types;        // of all inputs
 };
 
-// Throws OpError if a required input is omitted, or if the scales don't match the weights: they must be given exactly
-// if the weights are quantized. `types` has the types of the given inputs.
+// Throws OpError if a required input is omitted, if quantized weights have no scales, or if other weights have scales.
+// `types` has the types of the given inputs.
 void check_inputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given);
 
 // Throws OpError if there are too many slots, E * M, or choices of tokens, G * S * K, for 32-bit indices.

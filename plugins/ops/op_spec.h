@@ -10,7 +10,7 @@
 
 namespace vmoe::ops {
 
-// A message for the user, or the end of one that begins with the op's name.
+// An invalid node or call. The message is for the user; it may be the end of one that begins with the op's name.
 class OpError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -31,7 +31,7 @@ enum class Presence : uint8_t {
   kRequired,
   kOptional,
   kSetting,  // a setting that is not optional: an input or an INT attribute
-  kScale,    // scales of weights: given exactly if the weights are quantized
+  kScale,    // scales of weights: given if, and only if, the weights are quantized
 };
 
 inline constexpr size_t kNoScale = SIZE_MAX;
@@ -52,14 +52,14 @@ struct ValueSpec {
   size_t scale = kNoScale;             // for weights: the input that holds their scales
   const char* grouped_dims = nullptr;  // for float16 scales, one per group: replaces `dims`
   size_t setting =
-      kNoSetting;  // the setting, if it is one: a number that the host reads even if the kernel runs on a GPU
+      kNoSetting;  // the setting that this input is, if any: a number that the host reads even for a GPU kernel
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
 };
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
 
-// A setting of a call, and the range of its values for any sizes.
+// A setting of a call, and the range that its values have whatever the sizes.
 struct SettingSpec {
   const char* name;
   int64_t minimum, maximum;  // kNoMaximum: none
@@ -70,7 +70,7 @@ struct AttributeSpec {
   const char* name;
   int64_t otherwise;         // the value if a node omits it
   int64_t minimum, maximum;  // kNoMaximum: none
-  char divides;              // the dimension that it must divide unless it is 0; or 0 for none
+  char divides;              // the dimension that a value other than 0 must divide; or 0 for none
   bool only_quantized;       // must be 0 if weights are not quantized
 };
 

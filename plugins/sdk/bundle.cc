@@ -30,7 +30,7 @@ std::string sha256_of(FILE* file) {
   return sha256([&](char* buffer, size_t size) { return read_some(file, buffer, size); });
 }
 
-// Runs `check` and adds the folder to the message of what it throws.
+// Runs `check`. If it throws an Error, adds the folder to the message.
 template <typename Check>
 void in_folder(const std::string& path, const Check& check) {
   try {

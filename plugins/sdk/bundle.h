@@ -1,4 +1,4 @@
-// Opens a bundle folder and checks that every file in it is the exported one.
+// Opens a bundle folder and checks that its files are those that were exported.
 #pragma once
 
 #include <map>

@@ -14,10 +14,10 @@ class RunOptions;
 // Ends calls from another thread. One object serves any number of calls.
 class Cancellation {
  public:
-  // Ends the calls that use it before their next op, and makes later calls fail.
+  // Ends the calls that use this object before their next op, and makes later calls fail.
   void cancel();
 
-  // Throws VMOE_CANCELLED if it is cancelled.
+  // Throws VMOE_CANCELLED if cancel() has been called.
   void check() const;
 
  private:
@@ -33,7 +33,7 @@ class RunOptions {
  public:
   // cancellation: null for a run that cannot be cancelled; must outlive the options.
   //
-  // Throws VMOE_CANCELLED if it is already cancelled.
+  // Throws VMOE_CANCELLED if `cancellation` is already cancelled.
   RunOptions(const OrtApi& api, Cancellation* cancellation);
   ~RunOptions();
   RunOptions(const RunOptions&) = delete;

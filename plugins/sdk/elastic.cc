@@ -43,7 +43,7 @@ void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_leve
   }
 }
 
-// Makes the decisions, and holds their state.
+// Makes the decisions, and holds the state between them.
 class Elastic {
  public:
   // levels: at least one, the cheapest first. Throws VMOE_ARGUMENT_ERROR if a level or option is invalid.
@@ -88,8 +88,8 @@ class Elastic {
     const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
     // A single slow call says little, so it counts at most double.
     const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-    // Whatever slowed this level down may also slow the others. Conversely, whatever once slowed the others may be
-    // over.
+    // The cause that slowed this level down may also slow the others. Conversely, the cause that once slowed the others
+    // may be gone.
     for (double& scale : scales_) scale += (now - scale) * kDrift;
     scales_[level] = now;
   }
@@ -107,7 +107,7 @@ class Elastic {
     return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
   }
 
-  // Returns the seconds of calls at a level that are needed for the images of one second.
+  // Returns the utilization at a level: the seconds of calls needed for the images that arrive in one second.
   double load(size_t level) const {
     const int64_t images = images_per_call(level);
     return rate_ * seconds(level, images) / static_cast<double>(images);
@@ -148,7 +148,7 @@ class Elastic {
   std::vector<double> scales_;  // per level: measured time of its calls divided by the plan's
   double rate_ = 0;             // arriving images per second
   double arrived_ = 0;          // images since time_
-  double began_, time_;         // `target` before the start; the last decision that advanced the clock
+  double began_, time_;         // `target` before the start; the time of the last decision that advanced the clock
   std::optional<double> affordable_since_;
 };
 

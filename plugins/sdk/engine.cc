@@ -37,7 +37,7 @@ bool are_finite(const float* values, size_t count) {
 }
 
 void check_threads(int threads) {
-  // Starting hundreds of threads on a few CPUs takes minutes. Python has the same limit.
+  // Starting hundreds of threads on a few CPUs takes minutes. The Python runtime has the same limit.
   const int64_t most = std::max(kMaxThreads, kMaxThreadsPerProcessor * std::thread::hardware_concurrency());
   if (threads < 0 || threads > most) {
     fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", most, " on this machine, or 0, not ",
@@ -46,7 +46,7 @@ void check_threads(int threads) {
 }
 
 void check_room(const vmoe_images& images, int64_t output_size, size_t room) {
-  // Counts below 1 and null pointers are reported as errors of the images later.
+  // Counts below 1 and null pointers are not errors here: check_images reports them later.
   if (images.data == nullptr || images.count < 1) return;
   if (static_cast<WideInt>(images.count) * output_size <= static_cast<WideInt>(room)) return;
   fail(VMOE_ARGUMENT_ERROR, "the output has room for ", room, " floats, and ", images.count, " images give ",
@@ -81,8 +81,8 @@ std::string profile_names(const Manifest& manifest) {
   return names;
 }
 
-// Warns once per process, as soon as a log callback is set, and once more for the precisions that are slower than fp32
-// on standard ops.
+// Warns once per process, as soon as a log callback is set, that a bundle runs on standard ops. Warns once more for a
+// precision that is slower than fp32 on standard ops.
 void warn_of_standard_ops(const std::string& failure, int32_t precision) {
   static std::array<std::atomic_flag, 2> warned = {};
   const bool is_short = precision != VMOE_FP32;

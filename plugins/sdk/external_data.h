@@ -1,6 +1,6 @@
 // Finds the files that an ONNX graph would open. Reads them from the graph's bytes, without the onnx library.
 //
-// A runtime opens whatever external-data location a graph names. Bundles may come from untrusted sources, so every
+// A runtime opens any external-data location that a graph names. Bundles may come from untrusted sources, so every
 // location is checked before a runtime sees the graph.
 #pragma once
 

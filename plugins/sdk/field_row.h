@@ -9,12 +9,12 @@ enum class FieldType { kObject, kList, kText, kNumber, kFlag, kWhole, kCount };
 
 // vmoe_runtime/bundle/manifest_fields.py declares the rows.
 struct Field {
-  const char* parent;  // key of the object that holds it; empty for the top level
+  const char* parent;  // key of the object that holds the field; empty for the top level
   const char* key;
   FieldType type;
   int64_t most;            // largest whole number; the smallest is 1, or 0 for a count
-  bool optional;           // it may be missing or null, which are equivalent
-  unsigned kinds;          // kOf* bits of the kinds that have it; for others it must be missing or null
+  bool optional;           // the field may be missing or null, which are equivalent
+  unsigned kinds;          // kOf* bits of the kinds that have the field; for others it must be missing or null
   const char* choices[8];  // the allowed texts; null if any is allowed
 };
 

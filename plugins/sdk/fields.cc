@@ -58,7 +58,7 @@ const char* name_of(unsigned kind) {
 }  // namespace
 
 Json parse_json(std::string_view text) {
-  // The parser takes a zero byte for the end and would ignore any text after it. It also skips a byte order mark.
+  // The parser treats a zero byte as the end and would ignore any text after it. It also skips a byte order mark.
   if (text.find('\0') != std::string_view::npos || text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
   }

@@ -15,8 +15,8 @@ constexpr ONNXTensorElementDataType dtype_of(const int32_t*) { return ONNX_TENSO
 constexpr ONNXTensorElementDataType dtype_of(const uint8_t*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL; }
 constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-// Calls `visit` for each output that a layer of this kind has: with its name, which is the part after the layer's name,
-// and with the pointer to set.
+// Calls visit(name, pointer) for each output that a layer of this kind has. `name` is the part of the output's name
+// after the layer's name, and `pointer` is the field of `routing` to set.
 template <typename Visit>
 void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visit) {
   switch (routing.kind) {

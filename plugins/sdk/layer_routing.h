@@ -1,4 +1,4 @@
-// The routing of a MoE layer: which outputs a graph has for it, and how the C API returns them.
+// The routing of a MoE layer: the outputs that a graph has for it, and their form in the C API.
 #pragma once
 
 #include <string>

@@ -48,7 +48,7 @@ std::shared_ptr<Hook> begin_call(vmoe_log_level level) {
   return hook != nullptr && level >= hook->least_level ? hook : nullptr;
 }
 
-// Drops a reference. If it is the last one, it is released without the lock, because `release` may need it.
+// Drops a reference. The last one is released without holding the lock, because `release` may need the lock.
 void drop(std::shared_ptr<Hook> hook) {
   {
     const std::lock_guard lock(the_log().mutex);

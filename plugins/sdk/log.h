@@ -22,8 +22,7 @@ bool in_log_callback() noexcept;
 // Passes a message to the callback, as one line. If there is no memory for it, the message is lost.
 void log_message(vmoe_log_level level, const char* message) noexcept;
 
-// Runs `step` and ignores what it throws. Logging must not disturb its caller if there is no memory or a callback
-// throws.
+// Runs `step` and ignores exceptions. Logging must not disturb its caller if there is no memory or a callback throws.
 template <typename Step>
 void ignoring_failures(const Step& step) noexcept {
   try {

@@ -44,8 +44,8 @@ struct Found {
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
 // Disables telemetry, unless the variable is already set. ONNX Runtime reads the variable when it is loaded. With
-// telemetry, versions from 1.29 on look up a host and write files without being asked, and a process that is forked
-// afterwards never ends.
+// telemetry, versions from 1.29 on look up a host and write files without the user's consent, and a process that is
+// forked afterwards never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {
@@ -107,7 +107,7 @@ bool is_old(const char* version) {
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
-  // An old library prints if asked for a newer API, so the version is checked first.
+  // An old library prints a message if a newer API is requested, so the version is checked first.
   const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,

@@ -33,8 +33,8 @@ struct Filter {
   double reach;  // the weight is 0 beyond this distance
 };
 
-// The source pixels of one pixel of a resized axis: the first of them, and the fixed-point coefficients of it and its
-// successors.
+// The source pixels of one pixel of a resized axis: the first source pixel, and the fixed-point coefficients of that
+// pixel and its successors.
 struct Taps {
   int64_t first = 0;
   std::vector<int32_t> coefficients;

@@ -79,7 +79,7 @@ Size resized_by(const Step& step, int64_t height, int64_t width) {
           static_cast<int64_t>(std::nearbyint(static_cast<float>(width) * ratio))};
 }
 
-// Whether Pillow resizes down columns first. Since version 13 it does so if the height loses more than twice as many
+// Whether Pillow resizes columns before rows. Since version 13 it does so if the height loses more than twice as many
 // pixels as the width.
 bool is_down_first(const Window& source, Size resized) {
   const int64_t lost = source.height - resized.first;

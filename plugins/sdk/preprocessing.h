@@ -23,10 +23,10 @@ struct Geometry {
   Method method = Method::kNone;  // how it is resized
   int64_t height = 0, width = 0;  // the size that `source` is resized to
   Window target;                  // the part of the resized picture that is kept
-  bool down_first = false;        // whether Pillow resizes down columns before along rows
+  bool down_first = false;        // whether Pillow resizes columns before rows
 };
 
-// One step, with sizes in pixels. A step that keeps the aspect ratio has the length of the short side in both.
+// One step, with sizes in pixels. For a step that keeps the aspect ratio, height and width are both the short side.
 struct Step {
   std::string name;
   int64_t height = 0, width = 0;

@@ -46,7 +46,7 @@ struct RoutingRules {
   // model does not support the setting.
   Profile profile(const vmoe_setting& setting) const;
 
-  // Returns the profile with a systematic name; none if the name is not one of this kind's. Throws as `profile`.
+  // Returns the profile with this systematic name; none if this kind has no such name. Throws the errors of `profile`.
   std::optional<Profile> named_profile(std::string_view name) const;
 
   // Returns a message with examples of this kind's names, such as "any name like c1.0 works".

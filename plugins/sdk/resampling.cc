@@ -54,7 +54,7 @@ void bilinear(const Pixels& pixels, const Geometry& geometry, const TakeRow& tak
   }
 }
 
-// The source pixels that one cell of a resized axis covers: the first pixel, and how much of it and of its successors.
+// The source pixels that one cell of a resized axis covers: the first pixel, and the covered share of each pixel.
 struct Overlap {
   int64_t first = 0;
   std::vector<float> weights;

@@ -19,7 +19,7 @@ std::string range_text(const SettingRow& row) {
   return "between " + std::to_string(row.least) + " and " + in_thousands(row.most);
 }
 
-// Whether some routing kind has all settings in a name, and needs no others.
+// Whether some routing kind has all of the settings in a name, and needs no others.
 bool suits_a_kind(int said) {
   for (unsigned kind = 1; kind < kOfEnd; kind <<= 1) {
     int own = 0;

@@ -1,4 +1,4 @@
-// Everything that follows from the declarations of a call's settings alone: which routing kinds have a setting, its
+// The functions that depend only on the declarations of a call's settings: the routing kinds that have a setting, its
 // default and range, and the names of profiles. The effect of a setting is in profile.cc and in the kernels.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace vmoe::sdk {
 // Returns a setting with every field at its default and nothing in `set`.
 vmoe_setting default_setting();
 
-// Returns `base` with the fields that `changes` sets replaced.
+// Returns `base` with the values of all fields that `changes` sets.
 vmoe_setting replaced(vmoe_setting base, const vmoe_setting& changes);
 
 // Throws VMOE_ROUTING_ERROR if a value is outside the range that holds for all models.

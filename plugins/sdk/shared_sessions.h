@@ -9,8 +9,8 @@
 
 namespace vmoe::sdk {
 
-// Returns the session with this key if an engine still holds it, or else the one that `load` creates. If several
-// threads request the same session, one loads it and the others wait.
+// Returns the session with this key if an engine still holds one, otherwise the session that `load` creates. If several
+// threads request the same session, one of them loads it and the others wait.
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load);
 

@@ -1,8 +1,9 @@
-// A folder whose files are read once. It detects whether anything in it is written, renamed or replaced meanwhile.
+// A folder whose files are read once. Detects whether it or a file that was read is written, renamed or replaced
+// meanwhile.
 //
 // ONNX Runtime opens files by name, after they have been checked. So when the load is done, the states of the folder
-// and of each file that was read are compared with those at the start. A rename, a new link and a write each change the
-// ctime of a file, which nobody can set.
+// and of each file that was read are compared with those at the start. A rename, a new link and a write each change a
+// file's ctime, and no program can set a ctime.
 #pragma once
 
 #include <sys/stat.h>
@@ -39,10 +40,10 @@ class WatchedFolder {
   // The size of a file in bytes when it was first opened.
   int64_t size(const std::string& name) const { return states_.at(name)[2]; }
 
-  // Waits until a further change of the folder or an opened file would get a new timestamp.
+  // Waits until any further change of the folder or of an opened file is sure to get a new timestamp.
   void settle() const;
 
-  // Whether the folder or an opened file has been written to, renamed or replaced since.
+  // Whether the folder or an opened file has been written to, renamed or replaced since it was opened.
   bool has_changed() const;
 
   // Returns the states of the folder and of the opened files, with their names, as text.

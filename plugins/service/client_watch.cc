@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr auto kLook = std::chrono::milliseconds(50);  // from one look to the next
+constexpr auto kLook = std::chrono::milliseconds(50);  // interval between checks
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// Cancels the queued requests of clients that have gone.
+// Cancels queued requests whose clients have disconnected.
 #pragma once
 
 #include <condition_variable>
@@ -10,8 +10,8 @@
 
 #include "messages.h"
 
-// One thread looks at all clients whose requests wait for the model, and sleeps while there are none. A timer for each
-// request would cost every answer a system call and the wake-up of a thread.
+// One thread checks all clients whose requests wait for the model, and sleeps while there are none. A timer for each
+// request would cost a system call and a thread wake-up per answer.
 class ClientWatch {
   struct Watched {
     const HasGone& has_gone;
@@ -19,7 +19,7 @@ class ClientWatch {
   };
 
  public:
-  // Watches a client as long as it exists. has_gone must outlive it.
+  // Watches a client while the guard exists. has_gone must outlive the guard.
   class Guard {
    public:
     Guard(ClientWatch& watch, const HasGone& has_gone, const vmoe::Ticket& ticket);

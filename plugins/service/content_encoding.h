@@ -1,4 +1,4 @@
-// Decompresses request bodies: gzip and deflate, as Content-Encoding says.
+// Decompresses request bodies whose Content-Encoding is gzip or deflate.
 #pragma once
 
 #include <cstddef>

@@ -36,15 +36,15 @@ using boost::beast::flat_buffer;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kIdle = std::chrono::seconds(60);        // that a connection may stay idle
-constexpr auto kLinger = std::chrono::seconds(2);       // for a client that is still sending to read its answer
-constexpr auto kPause = std::chrono::milliseconds(50);  // if the system is out of file descriptors
+constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a connection may stay idle
+constexpr auto kLinger = std::chrono::seconds(2);       // time for a client that is still sending to read its answer
+constexpr auto kPause = std::chrono::milliseconds(50);  // delay if the system is out of file descriptors
 constexpr size_t kMostRefused = 256;                    // clients above the limit, which get 503
 constexpr uint32_t kMostHead = 16384;                   // bytes of a request's first line and headers
 constexpr size_t kMostBuffered = 65536;                 // bytes per connection, in addition to the body
 constexpr size_t kFirstRead = 1024;                     // bytes: an idle connection's buffer
 constexpr size_t kRead = 16384;                         // bytes of later reads: a TLS record
-constexpr size_t kSmallBody = 16384;                    // bytes: it is sent together with the head
+constexpr size_t kSmallBody = 16384;                    // bytes: such a body is sent together with the head
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 #if defined(POLLRDHUP)
 constexpr short kPeerClosed = POLLRDHUP;
@@ -63,7 +63,7 @@ Response parse_error(const error_code& error, size_t most_body) {
   return refusal(kNoHttp, error.message());
 }
 
-// Removes the scheme and host that requests to proxies begin with (RFC 9112, 3.2.2), and decodes characters that need
+// Removes the scheme and host with which requests to proxies begin (RFC 9112, 3.2.2), and decodes characters that need
 // no encoding (RFC 3986, 6.2.2.2).
 std::string normalized(std::string_view target) {
   if (const size_t host = target.find("://") + 3; boost::beast::iequals(target.substr(0, host), "http://") ||
@@ -86,7 +86,7 @@ std::string_view text_of(const flat_buffer& buffer) {
   return {static_cast<const char*>(buffer.data().data()), buffer.size()};
 }
 
-// The status line and the headers.
+// Returns the status line and the headers.
 std::string head_of(const Response& response) {
   http::response_serializer<http::string_body> serializer(response);
   serializer.split(true);
@@ -99,7 +99,7 @@ std::string head_of(const Response& response) {
 
 }  // namespace
 
-// A client's connection. Only has_gone() may run on another thread than the server's.
+// A client's connection. Only has_gone() may be called on a thread other than the server's.
 class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServer& server, Socket accepted)
@@ -118,7 +118,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
 
   bool is_late() const { return Clock::now() >= end_; }
 
-  // The completion token of an operation that the deadline cancels.
+  // Returns the completion token for an operation that the deadline cancels.
   auto by_deadline() { return asio::bind_cancellation_slot(cancel_.slot(), asio::as_tuple(asio::use_awaitable)); }
 
   // Reads more bytes into the buffer.
@@ -180,10 +180,11 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     if (is_idle) cancel_.emit(asio::cancellation_type::terminal);
   }
 
-  // A client that shuts down its sending side counts as gone, too, whatever it sent before.
+  // Whether the client has disconnected. One that only shuts down its sending side counts as gone too, even if a
+  // complete request arrived before.
   bool has_gone() {
     pollfd polled{socket.native_handle(), kPeerClosed, 0};
-    return poll(&polled, 1, 0) > 0;  // also at an error, or once both sides are shut down
+    return poll(&polled, 1, 0) > 0;  // also true after an error, or once both sides are shut down
   }
 
   Socket socket;
@@ -232,7 +233,7 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
     signals_.add(SIGTERM);
     struct sigaction hangup{};
     sigaction(SIGHUP, nullptr, &hangup);
-    if (hangup.sa_handler != SIG_IGN) signals_.add(SIGHUP);  // as it is under nohup
+    if (hangup.sa_handler != SIG_IGN) signals_.add(SIGHUP);  // nohup ignores it
   } catch (const boost::system::system_error& error) {
     throw std::runtime_error("can't serve at " + host + ":" + std::to_string(port) + ": " + error.code().message());
   }
@@ -253,7 +254,7 @@ asio::awaitable<void> HttpServer::accept() {
     Socket socket(io_);
     auto [error] = co_await acceptor_.async_accept(socket, asio::as_tuple(asio::use_awaitable));
     if (!error) {
-      start(std::move(socket));  // even one that was accepted before the signal
+      start(std::move(socket));  // also if stopping: it was accepted before the signal
     } else if (!stopping_) {
       timer.expires_after(kPause);
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
@@ -283,7 +284,7 @@ void HttpServer::start(Socket socket) {
     auto connection = std::make_shared<Connection>(*this, std::move(socket));
     asio::co_spawn(io_, serve_connection(std::move(connection), refused), asio::detached);
   } catch (const std::bad_alloc&) {
-    // There is not even memory for a refusal.
+    // There is not enough memory even for a refusal.
   }
 }
 
@@ -303,7 +304,7 @@ asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> c
   co_await connection->close_gently();
 }
 
-// Conditions choose statements, not awaitables: GCC 12 destroys an awaitable twice that a conditional operator chose.
+// Uses if statements instead of ?: between awaitables: GCC 12 destroys an awaitable that ?: has chosen twice.
 template <typename Stream>
 asio::awaitable<void> HttpServer::serve_or_refuse(Stream& stream, Connection& connection, bool refused) {
   if (refused) {
@@ -315,7 +316,7 @@ asio::awaitable<void> HttpServer::serve_or_refuse(Stream& stream, Connection& co
     co_return;
   }
   for (bool again = true; again;) {
-    // The buffer may have the next request already.
+    // The buffer may already contain the next request.
     if (connection.buffer.size() == 0) again = co_await wait_for_request(stream, connection);
     if (again) again = co_await serve_request(stream, connection);
   }
@@ -334,7 +335,7 @@ asio::awaitable<bool> HttpServer::wait_for_request(Stream& stream, Connection& c
     std::tie(error, size) = co_await stream.async_read_some(space, connection.by_deadline());
     connection.is_idle = false;
   }
-  // What arrived before the signal is answered.
+  // Requests that arrived before the signal are answered.
   if (error == asio::error::operation_aborted && stopping_) size = stream.read_some(space, error);
   buffer.commit(size);
   co_return !error;
@@ -350,7 +351,7 @@ asio::awaitable<bool> HttpServer::serve_request(Stream& stream, Connection& conn
   } catch (const std::bad_alloc&) {
     response = refusal(kNoMemory);
   }
-  bool is_clear = true;  // where the request ends
+  bool is_clear = true;  // whether it is clear where the request ends
   if (response) {
     metrics_.replied("server", static_cast<int>(response->result_int()), 0);
     is_clear = response->result() == http::status::not_found || response->result() == http::status::method_not_allowed;
@@ -359,7 +360,7 @@ asio::awaitable<bool> HttpServer::serve_request(Stream& stream, Connection& conn
   } else {
     co_return false;  // the client has gone
   }
-  // The rest of an unread body must not be taken for a request.
+  // The rest of an unread body must not be read as the next request.
   const bool again = is_clear && parser.is_done() && parser.get().keep_alive() && !stopping_;
   response->keep_alive(again);
   response->prepare_payload();
@@ -378,7 +379,7 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   while (!error && buffer.size() < kMostHead && text_of(buffer).find("\r\n\r\n") == std::string_view::npos) {
     error = co_await connection.read(stream);
   }
-  // Beast joins such a line to the previous one; a proxy may take it for a header, or skip it.
+  // Beast joins a line that begins with white space to the previous line; a proxy may read it as a header, or skip it.
   const std::string_view lines = text_of(buffer).substr(0, text_of(buffer).find("\r\n\r\n"));
   if (lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos) {
     co_return refusal(kNoHttp, "a line of its headers begins with a space");
@@ -401,8 +402,8 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   co_return std::nullopt;
 }
 
-// Refuses requests before their bodies are read: those that no route takes, and those that give the end of the body in
-// two ways, as a proxy may use the other one.
+// Refuses two kinds of requests before their bodies are read: those that no route takes; and those that declare the end
+// of the body in two ways, because a proxy may have used the other one.
 std::optional<Response> HttpServer::check_head(const Request& request) const {
   const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
   const size_t encodings = request.count(http::field::transfer_encoding);
@@ -450,7 +451,7 @@ asio::awaitable<Response> HttpServer::answer(Request& request, Connection& conne
   } catch (const std::exception& error) {
     response = error_response(RequestError(error.what(), 500));
   }
-  // If the client has gone, its 503 says nothing about the load.
+  // If the client has gone, a 503 says nothing about the load.
   const bool is_unheard = response.result() == http::status::service_unavailable && connection.has_gone();
   if (!endpoint.label.empty() && !is_unheard) {
     metrics_.replied(std::string(endpoint.label), static_cast<int>(response.result_int()),

@@ -23,7 +23,7 @@ using asio::ip::tcp;
 struct HttpLimits {
   size_t connections = 128;          // at once
   size_t body = 0;                   // bytes
-  std::chrono::seconds request{10};  // for a request to arrive, and then for the client to read the answer
+  std::chrono::seconds request{10};  // limit for a request to arrive, and then for the client to read the answer
 };
 
 class HttpServer {
@@ -34,8 +34,8 @@ class HttpServer {
   // Serves HTTPS with PEM files. Throws std::runtime_error if they can't be used.
   void use_tls(const std::string& certificate, const std::string& key);
 
-  // Listens, and returns http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error if it can't.
-  // From now on SIGTERM, SIGINT and SIGHUP stop serve(), even before it is called.
+  // Listens, and returns http://HOST:PORT; port 0 selects a free port. Throws std::runtime_error if it can't listen.
+  // From now on, SIGTERM, SIGINT and SIGHUP stop serve(), even if they arrive before it is called.
   std::string bind(const std::string& host, uint16_t port);
 
   // Serves on this thread, until a signal arrives and all requests that have arrived by then are answered.
@@ -49,17 +49,17 @@ class HttpServer {
   void stop();
   void start(Socket socket);
 
-  // A connection has one coroutine, which these make up. Stream: its socket, or TLS over it.
+  // These coroutines serve one connection; the first one calls the others. Stream: its socket, or TLS over it.
   asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection, bool refused);
   template <typename Stream>
   asio::awaitable<void> serve_or_refuse(Stream& stream, Connection& connection, bool refused);
-  // Waits for the first bytes of a request. Returns false if none will come.
+  // Waits for the first bytes of a request. Returns false if no request will come.
   template <typename Stream>
   asio::awaitable<bool> wait_for_request(Stream& stream, Connection& connection);
-  // Returns whether the connection may have another request.
+  // Serves one request. Returns whether the connection may have another one.
   template <typename Stream>
   asio::awaitable<bool> serve_request(Stream& stream, Connection& connection);
-  // Reads a request. Returns a response to refuse it.
+  // Reads a request. Returns a response only if the request is refused.
   template <typename Stream, typename Parser>
   asio::awaitable<std::optional<Response>> receive(Stream& stream, Connection& connection, Parser& parser);
   std::optional<Response> check_head(const Request& request) const;
@@ -70,8 +70,8 @@ class HttpServer {
   const Routes* routes_ = nullptr;
   std::optional<asio::ssl::context> tls_;
   std::unordered_set<Connection*> connections_;
-  // One thread runs all connections, without locks. It only moves bytes: what
-  // takes long runs on the threads of the service. Several threads would pass each request on between them.
+  // One thread runs all connections, without locks. It only moves bytes: work that takes long runs on the threads of
+  // the service. With several threads here, each request would be handed from one to the next.
   asio::io_context io_{1};
   tcp::acceptor acceptor_{io_};
   asio::signal_set signals_{io_};

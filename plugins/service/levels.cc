@@ -13,7 +13,7 @@ vmoe::Profile resolved(const vmoe::Engine& engine, const vmoe::Setting& setting)
   return std::move(*profile);
 }
 
-// In order of rising accuracy.
+// Returns the profiles for elastic capacity, in order of rising accuracy.
 std::vector<vmoe::Profile> chosen_profiles(const Options& options, const vmoe::Engine& engine) {
   vmoe::Setting setting;
   std::vector<vmoe::Profile> profiles;

@@ -7,7 +7,7 @@
 
 #include "options.h"
 
-// Sets the levels and the plan of `batching`. Returns notes for the user, a line each. Throws UsageError if the bundle
-// lacks a profile, std::runtime_error if the engine fails.
+// Sets the levels and the plan of `batching`. Returns notes for the user, one line each. Throws UsageError if the
+// bundle lacks a profile, and std::runtime_error if the engine fails.
 std::vector<std::string> choose_levels(const Options& options, const vmoe::Engine& engine,
                                        vmoe::BatcherOptions& batching);

@@ -76,7 +76,7 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   std::signal(SIGINT, end_start);
   std::signal(SIGTERM, end_start);
-  std::signal(SIGPIPE, SIG_IGN);  // the reader of the log may end first
+  std::signal(SIGPIPE, SIG_IGN);  // the process that reads the log may end first
   try {
     run(parse_options(argc, argv));
     return 0;

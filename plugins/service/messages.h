@@ -1,4 +1,4 @@
-// What the server and the endpoints behind it exchange: requests, responses and routes.
+// The types that the server exchanges with the endpoints behind it: requests, responses and routes.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -29,16 +29,16 @@ struct Exchange {
   HasGone has_gone;
 };
 
-// What answers at a path.
+// The handler of a path.
 struct Endpoint {
   bool is_post = false;                                        // otherwise GET and HEAD
-  std::string_view label;                                      // of its metrics; empty if it is not counted
+  std::string_view label;                                      // in the metrics; empty if requests are not counted
   std::function<asio::awaitable<Response>(Exchange&)> answer;  // throws RequestError
 };
 
 struct Routes {
   std::map<std::string, Endpoint, std::less<>> endpoints;        // by path
-  std::function<RequestError(const std::string& path)> no_path;  // why a path is not among them
+  std::function<RequestError(const std::string& path)> no_path;  // makes the error for any other path
 };
 
 // The parts of a request's address before and after the `?`.
@@ -47,5 +47,5 @@ std::string_view query_of(const Request& request);
 
 Response text_response(std::string body, const char* content_type, int status = 200);
 
-// {"error": MESSAGE}
+// Returns a response with the body {"error": MESSAGE}.
 Response error_response(const RequestError& error);

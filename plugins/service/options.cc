@@ -9,7 +9,7 @@
 
 namespace {
 
-// Adds the ratios of LOW:HIGH[:N]: N of them, evenly spaced on a log scale, rounded to three digits.
+// Adds the ratios of LOW:HIGH[:N]: N ratios, evenly spaced on a log scale, rounded to three digits.
 void add_sweep(const std::string& text, std::vector<double>& ratios) {
   const std::vector<std::string> parts = CLI::detail::split(text, ':');
   double low = 0, high = 0;
@@ -28,7 +28,8 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
   }
 }
 
-// Makes a model name from a bundle's folder: each run of characters that names can't have becomes '-', as in Python.
+// Makes a model name from a bundle's folder as the Python service does: each run of characters that names can't have
+// becomes '-'.
 std::string folder_name(const std::string& bundle) {
   const std::string folder = std::filesystem::weakly_canonical(bundle).filename().string();
   const std::string name = std::regex_replace(folder, std::regex("\\.vmoe$|[^A-Za-z0-9._-]+"), "-");

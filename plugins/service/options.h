@@ -19,8 +19,8 @@ struct Options : NumberOptions {
   std::string bundle;
   std::string name;                   // of the model, in addresses
   double slo_ms = 0;                  // latency target; 0 uses one profile for all requests
-  std::vector<double> capacity;       // ratios for elastic capacity, rising; if empty, it uses `profiles`
-  std::vector<std::string> profiles;  // for elastic capacity, in order of rising accuracy; or the only one
+  std::vector<double> capacity;       // ratios for elastic capacity, rising; if empty, `profiles` apply
+  std::vector<std::string> profiles;  // for elastic capacity, in order of rising accuracy; or one for all requests
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   size_t connections = 128;       // at once

@@ -23,7 +23,7 @@ size_t number(std::string_view file, size_t at, size_t size) {
 
 using namespace std::string_view_literals;
 
-// Metadata that may have the orientation: TIFF tags of EXIF, and XML of XMP.
+// The metadata in which a file may store its orientation: TIFF tags of EXIF, and XML of XMP.
 struct Notes {
   std::string exif;
   std::string_view xmp;

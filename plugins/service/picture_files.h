@@ -6,10 +6,10 @@
 
 struct PictureFacts {
   int orientation = 0;          // EXIF orientation, 1 to 8, as Pillow reads it; 0 if absent or invalid
-  bool is_transparent = false;  // may have transparent pixels; only if the model puts them on a background
+  bool is_transparent = false;  // whether pixels may be transparent; always false if the model has no background
 };
 
-// Checks all checksums of a PNG or all markers of a JPEG, which decoders do not, by the rules of
+// Checks all checksums of a PNG or all markers of a JPEG, which decoders do not check. The rules are those of
 // runtime/vmoe_runtime/picture_files.py. Throws RequestError.
 PictureFacts check_picture(std::string_view file, bool has_background);
 

@@ -9,8 +9,9 @@
 namespace {
 
 constexpr size_t kMostShown = 60;  // bytes of a client's text that a message quotes
-constexpr int kMostDepth = 64;     // of nested JSON: copying and printing it are recursive
-// Objects: a thousand outputs with parameters. The parser walks the list around an object each time that one ends.
+constexpr int kMostDepth = 64;     // levels of nested JSON: copying and printing it are recursive
+// Maximum number of objects, enough for a thousand outputs with parameters. Limited because the parser walks the list
+// around an object each time that an object ends.
 constexpr size_t kMostObjects = 2100;
 
 int status_of(vmoe_code code) {
@@ -65,7 +66,7 @@ void read_value(const Field& row, Input& value, const std::string& where) {
   if (row.type == FieldType::kObject) read_object(row.value_object, value, where + '.');
 }
 
-// Refuses a field that the object does not have, or the query may not have. where: the object's path.
+// Refuses a field that the object does not have, or that is not allowed in a query. where: the object's path.
 void check_known(std::string_view object, const std::string& name, bool in_query, const std::string& where = "") {
   std::string known;
   for (const Field& row : kFields) {
@@ -95,7 +96,7 @@ Input read_json(std::string_view text, size_t most_numbers, size_t most_others) 
   try {
     object = Input::parse(text, check);
   } catch (const Input::exception& error) {
-    // Leaves out "[json.exception.parse_error.101] ", and what the parser read last or expected.
+    // Omits "[json.exception.parse_error.101] " at the start, and the last read and expected tokens at the end.
     const std::string what = error.what();
     const size_t from = std::min(what.size(), what.find("] ") + 2);
     throw RequestError(kNoJson, what.substr(from, std::min<size_t>(what.find("; ", from) - from, 100)));

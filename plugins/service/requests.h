@@ -1,4 +1,4 @@
-// Reads JSON requests, checks them against the table of fields, and defines the error that refuses one.
+// Reads JSON requests and checks them against the table of fields. Also defines the error that refuses a request.
 #pragma once
 
 #include <cstddef>
@@ -14,13 +14,13 @@
 #include "generated/endpoints.h"
 
 using Json = nlohmann::ordered_json;  // of replies
-using Input = nlohmann::json;         // of requests: finding a field stays fast however many there are
+using Input = nlohmann::json;         // of requests: finding a field is fast even if there are many
 
 // Refuses a request: the status and the message of the reply.
 class RequestError : public std::runtime_error {
  public:
   explicit RequestError(const std::string& message, int status = 400) : std::runtime_error(message), status_(status) {}
-  // Translates an error of the engine.
+  // Converts an error of the engine.
   explicit RequestError(const vmoe::Error& error);
   // facts: one for each {} in the message.
   template <typename... Facts>
@@ -45,8 +45,8 @@ class RequestError : public std::runtime_error {
   int status_;
 };
 
-// Parses a JSON object. A number takes 16 bytes of memory, and any other value up to 100, however short its text. So it
-// stops as soon as there are more than the request can need. Throws RequestError.
+// Parses a JSON object. Stops as soon as there are more numbers or other values than the request can need, because a
+// number takes 16 bytes of memory, and any other value up to 100, even if its text is short. Throws RequestError.
 Input read_json(std::string_view text, size_t most_numbers, size_t most_others);
 
 // Reads the fields of an object of kFields from the query of an address. Throws RequestError.
@@ -59,7 +59,7 @@ void read_object(std::string_view name, Input& object, const std::string& where 
 // Reads a whole number; returns nothing if the text is something else.
 std::optional<int64_t> whole_number(std::string_view text);
 
-// Writes a client's value as messages quote it: shortened.
+// Formats a client's value for a message, shortened.
 std::string shown(const Input& value);
 
 // Writes JSON; replaces bytes that are not UTF-8.

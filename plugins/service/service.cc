@@ -18,7 +18,7 @@
 
 namespace {
 
-constexpr int kLargeNice = 5;  // leaves the processors to everything else
+constexpr int kLargeNice = 5;  // all other threads get the processors first
 
 asio::awaitable<void> unpack(Request& request, std::string_view encoding, size_t most) {
   request.body() = unpacked(request.body(), encoding, most);
@@ -82,7 +82,7 @@ asio::awaitable<ImageBatch> Service::decode(const Input& files, const HasGone& h
       if (orientation > 1 && engine.info().preprocessing.rfind(kRotation, 0) != 0) ++unturned;
       co_return;
     };
-    if (i > 0) co_await asio::post(asio::use_awaitable);  // pictures of other requests take turns with these
+    if (i > 0) co_await asio::post(asio::use_awaitable);  // lets pictures of other requests take their turn
     if (pixels > kLargePicture) {
       co_await run_on(large_pictures, decode_one());
     } else {
@@ -103,7 +103,7 @@ asio::awaitable<vmoe::Answer> Service::run(ImageBatch images, const Input& setti
     if (!answer) throw RequestError(answer.error());
     if (first == 0) {
       whole = std::move(*answer);
-      profile = whole.setting;  // all images have the setting that was chosen for the first ones
+      profile = whole.setting;  // all images get the setting that was chosen for the first ones
     } else {
       whole.output.insert(whole.output.end(), answer->output.begin(), answer->output.end());
       for (auto& [name, values] : whole.layers) {

@@ -1,4 +1,4 @@
-// One model behind HTTP: what its endpoints share.
+// The state and functions that the endpoints of one model share.
 #pragma once
 
 #include <atomic>
@@ -28,37 +28,37 @@ struct ImageBatch {
 
 class Service {
  public:
-  // All must outlive it.
+  // All arguments must outlive the service.
   Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics);
 
-  // The endpoints of the table, for a server that ends before this service does.
+  // Returns the endpoints of the table, for a server that ends before this service does.
   Routes routes();
 
-  // Decodes a list of picture files. Runs on the threads `pictures`. Throws RequestError.
+  // Decodes a list of picture files. Must run on the threads `pictures`. Throws RequestError.
   asio::awaitable<ImageBatch> decode(const Input& files, const HasGone& has_gone);
-  // The model's answer. More images than a call takes are served one call after another. setting: a text, or null to
-  // leave it to the server. Throws RequestError.
+  // Returns the model's answer. If one call can't take all images, makes several calls in sequence. setting: a text, or
+  // null if the server chooses. Throws RequestError.
   asio::awaitable<vmoe::Answer> run(ImageBatch images, const Input& setting, const HasGone& has_gone);
-  // The classes of an image, the most probable first.
+  // Returns the classes of an image, the most probable first.
   std::vector<size_t> likeliest(const float* logits) const;
-  // The setting of requests that name none, or null.
+  // Returns the current setting of requests that name none, or null.
   Json level() const;
 
   const Options& options;
   const vmoe::Engine& engine;
   vmoe::Batcher& batcher;
   const Metrics& metrics;
-  std::atomic<int64_t> unturned{0};  // pictures with an EXIF orientation that were taken as they are stored
+  std::atomic<int64_t> unturned{0};  // pictures whose EXIF orientation was ignored
   ClientWatch clients;
   // Requests with a body are read and answered on these threads, and leave them while they wait for the model. There
-  // are few, since what they read may take much memory. infer waits for no picture, and a small picture for no large
-  // one.
+  // are few threads, since each request may take much memory. They are separate, so that infer does not wait for
+  // pictures, and small pictures do not wait for large ones.
   Workers tensors, pictures, large_pictures{1};
 
  private:
   asio::awaitable<Response> serve(const Route& route, Exchange& exchange);
   RequestError no_path(const std::string& path) const;
-  // The answer to `count` images of a batch, from `first` on.
+  // Makes one call. Returns the answer to `count` images of a batch, from `first` on.
   asio::awaitable<vmoe::Result<vmoe::Answer>> call(std::shared_ptr<const ImageBatch> batch, int64_t first,
                                                    int64_t count, const std::string& profile, const HasGone& has_gone);
 };
@@ -71,5 +71,5 @@ asio::awaitable<T> run_on(Workers& threads, asio::awaitable<T> task) {
 
 Response json_response(const Json& json);
 
-// Name, datatype and shape of an output for this number of images.
+// Returns the name, datatype and shape of an output for `count` images.
 Json output_tensor(const vmoe::OutputShape& output, int64_t count);

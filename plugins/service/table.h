@@ -9,7 +9,7 @@ struct Exchange;
 struct Response;
 class Service;
 
-// A status and a message, with {} for each fact that is known only at run time.
+// A status and a message. The message has {} for each fact that is known only at run time.
 struct Refusal {
   int status;
   const char* message;
@@ -19,30 +19,30 @@ enum class FieldType { kText, kWhole, kFlag, kPicture, kAny, kObject };
 
 // A field of a JSON object in requests.
 struct Field {
-  const char* object;  // that has it
+  const char* object;  // the object that has the field
   const char* name;
-  const char* value_object;   // if a value, or an item of the list, is an object: which one
+  const char* value_object;   // if the value, or an item of the list, is an object: its name
   const char* default_value;  // JSON
-  const char* takes;          // for messages
+  const char* takes;          // the accepted values, for messages
   FieldType type;             // of the value, or of each item of the list
   int64_t minimum;            // of a whole number, or of a text's characters
-  size_t fewest, most;        // items of the list; most is 0 if it is a single value
+  size_t fewest, most;        // items of the list; most is 0 if the field is a single value
   bool is_required, in_query;
   bool is_exact;           // the object has no other fields
-  const char* choices[2];  // of a text; empty if it is free
+  const char* choices[2];  // the allowed texts; empty if any text is allowed
 };
 
 struct Metric {
   const char* name;
   const char* help;
   bool is_gauge;                              // a state, not a sum
-  double (*count)(const vmoe::BatcherLoad&);  // null if it is more than one number
+  double (*count)(const vmoe::BatcherLoad&);  // null if the metric is more than one number
 };
 
-// What answers at an address.
+// The handler of an address.
 struct Route {
   const char* path;                                                 // {model} stands for the model's name
   bool is_post;                                                     // otherwise GET and HEAD
-  const char* label;                                                // of its metrics; empty if it is not counted
+  const char* label;                                                // in the metrics; empty if not counted
   boost::asio::awaitable<Response> (*answer)(Service&, Exchange&);  // throws RequestError
 };

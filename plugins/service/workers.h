@@ -1,4 +1,4 @@
-// A fixed number of threads that run what is posted to them.
+// A fixed number of threads that run the work posted to them.
 #pragma once
 
 #include <boost/asio/executor_work_guard.hpp>
@@ -10,19 +10,20 @@
 #include <thread>
 #include <vector>
 
-// Runs all that is posted, until there is nothing left to wait for.
+// Runs all posted work, until there is nothing left to wait for.
 inline void run_all(boost::asio::io_context& context) {
   for (;;) {
     try {
       context.run();
       return;
     } catch (const std::exception&) {
-      // Memory ran out between two steps of a coroutine. That coroutine has ended; the others go on.
+      // Memory ran out between two steps of a coroutine. That coroutine has ended; the others continue.
     }
   }
 }
 
-// boost::asio::thread_pool would wait forever for the first threads if the system does not start all of them.
+// A pool of threads. boost::asio::thread_pool can't be used: if the system does not start all of its threads, it waits
+// forever for the ones that were started.
 class Workers {
  public:
   // Throws std::runtime_error if the system has no more threads.

@@ -46,8 +46,8 @@ int32_t read_int32(const nvinfer1::PluginField& field) {
   return value;
 }
 
-// Reads the fields: capacity, k and bpr of an op that routes, each once, as one INT32; other ops have no fields. Throws
-// OpError for any other field, and for a value out of range.
+// Reads the fields. An op that routes has capacity, k and bpr, each once and as one INT32; other ops have no fields.
+// Throws OpError for any other field, and for a value out of range.
 Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");

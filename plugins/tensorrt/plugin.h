@@ -18,8 +18,8 @@ namespace vmoe::tensorrt {
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
 
-// An op: its declaration, which determines shapes, types, formats, limits and errors, and the function that puts it on
-// a stream.
+// An op: the function that puts it on a stream, and its declaration, which determines shapes, types, formats, limits
+// and errors.
 struct Op {
   const ops::OpSpec& spec;
   cudaError_t (*put)(const cuda::OpCall& call);

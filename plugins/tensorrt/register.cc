@@ -1,5 +1,5 @@
 // Registers the plugin's creators with TensorRT when this library is loaded, for programs that can only dlopen a plugin
-// library. It exports no function. Its only code is a constructor, which prints the reason to stderr if it fails.
+// library. Exports no function. Its only code is a constructor, which prints the reason to stderr if it fails.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 

@@ -1,5 +1,5 @@
-// A service that runs a bundle in its own Ort::Session. It registers the op library, loads model.onnx, and passes each
-// request the integers of a profile.
+// A service that runs a bundle in its own Ort::Session. It registers the op library, loads model.onnx, and passes the
+// integers of a profile with each request.
 //
 //   service BUNDLE IMAGES [PROFILE...]
 //

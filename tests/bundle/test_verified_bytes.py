@@ -1,4 +1,4 @@
-"""The verified bytes are those that run: a load notices any exchange of files, at any moment."""
+"""An engine runs exactly the bytes that were verified: a load notices any exchange of files, at any moment."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def exchange_graphs(bundle: Path, other: Path) -> None:
 
 
 def put_a_link_in_place(bundle: Path, other: Path) -> None:
-    """Link to the other weights, and move the link over the old weights, which keep a second name for changing back."""
+    """Move a link to the other weights over the old weights. The old ones keep a second name, with which to undo this."""
     kept = bundle.parent / "kept"
     if kept.exists():
         kept.replace(bundle / WEIGHTS)

@@ -1,4 +1,4 @@
-"""The C++ SDK: the verified bytes are those that run, and a load notices any change."""
+"""The C++ SDK runs exactly the bytes that were verified, and a load notices any change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints, bundles and images at addresses give the same results as files on a disk, completely or not at all."""
+"""Checkpoints, bundles and images at addresses give the same results as files on a disk, or an error and no result."""
 
 from __future__ import annotations
 
@@ -237,7 +237,8 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
     with web_server(checkpoint) as server:
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
-        # Beyond half of a file, so that each cut hits the transfer of a whole file, as often as is allowed without ranges.
+        # Each cut comes after half of a file, so it hits the transfer of a whole file. Without ranges, no more than this
+        # number of cuts is allowed.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

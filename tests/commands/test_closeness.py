@@ -1,4 +1,4 @@
-"""vmoe bench of several bundles: the closeness of each to the most exact one, and the recommendation."""
+"""vmoe bench of several bundles: the closeness of each bundle to the most exact one, and the recommendation."""
 
 from __future__ import annotations
 

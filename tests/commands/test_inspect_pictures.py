@@ -1,4 +1,4 @@
-"""Pictures of the routing: which files there are, and that they show the right numbers."""
+"""Pictures of the routing: the files that are written, and the numbers that they show."""
 
 from __future__ import annotations
 

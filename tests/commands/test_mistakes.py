@@ -1,4 +1,4 @@
-"""A mistake on a command line gives one line and exit code 2 for usage, 1 for the rest, and leaves nothing behind."""
+"""A mistake on a command line gives one line, exit code 2 for wrong usage or 1 otherwise, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.fast
 
-# Words in capitals stand for the paths of `paths`.
+# Words in capitals are replaced by the paths of `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),
     ("run x.vmoe", 2, "Missing argument 'IMAGE|DIR...'"),

@@ -65,7 +65,7 @@ def test_the_version_is_that_of_the_package(vmoe: Vmoe) -> None:
 
 
 def leaves(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
-    """The words of each command, those of `vmoe serve` included."""
+    """Yield the words of each command, including those of `vmoe serve`."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)

@@ -1,4 +1,4 @@
-"""Progress of long commands: how much is done and the time left, in a bar or in lines that never repeat."""
+"""Long commands show their progress and the remaining time, in a bar or in lines that never repeat."""
 
 from __future__ import annotations
 

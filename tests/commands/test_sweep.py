@@ -1,4 +1,4 @@
-"""vmoe bench --sweep: the settings that it measures, its results on MNIST, its recommendations; and cascades."""
+"""vmoe bench --sweep: the settings that it measures, its results on MNIST, and its recommendations. Also cascades."""
 
 from __future__ import annotations
 

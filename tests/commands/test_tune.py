@@ -1,4 +1,4 @@
-"""vmoe bench --tune: its search on one half of the images, and its figures from the other half."""
+"""vmoe bench --tune searches on one half of the images, and takes its figures from the other half."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-// Cancels calls from other threads, before, during and after they run. Exits with 0 if all is as expected; otherwise
-// prints the first deviation.
+// Cancels calls from other threads, before, during and after they run. Exits with 0 if every call behaves as expected;
+// otherwise prints the first deviation.
 //
 //   cancel_threads BUNDLE ONNXRUNTIME MOMENTS
 //
-// Prints how many of MOMENTS calls were cancelled and how many returned results. Then prints how many of the calls that
-// ran at the same time without being cancelled were right, and how many there were.
+// Prints how many of MOMENTS calls were cancelled and how many returned results. Other calls run at the same time and
+// are not cancelled: then prints how many of these returned the right results, and how many there were.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -59,7 +59,7 @@ class Calls {
   Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(noise_.images, {}, cancellation); }
   double seconds() const { return seconds_; }  // the duration of a call
 
-  // Runs a call and returns whether it was cancelled. If so, its output must be unchanged; otherwise it must be right.
+  // Runs a call and returns whether it was cancelled. If so, its output must be unchanged; if not, it must be right.
   bool is_cancelled(const vmoe::Cancellation& cancellation) const {
     std::vector<float> output(expected_.size(), kUntouched);
     const auto written = engine_.run(noise_.images, {}, cancellation, output.data(), output.size());

@@ -1,6 +1,6 @@
 // Compares every layer of the core, on every CPU path that this machine has, with the path in plain C++;
-// tests/op_library/test_op_library_maths.py compares that path with numpy. Prints one line per path, and the path that
-// is used by default. An optional argument sets the number of sizes.
+// tests/op_library/test_op_library_maths.py compares that path with numpy. Prints one line per path, and the name of
+// the default path. An optional argument sets the number of sizes.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -21,14 +21,14 @@ void require(bool holds, const std::string& what, CpuPath path) {
   std::exit(1);
 }
 
-// Paths sum in different orders. If sums are rounded again, some round to a neighbouring value: in int8, one step is
-// 1/127 of a row's largest value.
+// Returns the tolerance. Paths sum in different orders. If sums are rounded again, some round to a neighbouring value:
+// in int8, one step is 1/127 of a row's largest value.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
 }
 
-// Returns a path with the same bits in its results; the path itself if there is none.
+// Returns another path whose results have the same bits; the path itself if there is none.
 CpuPath twin_of(CpuPath path) {
   switch (path) {
     case CpuPath::kNeonDot:
@@ -67,7 +67,7 @@ void check_layers(const Kernels& kernels, ElementType type, unsigned number) {
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-// Written as instruction bytes, so that the compiler need not support them.
+// Returns the configuration of the tile registers. Written in assembly, so that no compiler option is needed.
 vmoe::TileConfiguration tile_registers() {
   vmoe::TileConfiguration configuration;
   asm volatile("sttilecfg %0" : "=m"(configuration));

@@ -87,8 +87,8 @@ inline StoredWeights make_form(size_t matrices, size_t depth, size_t columns) {
   return form;
 }
 
-// The result of one layer. It is kFloat32 if all products are in float32, kRounded if some are not, and kExact for
-// indices of tokens and slots.
+// The result of one layer. Its kind is kFloat32 if all products are in float32, kRounded if some are not, and kExact
+// for indices of tokens and slots.
 struct Answer {
   enum Kind : uint8_t { kExact, kFloat32, kRounded };
   std::string layer;
@@ -206,7 +206,7 @@ class Layers {
     run_merging_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_, {}, norm()});
   }
 
-  // As above, with token sizes and merging.
+  // Runs an attention block with token sizes and merging.
   void run_merging_block(const vmoe::AttentionBlockWeights& weights) {
     const size_t tokens = shape_.tokens, images = shape_.groups, count = vmoe::count_merged(tokens, 3, 1);
     std::vector<float> sizes(images * tokens);
@@ -219,7 +219,7 @@ class Layers {
                                   give("a merging block", images * (tokens - count) * hidden_, kind(false)), runner_);
   }
 
-  // The MLP halves of an encoder block, dense and sparse, each in place.
+  // Runs the MLP halves of an encoder block, dense and sparse, each in place.
   void run_blocks() {
     float* y = give("a dense block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);
@@ -261,7 +261,7 @@ class Layers {
     give_numbers("sources of experts that choose", src);
   }
 
-  // Combines the slots into their tokens unchanged.
+  // Runs Soft MoE. The experts leave the slots unchanged.
   void run_soft_experts() {
     constexpr size_t kSlots = 7;
     const vmoe::SoftShape shape{shape_.groups, shape_.tokens, hidden_, shape_.experts, kSlots};

@@ -1,4 +1,4 @@
-// Runs the program of the gates kernel on the CPU, with watched memory. Called from Python.
+// Runs the program of the gates kernel on the CPU, with memory that checks all accesses. Called from Python.
 #include <cstdint>
 
 #include "cuda/gate_phases.h"

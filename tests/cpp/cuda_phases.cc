@@ -1,5 +1,5 @@
 // Runs the programs of the kernels for routing, dispatch and combine on the CPU, with the same threads, blocks and
-// launches as on the GPU, and with watched memory. Called from Python.
+// launches as on the GPU, and with memory that checks all accesses. Called from Python.
 #include <cstdint>
 
 #include "cuda/limits.h"

@@ -1,6 +1,6 @@
 // Runs 8 threads on one engine, each with its own setting, while other engines of the same bundle are loaded and freed:
 // each thread loads one that it keeps and, halfway, one that it frees. Results must have the same bits as on a single
-// thread. Exits with 0 if all do.
+// thread. Exits with 0 if all of them have.
 //
 //   engine_threads BUNDLE ONNXRUNTIME ROUNDS [race]
 //

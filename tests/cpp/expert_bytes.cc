@@ -1,5 +1,5 @@
 // Runs the experts' MLP while the weights of experts without rows are unreadable, on every CPU path and in every weight
-// type. A call that reads one byte of them ends the process.
+// type. A call that reads one byte of these weights ends the process.
 //
 //   expert_bytes used|unused
 //
@@ -7,7 +7,7 @@
 // right" if the outputs have the same bits as when everything is readable. "used": expert 2 has rows as well, so a
 // signal ends the process.
 //
-// Prefetching raises no signal, so the float32 kernels are wrapped to check what they would prefetch.
+// Prefetching raises no signal, so the float32 kernels are wrapped to check the ranges that they would prefetch.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -33,7 +33,7 @@ constexpr size_t kRows = 5;  // per expert that is used
 
 using Range = std::pair<const char*, const char*>;
 
-// The ranges that kernels must not prefetch, the wrapped kernel, and whether it was asked to prefetch in one of them.
+// The ranges that kernels must not prefetch, the wrapped kernel, and whether a call let it prefetch in one of them.
 std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT

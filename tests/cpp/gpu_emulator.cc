@@ -23,7 +23,7 @@ namespace {
 bool g_counting = false;
 size_t g_nodes = 0;
 
-// Whether CUDA refuses a call. With VMOE_ADAPTER, it refuses rows of 13 numbers of 4 bytes.
+// Whether the emulated CUDA refuses a call. With VMOE_ADAPTER, it refuses rows of 13 numbers of 4 bytes.
 bool refuses([[maybe_unused]] size_t row_bytes) {
 #ifdef VMOE_ADAPTER
   return row_bytes == 52;
@@ -32,7 +32,7 @@ bool refuses([[maybe_unused]] size_t row_bytes) {
 #endif
 }
 
-// Counts launches instead of running them if requested; returns whether it did.
+// If requested, counts launches instead of running them. Returns whether it counts.
 bool count_instead(size_t launches) {
   if (g_counting) g_nodes += launches;
   return g_counting;

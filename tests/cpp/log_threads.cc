@@ -1,6 +1,6 @@
 // Loads and runs a bundle on 4 threads while the log callback is replaced repeatedly. Each callback writes to its own
 // listener without a lock; the listener is freed as soon as vmoe_set_log has returned. Results must have the same bits
-// as on a single thread. Exits with 0 if all do.
+// as on a single thread. Exits with 0 if all of them have.
 //
 //   log_threads BUNDLE ONNXRUNTIME REPLACEMENTS
 //

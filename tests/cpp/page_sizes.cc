@@ -1,5 +1,5 @@
-// Tests buffers on a system with another page size, which is an argument: sysconf, mmap and munmap behave as on such a
-// system. Prints the results.
+// Tests buffers on a system with another page size, which is the argument: sysconf, mmap and munmap are replaced, and
+// behave as on such a system. Prints the results.
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>

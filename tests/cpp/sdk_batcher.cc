@@ -1,7 +1,7 @@
 // Tests a batcher with many threads. 8 threads submit requests with their own settings, some elastic, and cancel or
 // drop some; the queue is short enough to fill up at times. Then the batcher is closed, with or without draining. Every
-// request must have exactly one answer, with the same bits that the engine gives its images alone. Exits with 0 if all
-// have.
+// request must have exactly one answer, with the same bits that the engine gives its images alone. Exits with 0 if
+// every request has.
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
@@ -115,7 +115,7 @@ bool closes_in_a_callback(const Model& model) {
   return answered == 1 && closed == 1;
 }
 
-// A callback that throws changes no answer of the other requests of its call.
+// Checks that a callback that throws changes no answer of the other requests of its call.
 bool outlives_a_callback_that_throws(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
@@ -139,7 +139,7 @@ bool outlives_a_callback_that_throws(const Model& model) {
   return answered == 3;
 }
 
-// Profiles that only clients name must be counted together as "other".
+// Checks that profiles that only clients name are counted together as "other".
 bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;

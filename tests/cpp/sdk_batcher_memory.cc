@@ -1,8 +1,8 @@
 // Tests a batcher whose thread fails: the first allocation for one call fails, then the second allocation for another
 // call, and so on; once for lack of memory, and once with another error. Only allocations by the header itself fail,
-// because in some places ONNX Runtime ends the process. Every request must have exactly one answer, a failure must say
-// what it is, and the call after it must succeed. A C function for which every allocation fails must return a status.
-// Exits with 0 if all this holds.
+// because in some places ONNX Runtime ends the process. Every request must have exactly one answer, a failure must name
+// its cause, and the next call must succeed. A C function for which every allocation fails must return a status. Exits
+// with 0 if all this holds.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //

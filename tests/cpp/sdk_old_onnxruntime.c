@@ -1,4 +1,4 @@
-/* A library that reports that it is ONNX Runtime 1.20.2, and ends the process if it is asked for an API. */
+/* A library that claims to be ONNX Runtime 1.20.2, and ends the process if a caller requests an API. */
 #include <stdint.h>
 #include <stdlib.h>
 

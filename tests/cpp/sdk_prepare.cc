@@ -1,4 +1,4 @@
-// Prepares one picture with the public API, with little memory besides what it has already allocated.
+// Prepares one picture with the public API. The memory that this may allocate is limited to 64 MB.
 //
 //   sdk_prepare BUNDLE ONNXRUNTIME HEIGHT WIDTH CHANNELS PIXELS IMAGE
 //

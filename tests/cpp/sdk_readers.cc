@@ -8,8 +8,8 @@
 // - 'n': a manifest's size as uint32, the manifest, and the name of a profile;
 // - 'p': a manifest's size as uint32, the manifest, and a picture: height, width, channels and EXIF orientation as
 //   int64, and uint8 pixels.
-// stdout is "ok" or "refused<tab>MESSAGE"; "ok<tab>PROFILE" for a name, and "ok<tab>IMAGE" in hexadecimal for a
-// picture.
+// A line of stdout is "ok" or "refused<tab>MESSAGE". For a name, "ok" is followed by "<tab>PROFILE"; for a picture, by
+// "<tab>IMAGE" in hexadecimal.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>

@@ -1,5 +1,5 @@
 // Finds, loads and releases sessions under a few keys on 8 threads. While a session is held, no thread may load another
-// under the same key. Prints how often this held, and of how many times. Exits with 0 if always.
+// under the same key. Prints how often this was so, and the number of tries. Exits with 0 if both are equal.
 #include <atomic>
 #include <cstdio>
 #include <memory>

@@ -5,8 +5,8 @@
 // the answer is refused MESSAGE.
 //
 //   fields    the fields of the op's creator
-//   create    what the plugin serializes, from a clone of a plugin that was recreated from its serialized fields; and
-//   its timing cache id
+//   create    the fields that a plugin serializes, after it was recreated from its fields and cloned; and its timing
+//             cache id
 //   shapes    output shapes for input shapes; a size that is known when the network is built is written #2
 //   types     whether the plugin accepts these types of its inputs and outputs, given as one shape
 //   limits    workspace BYTES, or refused MESSAGE, for input shapes

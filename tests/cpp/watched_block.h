@@ -1,5 +1,5 @@
-// A grid of blocks on the CPU, as programs of GPU kernels use it. Threads of a phase, lanes of a team and blocks of a
-// launch run in a seeded random order. A barrier or an exchange may be omitted.
+// A grid of blocks on the CPU, with the interface that programs of GPU kernels use. Threads of a phase, lanes of a team
+// and blocks of a launch run in a seeded random order. A test may omit a barrier or an exchange.
 #pragma once
 
 #include <algorithm>

@@ -7,7 +7,7 @@ It runs in an environment of its own, with a checkout of OpenSparseLLMs/CLIP-MoE
 
 A case has config.json and preprocessor_config.json as the library saves them, the names and shapes of its tensors, and its
 outputs for two pictures of its own size and of another size, in float32 and in float64. CLIP-MoE supports only one size, and
-saves only tensors: "arguments" are those of its code.
+saves only tensors: the entry "arguments" has the arguments of its code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A float32 bundle as checkpoint gives the same files as the original checkpoint, and keeps the bundle's settings."""
+"""Exporting a float32 bundle gives the same files as its original checkpoint, and keeps the bundle's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind give the same tensors under the official names, one at a time."""
+"""Readers of every kind of checkpoint give the same tensors under the official names, one tensor at a time."""
 
 from __future__ import annotations
 

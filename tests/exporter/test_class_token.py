@@ -1,4 +1,4 @@
-"""The last block computes only the class token, and its answers have the bits of a model that computes all tokens."""
+"""If the last block computes only the class token, answers have the bits of a model that computes all tokens."""
 
 from __future__ import annotations
 

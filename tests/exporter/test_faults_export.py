@@ -1,4 +1,4 @@
-"""Invalid options, configs and targets: `vmoe export` names them in one sentence, and leaves nothing behind."""
+"""`vmoe export` names an invalid option, config or target in one sentence, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_failing_export_with_force_leaves_the_old_bundle(
 
 
 def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
-    # The same model in float32: one feature is smaller by the factor by which its weights are larger.
+    # This is the same model in float32: one feature is smaller by some factor, and its weights are larger by that factor.
     tensors = read_tensors(DENSE)
     for name, array in tensors.items():
         if "LayerNorm" in name:

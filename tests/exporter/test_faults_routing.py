@@ -1,4 +1,4 @@
-"""Options of routing that don't fit the kind of model give one sentence, exit code 2, and no bundle."""
+"""Routing options that don't fit the kind of model give one sentence, exit code 2, and no bundle."""
 
 from __future__ import annotations
 

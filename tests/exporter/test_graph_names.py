@@ -1,4 +1,4 @@
-"""Texts of a graph in a viewer: nodes named after their block, and a description of the file and its use."""
+"""The texts of a graph in a viewer: nodes are named after their block, and the graph describes the file and its use."""
 
 from __future__ import annotations
 

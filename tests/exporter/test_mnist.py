@@ -22,15 +22,15 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Shares of the 1,536 images, averaged over settings: all settings in groups of 16, those with BPR if routed alone.
+# Shares of the 1,536 images, averaged over settings: in groups of 16, over all settings; alone, over those with BPR.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# At each setting. In groups of 16 images, a token with another expert also takes slots from other images.
+# Limits at each setting. In groups of 16 images, a token with another expert also takes slots from other images.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
-# By layer, shares of the (token, expert) pairs kept in float32: differences accumulate over the layers.
+# Shares, by layer, of the pairs kept in float32 that are still kept: differences accumulate over the layers.
 FEWEST_KEPT = {
     "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
     "int8": (0.965, 0.95, 0.925, 0.905, 0.885),
@@ -126,5 +126,5 @@ def test_answers_and_kept_pairs_are_those_of_float32_but_for_a_few(
     assert np.mean(lost) <= MOST_LOST[precision]
     assert max(lost) <= MOST_LOST_AT_ONE_SETTING[group][precision]
     assert (np.min(kept, axis=0) >= FEWEST_KEPT[precision]).all()
-    # It is in fact another precision.
+    # Make sure that the bundle really has another precision.
     assert np.max(np.mean(kept, axis=0)) < 1

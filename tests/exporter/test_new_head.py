@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused_before_it_is_unpacked(
         for name, shape in (("kernel", (features, classes)), ("bias", (classes,))):
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-                # The first one fits into the bytes that every file may unpack to, if its size is what the shape says.
+                # With the size that its shape gives, the first file would be within the limit for every unpacked file.
                 file.write(bytes(4096))
         archive.writestr("filler", os.urandom(1 << 20 if classes > 64 else 4 << 20))
     tracemalloc.start()

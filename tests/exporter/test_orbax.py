@@ -38,7 +38,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a golden model as step 200, as Orbax does without a database."""
+    """Write a golden model as step 200, in the layout that Orbax uses without a database."""
     folder = tmp_path_factory.mktemp("golden")
     item, tensors = folder / "200" / "state", read_tensors()
     tree = {}

@@ -1,4 +1,4 @@
-"""Precisions shorter than float32 on the MNIST model: the stored values, the answers, and their distance from float32."""
+"""Precisions shorter than float32, on the MNIST model: stored values, answers, and the answers' distance from float32."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def is_short(name: str, precision: str) -> bool:
-    """Return whether a tensor is the kernel of a large product, with bf16-experts of an expert; never router's or head's."""
+    """Return whether a tensor has a short type: kernels but routers' and the head's; with bf16-experts, only experts'."""
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False
     return "/Moe/" in name or precision != "bf16-experts"

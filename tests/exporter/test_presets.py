@@ -107,7 +107,7 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
-    """An E3 has the dense shapes of a V-MoE, so shapes don't distinguish light1, medium and the E3 that isn't fine-tuned."""
+    """Shapes can't distinguish light1, medium and the E3 that isn't fine-tuned: an E3 has the dense shapes of a V-MoE."""
     for other in PRESETS:
         if other == name or {name, other} <= SAME_SHAPES:
             continue
@@ -192,7 +192,7 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
 def test_class_names_by_the_name_of_a_list(
     files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with the name of a list needs ./ before it."""
+    """A file with the same name as a list must be given with ./ before its name."""
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
     assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0

@@ -84,6 +84,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
         moved.load_state_dict(weights, assign=True)
         found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
-    # Another order of sums may flip the rounding of a token to bfloat16.
+    # A different order of sums may change the rounding of a token to bfloat16.
     atol = 3e-3 if case.bfloat16 else 1e-5
     check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]), atol)

@@ -1,4 +1,4 @@
-"""`vmoe build` and backend `tensorrt` on fakes of TensorRT and of CUDA's runtime, see fake_tensorrt.py."""
+"""`vmoe build` and the backend `tensorrt`, on the fakes of TensorRT and of CUDA's runtime in fake_tensorrt.py."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from sdk_build import built
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = {"gates": 4, "route": 9, "rows": 8}  # by source, with all their types
 REGISTERS, BLOCK_THREADS = 64, 512  # a multiprocessor has 65,536 registers, so it holds two such blocks at once
-GATES_REGISTERS, GATES_THREADS = 144, 32  # it holds 14 of these blocks
+GATES_REGISTERS, GATES_THREADS = 144, 32  # a multiprocessor holds 14 of these blocks
 GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane, and words that a lane moves at a time
 MULTIPLIED = 4 + 4 * 2  # words of four tokens, and of eight experts for each of their four numbers
 

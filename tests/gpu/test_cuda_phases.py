@@ -187,8 +187,8 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     sorting = [2 + merges(pairs) for pairs in tiles]
     ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
     assert phases == groups * (sum(sorting) + len(tiles)) + ranking
-    # The last phase of a block needs no barrier; nor does the last of a group where its keys lie in the buffer that the
-    # next group's don't go to.
+    # The last phase of a block needs no barrier. Nor does the last phase of a group, if its keys are in the buffer that
+    # the next group does not write first.
     needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
     assert len(found) == phases - needless
 
@@ -202,7 +202,7 @@ def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library
 
 
 def merges(pairs: int) -> int:
-    """Return how often runs, at first of 32 keys, are merged by fours."""
+    """Return how often runs, which first have 32 keys, are merged four at a time."""
     return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
 
 
@@ -226,8 +226,8 @@ def run_phases(
 ) -> list[np.ndarray]:
     """Return slot, weight, src, expert; with x (u32 rows of whole 16 bytes), slot, weight, buf. Fail with the first fault.
 
-    A block of a grid of `rows` handles every rows-th group. None varies the rows with the number of the order, so that
-    all ways of sharing a few groups are run.
+    A block of a grid of `rows` handles every rows-th group. If `rows` is None, it varies with the number of the order, so
+    that all ways of sharing a few groups are run.
     """
     groups, tokens, experts = case.gates.shape
     rows = rows or min(seed, groups)

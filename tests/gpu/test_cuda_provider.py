@@ -1,4 +1,4 @@
-"""Backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider, up to the first call: see cuda_provider.py."""
+"""The backends `cuda` and `cuda-fixed` load in ONNX Runtime's own CUDA provider (cuda_provider.py); no kernel runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPU backends on a machine without a GPU: one sentence, from the real packages, names the missing part."""
+"""On a machine without a GPU, GPU backends with the real packages name the missing part in one sentence."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> No
 
 
 def test_a_driver_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No GPU: a driver that can only refuse.
+    # A driver that refuses every call, so there is no GPU.
     source = (
         "int cuInit(unsigned flags) { return 100; }\n"
         'int cuGetErrorString(int code, const char** text) { *text = "no CUDA-capable device is detected"; return 0; }\n'
@@ -160,7 +160,7 @@ def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: 
 
 
 def names_used(roots: set[str]) -> set[str]:
-    """Return the attributes that modules use of objects with one of these names: set_flag for `config.set_flag`."""
+    """Return the attributes that modules read from objects with these names, such as set_flag for `config.set_flag`."""
 
     def root(node: ast.expr) -> str:
         return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: a whole run on an emulator, a run of models, and messages about missing parts."""
+"""The GPU benchmark without a GPU: a complete run on an emulator, a run of models, and messages about missing parts."""
 
 from __future__ import annotations
 

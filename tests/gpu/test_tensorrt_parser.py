@@ -73,13 +73,13 @@ def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
 
 
 def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
-    """Replace each op by inputs and outputs of the graph; return it with the smallest to largest shapes of its inputs."""
+    """Replace each op by inputs and outputs of the graph. Return the graph and the range of shapes of each input."""
     graph = graph_of(bundle)
     model = onnx.load(graph, load_external_data=False)
     manifest, rules = bundle.manifest, bundle.manifest.rules
     assert rules is not None
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
-    # With merging, each layer has another number of tokens.
+    # With merging, each layer has a different number of tokens.
     shapes_of = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
     left = [shapes_of[f"{layer}/slot"][1].dim_value for layer in bundle.manifest.moe_layers]
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))

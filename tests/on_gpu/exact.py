@@ -18,8 +18,8 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     """Compute VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
     A pair's slot is the number of earlier pairs with the same expert, in the order of service: all first choices precede
-    all second ones, and within a choice, tokens come by descending best gate (`bpr`) or by position. Timings use `fast`:
-    ties between experts may then resolve differently, because topk leaves their order open, and gates must not be NaN.
+    all second ones. Within a choice, tokens are ordered by descending best gate (`bpr`) or by position. Timings use `fast`:
+    ties between experts may then be broken differently, because topk leaves their order open, and gates must not be NaN.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device

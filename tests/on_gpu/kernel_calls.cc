@@ -70,8 +70,8 @@ int vmoe_gpu_copy(void* to, const void* from, size_t bytes) { return cudaMemcpy(
 
 int vmoe_gpu_synchronize() { return cudaDeviceSynchronize(); }
 
-// Between these two calls, work put on the stream is counted, as the nodes of its CUDA graph, and not run. Allocating
-// or synchronizing in between is an error. Not for the default stream.
+// Between vmoe_gpu_begin_count and vmoe_gpu_end_count, work put on the stream is counted as nodes of a CUDA graph, and
+// not run. Allocating or synchronizing in between is an error. The default stream can't be counted.
 int vmoe_gpu_begin_count(void* stream) {
   return cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeThreadLocal);
 }

@@ -62,7 +62,7 @@ def build(command: list[str]) -> Path:
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        # Warnings of g++ come first, but are not the reason.
+        # The output begins with warnings of g++, which are not the reason.
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         why = next((line for line in lines if "error" in line or "fatal" in line), "; ".join(lines[-2:]))
         raise BenchmarkError(f"nvcc can't build the kernels: {why[:400]}")

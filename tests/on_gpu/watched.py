@@ -20,7 +20,7 @@ _RESULTS = ("slot", "weight", "buf", "y")
 
 
 def random_shape(draw: random.Random, index: int) -> Shape:
-    """Draw a shape of any sizes and types. Every fourth layer has groups that several blocks sort."""
+    """Draw a shape with random sizes and type. In every fourth layer, several blocks sort a group."""
     experts = draw.choice([1, 2, 7, 8, 16, 32, 64, 256])
     choices = draw.randint(1, min(8, experts))
     low, high = (2048 // choices + 1, 5000 // choices) if index % 4 == 3 else (1, 2048 // choices)

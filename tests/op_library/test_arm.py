@@ -91,7 +91,7 @@ def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> M
 def test_paths_threads_and_neighbours_change_no_bit(
     precision: ExportPrecision, paths: Sequence[str], mnist: Mapping[str, ExportResult], images: np.ndarray
 ) -> None:
-    """Run each path, among those with the same products of bfloat16, on another number of threads."""
+    """Run paths with the same bfloat16 products, each on another number of threads; their bits must be equal."""
     found = []
     for threads, path in enumerate(paths, 1):
         with on_arm(mnist[precision].path, path=path, threads=threads) as arm:
@@ -151,7 +151,7 @@ class Closeness:
         self._same += list(found.argmax(axis=1) == expected.argmax(axis=1))
 
     def check(self) -> None:
-        """Check nearly all images: a number that is rounded differently may change a token's expert."""
+        """Check that nearly all images are close; in the others, a different rounding may have changed a token's expert."""
         assert np.mean(self._close) >= 0.9
         assert np.mean(self._same) >= 0.98
 

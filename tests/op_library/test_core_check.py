@@ -38,7 +38,7 @@ def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
     assert "scalar" in paths
     kinds = [f"{element} {width}" for element in ("float32", "bfloat16", "int8", "int4") for width in (1024, 1000)]
     assert sorted(lines) == sorted(f"{path} {kind}: right" for path in paths for kind in kinds)
-    # A fault would be noticed.
+    # Check that an access to unreadable memory would be noticed.
     assert run(program, "used").returncode == -signal.SIGSEGV
 
 

@@ -1,4 +1,4 @@
-"""One bit pattern per image, for any threads, neighbours in the batch, and form of settings and weights."""
+"""An image's answer has the same bits for any threads, neighbours in the batch, and form of settings and weights."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> Non
 def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray], threads: int) -> None:
     with Engine.load(model.bundle, backend="onnxruntime", threads=threads) as other:
         for profile in model.profiles:
-            # For few images, threads divide the work by columns, for many by rows.
+            # Threads divide the work by columns if there are few images, and by rows if there are many.
             for size in (1, 2, 5, IMAGES):
                 assert_same_bits(other(model.images[:size], profile), logits[profile][:size])
 

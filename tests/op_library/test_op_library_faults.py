@@ -1,4 +1,4 @@
-"""Bad calls of the op library: each gives an error that names the op and the fault, and none ends the process."""
+"""Each bad call of the op library gives an error that names the op and the fault, and none ends the process."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
 
 @functools.cache
 def messages() -> dict[str, str]:
-    """Return the error of every fault, or an empty text if it gave an answer, from one process that survives all.
+    """Run all faulty calls in one process; return the error of each, or an empty text if it gave an answer.
 
     Good calls between them show that the process still works.
     """

@@ -1,7 +1,7 @@
 """Every layer op with weights in int8, int4 or bfloat16, on every CPU path.
 
-Each has the bits of its ONNX function in stock ONNX Runtime; in int4 those of the reference, because ONNX can't express its
-order of sums.
+Each has the bits of its ONNX function in stock ONNX Runtime. In int4, it has those of the reference, because ONNX can't
+express the order of its sums.
 
 Numbers are chosen so that only the products under test round: normalized rows are ln_bias, hidden values are so large that
 GELU returns them unchanged, all tokens of an image attend equally, and sums in bfloat16 are integers that float32 can

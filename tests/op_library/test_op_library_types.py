@@ -22,7 +22,7 @@ def test_random_calls_are_the_reference_bit_for_bit(version: str | None, count: 
 
 
 def test_weights_are_the_bits_of_the_gates() -> None:
-    """Including NaN."""
+    """Weights are copied bit by bit, also those that are NaN."""
     rng = np.random.default_rng(1)
     gates = rng.integers(0, 2**32, (2, 3000, 7), np.uint32).view(np.float32)
     call = MoeCall("VmoeRoute", "float", {"gates": gates}, {"capacity": 5, "k": 7, "bpr": 1})

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow]
 AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
 CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "2500"))
 CALLS_ON_OTHER_PATHS = max(CALLS // 5, 1000)
-# Always with the emulated matrix unit.
+# The CPU paths to test: those of this machine, always including the emulated matrix unit.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15" if AT_LENGTH else "8"}  # callbacks, and cancelled calls
 THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("1", "2")
@@ -33,7 +33,7 @@ TARGETS = {
 # Exceptions leak address sanitizer's copies of stack frames; searching for a free one would then take all the time.
 # Record two frames per allocation: ONNX Runtime makes a hundred allocations for each of our calls.
 ASAN_OPTIONS = "detect_stack_use_after_return=0:malloc_context_size=2"
-# ONNX Runtime is not instrumented, so its own code is not watched. Our kernels are, also when it calls them.
+# ONNX Runtime is not instrumented, so its own code is not watched. Our kernels are watched, even when it calls them.
 TSAN_OPTIONS = "ignore_noninstrumented_modules=1"
 
 

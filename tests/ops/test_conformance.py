@@ -40,7 +40,7 @@ VECTORS = list(vectors())
 
 
 class NodeSession:
-    """A session on a one-node model, given a function from an op, its arrays and attributes by name to its outputs."""
+    """A session on a one-node model. `run_node` computes the outputs from the op, and arrays and attributes by name."""
 
     def __init__(self, run_node: Callable[..., Any], path: Path) -> None:
         graph = onnx.load(path).graph
@@ -102,7 +102,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Any]] = {
 }
 LEFT_OUT: dict[str, set[str]] = {
     "torch": {op for op in OPS if op not in TORCH},
-    "openvino": {"test_vmoe_expert_mlp_int4"},  # OpenVINO must know its sizes
+    "openvino": {"test_vmoe_expert_mlp_int4"},  # OpenVINO needs fixed sizes for it
     "onnx-reference": {"experts_256", "b16"},  # too large for its TopK
 }
 

@@ -1,6 +1,6 @@
 """MLPs and attention blocks with each set of optional inputs, on every implementation and CPU path, in every weight type.
 
-MLPs are plain or gated; norms are layer or RMS norms, or inside of layers; queries and keys are rotated; tokens are merged.
+The cases are plain and gated MLPs, layer and RMS norms, norms inside layers, rotated queries and keys, and merged tokens.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NEAR = {"float": 2e-5, "bf16": 5e-2, "i8": 0.15}
 
 
 def made(op: str, weights: ElementType, given: frozenset[str], tokens: int) -> Inputs:
-    """Return the inputs of a node with these optional ones."""
+    """Return the inputs of a node with the optional inputs in `given`."""
     rng = np.random.default_rng(tokens)
     sizes, inputs = SIZES | {"T": tokens}, {}
     for value in given_inputs(OPS[op], "float", given):

@@ -76,7 +76,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
 @pytest.mark.parametrize("exponent", [1, 127])
 def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str) -> None:
     bits = np.arange(2**23, dtype=np.uint32) | np.uint32(exponent << 23)
-    # Both signs without doubling the work: odd values are negative in the second half of the mantissas.
+    # Test both signs without doubling the work: odd values in the second half of the mantissas become negative.
     bits[2**22 + 1 :: 2] |= np.uint32(1 << 31)
     values = bits.view(np.float32)
     (found,) = _rounding(name)(values)

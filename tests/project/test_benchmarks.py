@@ -1,6 +1,6 @@
 """Each CPU benchmark runs on a tiny model, and its peers have the engine's outputs.
 
-Peers run in processes of their own: a peer that crashes is one failed test.
+Peers run in processes of their own, so a peer that crashes fails only one test.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.fast
 def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
-    """CMake's cache names another generator, or a ninja that no longer exists, so the second of two builds would fail."""
+    """In a shared folder, CMake's cache would name another generator or a removed ninja, so the second build would fail."""
     assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
 
 

@@ -1,4 +1,4 @@
-"""Published accuracy over measured time, and where the time of an image goes: given figures, and a tiny model."""
+"""The headline benchmark: published accuracy over measured time, and the parts of an image's time; on a tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oldest versions of runtimes are those of pyproject.toml wherever a document, a header or a test names one."""
+"""Every document, header and test names the same oldest versions of runtimes as pyproject.toml."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def oldest(package: str) -> str:
 
 
 def named(text: str, package: str) -> Iterator[str]:
-    """The versions that a text says are the oldest: "NAME ... 1.21 or newer", "NAME 1.21 and 1.32", "package>=1.21"."""
+    """Yield the oldest versions that a text names: "NAME ... 1.21 or newer", "NAME 1.21 and 1.32", "package>=1.21"."""
     text = " ".join(re.sub(r"[`*]|\n//", " ", text).split())
     between = r"(?:(?!\. |CUDA|nvcc|capability)[^|]){0,80}?"
     yield from re.findall(rf"\b{RUNTIMES[package]}\b{between} \(?([\d.]*\d) (?:or|and)(?: all)? newer", text)
     yield from re.findall(rf"\b{RUNTIMES[package]} ([\d.]*\d) and [\d.]*\d", text)
-    if package == "pillow":  # whose grey levels ours are
+    if package == "pillow":  # documents name the version whose grey levels ours equal
         yield from re.findall(r"\bPillow (\d+)", text)
     yield from re.findall(rf"\b{package}>=([\d.]*\d)", text)
 

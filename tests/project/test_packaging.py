@@ -88,7 +88,7 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
-    """Only these packages and the runtime can be imported; a picture file needs an engine and Pillow."""
+    """Make only these packages and the runtime importable. A picture file needs an engine and Pillow."""
     modules = {"numpy": np, "onnxruntime": onnxruntime}
     for name in packages:
         place = Path(str(modules[name].__file__)).parent

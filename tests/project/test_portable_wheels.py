@@ -96,7 +96,7 @@ def test_a_portable_wheel_needs_no_more_than_its_name_says(arch: str, tmp_path: 
 def test_the_wheel_for_macos_needs_no_more_than_its_name_says_and_exports_what_that_for_linux_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wheel is only read. Of the statically linked libc++, the system's can replace only destructors of strings."""
+    """Only read the wheel. Of its statically linked libc++, the system's may replace no more than string destructors."""
     monkeypatch.syspath_prepend(str(wheel_folder("lief==1.0.0")))
     import lief
 
@@ -138,7 +138,7 @@ def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
 def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
     runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """g++ and its standard library are on one side of the C interface, zig's on the other; an error crosses it, too."""
+    """g++ builds the program with its standard library, and zig the SDK with its own. An error must pass between them."""
     package = unpacked("x86_64", tmp_path / "wheel")
     assert cpu_paths.supported_paths(package / "lib" / OP_LIBRARY) == promised_paths()
     images = mnist_images["images"][:64, ..., None]

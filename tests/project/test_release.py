@@ -1,4 +1,4 @@
-"""A release has exactly the files that it names, and they work on a Debian without anything else of ours.
+"""A release has exactly the files in its list, and they work on a Debian without anything else of ours.
 
 `make release` builds them and runs these tests.
 """
@@ -41,7 +41,7 @@ NAMES = {
     *(f"vmoe-export-{VERSION}{rest}" for rest in ("-docs.tar.gz", ".cdx.json")),
     "SHA256SUMS",
 }
-# Like macOS and Windows as far as Linux can emulate them: without the parts that they lack.
+# Imitates macOS and Windows as far as Linux can: removes the parts that those systems lack.
 STANDARD_OPS = """
 import os, sys, warnings
 import numpy, onnxruntime, PIL.Image
@@ -89,7 +89,7 @@ def test_the_checksums_are_those_of_every_file() -> None:
 
 @pytest.mark.parametrize(("arch", "debian_arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
 def test_the_sdk_has_the_libraries_of_the_wheel(arch: str, debian_arch: str, tmp_path: Path) -> None:
-    """The wheels' own tests run both, that for 64-bit ARM in an emulator. They contain no folder names."""
+    """Check only the files: the wheels' own tests run both architectures. The libraries must contain no folder names."""
     package = release_file(f"*_{debian_arch}.deb")
     assert f"Architecture: {debian_arch}" in built("dpkg-deb", "--info", package)
     built("dpkg-deb", "--extract", package, tmp_path)

@@ -56,7 +56,7 @@ def tracked(*folders: str, endings: tuple[str, ...]) -> list[Path]:
 
 
 def imported(source: str) -> set[str]:
-    """Return the modules that a Python file imports anywhere in it, and the full names that it imports from them."""
+    """Return the modules that a Python file imports, also inside functions, and the full names that it imports from them."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -82,7 +82,7 @@ def modules() -> dict[str, str]:
 
 
 def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the modules among these that each imports anywhere in it; in `from package import name`, either may be one."""
+    """Return which of these modules each module imports. In `from package import name`, both names may be modules."""
     names = {module: imported(source) for module, source in sources.items()}
     return {
         module: {name if name in sources else name.rpartition(".")[0] for name in found} & sources.keys()
@@ -91,8 +91,8 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Which of these C and C++ files each of them includes. A header stands for the files that implement it as well: for the
-    .c, .cc or .cu file of the same name, and for the -inl.h file of that name if it includes the header.
+    """Return which of these C and C++ files each file includes. A header counts as one file with those that implement it:
+    the .c, .cc or .cu file of the same name, and the -inl.h file of that name if it includes the header.
     """
 
     def module(name: str) -> str:
@@ -110,7 +110,7 @@ def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Which of these JavaScript files each of them imports, or starts as a worker."""
+    """Return which of these JavaScript files each file imports, or starts as a worker."""
     return {
         name: {normpath(Path(name).parent / path) for path in _LOADED.findall(source)} & sources.keys()
         for name, source in sources.items()

@@ -137,7 +137,7 @@ def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Escalating one image gains it. Escalating a second one loses that, which the second setting alone also loses.
+    # Escalating the first image makes it correct. Escalating the second makes it wrong, as with the second setting alone.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
     low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))  # equal margins: both are escalated or none

@@ -1,4 +1,4 @@
-"""A call that an engine can't do raises a named exception with one sentence; runtimes print nothing."""
+"""A call that an engine can't make raises a named exception with one sentence; runtimes print nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accepted forms of images, and the message for everything else."""
+"""The engine accepts several forms of images, and refuses everything else with a message."""
 
 from __future__ import annotations
 

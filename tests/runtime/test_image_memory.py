@@ -1,4 +1,4 @@
-"""The memory that a picture needs: a small multiple of its pixels and the model's, for any shape, enforced by a limit."""
+"""A picture of any shape needs only a small multiple of its own and the model's pixels as memory; a limit enforces it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import squash
 
-# 64 MB, and 8 bytes for each pixel of the picture and of the model, times the larger number of channels.
+# The limit is 64 MB, plus 8 bytes for each pixel of the picture and of the model, times the larger number of channels.
 PROGRAM = """
 import io, resource, sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""A NaN in an image changes no bit of the other images' answers, at any place in the batch, and every image gets one."""
+"""A NaN in an image, at any place in the batch, changes no bit of the other images' answers. Every image gets an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures are preprocessed as by the official code, compared with its outputs: bit for bit if the decoder is the same."""
+"""Preprocessed pictures equal recorded outputs of the official code: bit for bit if the decoder is the same."""
 
 from __future__ import annotations
 

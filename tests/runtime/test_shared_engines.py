@@ -1,4 +1,4 @@
-"""Engines of a process share a session if no difference could be noticed."""
+"""Engines of a process share a session if the caller can't tell the difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing looks up a host or writes outside the cache folder, even if ONNX Runtime would by default."""
+"""No program looks up a host or writes outside the cache folder, even if ONNX Runtime would do so by default."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ while time.monotonic() < end and not os.path.exists(os.environ["LOOKUPS"]) and n
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a library that records each host lookup of a process, and lets it fail."""
+    """Build a library that records each host lookup of a process, and makes it fail."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to build the watch with")

@@ -28,7 +28,7 @@ RATIO, BPR, POOL = 1, 4, 8  # VMOE_SET_*
 
 
 class Call:
-    """Arguments of successful calls on an MNIST engine; a case breaks one of them."""
+    """The arguments of successful calls on an MNIST engine. A case makes one of them invalid."""
 
     def __init__(self, engine: ctypes.c_void_p, bundle: Path) -> None:
         self.engine, self.bundle = engine, bytes(bundle)
@@ -288,7 +288,7 @@ def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, 
 
 
 def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    # Otherwise an installed one would be found on the library path.
+    # Provide these names, because an installed ONNX Runtime would otherwise be found on the library path.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (tmp_path / name).write_text("this is no library")
     variables = {"VMOE_ONNXRUNTIME": "", "LD_LIBRARY_PATH": str(tmp_path)}

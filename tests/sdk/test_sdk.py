@@ -1,4 +1,4 @@
-"""The C++ SDK in a project outside the repository: the bits of the Python engine, from any number of threads."""
+"""The C++ SDK, used in a project outside the repository, has the bits of the Python engine on any number of threads."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def golden_config(case: golden.Case) -> GoldenConfig:
     return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1, case.output
 
 
-# One export each; of the ensembles' groups, those of one image, of half an image and of several.
+# Each case needs one export. Of the ensembles, take groups of one image, of half an image and of several images.
 CASES = [*golden.cases(), *(c for c in golden.ensemble_cases() if c.group in ("tokens:26", "tokens:52", "tokens:96"))]
 GOLDEN = sorted({golden_config(case) for case in CASES})
 

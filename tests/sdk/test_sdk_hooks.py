@@ -131,7 +131,7 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle:
 
 
 def row_that_is_not_there(model: onnx.ModelProto) -> None:
-    """Let the output be its millionth row, whose absence only a run can notice."""
+    """Replace the output by its millionth row, whose absence only a run can notice."""
     graph = model.graph
     output = graph.output[0].name
     for node in graph.node:

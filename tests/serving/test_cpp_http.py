@@ -1,4 +1,4 @@
-"""The HTTP service in C++: the engine's bits, a message for each mistake, and misbehaving clients."""
+"""The HTTP service in C++ has the engine's bits, gives a message for each mistake, and withstands misbehaving clients."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
 
 
 def tasks(server: CppServer) -> dict[str, int]:
-    """The threads of the process, and how often each has waited."""
+    """Return the threads of the process, and how often each has waited."""
     files = Path(f"/proc/{server.process.pid}/task").glob("*/status")
     return {file.parent.name: int(file.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for file in files}
 
@@ -186,7 +186,7 @@ def test_idle_connections_cost_no_thread_and_wake_none(mnist_image_bundle: Path)
         assert idle.keys() == before.keys()
         time.sleep(1)
         woken = sum(tasks(server).values()) - sum(idle.values())
-    assert woken < 100  # one look at each connection would be 200
+    assert woken < 100  # a single check of each connection would take 200
     assert server.stop() == (0, "")
 
 
@@ -203,7 +203,7 @@ def test_a_connection_without_a_request_is_closed_after_a_minute(mnist_image_bun
 
 
 def test_a_client_that_takes_no_answer_is_closed(mnist_image_bundle: Path) -> None:
-    """It sends requests without an end and reads nothing, until its answers fill the buffers of both sides."""
+    """The client keeps sending requests and reads nothing, until its answers fill the buffers of both sides."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     with connected(server.port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
         while True:
@@ -253,7 +253,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
-    """Requests on new and on open connections that the server hasn't read when the signal arrives."""
+    """Send requests on new and on open connections that the server hasn't read when the signal arrives."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
     images = np.zeros((8, 28, 28, 1), np.float32)
     expected = engine(images, "c1.05-k2").tobytes()
@@ -372,7 +372,7 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
 
 
 def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bundle: Path) -> None:
-    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'  # room for two threads, at a gigabyte of stack each
+    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'  # enough for two threads with a stack of a gigabyte each
     command = ["sh", "-c", limits, cpp_http.program(), mnist_image_bundle, "--port", "0", "--threads", "1"]
     process = started(command, **cpp_http.environment())
     try:
@@ -387,7 +387,7 @@ def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bun
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    """Good requests, bad ones and disconnecting clients run concurrently, with a signal in the middle."""
+    """Run good requests, bad requests and disconnecting clients concurrently, and send a signal in the middle."""
     levels = ("--slo-ms", "200", "--sweep", "0.2:1.05", "--max-waiting", "64")
     tsan = "ignore_noninstrumented_modules=1"
     server = CppServer(cpp_http.program(sanitizers), mnist_image_bundle, *levels, *OPTIONS, TSAN_OPTIONS=tsan)

@@ -44,7 +44,7 @@ def memory(server: CppServer, field: str) -> int:
 
 
 def deflated(size: int) -> bytes:
-    """Return `count` zeros as a zlib stream: repeated blocks of a megabyte, the rest, and the checksum."""
+    """Return `size` zeros as a zlib stream: repeated blocks of a megabyte, the rest, and the checksum."""
     whole, last = zlib.compressobj(9, wbits=-15), zlib.compressobj(9, wbits=-15)
     megabyte = whole.compress(bytes(1 << 20)) + whole.flush(zlib.Z_FULL_FLUSH)
     rest = last.compress(bytes(size % (1 << 20))) + last.flush()
@@ -69,7 +69,7 @@ def filled(before: str, part: str, after: str) -> bytes:
 
 
 def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> None:
-    """For eight concurrent bodies of 16 MB, the parsed data is small compared with the received bytes."""
+    """Send eight concurrent bodies of 16 MB: the parsed data must be small compared with the received bytes."""
     before = memory(server, "VmHWM")
     wide = [(INFER, filled(DATA, part, "]}]}")) for part in ("[]", "{}", "1", '""')]
     wide.append((CLASSIFY, ("{" + ",".join(f'"{number:x}":1' for number in range(1_300_000)) + "}").encode()))
@@ -81,7 +81,7 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> No
 
 
 def test_more_objects_than_a_request_needs_are_refused(server: CppServer) -> None:
-    """The parser walks a list at the end of each object in it, so many of them would take it minutes."""
+    """The parser walks a list at the end of each object in the list, so many objects would take minutes."""
     status, text = ask(server, INFER, (DATA + ",".join(["{}"] * 3000) + "]}]}").encode())
     assert status == 400 and "the request has more values than the model can need" in text
     most = {"inputs": [{}], "outputs": [{"name": "x", "parameters": {}}] * 1000, "parameters": {}}
@@ -116,7 +116,7 @@ def test_other_formats_and_too_many_pixels_are_refused(server: CppServer) -> Non
 def test_large_pictures_delay_nobody_and_not_the_end(
     width: int, depth: int, color: int, bytes_per_row: int, statuses: set[int], mnist_image_bundle: Path
 ) -> None:
-    """60 concurrent pictures; after a signal, the service ends when each has an answer, or a refusal after a second."""
+    """Send 60 concurrent pictures and a signal. The service ends when each has an answer, or a refusal after a second."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")
     bomb = png(depth, color, data=deflated(width * (bytes_per_row + 1)), size=(width, width))

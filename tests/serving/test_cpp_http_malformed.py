@@ -1,4 +1,4 @@
-"""HTTP that two servers may interpret differently: the C++ service refuses it, and never answers it twice."""
+"""The C++ service refuses HTTP that two servers may interpret differently, and never answers it twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def with_length(field: bytes, body: bytes = LAST_CHUNK + SMUGGLED) -> bytes:
-    """Return a request whose body ends by Content-Length, but contains another request for a reader that follows `field`."""
+    """Return a request with Content-Length and `field`. A reader that follows `field` finds another request in the body."""
     return POST + field + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 

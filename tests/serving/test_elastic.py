@@ -112,7 +112,7 @@ def simulate(
 
 
 def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
-    """Return arrivals at successive rates, images per second, for seconds each; `pause` returns the time between two."""
+    """Return arrivals at successive rates, images per second, for seconds each; `pause` gives the time between arrivals."""
     arrivals, end = [], 0.0
     for rate, seconds in rates:
         time, end = end, end + seconds
@@ -122,7 +122,7 @@ def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float]
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
-    """Return arrivals of a Poisson process, with the same arguments."""
+    """Return arrivals of a Poisson process at successive rates, images per second, for seconds each."""
     return evenly(rates, random.Random(seed).expovariate)
 
 
@@ -240,7 +240,7 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         directions = [by > 0 for _, by in changes]
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
-        # It stays at the highest level with enough headroom, or at one that it would not leave for lack of headroom.
+        # The plan stays at the highest level with enough headroom, or at a level that is not overloaded enough to leave.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)

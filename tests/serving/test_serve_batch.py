@@ -1,4 +1,4 @@
-"""`vmoe serve batch`: each picture gets one answer, that of the engine, even after kills; and mistakes of users."""
+"""`vmoe serve batch` gives each picture one answer, the engine's, even after kills, and reports mistakes of users."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
 
 
 def run_with_progress(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str, list[str]]:
-    """Do as `run`, and also return the numbers of answered pictures in the lines of progress."""
+    """As `run`, but also return the numbers of answered pictures in the lines of progress."""
     process = start(cluster, *words)
     out, errors = process.communicate()
     lines = re.findall(r"(?m)^([\d,]+) of [\d,]+ pictures(?:, [\d,.]+ a second, 0:[\d:]+ left)?\n", errors)

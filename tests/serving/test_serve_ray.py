@@ -1,4 +1,4 @@
-"""`vmoe serve ray`: the real command with a real Ray on loopback, over HTTP; and mistakes of users."""
+"""`vmoe serve ray`: runs the real command with a real Ray on loopback, over HTTP; and checks messages for mistakes."""
 
 from __future__ import annotations
 

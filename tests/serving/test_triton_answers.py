@@ -1,4 +1,4 @@
-"""Requests with settings of their own: how they are parsed, and that each gets the answer of a call of the engine."""
+"""Requests with settings of their own are parsed correctly, and each gets the answer of a call of the engine."""
 
 from __future__ import annotations
 

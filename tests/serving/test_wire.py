@@ -99,7 +99,7 @@ def test_a_picture_is_checked_once_and_a_name_is_read_once(service: Service, mon
     reply = asyncio.run(answered(service, "POST", "/v1/classify?setting=c0.37-k1", SEVEN.read_bytes()))
     assert (reply.status, reply.content["setting"]) == (200, "c0.37-k1")
     assert (checked.call_count, read.call_count) == (1, 1)
-    # Of two calls, as one takes 8 images.
+    # These images need two calls, because one takes 8 images.
     content = inputs(shape=[16, 28, 28, 1], data=[0.5] * 784 * 16) | {"parameters": {"setting": "c0.41-k1"}}
     reply = asyncio.run(answered(service, "POST", INFER, encoded(content)))
     assert (reply.status, reply.content["parameters"]["setting"]) == (200, "c0.41-k1")

@@ -1,4 +1,4 @@
-"""Building and running programs for 64-bit ARM on another machine."""
+"""Builds programs for 64-bit ARM on another machine, and runs them there in an emulator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def arm_program(name: str, library: str) -> Path:
     arm_emulator()
     folder = ROOT / "build" / "arm"
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"]
-    # In one folder, as when they are installed: the SDK looks for the op library in its own folder.
+    # Both libraries go into one folder, as when installed: the SDK looks for the op library in its own folder.
     libraries = folder / "lib"
     side_by_side = [f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={libraries}" for kind in ("ARCHIVE", "LIBRARY")]
     with locked(folder):

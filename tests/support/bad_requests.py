@@ -89,7 +89,7 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(data=[True] * 784), b"", "must be a list of numbers"),
     (inputs(data=[True] + [0.5] * 783), b"", "must be a list of numbers"),
     (inputs(datatype="UINT8", data=[True] + [1] * 783), b"", "must be a list of numbers"),
-    (inputs(data=["x" * 900_000] + ["x"] * 20_000), b"", "must be a list of numbers"),  # 72 GB, each as long as the first
+    (inputs(data=["x" * 900_000] + ["x"] * 20_000), b"", "must be a list of numbers"),  # numpy would pad these to 72 GB
     (inputs(data=[[0.5], [0.5] * 783, 0.5]), b"", ""),
     (inputs(data=[0.5] * 783), b"", "has 784 values, and 'data' has 783"),
     (inputs(data=[10**400] * 784), b"", ""),
@@ -165,7 +165,7 @@ def malformed(model: str) -> list[tuple[bytes, int]]:
 
 
 def no_http() -> list[bytes]:
-    """Return bytes that are no HTTP request: the service answers with a status from 400 to 499, or hangs up."""
+    """Return bytes that are not HTTP requests: the service answers with a status from 400 to 499, or hangs up."""
     start = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
     ends = (b"Content-Length: -5", b"Content-Length: x", b"no colon", b"Transfer-Encoding: chunked\r\n\r\nzz")
     long = b"GET /" + b"x" * 200_000 + b" HTTP/1.1"

@@ -2,7 +2,7 @@
 
     python tests/support/batch_kills.py --kills 20 --s3 10
 
-prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did.
+prints one line for each failure and then a summary as JSON. The exit code is 1 if there was a failure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vmoe_export import export_bundle
 MNIST = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
 BUCKET = "pictures"
 OWN_RAY_EVERY = 5
-"""The command starts a Ray of its own once in this many runs; a killed command leaves it running."""
+"""Once in this many runs, the command starts a Ray of its own. A killed command leaves its Ray running."""
 
 
 class Jobs:
@@ -44,15 +44,15 @@ class Jobs:
         pictures: int,
         seed: int,
     ) -> None:
-        """Writes the pictures.
+        """Write the pictures.
 
         Args:
             report: counts kills and failures.
-            bundles: the bundle of the jobs, and another one.
+            bundles: the bundle of the jobs, and another one, with which a job must be refused.
             root: a folder or a URI.
             cluster: environment variables of a command that joins a cluster.
             pictures: number of pictures.
-            seed: random seed of the moments.
+            seed: random seed for the moments of the kills.
         """
         self._bundles, self._root, self._cluster, self._pictures = bundles, root, cluster, pictures
         self._random, self._report = random.Random(seed), report
@@ -64,11 +64,11 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # estimated duration of a job, raised if the job had written nothing by then
+        self._seconds = 20.0  # estimated duration of a job, raised if a job has written nothing after that time
 
     @property
     def output(self) -> str:
-        """The output of the present job, on the file system."""
+        """The output of the current job, as a path on the file system."""
         return f"{self._path}/out{self._number}"
 
     def kill(self) -> None:
@@ -88,13 +88,13 @@ class Jobs:
             if len(rows) != len(set(rows)):
                 self._report.failures.append(f"{self.output}: rows are there twice after a kill")
             return
-        # The job had ended before: the next kill is of a new job.
+        # The job had already ended, so the next kill hits a new job.
         self._seconds = time.monotonic() - start
         self.finish()
         self.kill()
 
     def finish(self) -> None:
-        """Run the command to its end, check the whole output and the refusals, and go on to a new job."""
+        """Run the command to its end, check the whole output and the refusals, and switch to a new job."""
         self._check(self._start(), 0, "")
         if sorted(self._rows()) != list(range(self._pictures)):
             self._report.failures.append(f"{self.output}: {len(self._rows())} rows, {len(set(self._rows()))} of them once")
@@ -165,7 +165,7 @@ def kill_jobs(
 
 
 def run(kills: int, s3: int, pictures: int, seed: int) -> Report:
-    """Do the same with a new cluster and a new S3 server."""
+    """Run `kill_jobs` with a new cluster and a new S3 server."""
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
         bundles = Path(folder) / "a.vmoe", Path(folder) / "b.vmoe"
         for bundle, ratios in zip(bundles, ([0.3, 1.05], [0.3]), strict=True):

@@ -1,4 +1,4 @@
-"""Changes that turn a kept bundle into a good or a bad one, for the lists of cases."""
+"""Changes to a bundle of the tests that result in a good or a bad bundle, for the lists of cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A change to a copy of a kept bundle, and what readers must answer."""
+    """A change to a copy of a bundle of the tests, and the verdict that readers must give."""
 
     name: str
     change: Change
@@ -88,7 +88,7 @@ def swap(old: bytes, new: bytes) -> Change:
 
 
 def field(value: bytes) -> Change:
-    """Add a field to the manifest that nobody reads."""
+    """Add a field to the manifest that no reader reads."""
     return swap(b"{", b'{"more": ' + value + b", ")
 
 
@@ -126,7 +126,7 @@ def nothing(bundle: Path) -> None:
 
 
 def listed(name: str) -> Change:
-    """List another file in the manifest, with the entry of the weights."""
+    """List another file in the manifest, with the SHA-256 and size of the weights."""
     return says(lambda content: content["files"].update({name: content["files"][WEIGHTS]}))
 
 
@@ -215,7 +215,7 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
 
 
 def calling(*calls: str, inside: bool = False) -> Edit:
-    """Add functions that call each other: "ab" is a function a that calls b, directly or in a branch."""
+    """Add functions that call each other: "ab" is a function a that calls b, directly or in a branch if `inside`."""
 
     def edit(model: onnx.ModelProto) -> None:
         for name, called in calls:

@@ -1,7 +1,7 @@
-"""Good and bad bundles, each a kept one with one change to its files or graphs.
+"""Good and bad bundles: bundles of the tests, each with one change to its files or graphs.
 
-A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`; `bad_values(FIELD, VALUES, WORDS...)` is one for
-each value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
+A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`. `bad_values(FIELD, VALUES, WORDS...)` makes one
+case per value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ bad(
     base="v3-dense",
 )
 
-# ---- graphs: what they read
+# ---- graphs: the files that they read
 
 
 for _graph in (CANONICAL, INLINED):

@@ -1,7 +1,7 @@
-"""Good and bad bundles, each a kept one with one change to its manifest.
+"""Good and bad bundles: bundles of the tests, each with one change to its manifest.
 
-A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`; `bad_values(FIELD, VALUES, WORDS...)` is one for
-each value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
+A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`. `bad_values(FIELD, VALUES, WORDS...)` makes one
+case per value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ bad("a profile whose bpr is 1", says(put("profiles/0/bpr", 1)), "'bpr'")
 bad("a profile in vanilla order without its suffix", says(put("profiles/0/bpr", False)), "'c0.3-k1'")
 bad("the same profile twice", says(lambda m: m["profiles"].append(m["profiles"][0])), "two profiles 'c0.3-k1'")
 
-# ---- kinds of routing, and their different fields
+# ---- fields that depend on the routing kind
 
 E3, CHOICE, SOFT = "v3-ensemble", "v3-choice", "v3-soft"
 good("an ensemble of one", says(put("routing/ensemble_size", 1)))

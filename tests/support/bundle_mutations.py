@@ -2,9 +2,9 @@
 
     python tests/support/bundle_mutations.py --count 4000
 
-prints one line for each wrong result, then a summary, and exits with 1 if there was one. A reader must refuse the bundle
-with a message, or return the answers of the good one. A bundle whose hashes were updated is another bundle: its answers may
-be anything on which both readers agree.
+prints one line for each wrong result and then a summary. The exit code is 1 if a result was wrong. A reader must refuse the
+bundle with a message, or return the answers of the good bundle. A bundle whose hashes were updated is another bundle, so it
+may have other answers, on which both readers must agree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "anot
 
 @dataclass
 class _Worker:
-    """The state of the process that may crash or hang: images and good answers, by bundle and by graph."""
+    """The state of the process that may crash or hang: images by bundle, and good answers by bundle and graph."""
 
     images: dict[Path, np.ndarray]
     good: dict[tuple[Path, str], np.ndarray]
@@ -45,7 +45,7 @@ _worker = _Worker({}, {})
 
 
 def run(count: int, seed: int) -> Report:
-    """Run that many cases."""
+    """Run `count` cases."""
     from vmoe_export import export_bundle
 
     context, report = multiprocessing.get_context("spawn"), Report()

@@ -2,7 +2,8 @@
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints how many loads were right or refused, as JSON, and exits with 1 if any answer was wrong. `--backend sdk` uses the SDK.
+prints as JSON how many loads were right and how many were refused. The exit code is 1 if any answer was wrong. `--backend
+sdk` uses the SDK.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         answers["files"] = [load(own)]
         seconds = time.monotonic() - start
         for kind, name in (*(("files", name) for name in names), *[("folders", "")] * folders):
-            # Half of the exchanges are short, so that more of them are undone during the load.
+            # Half of the exchanges are short, so that more of them are reverted during the load.
             moments = chance.uniform(0, seconds), chance.choice((0.1, 1)) * chance.uniform(0, seconds)
             exchange = swapper.apply_async(exchange_for_a_while, (own / name, other / name, *moments))
             try:
@@ -121,7 +122,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
 
 
 def run(bundle: str, files: int, folders: int, backend: str) -> Report:
-    """Do the same with a backend of the Engine, or with "sdk"."""
+    """Run `swap` with a backend of the Engine, or with "sdk"."""
     if backend == "sdk" and c_engine.sdk() is None:
         print("this installation has no C++ SDK")
         return Report()

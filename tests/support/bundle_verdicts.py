@@ -34,12 +34,12 @@ def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
 
 
 def read_bundle(path: bytes) -> None:
-    """Check everything in a bundle that is checked before a runtime sees it."""
+    """Make all checks of a bundle that come before a runtime reads it."""
     Bundle.open(path.decode()).verify_weights()
 
 
 def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
-    """Return the message of each refusal, or None. Sanitizers that find something fail the test."""
+    """Return the message of each refusal, or None. A finding of a sanitizer fails the test."""
     return [None if word == "ok" else sentence for word, sentence in cpp_answers(kind, items)]
 
 
@@ -49,7 +49,7 @@ def with_manifest(manifest: bytes, item: bytes) -> bytes:
 
 
 def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
-    """Return "ok" and the result, as `sdk_readers` prints it, or "refused" and the reason; otherwise as `cpp_verdicts`."""
+    """As `cpp_verdicts`, but return "ok" and the result, as `sdk_readers` prints it, or "refused" and the reason."""
     with tempfile.TemporaryFile() as stream:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
@@ -62,7 +62,7 @@ def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
 
 
 def _readers() -> Path:
-    """`sdk_readers`: under sanitizers if VMOE_TEST_SANITIZED is set, and of the library's object files otherwise."""
+    """Build `sdk_readers` with sanitizers if VMOE_TEST_SANITIZED is set, otherwise from the library's object files."""
     if os.environ.get("VMOE_TEST_SANITIZED"):
         return sanitized(MEMORY, "sdk_readers") / "tests" / "sdk_readers"
     native = ROOT / "build" / "native"

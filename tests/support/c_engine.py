@@ -67,7 +67,7 @@ ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")
 
 @functools.cache
 def sdk() -> ctypes.CDLL | None:
-    """Load the installed SDK; None if this installation has none."""
+    """Load the installed SDK; return None if this installation has none."""
     path = find_native("lib", SDK_LIBRARY)
     if path is None:
         return None

@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> list[str]:
-    """Return all faults of a page at a width, a line each; use axe-core if it is there."""
+    """Return all faults of a page at a width, one line each. Use axe-core if it is installed."""
     address = path.resolve().as_uri()
     page = show(browser, address, width, dark=dark)
     asked = [request.url for request in page.requests()]
@@ -59,7 +59,7 @@ def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> lis
 
 
 def faults_of(page: Page, width: int) -> list[str]:
-    """Return the faults of the open page: elements wider than the window, and findings of axe-core if it is there."""
+    """Return the faults of the open page: elements wider than the window, and findings of axe-core if it is installed."""
     faults = []
     size = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     if size[0] > size[1] or size[1] != width:
@@ -74,7 +74,7 @@ def faults_of(page: Page, width: int) -> list[str]:
 
 
 def state(page: Page) -> dict[str, Any]:
-    """Return the page's text at the slider's present position."""
+    """Return the page's text at the slider's current position."""
     found: dict[str, Any] = page.evaluate("""({
       value: document.getElementById('ratio').value,
       spoken: document.getElementById('ratio').getAttribute('aria-valuetext'),

@@ -53,8 +53,8 @@ def vmoe(capsys: pytest.CaptureFixture[str]) -> Vmoe:
 
 @pytest.fixture
 def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
-    """`vmoe export`, to `tmp_path` / "x.vmoe" where the words name no other target, ends with an exit code and one line on
-    stderr, which names what is concerned, and leaves `tmp_path` as it was; returns its stdout."""
+    """Return a function that runs `vmoe export`, which must fail with `code` and one line on stderr that contains `names`,
+    and must leave `tmp_path` unchanged. The default target is `tmp_path` / "x.vmoe". The function returns stdout."""
 
     def refuse(*words: object, names: Iterable[str], code: int = 1) -> str:
         before = everything(tmp_path)
@@ -69,17 +69,17 @@ def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
-    """Write a file of arrays, such as `images` and `labels`."""
+    """Write an npz file of arrays, such as `images` and `labels`."""
     np.savez(path, **arrays)
     return path
 
 
 def noise(path: Path, count: int = 8) -> Path:
-    """Write images of noise for a kept bundle, with labels."""
+    """Write images of noise for a bundle of `kept_bundle`, with labels."""
     images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return npz(path, images=images, labels=np.arange(count) % 7)
 
 
 def kept_bundle(kind: str) -> Path:
-    """Return the bundle of a kind that is kept with the tests, in the newest format that has one."""
+    """Return the bundle of this kind in tests/data, in the newest format that has one."""
     return max(BUNDLES.glob(f"v*-{kind}"))

@@ -43,7 +43,7 @@ _SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-44, -1e-4
 
 @dataclass(frozen=True)
 class RoutingCase:
-    """A call of the op of a model: `inputs` by name, and the numbers of the settings."""
+    """A call of a model's op: `inputs` by name, and the numbers of the settings."""
 
     name: str
     what: str
@@ -58,7 +58,7 @@ def numbers(name: str, *shape: int) -> np.ndarray:
 
 
 def gates(name: str, groups: int, tokens: int, experts: int, kind: str = "") -> np.ndarray:
-    """Return f64[G,S,E] that sum to 1 per token; `ties` rounds them to eighths, `special` makes half of them special."""
+    """Return f64[G,S,E] that sum to 1 per token. "ties" rounds them to eighths; "special" makes half of them special."""
     rng = _rng(name)
     shares = rng.integers(1, 4096, (groups, tokens, experts))
     made = shares / shares.sum(axis=-1, keepdims=True)
@@ -110,7 +110,7 @@ def _array(name: str, given: str, make: Any) -> np.ndarray:
     return make(name, *map(int, shape.split("x")), *kind)
 
 
-# Name | shape G x S x E and kind, or the rows of a group | settings (max_experts 0: no limit) | what it shows
+# Name | shape G x S x E and kind, or the rows of a group | settings (max_experts 0: no limit) | behaviour that it tests
 _TOP_K = """
 one_token | 1x1x4 | 1 2 1 0 0 | A group of one token.
 one_expert | 1x7x1 | 3 1 1 0 0 | One expert, without a slot for most tokens.
@@ -161,14 +161,14 @@ choice_empty_slots | 2x3x2 | 5 | More slots than tokens.
 choice_special | 2x14x4 special | 5 | NaN ranks as 0; infinities, zeros, denormals.
 choice_256 | 1x12x256 | 2 | 256 experts.
 """
-# Name | G x S x E x P | | what it shows
+# Name | G x S x E x P | | behaviour that it tests
 _SOFT = """
 soft | 2x9x4x2 | | The shares of tokens in slots, and of slots in tokens.
 soft_one_token | 1x1x4x2 | | Every slot equals the only token.
 soft_one_slot | 1x6x1x1 | | The only slot has a share of 1 in every token.
 soft_zero | 2x5x3x2 | | A token of zeros, so that the epsilon under the root matters.
 """
-# Name | shape N x T x D of keys with two heads, or the keys of an image | merge | what it shows
+# Name | shape N x T x D of keys with two heads, or the keys of an image | merge | behaviour that it tests
 _MERGE_0 = """
 merge | 2x12x8 | 3 | Three tokens join others; means are weighted by sizes.
 merge_half | 2x9x8 | 100 | At most half of the tokens.

@@ -28,7 +28,7 @@ def program(sanitizers: str = "") -> Path:
             pytest.skip(f"{header} is not installed (Debian package {package})")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     if sanitizers:
-        flags = f"-g1 -O0 -fsanitize={sanitizers}"  # with these flags, the compiler has false warnings
+        flags = f"-g1 -O0 -fsanitize={sanitizers}"  # with these flags, the compiler gives false warnings
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
     return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"
 

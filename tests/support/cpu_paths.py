@@ -114,7 +114,7 @@ def run_calls(
 
 
 def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
-    """Do the same, and fail if a call fails."""
+    """Return the results, and fail if one of them is an error message."""
     failed = [result for result in results if isinstance(result, str)]
     if failed:
         raise AssertionError(f"{len(failed)} of {len(results)} calls failed: {failed[0]}")

@@ -2,7 +2,7 @@
 
 With `--dist loadgroup`, modules that share an `xdist_group` run one after the other in one process; every other module is
 scheduled by itself. A test that crashes its process fails once, and the tests after it run in another process. pytest-xdist
-alone would run it again in each process that replaces one, and fail if two processes were replaced at a time.
+alone would run the crashing test again in each new process, and fail if two processes were replaced at the same time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""ONNX Runtime's own CUDA provider without a GPU: the one of its wheel, on fakes of NVIDIA's libraries.
+"""Runs ONNX Runtime's own CUDA provider, from its wheel, without a GPU, on fakes of NVIDIA's libraries.
 
 Every fake function returns "success" and does nothing, except the few that loading a session needs: memory is the host's,
-copies are made, and there is one GPU. So sessions are made as on a GPU: nodes are assigned to providers, and copies are
+copies are made, and there is one GPU. So sessions are created as on a GPU: nodes are assigned to providers, and copies are
 inserted between them. Kernels don't run, so outputs are meaningless.
 """
 
@@ -16,10 +16,10 @@ import fake_gpu
 import pytest
 
 CUDA_INCLUDE = Path("/usr/local/cuda/include")
-DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # the only function that it needs from the driver
+DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # the only driver function that the provider needs
 _OF_NVIDIA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|curand|cudnn|cufft)\.so\.\d+")
 
-# The functions that must do something.
+# The functions that loading a session needs.
 _RUNTIME = r"""
 #include <cuda_runtime_api.h>
 #include <stdlib.h>

@@ -28,7 +28,7 @@ Build = Callable[[Path], Path]
 
 
 def assert_one_sentence(sentence: str, *names: str) -> None:
-    """Assert that a message is one line for a person, and names the words."""
+    """Assert that a message is one line for a person, and contains the words."""
     assert sentence.strip() == sentence != ""
     assert "\n" not in sentence
     assert "Traceback" not in sentence
@@ -39,7 +39,7 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
 
 @contextmanager
 def refusal(error: type[Exception], *names: str) -> Iterator[None]:
-    """Assert that the block is refused with one sentence that names the words."""
+    """Assert that the block raises `error` with one sentence that contains the words."""
     with pytest.raises(error) as refused:
         yield
     assert_one_sentence(str(refused.value), *names)
@@ -99,7 +99,7 @@ def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -
 def array_entry(
     shape: Any, dtype: Any = "float32", slices: Any = None, shards: Any = None, code: int = INDEX_INFO
 ) -> msgpack.ExtType:
-    """Return a leaf of the index. Slices are lists of (start, stop) per dimension; by default, one covers the shape."""
+    """Return a leaf of the index. A slice has (start, stop) per dimension; by default, one slice covers the shape."""
     slices = [[(0, extent) for extent in shape]] if slices is None else slices
     boxes = [msgpack.packb([msgpack.packb((*bounds, None)) for bounds in box]) for box in slices]
     shaped = msgpack.packb((shape, dtype, False, {}))
@@ -156,7 +156,7 @@ def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> 
 
 
 def with_nan_weights(bundle: Path, target: Path) -> Path:
-    """Copy a bundle, and let its head add NaN."""
+    """Copy a bundle, and make its head add NaN."""
     data = (bundle / "weights.safetensors").read_bytes()
     bias = safetensors.numpy.load(data)["head/bias"]
     assert data.count(bias.tobytes()) == 1

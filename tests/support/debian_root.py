@@ -11,7 +11,7 @@ _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 
 
 def install_debian(target: Path, *packages: str) -> Path:
-    """Make a root with the essential packages and these, from this machine's sources, as a folder or a tar archive."""
+    """Make a root with `packages` and the essential ones, from this machine's sources, as a folder or a tar archive."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     options = ["--quiet", "--variant=minbase", *(f"--include={package}" for package in packages)]
     settings = [f"--aptopt={path}" for path in Path("/etc/apt/apt.conf.d").glob("99*")]

@@ -1,9 +1,9 @@
-"""Kills and interrupts exports at random moments, and checks what is left.
+"""Kills and interrupts exports at random moments, and checks the files that are left.
 
     python tests/support/export_kills.py --kills 170 --signals 60
 
-prints one line for each fault, a summary as JSON, and exits with 1 if there was a fault. The process exports once itself and
-forks for each run, so that no kill happens during imports.
+prints one line for each fault and then a summary as JSON. The exit code is 1 if there was a fault. The process exports once
+itself and forks for each run, so that no kill happens during imports.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LINES = {
 
 
 class Exports:
-    """Exports into one folder, each of which can be ended from outside.
+    """Makes exports into one folder, and kills or interrupts them.
 
     Args:
         folder: an empty folder.
@@ -97,7 +97,7 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Remove the file for standard error, and the bundle that runs start with."""
+        """Remove the file for standard error, and the bundle that is copied to the target before a run."""
         shutil.rmtree(self._beside)
 
     def _begin_with_bundle(self, run: int) -> bool:
@@ -121,7 +121,7 @@ class Exports:
 
     def _start(self, options: list[str], *, force: bool) -> int:
         arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
-        self._errors.write_bytes(b"")  # a process that is ended early would leave the text of the previous one
+        self._errors.write_bytes(b"")  # otherwise, a process that ends early would leave the text of the previous one
         return self._fork(lambda: program.main(["export", *arguments]))
 
     def _fork(self, run: Callable[[], int]) -> int:
@@ -162,7 +162,7 @@ class Exports:
             self._fail(f"the export after {after} leaves {left}")
 
     def _left(self) -> list[str]:
-        """Return what an export left besides its target; ignore an empty folder, from a signal at the very beginning."""
+        """Return the paths that an export left besides its target. Ignore an empty folder: an early signal may leave it."""
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".") and any(path.iterdir())]
 
     def _fail(self, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A fake driver with any GPU, and a fake CUDA op library of any build, for machines without a GPU."""
+"""Fakes for machines without a GPU: a driver that reports any GPU, and a CUDA op library that reports any build."""
 
 from __future__ import annotations
 

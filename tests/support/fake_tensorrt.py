@@ -1,4 +1,4 @@
-"""Fakes of the packages `tensorrt` and `cuda.bindings.runtime`, as far as the product calls them, for use without a GPU.
+"""Fakes of the parts of `tensorrt` and `cuda.bindings.runtime` that the product calls, for use without a GPU.
 
 A fake engine names the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. The GPU's memory is the
 host's. Work on a stream happens only when the stream is synchronized, as it may on a GPU.

@@ -1,4 +1,4 @@
-"""Checkpoints of other libraries' ViTs, written from `tests/data/families.json`, and those libraries' outputs for them."""
+"""Checkpoints of other libraries' ViTs, written from `tests/data/families.json`, and the outputs of those libraries."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Family:
 def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, layout: Layout = "safetensors") -> None:
     """Make the folder with config.json, if the library writes one, and the tensors.
 
-    The tensors are in one of these:
+    The tensors are in one of these layouts:
 
     - model.safetensors or pytorch_model.bin, as `torch.save` writes a state dict
     - two such files and their index
-    - checkpoint.pth, as timm's training writes it: under "model", with the names from DistributedDataParallel
+    - checkpoint.pth, in the layout of timm's training: under "model", with the names from DistributedDataParallel
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:

@@ -22,7 +22,7 @@ Change = Callable[[dict[str, Any], Tensors], object]
 
 @dataclass(frozen=True)
 class Lookalike:
-    """The name of a good checkpoint, a change to its config and tensors or to its files, and words of the refusal."""
+    """A good checkpoint by name, a change to its config and tensors or to its files, and words of the refusal."""
 
     name: str
     base: str
@@ -64,7 +64,7 @@ def put(name: str, *shape: int, value: float = 0.5, dtype: type = np.float32) ->
 
 
 def field(**fields: Any) -> Change:
-    """Set fields of config.json; in timm's, arguments."""
+    """Set fields of config.json; for timm, set arguments in it."""
 
     def change(config: dict[str, Any], _tensors: Tensors) -> None:
         config.update(fields)
@@ -89,7 +89,7 @@ def pickle_a_command(file: str) -> Callable[[Path], object]:
 
 
 def name_parts(old: str, new: str) -> Callable[[Path], object]:
-    """Let the index name other files."""
+    """Rename files in the index only."""
 
     def change(folder: Path) -> None:
         (index,) = folder.glob("*.index.json")
@@ -100,7 +100,7 @@ def name_parts(old: str, new: str) -> Callable[[Path], object]:
 
 
 def move_a_part(folder: Path) -> None:
-    """Move a file to the parent folder, and let the index name it there."""
+    """Move a file to the parent folder, and change its path in the index accordingly."""
     (part,) = folder.glob("*-00002-of-00002.*")
     part.rename(folder.parent / part.name)
     name_parts(part.name, f"../{part.name}")(folder)

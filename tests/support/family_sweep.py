@@ -43,7 +43,7 @@ NONE = ((0.0,) * 3, (1.0,) * 3)
 class Made:
     """A model in a folder, the library's outputs for some pixel values, their size and channels, and our options.
 
-    If the exporter asks for an option, the `answers` have its value.
+    `answers` has the values of options that the exporter may ask for.
     """
 
     library: Callable[[torch.Tensor], Any]
@@ -58,7 +58,7 @@ Make = Callable[[Path], Made]
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    """Give a model, which may be on the device meta, random weights of the size of trained ones."""
+    """Give a model random weights of the magnitude of trained ones. The model may be on the device meta."""
     torch.manual_seed(0)
     if any(value.is_meta for value in model.parameters()):
         model = model.to_empty(device="cpu")
@@ -394,7 +394,7 @@ def lookalike_cases() -> Iterator[tuple[str, Make]]:
 
 
 def meta_model(name: str, fields: dict[str, Any], left: str, folder: Path) -> Made:
-    """Save a timm DINOv3 under the names of Meta's own files, without the tensors whose names match `left`."""
+    """Save a timm DINOv3 with the tensor names of Meta's own files, without the tensors whose names match `left`."""
     import timm
 
     args = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 32, "global_pool": "token", "num_classes": 0}

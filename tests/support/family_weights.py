@@ -1,4 +1,4 @@
-"""Weights and pictures of the cases in `tests/data/families.json`, made only from names, shapes and a seed.
+"""Makes the weights and pictures of the cases in `tests/data/families.json` from names, shapes and a seed alone.
 
 `tests/data/make_families.py` fills the original libraries' models with them, and tests write the same files again.
 """
@@ -16,7 +16,7 @@ _EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|(?<!
 
 
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
-    """Return float32 of that shape. Embeddings and patch outputs are as small as trained ones, so an epsilon matters."""
+    """Return float32 of this shape. Embeddings and patch outputs are as small as trained ones, so an epsilon matters."""
     mean, deviation = mean_and_deviation(name, shape)
     return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
 
@@ -36,7 +36,7 @@ def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
 
 
 def mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
-    """Return mean and standard deviation for the values of a tensor of that name and shape."""
+    """Return mean and standard deviation for the values of a tensor with this name and shape."""
     if name.endswith(("gamma", "lambda1")):
         return 0.5, 0.1
     if len(shape) == 4:

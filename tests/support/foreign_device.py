@@ -1,6 +1,6 @@
 """A fake device in the CPU's memory that records every operation that would wait for it or mix it with the CPU.
 
-Its tensors claim to be on `meta`, where torch doesn't look for data, but have data. So code for a GPU can run without one,
+Its tensors claim to be on `meta`, where torch expects no data, but they have data. So code for a GPU can run without a GPU,
 and its results can be compared.
 """
 

@@ -114,7 +114,7 @@ def models() -> Iterator[Model]:
 
 
 def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
-    """Return the inputs that an exporter writes as constants; of those of `RARE` only `more`."""
+    """Return the inputs that an exporter writes as constants. Of the inputs in `RARE`, include only those in `more`."""
     usual = [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")]
     weights = [*usual, *(value for value in op.inputs if value.name in ("router", "mu") or "ln_" in value.name)]
     return [value for value in weights if _is_usual(value, more)]
@@ -185,7 +185,7 @@ def _settings_as_attributes(name: str) -> Iterator[Model]:
     yield Model(name, attributes={"capacity": 3, "k": 2, "bpr": 0}, left_out=SETTINGS)
     yield Model(name, attributes={"capacity": 500, "k": 1, "bpr": 1}, left_out=SETTINGS)
     yield Model(name, "never-runs", attributes={"capacity": 2, "k": 3}, left_out=("bpr",))
-    yield Model(name, attributes={"capacity": 7, "k": 100, "bpr": 1})  # the inputs win
+    yield Model(name, attributes={"capacity": 7, "k": 100, "bpr": 1})  # the inputs override these attributes
     yield Model(name, "never-runs", left_out=SETTINGS)
     yield Model(name, "never-runs", attributes={"capacity": 1, "bpr": 1}, left_out=SETTINGS)
     wrong: tuple[dict[str, int | float], ...] = (
@@ -260,7 +260,7 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """Return the node, and the same node between others: ONNX Runtime overwrites only its own values of known shape."""
+    """Return the node, and a copy between other nodes: ONNX Runtime overwrites only its own values of known shape."""
     x = op.inputs[0]
     again = onnx.NodeProto()
     again.CopyFrom(node)

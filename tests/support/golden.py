@@ -74,7 +74,7 @@ class Case:
 
     @property
     def logits(self) -> np.ndarray:
-        """The logits, or those of each member; for an ensemble's prediction, its logarithm."""
+        """The logits, or the logits of each member; if the case is an ensemble's prediction, the logarithm of that."""
         stored = arrays(self.model)
         if self.output == "members":
             rows = stored[self.raw["logits"]]
@@ -128,7 +128,7 @@ def cases() -> list[Case]:
 
 
 def ensemble_cases() -> list[Case]:
-    """Return the cases of ensembles (E3), once with their prediction and once with their members' logits."""
+    """Return the cases of ensembles (E3) twice: with their prediction, and with their members' logits."""
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
@@ -160,7 +160,7 @@ def export(model: str, path: Path, checkpoint: Path | None = None, **options: An
 
 
 def without_experts(model: str, path: Path) -> Path:
-    """Write the model's checkpoint as a safetensors file whose last MoE layer has one expert less, in each member."""
+    """Write the model's checkpoint as a safetensors file whose last MoE layer has one expert less, or one per member."""
     tensors = read_tensors(FOLDER / model)
     last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
     moe, experts = last.removesuffix("Mlp/Dense_0/kernel"), len(tensors[last])
@@ -184,7 +184,7 @@ def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.nda
 
 
 def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
-    """Return the same from slots of official routing, -1 for a dropped choice."""
+    """Return the kept pairs bool[G,S,E] from slots of official routing, which are -1 for a dropped choice."""
     return kept_pairs(slot // (slot.shape[0] * capacity), slot >= 0, num_experts)
 
 
@@ -245,7 +245,7 @@ def exported_model(network: Vmoe) -> ExportedModel:
 
 
 def unmerged_outputs(model: ExportedModel) -> list[str]:
-    """Return the names of a MoE layer's outputs without that of merging, which the official code doesn't have."""
+    """Return the names of a MoE layer's outputs, except the output of merging, which the official code doesn't have."""
     return [name for name in model.layer_outputs if name != TOKEN_OUTPUT]
 
 

@@ -27,7 +27,7 @@ def nvcc() -> Path:
 
 def build_emulator() -> Path:
     """Build the emulator's library."""
-    # Used as nvcc's host compiler, it finds CUDA's headers. The emulator has a CUDA runtime of its own.
+    # g++ runs as nvcc's host compiler, so that it finds CUDA's headers. The emulator has a CUDA runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     kernels = {"routing", "dispatch", "workspace"}

@@ -98,7 +98,7 @@ class HttpClient:
 
 
 def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, levels: Sequence[str], requests: int) -> None:
-    """Assert that many concurrent clients get the engine's bits; requests without a setting, those of one of the levels.
+    """Assert that many concurrent clients get the engine's bits: at their setting, or without one, at any of the levels.
 
     Every fourth client sends NaN and must get 400.
     """

@@ -1,4 +1,4 @@
-"""The Dockerfile's image, built without a daemon from a fresh Debian, and a container of it."""
+"""Builds the Dockerfile's image without a daemon from a fresh Debian, and runs a container of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits calls of many images into parts that fit a processor's caches, which takes half the time of one call."""
+"""Splits a call of many images into calls that fit a processor's caches, which halves the time."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 Expected values are those of the numpy reference in float64. Inputs are made of whole numbers, so that the files have the
 same bytes on every machine. If a choice or a rounding depends on a computed number, inputs are drawn again until a change
-of a millionth doesn't alter it.
+of a millionth doesn't alter the result.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ TELLING_FIELDS = ['"format": 1, ', '"more": NaN, ', '"more": 1e400, ', '"a": 1, 
 
 
 def mutated_bytes(data: bytes, chance: Random) -> bytes:
-    """Change, remove or repeat bytes, or replace them with others that have a meaning."""
+    """Change, remove or repeat bytes, or replace them by other meaningful bytes."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         start = chance.randrange(len(changed))
@@ -92,7 +92,7 @@ class Mutation:
 
     Attributes:
         words: description of the case for people.
-        may_differ: whether the hashes were updated; it is then another bundle, whose answers may differ.
+        may_differ: whether the hashes were updated; if so, this is another bundle, whose answers may differ.
         graph: the graph to run so that the change can have an effect.
     """
 

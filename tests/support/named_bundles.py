@@ -1,4 +1,4 @@
-"""Bundles whose ten classes have names that are difficult for terminals, tables and pictures."""
+"""Bundles whose ten classes have names that are difficult to show in terminals, tables and pictures."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ ODD_NAMES = ("zero", "[/b]one", "two\x1b[2J", "$three$", "four", "five", "six", 
 
 
 def with_odd_names(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle of ten classes into a folder, and give its classes these names."""
+    """Copy a bundle of ten classes into a folder, and give its classes the odd names."""
     return copied_bundle(bundle, folder / "named.vmoe", put("class_names", ODD_NAMES))

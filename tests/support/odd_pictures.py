@@ -1,4 +1,4 @@
-"""More than 200 pictures that decoders may read in different ways, by name."""
+"""More than 200 pictures, by name, that decoders may read in different ways."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def png(
     methods: bytes = b"\0\0\0",
     before: bytes = b"",
 ) -> bytes:
-    """Return a PNG of noise, of these rows or of this data; extra chunks may be before and after its header."""
+    """Return a PNG of noise, of the given rows or of the given data, with extra chunks before and after its header."""
     channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
     rows = noise(depth * channels) if rows is None else rows
     header = chunk(b"IHDR", struct.pack(">2I2B", *size, depth, color) + methods)

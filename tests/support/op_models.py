@@ -70,13 +70,13 @@ def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list
 
 
 def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run it in float64. Weights of other types keep their types, which determine how the op computes."""
+    """Run the reference in float64. Weights of other types keep their types, which determine how the op computes."""
     wide = (a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in inputs)
     return run_reference(op, *wide, **attributes)
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """Return the inputs with None for omitted optional ones, which their number shows."""
+    """Return the inputs with None for omitted optional ones, which are inferred from the number of inputs."""
     if len(inputs) == len(op.inputs):
         return list(inputs)
     dtypes = {array.dtype for array in inputs if array is not None}
@@ -104,7 +104,7 @@ def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = 
 
 
 def given_inputs(op: Op, weights: ElementType = "float", given: Collection[str] = USUAL) -> list[Value]:
-    """Return the inputs of a node with weights of that type and these optional inputs; scales only with int8 or int4."""
+    """Return the inputs of a node with these optional ones and weights of this type; scales only for int8 and int4."""
     values = {value.name: value for value in op.inputs}
 
     def is_given(value: Value) -> bool:
@@ -148,7 +148,7 @@ def runner(
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
-    """Return such a function for any model without local functions."""
+    """Return a function from inputs to outputs, in order, for any model without local functions."""
     names = [value.name for value in model.graph.input]
     return _session_runner(model, names, name)
 
@@ -312,7 +312,7 @@ def mlp_weights(
 
 
 def typed_weights(kernels: Sequence[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Convert kernels f32[..., inputs, outputs] to that type; in int8, also return their scales."""
+    """Convert kernels f32[..., inputs, outputs] to this type; for int8, also return their scales."""
     if weights == "i8":
         stored, scales = zip(*map(quantize_columns, kernels), strict=True)
         return list(stored), list(scales)
@@ -340,7 +340,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
 
         def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
             given = dict(zip(names, map(_widened, inputs), strict=True))
-            used = {name for port in compiled.inputs for name in port.get_names()}  # it removes unused ones
+            used = {name for port in compiled.inputs for name in port.get_names()}  # OpenVINO removes unused ones
             results = compiled({name: array for name, array in given.items() if name in used})
             return [np.array(results[output]) for output in outputs]
 

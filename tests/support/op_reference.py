@@ -13,7 +13,7 @@ import numpy as np
 
 from vmoe_export.ops.table import ACTIVATIONS
 
-# The references of validation, which tests also use. This module adds those of the other ops.
+# The reference functions of validation, which tests also use. This module adds the functions of the other ops.
 from vmoe_export.validation.reference_ops import (  # noqa: F401
     allowed_experts,
     attention,

@@ -1,4 +1,4 @@
-"""A graph for a backend that is in no bundle, or whose interface isn't checked."""
+"""Lets a backend load a plain ONNX file: without a bundle, or without a check of the graph's interface."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ WIDE = Variant(
     "wide", "token", "learned", (4, 4), (16, 16), hidden=192, heads=3, layers=4, moe=(1, 3), settings=((1.05, 2, True),)
 )
 DENSE = replace(WIDE, name="dense", moe=())
-MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # few of the experts get a class token
+MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # only a few of the experts get a class token
 Change = Callable[[np.ndarray, int, np.random.Generator], None]
 
 
 def another_value(tensor: np.ndarray, places: int, random: np.random.Generator) -> None:
-    """Replace a number by the next one, which differs in the last bit."""
+    """Change the last bit of a random number."""
     tensor.reshape(places, -1)[random.integers(places), 0] ^= 1
 
 
@@ -55,14 +55,14 @@ STORED: tuple[tuple[str, Change, str], ...] = (
     ("two experts", exchanged_experts, "Moe/Mlp/Dense_0/kernel"),
     ("a bias", zeros, "bias"),
 )
-"""Faults in the weights file, and the ends of tensor names; a random one of these tensors has the fault."""
+"""Faults in the weights file, and how the names of the tensors end that may have them; a random one of these has it."""
 KERNELS = ("query/kernel", "key/kernel", "value/kernel", "out/kernel", "Dense_0/kernel", "Dense_1/kernel")
 IN_GRAPHS: Mapping[str, tuple[str, ...]] = {
     "another weight": KERNELS,
     "another scale": ("out/kernel_scale", "Dense_0/kernel_scale"),
     "no bias": ("value/bias", "out/bias", "Dense_0/bias", "Dense_1/bias"),
 }
-"""Faults in a graph: it uses the tensor of another layer, or zeros."""
+"""Faults in a graph, which uses the tensor of another layer or zeros; and how the names of the replaced tensors end."""
 MODELS: tuple[tuple[Variant, float, str], ...] = (
     (WIDE, 1.0, "fp32"),
     (WIDE, 1.0, "bf16"),

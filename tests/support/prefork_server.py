@@ -3,8 +3,8 @@
     python tests/support/prefork_server.py BUNDLE BACKEND BEFORE
 
 BEFORE says what the parent does before it forks: "nothing", "import" (imports the backend) or "engine" (loads an engine).
-Each worker answers one image over its socket; the server then prints a line of JSON. It ends at SIGTERM, and prints a line
-with the workers' exit codes.
+Each worker answers one image over its socket; the server then prints a line of JSON. On SIGTERM, the server ends and prints
+a line with the workers' exit codes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random valid and invalid calls of the models of `fuzz_models`, and checks of their results.
+"""Makes random valid and invalid calls of the models of `fuzz_models`, and checks their results.
 
 The program tests/cpp/op_calls.cc runs them, built with a sanitizer. Valid calls must fill their outputs with plausible
 values; invalid ones must be refused with a message that names the op.
@@ -168,7 +168,7 @@ def _merged(tokens: int, merge: int, prefix: int) -> int:
 
 
 def _spoil_shape(call: Call, name: str, shape: list[int], chance: Random) -> bool:
-    """Make the shape of an input contradict the others; return False if the drawn one doesn't."""
+    """Make the shape of an input contradict the others; return False if the drawn shape doesn't contradict them."""
     if chance.random() < 0.3:
         if not shape or chance.random() < 0.5:
             shape.insert(chance.randint(0, len(shape)), 1)
@@ -364,7 +364,7 @@ class Fuzzer:
 
 
 def _written(word: Word) -> bytes:
-    """Return a call as the program reads it."""
+    """Encode a word of a command as the program reads it."""
     if isinstance(word, int):
         return struct.pack("q", word)
     if isinstance(word, str | bytes):

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine that several commands share, and an S3 server. Both end with their block."""
+"""A Ray cluster on this machine that several commands share, and an S3 server. Each ends with its `with` block."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Damages checkpoints at random and reads them. Each must be refused, be unchanged, or differ where no checksum protects it.
+"""Damages checkpoints at random and reads them. Each must be refused, or read unchanged except for bits without a checksum.
 
     python tests/support/reader_mutations.py --cases 20000
 
-prints one line for each other result, a summary as JSON, and exits with 1 if there was one. In formats without checksums of
-names, shapes and types, planning an export must refuse a checkpoint with other ones.
+prints one line for each other result and then a summary as JSON. The exit code is 1 if there was another result. In formats
+without checksums of names, shapes and types, planning an export must refuse a checkpoint in which these have changed.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _place(data: bytes, chance: random.Random) -> int:
 
 
 def run(cases: int, seed: int) -> Report:
-    """Run that many cases, alternating between all kinds."""
+    """Run `cases` cases, alternating between all kinds."""
     report = Report()
     with tempfile.TemporaryDirectory(prefix="reader-mutations-") as folder:
         originals = {kind: _write(kind, Path(folder)) for kind in KINDS}

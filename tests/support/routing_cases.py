@@ -19,7 +19,7 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """gates[G,S,E] of any float dtype, and a setting; without `max_experts` there are no policies, and E means no limit."""
+    """gates[G,S,E] of any float dtype, and a setting. Without `max_experts`, policies are omitted; E means no limit."""
 
     gates: np.ndarray
     capacity: int
@@ -35,7 +35,7 @@ class Case:
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
-        """The inputs of VmoeRoute by name, in its order."""
+        """The inputs of VmoeRoute by name, in the op's order."""
         return {"gates": self.gates} | {name: np.array([n], np.int64) for name, n in self.numbers.items()}
 
     @property
@@ -60,7 +60,7 @@ def same_bits(found: Outputs, expected: Outputs) -> bool:
 
 
 def golden_cases() -> list[Case]:
-    """Return the inputs of the official router. The same file has its outputs."""
+    """Return the recorded inputs of the official router. The same file has its outputs."""
     with np.load(GOLDEN / "routing.npz") as stored:
         return [
             Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])

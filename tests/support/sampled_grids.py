@@ -1,7 +1,7 @@
-"""A pytest plugin: of a test with many cases, `make test` runs a sample, and `make test-all` runs them all.
+"""A pytest plugin that lets `make test` run only a sample of a test's cases. `make test-all` runs all cases.
 
-`@pytest.mark.sample(8)` marks all cases of a test function `slow` except 8, which are spread evenly over the list. It keeps
-more if the 8 lack a value of a parameter that several cases share.
+`@pytest.mark.sample(8)` marks all cases of a test function `slow` except 8, which are spread evenly over the list. If those
+8 lack a value of a parameter that several cases share, it keeps more cases.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class Runner:
     def __init__(
         self, program: Sequence[str | Path], bundle: Path, folder: Path, *, library: Path | None = None, threads: int = 1
     ) -> None:
-        """Start `program`, a path that may follow the command of an emulator; `folder` is for images and answers."""
+        """Start `program`: a path, which may follow an emulator's command. `folder` is for images and answers."""
         self._folder = folder
         command = [*program, bundle, library or onnxruntime_library(), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""A long mix of good requests, compared with the engine's bits, and of clients that disconnect, send slowly or no HTTP.
+"""Sends a long mix of requests: good ones, whose answers must have the engine's bits, slow, aborted and invalid ones.
 
     python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
 
@@ -70,7 +70,7 @@ class Soak:
     lost: Counter[str] = field(default_factory=Counter)
 
     def ran(self) -> Soak:
-        """Run the mix to its end."""
+        """Run the mix to its end, and return this object with its results."""
         bad = {"malformed": malformed(MODEL), "oversized": oversized(MODEL, self.most_bytes)}
         self._bad = bad | {"no HTTP": [(request, None) for request in no_http()]}
         asyncio.run(self._run())

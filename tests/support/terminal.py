@@ -1,4 +1,4 @@
-"""Processes as started from a terminal, regardless of how the tests were started."""
+"""Starts processes with the signal handling of a terminal, regardless of how the tests were started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ raise SystemExit(program.main())"""
 
 
 def default_signals() -> None:
-    """Let Ctrl-C and a hangup end a child, as its `preexec_fn`; nohup and background jobs of shells ignore them."""
+    """As a `preexec_fn`: let Ctrl-C and a hangup end the child, which nohup and background jobs of shells prevent."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

@@ -3,8 +3,8 @@
     python triton_client.py http|grpc HOST:PORT FOLDER AT_ONCE
 
 FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. The client
-sends AT_ONCE requests, and the next ones when those are answered. FOLDER/answers.json becomes a list of {name of output:
-name of array of FOLDER/outputs.npz, or texts}, or of {"error": ...}.
+sends AT_ONCE requests, and the next ones when those are answered. It writes FOLDER/answers.json, a list of {name of output:
+name of array of FOLDER/outputs.npz, or texts} or {"error": ...}.
 """
 
 import json

@@ -66,7 +66,7 @@ class Variant:
 
     @property
     def every_setting(self) -> list[Setting]:
-        """The settings, each also with a pool, with a limit, and with both."""
+        """Each setting of `settings` four times: without policies, with a pool, with a limit of experts, and with both."""
         policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
         return [Setting(*official, *policy) for official in self.settings for policy in policies]
 
@@ -108,7 +108,7 @@ class Variant:
         return path
 
     def images(self, count: int) -> np.ndarray:
-        """Return images, float32 in [-1, 1], or uint8 if the export takes these."""
+        """Return images: float32 in [-1, 1], or uint8 if the export takes uint8."""
         rng = np.random.default_rng(self.seed + 1)
         pixels = rng.integers(0, 256, (count, *self.image_size, self.channels), dtype=np.uint8)
         if self.options.get("input") == "uint8":

@@ -27,7 +27,7 @@ def web_server(
 
     class Handler(SimpleHTTPRequestHandler):
         def guess_type(self, path: Any) -> str:
-            return "application/octet-stream" if str(path).endswith(".mjs") else super().guess_type(path)  # as nginx does
+            return "application/octet-stream" if str(path).endswith(".mjs") else super().guess_type(path)  # like nginx
 
         def send_head(self) -> Any:
             if silent_after == -1:

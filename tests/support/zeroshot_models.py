@@ -1,5 +1,5 @@
-"""Small CLIPs, SigLIPs and a TIPSv2 with random weights, and their tokenizers, as transformers and open_clip save them; and
-those libraries' answers."""
+"""Makes small CLIPs, SigLIPs and a TIPSv2 with random weights and tokenizers, in the files of transformers and open_clip;
+and returns those libraries' answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCALE, BIAS = 8.0, 0.5
 
 
 class Answers(NamedTuple):
-    """A library's results for pictures and texts: logits f32[images, classes], and normalized embeddings."""
+    """A library's results for pictures and texts: logits f32[images, classes], and the normalized embeddings of both."""
 
     logits: np.ndarray
     texts: np.ndarray
@@ -33,7 +33,7 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """A model folder, and its library's own answers.
+    """A model folder, and the answers of its library.
 
     Attributes:
         folder: folder of the model.

@@ -79,7 +79,7 @@ using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 // The queue and the thread that serves it; shared by Batcher and Ticket.
 class BatchQueue {
  public:
-  // levels: the settings of `elastic`; without it, the one of the requests that name none.
+  // levels: the settings of `elastic`; without `elastic`, one setting, for the requests that name none.
   BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::vector<Profile> levels)
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), levels_(std::move(levels)) {
     level_ = levels_.size() - 1;
@@ -230,8 +230,8 @@ class BatchQueue {
     return images_per_call_;
   }
 
-  // Moves the first request, and those behind it that fit into the same call, to `taken_`. `taken_` has reserved
-  // capacity for them.
+  // Moves the first request, and those behind it that fit into the same call, to `taken_`. Does not allocate:
+  // `taken_` has reserved capacity for them.
   void take(int64_t most) {
     const BatchRequestPointer first = queue_.front();
     int64_t room = most;
@@ -419,7 +419,7 @@ class Batcher {
       elastic.emplace(std::move(*created));
     } else {
       auto own = engine.setting();
-      levels.push_back(own ? std::move(*own) : Profile());  // of a model with nothing to set
+      levels.push_back(own ? std::move(*own) : Profile());  // empty if the model has no settings
     }
     try {
       return Batcher(

@@ -210,7 +210,7 @@ typedef enum vmoe_routing_kind {
 typedef struct vmoe_info {
   size_t struct_size;
   int64_t height, width, channels;   /* of an image */
-  int32_t input_dtype;               /* vmoe_dtype of the graph's input; both accept uint8 images */
+  int32_t input_dtype;               /* vmoe_dtype of the graph's input; either accepts uint8 images */
   int32_t output;                    /* vmoe_output */
   int64_t output_size;               /* floats per image of `output` */
   int64_t batch_multiple;            /* the number of images in a batch must be a multiple of this */
@@ -316,7 +316,7 @@ typedef struct vmoe_picture {
 VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_picture* picture, void* image,
                                                 size_t image_bytes);
 
-/* Checks a batch, as every call that takes one does. Fails with VMOE_IMAGE_ERROR for:
+/* Checks a batch. Every call that takes a batch makes the same checks. Fails with VMOE_IMAGE_ERROR for:
  * - a shape or dtype that the model does not take;
  * - a number of images that is not a positive multiple of batch_multiple;
  * - a data_bytes that does not match shape and dtype;
@@ -360,7 +360,7 @@ VMOE_API void vmoe_cancellation_cancel(vmoe_cancellation* cancellation);
 /* Frees a cancellation; NULL is fine. No running call may use it. */
 VMOE_API void vmoe_cancellation_free(vmoe_cancellation* cancellation);
 
-/* Runs as vmoe_engine_run, but can be cancelled. Returns VMOE_CANCELLED if it was. Writes `output` on success only.
+/* As vmoe_engine_run, but the call can be cancelled. It then returns VMOE_CANCELLED. Writes `output` on success only.
  *
  * cancellation: NULL for a call that cannot be cancelled.
  */
@@ -398,8 +398,8 @@ typedef struct vmoe_layer_routing {
   int64_t slots;         /* P, Soft MoE; 0 otherwise */
   const float* dispatch; /* f32[G,S,E,P], Soft MoE: share of each token in each slot */
   const float* combine;  /* f32[G,S,E,P], Soft MoE: share of each slot in the output of each token */
-  /* i32[N,T]: the position that each original token has among the merged tokens of its image, of which there are
-   * G * S / N; NULL if the bundle can't merge tokens */
+  /* i32[N,T]: for each original token, the index of its merged token among the G * S / N merged tokens of its image;
+   * NULL if the bundle can't merge tokens */
   const int32_t* token;
   int64_t image_tokens; /* T; 0 if the bundle can't merge tokens */
 } vmoe_layer_routing;

@@ -103,7 +103,7 @@ inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback ca
   return least_level;
 }
 
-// Ends running calls from another thread. It serves any number of calls and must outlive them.
+// Ends running calls from another thread. One object serves any number of calls and must outlive them.
 class Cancellation {
  public:
   static Result<Cancellation> create() {

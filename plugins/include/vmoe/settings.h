@@ -21,7 +21,7 @@ enum {
 };
 
 /* The setting of one call: a profile, and values that replace some of the profile's. Each field lists the kinds of models
- * that have it. For any other model, it is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
+ * that have it; to set it for another one is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
 typedef struct vmoe_setting {
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL for the engine's profile */

@@ -40,7 +40,7 @@ struct Profile {
   int64_t max_experts = {}; // most experts per group
   int64_t merge = {}; // tokens merged per block
 
-  // Its values as the setting of a call, which then reads no name.
+  // Returns these values as a setting. A call with it parses no profile name.
   Setting setting() const {
     Setting setting;
     if ((set & VMOE_SET_CAPACITY_RATIO) != 0) setting.capacity_ratio = capacity_ratio;
@@ -55,7 +55,7 @@ struct Profile {
 
 namespace internal {
 
-// Points into `setting`.
+// Converts a setting. The result points into `setting`.
 inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;

@@ -73,13 +73,13 @@ struct LayerRouting {
   std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in the output of each token
   PatchGrid grid;
-  // [N,T]: the position that each original token has among the merged tokens of its image; empty if the bundle can't
-  // merge tokens.
+  // [N,T]: for each original token, the index of its merged token among the merged tokens of its image; empty if the
+  // bundle can't merge tokens.
   std::vector<int32_t> token;
 
   // Returns u8[N,h,w]: 1 for each patch for which any ensemble member kept a choice, and 0 for the others. A merged
-  // patch has the value of its token. Tokens before the patches are omitted. For Soft MoE, which drops nothing, every
-  // value is 1. Empty if the bundle doesn't say how many patches an image has.
+  // patch has the value of its merged token. Tokens before the patches are omitted. For Soft MoE, which drops nothing,
+  // every value is 1. Returns an empty vector if the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,

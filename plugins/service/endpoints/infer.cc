@@ -1,4 +1,4 @@
-// `infer` of the Open Inference Protocol v2, with its binary extension: tensors follow the JSON.
+// `infer` of the Open Inference Protocol v2, with its binary extension, in which the tensors' bytes follow the JSON.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -31,7 +31,7 @@ void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& da
   }
 }
 
-// Unscaled pixels 0..255 would get a wrong answer, and NaN none.
+// Refuses unscaled pixels in 0..255, which would get a wrong answer, and NaN, which would get none.
 void check_range(const ImageBatch& batch) {
   for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
     float value = 0;
@@ -45,7 +45,7 @@ void check_range(const ImageBatch& batch) {
   }
 }
 
-// binary: the bytes that follow the JSON.
+// Reads the images of a request's tensor. binary: the bytes that follow the JSON.
 ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe::Info& info, int64_t most_images) {
   const Input& shape = tensor["shape"];
   const int64_t count = shape[0];
@@ -73,7 +73,8 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
-// Refuses outputs that the model does not have or that are requested twice, and classes of an output without logits.
+// Refuses outputs that the model does not have, outputs that are requested twice, and classes of an output other than
+// logits.
 void check_outputs(const Input& asked, const vmoe::Info& info) {
   std::set<std::string> left;
   std::string known;
@@ -95,7 +96,7 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   if (json_length.size() > kMaxDigits || !length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
     throw RequestError(kWrongLength, shown(json_length), body.size());
   }
-  // The numbers may be in nested lists: one per image, row and pixel.
+  // The numbers may be in nested lists: one list per image, row and pixel.
   const size_t rows = static_cast<size_t>(most_images * info.height), pixels = rows * static_cast<size_t>(info.width);
   Input fields = read_json(body.substr(0, *length), pixels * static_cast<size_t>(info.channels) + 100,
                            pixels + rows + static_cast<size_t>(most_images) + 1000);

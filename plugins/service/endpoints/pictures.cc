@@ -16,7 +16,8 @@ bool is_json(std::string_view content_type) {
   return boost::beast::iequals(content_type.substr(0, content_type.find_first_of("; \t")), kJson);
 }
 
-// Reads a body that is JSON or one picture. No picture starts with a brace, whatever the content type says.
+// Reads a body that is JSON or one picture. A body that starts with a brace can't be a picture, whatever its content
+// type is.
 Input read_pictures(Request& request, int64_t most_images) {
   const std::string_view content_type = request[http::field::content_type];
   Input values = read_query("pictures", query_of(request));
