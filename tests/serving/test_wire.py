@@ -16,7 +16,8 @@ import pytest
 from bad_requests import SEVEN, encoded, inputs
 from picture_file import picture_file
 
-from vmoe_runtime import Engine, pictures, profiles
+from vmoe_runtime import Engine, pictures
+from vmoe_runtime.bundle import manifest
 
 pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
@@ -93,9 +94,9 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
 
 
 def test_a_picture_is_checked_once_and_a_name_is_read_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked, read = Mock(wraps=pictures.checked_picture), Mock(wraps=profiles.parse_profile_name)
+    checked, read = Mock(wraps=pictures.checked_picture), Mock(wraps=manifest.profile_named)
     monkeypatch.setattr(pictures, "checked_picture", checked)
-    monkeypatch.setattr(profiles, "parse_profile_name", read)
+    monkeypatch.setattr(manifest, "profile_named", read)
     reply = asyncio.run(answered(service, "POST", "/v1/classify?setting=c0.37-k1", SEVEN.read_bytes()))
     assert (reply.status, reply.content["setting"]) == (200, "c0.37-k1")
     assert (checked.call_count, read.call_count) == (1, 1)
