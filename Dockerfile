@@ -7,8 +7,8 @@ FROM ${BASE} AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ cmake ninja-build python3-pip \
     libonnxruntime-dev libhwy-dev nlohmann-json3-dev libboost-dev libssl-dev libcli11-dev libstb-dev zlib1g-dev
 # Debian's ONNX Runtime has headers to build with; the one that runs is the one that releases are tested with.
-COPY tools/runtime_requirements.txt /source/tools/
-RUN pip install --no-deps --target /packages -c /source/tools/runtime_requirements.txt onnxruntime \
+COPY tools/tested_versions.txt /source/tools/
+RUN pip install --no-deps --target /packages -c /source/tools/tested_versions.txt onnxruntime \
     && install -D /packages/onnxruntime/capi/libonnxruntime.so.* /vmoe/lib/libonnxruntime.so
 COPY pyproject.toml /source/
 COPY plugins /source/plugins

@@ -11,7 +11,7 @@ from typing import Any
 
 from build_wheels import COMPILED_IN, ROOT, WORK, BuildError, run
 
-REQUIREMENTS = ROOT / "tools" / "runtime_requirements.txt"
+REQUIREMENTS = ROOT / "tools" / "tested_versions.txt"
 DEBIAN_FIELDS = "${source:Package}\t${source:Upstream-Version}\t${Package}\t${Version}"
 SCHEMA = "1.6"
 

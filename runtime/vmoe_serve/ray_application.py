@@ -12,10 +12,10 @@ from starlette.applications import Starlette
 
 from vmoe_runtime import Engine
 from vmoe_serve.batcher import Batcher
+from vmoe_serve.levels import elastic_plan
 from vmoe_serve.ray_proxy import SERVING
 from vmoe_serve.ray_session import GRACE_SECONDS
 from vmoe_serve.service import Service
-from vmoe_serve.settings import elastic_plan
 
 
 def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve.Application:

@@ -18,7 +18,7 @@ import click
 
 from vmoe_serve import endpoints
 from vmoe_serve.command import name_option, service_options
-from vmoe_serve.settings import levels, model_name, served_manifest
+from vmoe_serve.levels import levels, model_name, served_manifest
 from vmoe_tools import options
 from vmoe_tools.output import WAIT_SECONDS, regular_lines
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vmoe_runtime.settings import ROWS
-from vmoe_tools.bench.result import PointResult
+from vmoe_tools.bench.point_result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
 

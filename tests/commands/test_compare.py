@@ -19,7 +19,7 @@ from variants import Variant
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_tools.bench.result import comparison, mark
+from vmoe_tools.bench.point_result import comparison, mark
 
 LIMIT = ("--max-drop-in-accuracy", "50%", *capacities(0.1, 1), *QUICK)
 

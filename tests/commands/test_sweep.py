@@ -24,8 +24,8 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.cascades import CascadeAnswers
+from vmoe_tools.bench.point_result import PointResult, mark, recommend
 from vmoe_tools.bench.quality import count_right
-from vmoe_tools.bench.result import PointResult, mark, recommend
 from vmoe_tools.charts import ACCURACY, TIME, line_chart, overview
 from vmoe_tools.options import RatioRange, Share
 from vmoe_tools.output import check_drawing

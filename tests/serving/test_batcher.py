@@ -16,7 +16,7 @@ from vmoe_runtime import BackendError, Engine, RoutingError, VmoeError
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.batcher import Answer, Batcher
 from vmoe_serve.elastic import Elastic, Level
-from vmoe_serve.settings import cheaper_ones, elastic_plan
+from vmoe_serve.levels import cheaper_ones, elastic_plan
 
 LOW, HIGH = "c0.2-k1", "c1.05-k2"
 PLAN = Elastic((Level(LOW, 0.001, 0.001), Level(HIGH, 0.001, 0.002)), target=0.1, most_images=8)

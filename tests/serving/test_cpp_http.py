@@ -37,7 +37,7 @@ from serving.http_client import http_request, infer_request
 from terminal import started
 
 from vmoe_runtime import Engine
-from vmoe_serve.settings import model_name
+from vmoe_serve.levels import model_name
 
 pytestmark = pytest.mark.long
 

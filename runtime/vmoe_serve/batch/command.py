@@ -21,7 +21,7 @@ from vmoe_serve.batch.addresses import Location
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.batch.part_files import PART_FORMATS
-from vmoe_serve.settings import served_manifest
+from vmoe_serve.levels import served_manifest
 from vmoe_tools import options
 from vmoe_tools.output import STANDARD_OUTPUT, WAIT_SECONDS, check_output_file, people_stream, regular_lines, write_json
 

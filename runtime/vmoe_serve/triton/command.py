@@ -13,7 +13,7 @@ from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.command import name_option
-from vmoe_serve.settings import model_name
+from vmoe_serve.levels import model_name
 from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import REPOSITORY, Model, onnxruntime_model, python_model, write_repository
 from vmoe_tools.options import (

@@ -14,7 +14,7 @@ from vmoe_measure.timing import Speed, summarize
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.classes import margins_of
 from vmoe_runtime.routing import Array
-from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Quality, count_right
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64

@@ -10,8 +10,8 @@ import numpy as np
 
 from vmoe_runtime.precisions import EXACTNESS
 from vmoe_runtime.routing import Array, Routing
-from vmoe_tools.bench.points import Point
-from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast
+from vmoe_tools.bench.planned_points import Point
+from vmoe_tools.bench.point_result import ROUNDING, PointResult, equally_fast
 from vmoe_tools.terminal import share_text
 
 _MOST_NEIGHBOURS = 4096  # the nearest neighbour is searched among this many images

@@ -24,8 +24,8 @@ from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.closeness import keep_outputs, recommend_bundle, with_closeness
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import Measured, measure
-from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable, without_accuracy
-from vmoe_tools.bench.result import PointResult, csv_text, recommend
+from vmoe_tools.bench.planned_points import Point, named_profiles, plan_points, recommendable, without_accuracy
+from vmoe_tools.bench.point_result import PointResult, csv_text, recommend
 from vmoe_tools.bench.sweep import Axes, axes_of, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
 from vmoe_tools.engines import LoadedBundle, describe_machine, load_engines

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
-from vmoe_tools.bench.result import PointResult, comparison, near_chance, ratio_text, why
+from vmoe_tools.bench.point_result import PointResult, comparison, near_chance, ratio_text, why
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import number_text, print_section, share_text, table_of

@@ -16,9 +16,9 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, PlannedCascade, plan_cascades, timed_batches
-from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.planned_points import Point
+from vmoe_tools.bench.point_result import PointResult, cascade_result, mark, point_result
 from vmoe_tools.bench.quality import Assessment, Observe, Quality
-from vmoe_tools.bench.result import PointResult, cascade_result, mark, point_result
 from vmoe_tools.terminal import Progress
 
 CALLS_EACH = 4

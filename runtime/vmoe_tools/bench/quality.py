@@ -12,7 +12,7 @@ from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES
 from vmoe_runtime.routing import Array, Routing
-from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.inspect.statistics import choices_of
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]

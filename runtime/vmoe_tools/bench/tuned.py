@@ -12,8 +12,8 @@ import numpy as np
 from vmoe_measure.flops import ModelShape, dense_flops
 from vmoe_measure.image_source import ImageSource
 from vmoe_tools.bench.cascades import PlannedCascade
-from vmoe_tools.bench.points import Point
-from vmoe_tools.bench.result import PointResult, share_interval
+from vmoe_tools.bench.planned_points import Point
+from vmoe_tools.bench.point_result import PointResult, share_interval
 from vmoe_tools.bench.tuning import MOST_TRIALS, Search, full_setting, images_that_show
 from vmoe_tools.terminal import Progress, number_text, print_section, share_text
 

@@ -24,7 +24,7 @@ from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Array
 from vmoe_runtime.settings import MERGE, Setting
 from vmoe_tools.bench.cascades import CascadeAnswers
-from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Assessment
 
 Place = tuple[int, ...]

@@ -19,8 +19,8 @@ from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.routing import Array
 from vmoe_tools import options
+from vmoe_tools.bench.point_result import share_interval
 from vmoe_tools.bench.quality import count_right
-from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
 from vmoe_tools.inspect.tensors import read_tensors
 from vmoe_tools.output import check_output_file, people_stream, write_json, write_large_file

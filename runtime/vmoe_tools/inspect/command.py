@@ -20,7 +20,7 @@ from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.settings import SETTINGS
 from vmoe_tools import options
-from vmoe_tools.bench.points import named_profiles, plan_points
+from vmoe_tools.bench.planned_points import named_profiles, plan_points
 from vmoe_tools.engines import load_engines
 from vmoe_tools.inspect.display import print_images, print_picture, print_summary
 from vmoe_tools.inspect.image_run import ImageReport, run_images

@@ -11,7 +11,7 @@ import numpy as np
 from vmoe_runtime import Routing, RoutingError
 from vmoe_runtime.classes import likeliest, probabilities_of
 from vmoe_runtime.routing import Array, TokenLayout
-from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Assessment
 from vmoe_tools.inspect.statistics import choices_of, class_name
 from vmoe_tools.output import class_records

@@ -19,8 +19,8 @@ from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
-from vmoe_tools.bench.points import recommendable, without_accuracy
-from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
+from vmoe_tools.bench.planned_points import recommendable, without_accuracy
+from vmoe_tools.bench.point_result import ROUNDING, PointResult, near_chance, recommend
 from vmoe_tools.engines import LoadedBundle, describe_machine
 from vmoe_tools.inspect.display import summary_sections
 from vmoe_tools.inspect.image_run import OtherBundle, run_images

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vmoe_tools.bench.result import PointResult
+from vmoe_tools.bench.point_result import PointResult
 from vmoe_tools.inspect.image_run import OtherBundle
 from vmoe_tools.inspect.interference import Interference
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from vmoe_runtime import __version__
 from vmoe_tools import charts
 from vmoe_tools.bench.display import numbers_of, ratios_to
-from vmoe_tools.bench.result import PointResult
+from vmoe_tools.bench.point_result import PointResult
 from vmoe_tools.charts import ACCURACY, CAPACITY, COMPUTE, KEPT_PAIRS, TIME, Scale, data_address, line_chart, overview
 from vmoe_tools.output import plain
 from vmoe_tools.patch_pictures import expert_colours, picture_capacities

@@ -14,7 +14,7 @@ from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing import TokenLayout
 from vmoe_runtime.routing_kinds import KIND_NAMES
 from vmoe_runtime.settings import MERGE, ROWS, Setting, SettingValue
-from vmoe_tools.bench.points import Point, named_profiles, plan_points
+from vmoe_tools.bench.planned_points import Point, named_profiles, plan_points
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.report.contents import Curve

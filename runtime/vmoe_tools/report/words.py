@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmoe_tools.bench.result import ROUNDING, PointResult, comparison, equally_fast, share_interval, why
+from vmoe_tools.bench.point_result import ROUNDING, PointResult, comparison, equally_fast, share_interval, why
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 

@@ -16,7 +16,7 @@ from vmoe_measure.timing import Speed
 from vmoe_runtime.routing import Array
 from vmoe_runtime.settings import ROWS, SettingValue
 from vmoe_tools.bench.cascades import CascadePoint
-from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Quality
 
 ROUNDING = 1e-9
