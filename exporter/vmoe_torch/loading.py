@@ -52,7 +52,7 @@ def load_model(
         config: an official model config: a mapping, or the path of a JSON file.
         num_classes: replace the head with a zero-initialized one for this many classes. Default: keep the checkpoint's
             head.
-        capacity: default capacity ratio of calls. Unset settings have the defaults of an export.
+        capacity: default capacity ratio of calls. Settings that are not passed have the same defaults as in an export.
         k: default number of experts per token of calls.
         noise_std: standard deviation of the routers' noise in training, see `Vmoe`; official configs use 1.
         fields: other settings, see `vmoe_runtime.settings.Choices`; and preset, image_size, group, batch_size, rounding,
@@ -87,7 +87,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
     if checkpoint.family_title:
         raise CheckpointError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models become torch models")
     asked = options.output
-    if num_classes is not None and asked == "logits":  # the new head's, which the checkpoint may lack
+    if num_classes is not None and asked == "logits":  # the logits of the new head; the checkpoint may have no head
         options = replace(options, output=None)
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output
@@ -98,7 +98,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
         config = replace(config, num_classes=num_classes)
     profile = next(iter(plan.profiles), None)
     model = Vmoe(config, plan.grouping.tokens, output=output, rules=plan.rules, profile=profile, noise_std=noise_std)
-    # Imported late, because it imports onnx, which is slow and not needed if planning fails.
+    # Imported late: this imports onnx, which is slow and not needed if planning fails.
     from vmoe_export.bundle.weights_file import official_tensor
 
     state = {}

@@ -2,7 +2,7 @@
 
 Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A, and `NoisyTopExpertsPerItemRouter`
 in the official `vmoe/nn/routing.py`. For each MoE layer, the official trainer adds weight * loss to the training loss,
-averaged over the groups. Official configs use a weight of 0.005 for each of the two
+averaged over the groups. Official configs use a weight of 0.005 for each of the two losses
 (`vmoe/configs/vmoe_paper/common.py`).
 """
 
@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 def importance_loss(logits: Tensor) -> Tensor:
-    """Return the squared coefficient of variation of the experts' importance, the sum of their gates.
+    """Return the squared coefficient of variation of the experts' importance.
+
+    The importance of an expert is the sum of its gates.
 
     Args:
         logits: float32[..., S, E], the `router_logits` of a layer.
@@ -31,11 +33,11 @@ def importance_loss(logits: Tensor) -> Tensor:
 def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float = 1.0) -> Tensor:
     """Return the squared coefficient of variation of the experts' load.
 
-    The load is the probability that an expert is chosen if the router's noise is drawn again, averaged over the tokens.
+    An expert's load is the probability that it is chosen if the router's noise is drawn again, averaged over the tokens.
 
     Args:
         logits: float32[..., S, E], the `router_logits` of a layer.
-        noisy_logits: the same with noise, the `noisy_router_logits`.
+        noisy_logits: float32[..., S, E], the `noisy_router_logits` of the same layer.
         k: experts per token.
         noise_std: the `noise_std` of the model that added the noise, above 0.
 

@@ -1,6 +1,6 @@
 """Token merging ("Token Merging", arXiv 2210.09461) in torch.
 
-The choice of tokens carries no gradient; the average of merged tokens does.
+Gradients flow through the average of merged tokens, but not through the choice of tokens.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class Merged(NamedTuple):
 
 
 def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, prefix: int) -> tuple[Tensor, Merged]:
-    """VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D].
+    """Compute VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D], and return it with the new state.
 
-    After the first `prefix` tokens, `count` tokens are merged into the others with the most similar keys.
+    After the first `prefix` tokens, up to `count` candidates are merged, each into the other token with the most similar
+    key.
     """
     tokens = x.shape[1]
     # Tokens 0, 2, 4 ... are candidates, except a classifier's token 0. After a longer prefix, counting restarts at 0.

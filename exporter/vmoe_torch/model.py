@@ -42,8 +42,8 @@ class Vmoe(nn.Module):
         group_tokens: S, tokens per routing group; must divide the number of tokens of every batch.
         output: "logits", or "features" for the input of the head. For an ensemble (E3), "logits" are the official
             prediction, the logarithm of the members' mean probability, and "members" are each member's logits.
-        rules: how settings become profiles; `Rules("dense")` for a dense ViT.
-        profile: default routing setting of calls; may be replaced by a result of `setting`.
+        rules: the rules that turn settings into profiles; `Rules("dense")` for a dense ViT.
+        profile: the profile of calls that pass none. You may replace it with a result of `setting`.
         noise_std: in training, noise with standard deviation noise_std / E is added to the router logits; 0 for none.
     """
 
@@ -68,7 +68,7 @@ class Vmoe(nn.Module):
             self._add_parameter(name, shape)
 
     def setting(self, profile: Profile | str | None = None, **fields: Any) -> Profile | None:
-        """Return the profile of a call with these arguments; None for a model without routing and merging.
+        """Return the profile that a call with these arguments uses; None for a model without routing and merging.
 
         Args:
             profile: a profile, or a systematic name such as `c0.3-k1`. Default: the model's.
@@ -123,7 +123,7 @@ class Vmoe(nn.Module):
             x, merged = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x, merged, merge)
             if moe and i in moe.layers:
                 layer = moe.layers.index(i)
-                if layer == 0 and members > 1:  # everything before is the same for all members
+                if layer == 0 and members > 1:  # everything before this layer is the same for all members
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
                 x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer, merged)
                 if merged:
@@ -160,7 +160,7 @@ class Vmoe(nn.Module):
             node.register_buffer(leaf, torch.from_numpy(embedding), persistent=False)
             return
         if name.endswith("/Moe/Router/dense/kernel") and (members := self.config.ensemble_size) > 1:
-            # The shape of a fine-tuned E3. Without the axis of members, it could be mistaken for a plain V-MoE's router.
+            # Give an E3's router an axis of members, so that a fine-tuned E3 is not mistaken for a plain V-MoE.
             shape = (shape[0], members, shape[1] // members)
         node.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta")))
 
@@ -170,11 +170,11 @@ class Vmoe(nn.Module):
         return parameter
 
     def _layer(self, path: str) -> tuple[Tensor, Tensor]:
-        """Return kernel and bias of a dense layer."""
+        """Return the kernel and the bias of a dense layer."""
         return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
 
     def _dense(self, path: str, x: Tensor) -> Tensor:
-        # Attention kernels and biases have an extra axis for the heads, the patch kernel has two for the pixels.
+        # Kernels and biases of attention have an extra axis for the heads. The patch kernel has two extra ones for pixels.
         kernel, bias = self._layer(path)
         return x @ kernel.reshape(x.shape[-1], -1) + bias.flatten()
 
@@ -271,13 +271,13 @@ class Vmoe(nn.Module):
         """Run a Soft MoE on groups x[G,S,D]. It has no settings."""
         router, bf16 = f"{block}.Moe.Router", moe.dispatch_bf16
         dispatch, combine = ops.soft_router(x, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
-        # Tokens and expert outputs are rounded, but not their mixtures.
+        # bf16 rounds the tokens and the experts' outputs, but not the mixtures of either.
         out = ops.expert_mlp(ops.soft_dispatch(x, dispatch, bf16), *self._mlp(f"{block}.Moe.Mlp"))
         return ops.soft_combine(out, combine, bf16), {"dispatch": dispatch, "combine": combine}
 
     def _head(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         if self.config.classifier == "gap":
-            # Compute the mean as a product, since runtimes sum a plain mean in a different order if there is only one image.
+            # Compute the mean as a product: runtimes sum a plain mean in another order if the batch is a single image.
             tokens = self.config.num_tokens
             shares = x.new_full((1, 1, tokens), 1 / tokens) if sizes is None else (sizes[:, None] / tokens).to(x.dtype)
             x = (shares @ x)[:, 0]

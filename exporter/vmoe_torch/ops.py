@@ -12,13 +12,13 @@ from vmoe_export.ops.table import SIGMOID_SLOPES, SOFT_EPSILON, Activation
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Disable autocast. In a shorter type, tokens would be routed to other experts and merged with other tokens."""
+    """Return a context without autocast. In a shorter type, tokens would get other experts and other merges."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def router_logits(x: Tensor, router: Tensor) -> Tensor:
-    """x[G,S,D], router[D,E] -> float32[G,S,E]. With the router [D,M,E/M] of an E3, the logits are [G,M,S/M,E/M]."""
+    """Compute x[G,S,D] . router[D,E] -> float32[G,S,E]. With an E3's router [D,M,E/M], the result is [G,M,S/M,E/M]."""
     with full_precision(x):
         if router.dim() == 2:
             return x.float() @ router.float()
@@ -30,7 +30,7 @@ def router_logits(x: Tensor, router: Tensor) -> Tensor:
 def gates(logits: Tensor) -> Tensor:
     """Convert `router_logits` to gates[G,S,E].
 
-    The tokens of an E3 are in (token, member) order; their gates for other members' experts are 0.
+    The rows of an E3 are in (token, member) order. A row's gates for the experts of other members are 0.
     """
     gates = torch.softmax(logits, dim=-1)
     if logits.dim() == 3:
@@ -40,12 +40,12 @@ def gates(logits: Tensor) -> Tensor:
 
 
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
-    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
+    """Compute VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D]. Rows whose src is -1 are zero."""
     return F.pad(x.flatten(0, 1), (0, 0, 0, 1))[src.long()]
 
 
 def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation = "gelu_tanh") -> Tensor:
-    """activation(x . w1 + b1) . w2 + b2 for x[..., T, D]. All arguments may have a leading axis of experts."""
+    """Compute activation(x . w1 + b1) . w2 + b2 for x[..., T, D]. All arguments may have a leading axis of experts."""
     hidden = x @ w1 + b1
     if activation in SIGMOID_SLOPES:
         return hidden * torch.sigmoid(SIGMOID_SLOPES[activation] * hidden) @ w2 + b2
@@ -62,13 +62,13 @@ def expert_mlp(
     *,
     dispatch_bf16: bool = False,
 ) -> Tensor:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16`, input and output are rounded to bfloat16."""
+    """Compute VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16`, input and output are rounded to bfloat16."""
     out = mlp(_round_bf16(buf) if dispatch_bf16 else buf, w1, b1[:, None], w2, b2[:, None], activation)
     return _round_bf16(out) if dispatch_bf16 else out
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, sizes: Tensor | None = None) -> Tensor:
-    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+    """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
     If sizes[N,T] are passed, the logarithm of a key's size is added to its scores.
     """
@@ -78,20 +78,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, sizes: Tensor | N
 
 
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
-    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
+    """Compute VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
     picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()].float()
     return (torch.where(slot < 0, 0.0, weight.float())[..., None] * picked).sum(dim=2).to(out.dtype)
 
 
 def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P])."""
+    """Compute VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P])."""
     logits = _unit(x, -1) @ (_unit(mu, 0) * scale).flatten(1)
     shape = (*x.shape[:2], *mu.shape[1:])
     return torch.softmax(logits, dim=1).reshape(shape), torch.softmax(logits, dim=2).reshape(shape)
 
 
 def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: bool) -> Tensor:
-    """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p."""
+    """Compute VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], with slot p of group g at g * P + p."""
     rows = _round_bf16(x) if dispatch_bf16 else x
     groups, _, experts, slots = dispatch.shape
     mixed = dispatch.flatten(2).transpose(1, 2) @ rows
@@ -100,7 +100,7 @@ def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: bool) -> Tensor:
 
 
 def soft_combine(out: Tensor, combine: Tensor, dispatch_bf16: bool) -> Tensor:
-    """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D], the sum over all slots of a group of combine * out."""
+    """Compute VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D], the sum of combine * out over a group's slots."""
     rows = _round_bf16(out) if dispatch_bf16 else out
     groups, _, experts, slots = combine.shape
     by_group = rows.reshape(experts, groups, slots, out.shape[2]).transpose(0, 1)

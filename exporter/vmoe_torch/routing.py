@@ -1,7 +1,7 @@
 """Routing in torch. Settings are plain numbers, and no data leaves the device of the gates.
 
 So nothing waits for the device, and calls may be captured in a CUDA graph or run on torch's `meta` device. A pool is the
-exception: the number of slots an expert needs is known only on the device.
+exception, because the number of slots that an expert needs is known only on the device.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 def route(
     gates: Tensor, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """VmoeRoute, with the same results as the numpy reference.
+    """Compute VmoeRoute, with the same results as the numpy reference.
 
     Args:
         gates: [G,S,E] of any float type, on any device.
         capacity: slots per expert and group.
         k: experts per token, 1 to E.
-        bpr: Batch Priority Routing, or vanilla order.
+        bpr: whether to serve tokens by Batch Priority Routing instead of in their order.
         pool: whether the experts of a group share one pool of slots. Unless compiled, the call then waits for the device
             once.
         max_experts: number of experts that a group may use; None for all.
@@ -61,17 +61,17 @@ def route(
     served = queue_slot.reshape(groups, k, tokens).transpose(1, 2)
     slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
     token = (group * tokens + serving).repeat(1, k)
-    # Dropped pairs write to an extra slot after the last: to skip them, the CPU would have to know their number.
+    # Dropped pairs write to an extra slot after the last. To skip these pairs, the CPU would have to know their number.
     src = torch.full((experts * row + 1,), -1, device=device)
     src.scatter_(0, torch.where(kept, queue_slot, experts * row).flatten(), token.flatten())
     return slot.to(torch.int32), weight, src[:-1].reshape(experts, row).to(torch.int32), expert.to(torch.int32)
 
 
 def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
-    """Return the experts that each group may use, bool[G,E]: the `limit` experts of largest mass.
+    """Return the experts that each group may use, bool[G,E]: the `limit` experts with the largest mass.
 
-    The result is that of the numpy reference. gate[G,S] and first i64[G,S] are the gate and the expert of each token's
-    first choice.
+    The result equals that of the numpy reference. gate[G,S] is the gate of each token's first choice, and first i64[G,S]
+    its expert.
     """
     units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
     mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)
@@ -80,11 +80,11 @@ def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> T
 
 
 def choose_tokens(gates: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """VmoeChooseTokens, with the same results as the numpy reference.
+    """Compute VmoeChooseTokens, with the same results as the numpy reference.
 
     Args:
         gates: [G,S,E], on any device.
-        capacity: c, tokens that an expert takes from each group.
+        capacity: number of tokens that an expert takes from each group.
 
     Returns:
         slot i32[G,S,E] and src i32[E,M], on the device of the gates.

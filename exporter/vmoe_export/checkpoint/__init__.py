@@ -13,6 +13,6 @@ _MODEL_FILES = (
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 MODEL_FILES = (*_MODEL_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Names of whole models in a Hugging Face folder. If there are several, the first in this order is read."""
+"""File names of whole models in a Hugging Face folder. If several exist, the first in this order is read."""
 PROCESSOR, PICTURES = "processor_config.json", "preprocessor_config.json"
 MODEL_SETTINGS = ("config.json", "open_clip_config.json", PROCESSOR, PICTURES)

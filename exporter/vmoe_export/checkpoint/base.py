@@ -24,7 +24,7 @@ WRAPPERS = {"model", "module", "_orig_mod", "state_dict", "model_state_dict"}
 _ROOT_WORDS = WRAPPERS | {"params", "target"}
 _LANDMARK = "embedding/kernel"
 
-MAX_TREE_DEPTH = 64  # the official tree has 7 levels, a train state a few more
+MAX_TREE_DEPTH = 64  # the official tree has 7 levels, and a train state has a few more
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Checkpoint(Mapping[str, Array]):
     """A read-only mapping of tensor names to arrays.
 
     Each access reads one tensor from disk into new memory; nothing is cached. Close the checkpoint, or use it in a
-    `with`.
+    `with` statement.
 
     Attributes:
         path: the opened path.
         source: the bundle's `source`: the file name, or the address the file was copied from.
-        format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
+        format: the file format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
         files: all files that `sha256` covers.
         notes: notes for the user on how the checkpoint was located and read.
-        config_file: an official config next to the checkpoint, if there is one.
+        config_file: path of an official config next to the checkpoint; None if there is none.
         info: shape and dtype of each tensor.
         family_title: the model family, if the checkpoint comes from another library. It stays set after the tensors are
             translated to official names. None for official models.
@@ -129,7 +129,7 @@ class Checkpoint(Mapping[str, Array]):
 
 @contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Prefix errors raised in the block with `what`, unless their message starts with it."""
+    """Prefix errors raised in the block with `what`, unless the message already starts with it."""
     try:
         yield
     except (CheckpointError, ConfigError) as error:

@@ -30,7 +30,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        # Opening the weights inside the block ensures that the file opened is the file checked.
+        # Open the weights inside the block, so that the opened file is the one that was checked.
         with Bundle.open(folder) as bundle:
             precision = bundle.manifest.precision
             if precision != "fp32":
@@ -53,7 +53,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The model's official config: the fields that can't be derived from the tensors."""
+        """The part of the model's official config that can't be derived from the tensors."""
         model = self.manifest.model
         moe = _mapping(model, "moe")
         routing = _mapping(moe, "routing")
@@ -67,7 +67,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "router": {
                         "name": None if kind == "dense" else ROUTERS[kind],
                         "normalize_weights": routing.get("normalize_weights"),
-                        # The router option can change experts choice to top-k, but this bundle has no k for it.
+                        # The option router can change experts choice to top-k. This bundle has no k for that.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
                             "capacity_factor": routing.get("capacity_ratio"),
@@ -81,7 +81,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         }
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) over the hashes of the bundle's files, which were checked when it was opened."""
+        """Return the SHA-256 (hex) over the hashes of the bundle's files. They were checked when the bundle was opened."""
         return self._identity
 
 

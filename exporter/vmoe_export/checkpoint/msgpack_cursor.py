@@ -1,7 +1,7 @@
 """Step through a msgpack file header by header, without reading the payloads.
 
-A data shard is ONE msgpack object of up to gigabytes. A streaming unpacker would buffer and copy each chunk whole. With
-the cursor, arrays are read once, directly from the file into their final memory.
+A data shard is ONE msgpack object of up to gigabytes. A streaming unpacker would buffer and copy whole chunks. The
+cursor only locates the data, so that arrays are read once, from the file directly into their final memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Kind = Literal["a number", "a map", "an array", "a string", "bytes", "an extensi
 
 _MAX_TEXT_BYTES = 1 << 20  # far longer than any name
 
-# One-byte headers that include the size.
+# Headers of one byte that encode the size (see `header`), by kind: byte -> size.
 _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "a number": {size: size for size in range(0x80)},
     "a map": {0x80 + size: size for size in range(16)},
@@ -26,7 +26,7 @@ _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "bytes": {},
     "an extension": {0xD4 + power: 1 << power for power in range(5)},
 }
-# Headers followed by the size; the first byte gives the format of the size.
+# Headers with the size in the bytes after the first, by kind: first byte -> struct format of the size.
 _LONG: Mapping[Kind, Mapping[int, str]] = {
     "a number": {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
     "a map": {0xDE: ">H", 0xDF: ">I"},
@@ -80,7 +80,7 @@ class MsgpackCursor:
             raise self._not("a string") from None
 
     def binary(self) -> ByteSpan:
-        """Skip a byte string and return its position."""
+        """Skip a byte string, and return the span of its bytes."""
         return self._skip(self.header("bytes"))
 
     def extension(self, expected: int) -> MsgpackCursor:
@@ -93,7 +93,7 @@ class MsgpackCursor:
         return MsgpackCursor(self.file, payload.start, payload.start + size)
 
     def rest(self, most: int) -> bytes:
-        """Read the remaining bytes, at most `most`."""
+        """Read all remaining bytes. Raises CheckpointError if there are more than `most`."""
         if self.end - self.position > most:
             raise self._not("an object of sensible length")
         return self._take(self.end - self.position)

@@ -1,4 +1,4 @@
-"""A checkpoint with its head replaced, such as by one that `vmoe fewshot` fitted."""
+"""A checkpoint whose head is replaced, for example by one that `vmoe fewshot` fitted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXPECTED = (
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMES = "class_names"
-_PREFIXES = ("head/", "head.", "")  # "head." is the form of a state dict
+_PREFIXES = ("head/", "head.", "")  # "head." is the prefix in a state dict
 _KNOWN = (_NAMES, FITTED_TO, *(f"{prefix}{name}" for prefix in _PREFIXES for name in ("kernel", "bias")))
 _FLOAT32 = np.dtype(np.float32)
 _ALWAYS_BYTES = 64 << 20
@@ -36,8 +36,8 @@ below it."""
 class NewHead(Checkpoint):
     """A checkpoint whose head comes from a separate file. The checkpoint itself may have another head or none.
 
-    The arrays are loaded by `read`, only after their declared shapes are known to fit: a small file may unpack to more
-    than fits in memory.
+    The constructor reads only the declared shapes; `read` loads the arrays after it has checked that these fit the model. A
+    small file may unpack to more than fits in memory.
 
     Args:
         trunk: the checkpoint; the caller closes it.
@@ -52,7 +52,7 @@ class NewHead(Checkpoint):
             None.
 
     Raises:
-        OptionError: the file can't be read, or declares no such head.
+        OptionError: the file can't be read, or declares no head of this form.
     """
 
     def __init__(self, trunk: Checkpoint, path: Path) -> None:
@@ -79,7 +79,7 @@ class NewHead(Checkpoint):
         """Load the head for a model with `features` input features.
 
         Raises:
-            OptionError: the head has a different number of inputs, or can't be read.
+            OptionError: the head has another number of input features, can't be read, or holds NaN or infinite values.
         """
         with _of_head(self._path):
             if (inputs := self.info["head/kernel"].shape[0]) != features:
@@ -124,9 +124,9 @@ def _of_head(path: Path) -> Iterator[None]:
 
 
 def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
-    """Return the declared shapes and dtypes of the head's arrays.
+    """Return the declared shapes and dtypes of the head's arrays, and of all arrays in a safetensors file.
 
-    The file may be a whole checkpoint; its other arrays are not read.
+    The file may be a whole checkpoint; the data of its other arrays are not read.
     """
     if path.suffix == ".safetensors":  # never compressed, so sizes need no check
         with SafetensorsCheckpoint(path) as checkpoint:

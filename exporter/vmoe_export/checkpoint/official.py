@@ -2,7 +2,7 @@
 
 Source of the format: vmoe/checkpoints/{partitioned,serialization,types}.py. Each file is one msgpack object. The index
 holds a tree of array descriptions: shape, dtype, and for each chunk its slice and shard. A data shard maps array ids to
-chunks. An array's id is its rank in a depth-first walk of the tree, with the keys of each level sorted as strings, so
+chunks. An array's id is its rank in a depth-first walk of the tree. The keys of each level are sorted as strings, so
 `encoderblock_10` comes before `encoderblock_2`.
 """
 
@@ -34,7 +34,7 @@ _MAX_TOTAL_CHUNKS = 100_000
 _MAX_INDEX_BYTES = 16 << 20  # enough for that many chunks and their names
 _MAX_SLICE_BYTES = 1024
 _MAX_DIMENSIONS = 32
-_MAX_ELEMENTS = 2**48  # more than any file holds, and within numpy's range
+_MAX_ELEMENTS = 2**48  # more than any file holds, and still within the range of numpy's sizes
 
 Box = tuple[tuple[int, int], ...]
 
@@ -102,7 +102,7 @@ class OfficialCheckpoint(Checkpoint):
             filled[where] = True
             if chunk is not result:
                 result[where] = chunk
-        # The chunks have as many elements as the array, so if two overlap, some elements remain unfilled.
+        # The chunks have as many elements in total as the array. If two overlap, some elements of the array remain unfilled.
         if not filled.all():
             raise CheckpointError("its chunks overlap")
         return result
@@ -169,7 +169,7 @@ class _Shard:
 
 
 def _check_count(number: int) -> None:
-    # A chunk of more than a gigabyte is stored in pieces, so the count may be up to twice the number of chunks.
+    # The count includes the pieces of chunks (a chunk of more than a gigabyte has several), hence twice the limit.
     if number > 2 * _MAX_TOTAL_CHUNKS:
         raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
 
@@ -218,7 +218,7 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     root = _unpack(data)
     if not isinstance(root, dict) or not isinstance(root.get("index"), dict):
         raise CheckpointError("it is not the index of a V-MoE checkpoint")
-    # An index without a version (before 2022-06-22) numbers ids in saving order. For plain parameters the order is the same.
+    # An index without a version (before 2022-06-22) numbers arrays in saving order, which is the same for plain parameters.
     version = root.get("version", _VERSION)
     if version != _VERSION:
         raise CheckpointError(f"index version {version!r:.60} is not supported; it must be {_VERSION} or missing")

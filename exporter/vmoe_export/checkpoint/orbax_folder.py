@@ -1,8 +1,8 @@
 """Read the parameters of an Orbax checkpoint, the current official trainer's format, using tensorstore.
 
 Source of the format: orbax-checkpoint 0.2 to 0.12. A file `_METADATA` (old versions: `checkpoint`) names the leaves of a
-tree. Each array is a zarr of version 2 or 3, in its own folder or in an OCDBT database shared by all arrays. Values have
-no checksum.
+tree. Each array is stored as zarr version 2 or 3, either in its own folder or in an OCDBT database that all arrays share.
+Values have no checksum.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_NAMES_BYTES = 64 << 20
 _MAX_TENSOR_BYTES = 1 << 36
 _MAX_LEAVES = 100_000
 _ALWAYS_BYTES, _MOST_UNPACKED = 64 << 20, 100
-"""The parameters may unpack to `_ALWAYS_BYTES`, or to `_MOST_UNPACKED` times the size of the folder if that is larger.
+"""The parameters may unpack to `_ALWAYS_BYTES` or `_MOST_UNPACKED` times the size of the folder, whichever is larger.
 Trained weights hardly compress, so a real checkpoint is far below the limit."""
 _CACHED_BYTES = 16 << 20  # cache for database nodes only: each value is read once
 
@@ -84,7 +84,7 @@ class OrbaxCheckpoint(Checkpoint):
         with naming(f"tensor {name}"):
             store = self._open(name)
             dtype = dtype_from_name(store.dtype.name)
-        # tensorstore allocates a chunk and the array before it reads anything; too large a size would kill the process.
+        # tensorstore allocates a chunk and the array before it reads anything. An excessive size would kill the process.
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
             sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
@@ -131,8 +131,8 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
     """Read the names of the arrays.
 
     Returns:
-        The file that names the leaves; a mapping from each leaf's path, joined by "/", to its name in the store; the
-        tensorstore driver of the arrays.
+        The file that names the leaves, a mapping from each leaf's path (joined by "/") to its name in the store, and the
+        tensorstore driver for the arrays.
     """
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
@@ -162,7 +162,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
 
 
 def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the path and store name of each leaf that lies in a store. Values stored in the tree itself are skipped."""
+    """Yield the path of each leaf whose array is stored outside the tree, and its name in the store. Skip other leaves."""
     if isinstance(tree, dict):
         for key, child in tree.items():
             yield from _placeholders(child, (*path, str(key)))
@@ -171,7 +171,7 @@ def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 
 def _reason(error: ValueError) -> str:
-    """Shorten a tensorstore error, whose message holds the whole request and local paths."""
+    """Return a short reason for a tensorstore error. Its own message holds the whole request and local paths."""
     text = str(error)
     if "is missing" in text:
         return "a chunk of it is missing"

@@ -9,7 +9,7 @@ from pathlib import Path
 from vmoe_export.errors import CheckpointError
 
 _STEP = re.compile(r"(?:.*_)?(\d{1,18})")
-_MARK = "commit_success.txt"  # on object stores, which can't rename, only finished steps have it
+_MARK = "commit_success.txt"  # object stores can't rename folders; there, only finished steps have this file
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 

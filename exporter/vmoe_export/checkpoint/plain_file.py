@@ -1,4 +1,4 @@
-"""Read byte ranges of a file that may shrink meanwhile.
+"""Read byte ranges of a file that may shrink while it is open.
 
 The file is not memory-mapped: touching a page beyond the new end would kill the process.
 """
@@ -59,7 +59,7 @@ class PlainFile:
         return data
 
     def read_into(self, start: int, data: Array) -> None:
-        """Fill a uint8[length] array with the bytes from `start` on. Raises as `read` does."""
+        """Fill a uint8[length] array with the bytes from `start` on. Raises the same errors as `read`."""
         done = 0
         while done < len(data):
             count = os.preadv(self.stream.fileno(), [data[done:].data], start + done)

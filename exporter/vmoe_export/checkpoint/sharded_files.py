@@ -1,4 +1,4 @@
-"""Read a model split over several files, with an index that gives the file of each tensor."""
+"""Read a model that is split into several files. An index gives the file of each tensor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ShardedCheckpoint(Checkpoint):
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """Read the file name of each tensor from an index.
+    """Read an index, and return the file name for each tensor name.
 
     Raises:
         CheckpointError: the file is not an index, or names files in another folder.

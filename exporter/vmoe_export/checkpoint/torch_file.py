@@ -28,8 +28,8 @@ _BLOCK = 1 << 20
 class TorchCheckpoint(Checkpoint):
     """A file written by torch.save: a flat or nested mapping of names to tensors, read with `weights_only=True`.
 
-    From the zip layout, torch reads only names and shapes, because it checks no CRC-32; zipfile reads the data. The
-    layout before torch 1.6 has no checksums and is read whole.
+    In a zip file, torch reads only names and shapes, and zipfile reads the data, because torch does not check their
+    CRC-32. Files in the layout used before torch 1.6 have no checksums; torch reads them whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,8 @@ class TorchCheckpoint(Checkpoint):
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
         """Return the offset of a record's data.
 
-        The data follow the record's header, whose last fields are the lengths of name and extra.
+        The header has 30 bytes and ends with the lengths of the name and of the extra field. These two follow, then the
+        data.
         """
         lengths = struct.unpack("<2H", bytes(self._file.read(entry.header_offset + 26, 4)))
         return entry.header_offset + 30 + int(sum(lengths))
@@ -173,7 +174,7 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-        except Exception:  # torch may raise anything for a damaged file, and from 2.15 on for sparse tensors
+        except Exception:  # a damaged file may raise anything, and since torch 2.15 sparse tensors too
             raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """A dense layer, by the names of its tensors.
+    """The tensor names of a dense layer.
 
     Attributes:
         weight: name of the weight, (outputs, inputs).
         bias: name of the bias, or "".
         part: (i, n) selects part i of n equal parts of the outputs.
-        has_own_bias: `part` applies only to the weight; the bias is already that of the part.
+        has_own_bias: whether `bias` holds the bias of this part alone, so that `part` applies only to the weight.
         mask: name of a tensor that multiplies the bias, or "".
     """
 
@@ -25,31 +25,31 @@ class Layer(NamedTuple):
 
     @classmethod
     def of(cls, layer: str | Layer, has_bias: bool = True) -> Layer:
-        """Return the layer of a torch module with this name."""
+        """Return the layer of the torch module with this name. A `Layer` is returned unchanged."""
         return cls(f"{layer}.weight", f"{layer}.bias" if has_bias else "") if isinstance(layer, str) else layer
 
     def parts(self, count: int) -> tuple[Layer, ...]:
-        """Split a layer that stacks several, such as queries, keys and values."""
+        """Split a layer whose outputs stack those of `count` layers, such as queries, keys and values."""
         return tuple(self._replace(part=(i, count)) for i in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The layers of an encoder block, named relative to the block. A layer given as text is a torch module.
+    """The layers of an encoder block, named relative to the block. A layer given as a string is the name of a torch module.
 
     Attributes:
         norms: norms before attention and before the MLP.
         projections: layers of queries, keys and values.
         out: output layer of attention.
         mlp: both layers of the MLP.
-        gate: layer whose outputs are activated and multiplied with those of the first MLP layer, or None. If it equals
-            the first MLP layer, one tensor holds the outputs of the gate, followed by those of the first layer.
-        scales: scales of the outputs of attention and MLP, or "".
-        qk_norms: norms of the queries and keys of each head, or of all heads together if `wide_qk_norms`; "" if there are
+        gate: layer whose outputs are activated and multiplied by those of the first MLP layer, or None. If it has the same
+            name as the first MLP layer, one tensor holds both: the gate's outputs, then those of the first layer.
+        scales: tensors that multiply the outputs of attention and of the MLP, or "".
+        qk_norms: norms of the queries and keys, per head or, if `wide_qk_norms`, over all heads together; "" if there are
             none.
         attention_norm: norm before the output layer of attention, or "".
-        mlp_norm: norm of the hidden features, or "".
-        rms: `norms` are RMS norms.
+        mlp_norm: norm of the MLP's hidden features, or "".
+        rms: whether `norms` are RMS norms.
     """
 
     norms: tuple[str, str]

@@ -1,6 +1,6 @@
 """CLIP-MoE's vision tower, a CLIP with experts in its last blocks.
 
-CLIPs of OpenAI and open_clip have the same tensor names and are read here too.
+The CLIPs of OpenAI and open_clip have the same tensor names, so this module reads them too.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _route(model: Translation, experts: int) -> None:
         model.notes.append(
             f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
         )
-    # The original drops no pair; with this ratio, every pair gets a slot.
+    # CLIP-MoE drops no pair. With this ratio, every pair gets a slot.
     dispatcher = {"capacity_factor": experts / k}
     router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
     model.model["encoder"] = {"moe": {"router": router}}

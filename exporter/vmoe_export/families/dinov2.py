@@ -15,13 +15,13 @@ _MLPS = {
     "mlp.gate_proj": ("mlp.up_proj", "mlp.down_proj"),
     "": ("mlp.fc1", "mlp.fc2"),
 }
-"""Both MLP layers by the gate's name: as in files, as in transformers' memory, or "" for no gate."""
+"""The two MLP layers by the gate's name: first the names in files, then those in transformers' memory; "" for no gate."""
 
 
 def _translate(model: Translation) -> None:
     gate = next(name for name in _MLPS if not name or model.has(f"encoder.layer.0.{name}.weight"))
     model.claim(use_swiglu_ffn=bool(gate))
-    # transformers' DINOv2 has no such key, and ignores it.
+    # The DINOv2 of transformers ignores this key.
     model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
     block = replace(hf_vit.BLOCK, norms=("norm1", "norm2"), mlp=_MLPS[gate], gate=gate or None, scales=_SCALES)

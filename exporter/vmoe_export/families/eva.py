@@ -13,7 +13,7 @@ from vmoe_export.families.rotary import rotate_by_index
 from vmoe_export.families.translation import Translation
 
 ARGS = timm.IMPLIED | {"num_heads", "qkv_fused", "swiglu_mlp", "scale_mlp", "scale_attn_inner", "num_reg_tokens"}
-"""Arguments of timm's Eva class: the number of heads, and those that the tensors imply."""
+"""Arguments of timm's Eva class that may be set: the number of heads, and those that the tensors imply."""
 _ROTARY, _PLAIN = r"^eva02_(tiny|small|base|large)_|_rope_reg\d_gap_", r"^eva_giant_"
 
 

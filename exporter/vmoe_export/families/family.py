@@ -19,7 +19,8 @@ _SAVED = {
     r"(encoder\.layer\.\d+\.attention)\.v_proj\.": r"\1.attention.value.",
     r"(encoder\.layer\.\d+\.attention)\.o_proj\.": r"\1.output.dense.",
 }
-"""Maps the names that transformers 5 uses in memory, and so in a `state_dict()`, to those that `save_pretrained` writes."""
+"""Regular expressions for names that transformers 5 uses in memory, and so in a `state_dict()`, and the names that
+`save_pretrained` writes instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +31,21 @@ class Family:
         title: the family's display name.
         model_types: values of `model_type` in the config.json of these models; empty if they have none.
         landmarks: names of tensors that every model of the family has.
-        architectures: a regular expression for architecture names, if only they distinguish this family from another one
-            with the same landmarks.
-        dimensions: number of dimensions of some tensors, by name, if another family has the same landmarks.
+        architectures: a regular expression for the family's architecture names, if only the name distinguishes it from
+            another family with the same landmarks.
+        dimensions: number of dimensions of some tensors, by name, if these distinguish the family from another one with the
+            same landmarks.
         prefixes: prefixes that tensor names may have, such as "vit."; the first that fits is used.
-        ignored: a regular expression for the full names of tensors that may exist and are not needed. Names are matched
-            without the prefix; those that do not begin with it are matched as "../NAME".
-        processor: the preprocessing if no file defines it, see `image_processors.processor_steps`.
-        any_size: whether the library resizes the position embedding to fit the preprocessed pictures, whatever size the
-            config has.
-        config_files: names of the config next to the checkpoint; the first that exists is read.
-        config_key: key of the vision model's config inside that of a whole transformers model.
+        ignored: a regular expression for tensors that may exist but are not needed. It must match the whole name, without
+            the prefix; a name that does not begin with the prefix is matched as "../NAME".
+        processor: the preprocessing to use if no file defines it, see `image_processors.processor_steps`.
+        any_size: whether the library fits the positions to the size of the preprocessed pictures, and ignores the size in
+            the config.
+        config_files: possible names of the config next to the checkpoint; the first that exists is read.
+        config_key: key of the vision model's config inside the config of a whole transformers model.
         defaults: the library's default config values that affect how tensors are interpreted.
-        by_name: returns the config of an architecture by its name, if the library has such names.
-        translate: defines each of our tensors, see `Translation`.
+        by_name: function that returns the config of an architecture by name; None if the library has no such names.
+        translate: function that defines each of our tensors, see `Translation`.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Read a checkpoint of another library's model as one with official names."""
+"""Read the checkpoint of another library's model under official names."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class FamilyCheckpoint(Checkpoint):
         config: the content of a config.json, or its path. Default: the file next to the checkpoint, if there is one.
         image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else the position
             embedding's.
-        architecture: name of an architecture whose config the family's library has.
+        architecture: name of an architecture; its config in the family's library is used.
         given: the options `heads`, `activation` and `pooling`, for facts that neither tensors nor configs determine.
 
     Attributes:
-        config: the part of an official config that the tensors don't determine, with fields that official models lack.
+        config: the part of an official config that the tensors don't determine. It also has fields that official models
+            lack.
         preprocess: the steps that turn a picture into an image.
         class_names: class names from the config, or None.
         probabilities: how transformers converts these logits to probabilities; None for the default.
@@ -99,9 +100,10 @@ class FamilyCheckpoint(Checkpoint):
         self.source, self.family_title = source.source, family.title
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
-        """Map tensor names to stored names. The family's prefix is removed and stored; other names start with "../".
+        """Map tensor names to stored names, and set `_prefix` to the family's prefix.
 
-        Tensors that a training program saved besides the model are dropped, with a note.
+        The prefix is removed from the tensor names; names without it start with "../". If a training program saved other
+        tensors in the same file, they are dropped with a note.
 
         Raises:
             CheckpointError: the file holds two models.
@@ -163,7 +165,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return the class names of a config.json; None if they are only numbers."""
+    """Return the class names in a config.json; None if there are none, or only "LABEL_" and the class number."""
     names = config.get("id2label")
     if isinstance(told := config.get("label_names"), list):  # timm's name for it
         names = {str(i): name for i, name in enumerate(told)}
@@ -174,7 +176,7 @@ def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
 
 
 def _probabilities(config: Mapping[str, Any], parts: Mapping[str, Part]) -> Probabilities | None:
-    """Choose the probabilities as the image classification pipeline of transformers does."""
+    """Choose the probabilities as transformers' image classification pipeline does; None for the default."""
     kind = config.get("problem_type")
     is_one = "head/kernel" in parts and parts["head/kernel"].shape[-1] == 1 and kind != "regression"
     return "sigmoid" if is_one or kind == "multi_label_classification" else None

@@ -16,25 +16,25 @@ _ASKED = {
     "activation": ("the activation of the MLPs", "--activation gelu, gelu_tanh, quick_gelu or silu"),
     "pooling": ("whether the head reads the class token or the mean of the patches", "--pooling token or --pooling avg"),
 }
-"""By option name: a fact that no tensor determines, and how to set it."""
+"""For each option: the fact that it sets, which no tensor determines, and how to pass it."""
 _FILLERS = {"heads": 1, "activation": "gelu", "pooling": None}
 """Substitutes for missing facts, so that reading can continue and one message lists all of them."""
 
 
 @dataclass
 class ForeignModel:
-    """A model of a family, under that library's names.
+    """A model of a family, with its tensors and settings under the other library's names.
 
     Attributes:
-        tensors: shape and dtype by name without the family's prefix; names that lack the prefix start with "../".
+        tensors: shape and dtype of each tensor, by name without the family's prefix. "../" marks names that lack the prefix.
         prefix: the family's prefix.
-        config: the content of a config.json, or empty.
-        given: the user's options by name; None if not set.
-        image_size: (height, width) from the user or the preprocessing config.
+        config: the content of a config.json; empty if there is none.
+        given: the user's options by name; an option that is not set is None.
+        image_size: (height, width) from the user or the preprocessing config; None if it is not known yet.
         used: names of the tensors read so far.
         asked: names of the options that apply to this model.
         missing: names of the options that the user must still set.
-        taken: default values in use because tensors, config and user give none, by what they describe.
+        taken: default values used because tensors, config and user give none, by the name of the setting.
         heads: the number of attention heads, set by `choose_heads`.
         width: D, set when the patch embedding is read.
         patch: (height, width) of a patch, set when the patch embedding is read.
@@ -84,10 +84,10 @@ class ForeignModel:
         self.used.update(name for name in self.tensors if name.startswith(start))
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
-        """Return a value of the config.json, or `default` if it has none.
+        """Return a value of the config.json, or `default` if the config has none.
 
         Raises:
-            ConfigError: the value is not of the default's type, or not one of the `choices`, if there are any.
+            ConfigError: the value has another type than `default`, or `choices` are given and do not include it.
         """
         value = self.config.get(key)
         if value is None:
@@ -102,7 +102,7 @@ class ForeignModel:
         return value
 
     def claim(self, **found: Any) -> None:
-        """Check config values against facts from the tensors. Raises ConfigError if they contradict."""
+        """Check config values against facts from the tensors. Raises ConfigError if they contradict each other."""
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
@@ -113,15 +113,15 @@ class ForeignModel:
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
-        """Choose a value that no tensor determines: the config's, else the user's, else `usual`, which a note then lists.
+        """Choose a value that no tensor determines: the config's, else the user's, else `usual`.
 
-        If there is none, add the option to `missing`.
+        If `usual` is used, a note lists it. If there is no value at all, add the option to `missing` and return a filler.
 
         Args:
             option: the name of the user's option, a key of `_ASKED`.
             said: the config's value; None if it has none.
-            source: the start of a message about it, such as "the config says hidden_act".
-            usual: the library's default for a config without it, or the value that all released models share.
+            source: the start of a message about `said`, such as "the config says hidden_act".
+            usual: the library's default if the config has no value, or the value that all released models share.
 
         Raises:
             OptionError: the option contradicts the config.
@@ -141,7 +141,7 @@ class ForeignModel:
         """Check that no required option is missing.
 
         Raises:
-            OptionError: some are; the message lists them and how to set them.
+            OptionError: an option is missing; the message lists all missing ones and how to set them.
         """
         if self.missing:
             facts, options = zip(*(_ASKED[option] for option in self.missing), strict=True)
@@ -152,14 +152,14 @@ class ForeignModel:
             )
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
-        """Set the number of heads, see `choose`. Raises OptionError if it does not divide the hidden size."""
+        """Set the number of heads, as `choose` does. Raises OptionError if it does not divide the hidden size."""
         self.heads = found = self.choose("heads", said, source, usual)
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
             raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[str]:
-        """Yield our path of each encoder block, and set `block` to the library's path.
+        """Yield our path of each encoder block. Meanwhile, `block` is the library's path of the same block.
 
         Args:
             pattern: the start of a block's tensor names, with {} for its number.

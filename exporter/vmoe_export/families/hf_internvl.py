@@ -1,4 +1,4 @@
-"""InternViT in Hugging Face transformers, the vision tower of InternVL, also inside the file of the whole model."""
+"""InternViT, the vision tower of InternVL, in Hugging Face transformers, also inside the whole model's file."""
 
 from __future__ import annotations
 

@@ -28,11 +28,12 @@ def translate_encoder(
     """Translate everything up to the last norm.
 
     Args:
-        rows: number of `tokens`, from the first, that have positions.
+        model: the model.
+        rows: how many of `tokens`, from the first, have positions.
         tokens: tensors of the tokens before the patches.
         epsilon: default epsilon of the norms.
         block: names of the layers of a block.
-        is_gelu: whether all released models of the family have GELU; with a gate, they have SiLU.
+        is_gelu: whether all released models of the family have GELU; models with a gate have SiLU.
     """
     model.epsilon(epsilon)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=block.gate is not None)
@@ -45,7 +46,7 @@ def translate_encoder(
 
 
 def translate_head(model: Translation) -> None:
-    """Translate the classifier of the class token, or else the pooler."""
+    """Translate the classifier of the class token; if there is none, translate the pooler, if any."""
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.dense("head", "../classifier")

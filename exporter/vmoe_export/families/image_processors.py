@@ -1,4 +1,4 @@
-"""Translate another library's preprocessing: the steps, and the mean and standard deviation of the pixels."""
+"""Translate another library's preprocessing to our steps, and to the mean and standard deviation of the pixels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def processor_steps(
 
     Args:
         config: the content of a transformers `preprocessor_config.json` or a timm `pretrained_cfg`.
-        image_size: (height, width), if the model is exported for another size. The crop keeps its ratio to the resized
+        image_size: (height, width), to use another size than the config's. The crop keeps its ratio to the resized
             picture; if the image is not square, the ratio applies to the longer side.
 
     Raises:
@@ -64,7 +64,7 @@ def processor_steps(
     if found := _CLASS.fullmatch(str(name)):
         given = _PROCESSORS[found[1]] | given
         text, size = _transformers(given, found[1], image_size)
-        text = f"{ROTATION}|{text}"  # transformers' `load_image` does so too
+        text = f"{ROTATION}|{text}"  # as transformers' `load_image` does
         mean, std = _colours(given, "image_mean", "image_std") if given["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
         unit = 1 if given["do_rescale"] else 255
         mean, std = tuple(value / unit for value in mean), tuple(value / unit for value in std)
@@ -94,7 +94,7 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     if mode not in ("squash", "center"):
         raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
-    # No step keeps the aspect ratio if the image is not square.
+    # If the image is not square, no step keeps the aspect ratio, so the picture is squashed.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
     return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
@@ -106,7 +106,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))
-    if kind == "Siglip2":  # of the possible sizes, take a square
+    if kind == "Siglip2":  # it allows many sizes; take the largest square
         rows = math.isqrt(_pixels(config["max_num_patches"], "max_num_patches"))
         side = rows * _pixels(config["patch_size"], "patch_size")
         config = {**config, "size": {"height": side, "width": side}}
@@ -129,7 +129,7 @@ def _known(how: Any) -> Any:
 
 
 def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, ...]:
-    """Return a size field as (height, width), or as (short side,). `square` says which of the two a single number means."""
+    """Return a size field as (height, width) or (short side,). With `square`, a single number is both height and width."""
     if isinstance(config[key], int):
         side = _pixels(config[key], key)
         return (side, side) if square else (side,)

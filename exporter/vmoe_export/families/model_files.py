@@ -19,13 +19,13 @@ from vmoe_runtime.errors import shown
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The content of these files.
+    """The content of the files next to a model.
 
     Attributes:
         whole: the config of the whole model; empty if there is none.
-        own: the part about the vision model, in the terms that the family reads.
+        own: the config of the vision model alone, with the keys that the family reads.
         pictures: the config of an image processor; None if no file has one.
-        found: the files read, without the checkpoint.
+        found: the files in the folder that were read, without the checkpoint.
     """
 
     whole: Mapping[str, Any]
@@ -46,7 +46,7 @@ def read_model_files(
         folder: the checkpoint's folder.
         family: the checkpoint's family.
         config: a config, or its path, to use instead of the one in the folder.
-        architecture: name of an architecture whose config the family's library has.
+        architecture: name of an architecture; its config in the family's library is used instead.
 
     Raises:
         ConfigError: a file is damaged, or is for another model.
@@ -85,7 +85,7 @@ def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any
     """Return the vision model's part of a transformers config.json. Raises ConfigError if two parts disagree."""
     if not family.config_key:
         return whole
-    # If a whole model's config lacks that part, transformers uses its defaults and ignores other keys.
+    # If the config of a whole model has no such part, transformers uses default values and ignores other keys.
     is_tower = whole.get("model_type") in (None, family.model_types[0])
     vision = mapping(whole, family.config_key) or (whole if is_tower else {})
     # Older configs have a second part. Only the whole model reads it; the vision model alone does not.

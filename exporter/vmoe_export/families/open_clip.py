@@ -18,7 +18,7 @@ IGNORED = (
     r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding(_res)?|text_projection"
     r"|logit_scale|logit_bias|text\..*|input_resolution|context_length|vocab_size)"
 )
-"""Tensors outside the vision tower: the text tower's, and the sizes in OpenAI's own files."""
+"""Matches tensors outside the vision tower: those of the text tower, and the sizes in OpenAI's own files."""
 
 _DEFAULTS: dict[str, Any] = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16}
 _DEFAULTS |= {"image_size": 224, "pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False, "ls_init_value": None}
@@ -49,7 +49,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
         if vision.get("timm_proj", "linear") == "mlp":
             raise ConfigError("the config says timm_proj 'mlp', which can't be exported")
         pool, is_linear = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear") == "linear"
-        # If a layer follows the tower and open_clip sets no pooling, timm's own stays.
+        # If a linear layer follows the tower and open_clip sets no pooling, the tower keeps timm's own.
         return {"architecture": name, "model_args": {} if is_linear and not pool else {"global_pool": pool}}
     if other := next((key for key in _OTHER_BLOCKS if vision.get(key)), None):
         raise ConfigError(f"the config says {other} {shown(vision[other])}, which can't be exported")
@@ -94,7 +94,8 @@ def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def named_config(name: str) -> dict[str, Any]:
     """Return the config of an architecture in the installed open_clip.
 
-    Its preprocessing is that of the architecture's released models if they agree, and otherwise open_clip's default.
+    If all released models of the architecture have the same preprocessing, the config includes it. Otherwise, open_clip's
+    default applies.
 
     Raises:
         OptionError: open_clip is not installed, or doesn't know the name.

@@ -14,7 +14,7 @@ from vmoe_export.families.rotary import rotate_by_index
 from vmoe_export.families.translation import Translation
 
 _REFERENCES = {"_core_(tiny|small|large)_": 24, "_core_base_": 14, "_core_gigantic_|_(lang|spatial)_": 32}
-"""Rows and columns of a whole image in rotary units, by a regular expression for the architecture's name."""
+"""Length of an image's side in rotary coordinates, by a regular expression for the architecture's name."""
 _POOL_HEADS = 8
 
 

@@ -1,4 +1,4 @@
-"""Resize a position embedding like PyTorch's interpolation, which other libraries use."""
+"""Resize a position embedding as PyTorch's interpolation does. The other libraries use that."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from vmoe_export.checkpoint import Array
 
 
 def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear: bool = False) -> Array:
-    """Resize a grid float64[rows, columns, D], with half-pixel centres.
+    """Resize a grid float64[rows, columns, D], with half-pixel centres. A grid that has the size is returned unchanged.
 
     Args:
-        grid: the grid; returned unchanged if it already has the size.
+        grid: the grid.
         size: (rows, columns) of the result.
-        antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: Keys' cubic with a
-            = -0.5, spread over more rows if their number decreases. Without it, a = -0.75 and the four nearest rows are
-            used.
+        antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: Keys' cubic
+            with a = -0.5, spread over more rows if the grid shrinks. Otherwise, a = -0.75, and only the four nearest rows
+            are used.
         linear: interpolate linearly instead, like `mode="bilinear"`.
     """
     if grid.shape[:2] == size:

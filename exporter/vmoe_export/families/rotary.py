@@ -1,4 +1,4 @@
-"""Rotary positions from the rows and columns of patches."""
+"""Define rotary positions by the rows and columns of patches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ def rotate_by_index(
     """Define rotary positions by row and column index.
 
     Args:
+        model: the model, after `tokens` and before `blocks`.
         front: number of tokens before the patches.
-        reference: length of an image's side in coordinate units, whatever its number of patches.
-        offset: added to each index, before it is scaled.
+        reference: coordinates of a side span this length, however many patches it has.
+        offset: added to each index before scaling.
         columns_first: whether the column's angles come before the row's.
     """
     sides = [(np.arange(side) + offset) * reference / side for side in model.image_grid()]

@@ -1,7 +1,7 @@
 """The vision towers of SigLIP and SigLIP 2 in Hugging Face transformers, also inside the whole model's file.
 
-SigLIP 2 files with a fixed image size are in SigLIP's format. NaFlex reads pictures of any aspect ratio and resizes its
-positions for each. A bundle has one image size, so it needs no padding.
+SigLIP 2 files with a fixed image size are in SigLIP's format. NaFlex reads pictures of any aspect ratio, and resizes its
+positions for each picture. A bundle has a single image size, so it needs no padding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
         model.notes.append("pictures are resized to one size; the library would keep their aspect ratio; see --image-size")
     model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
-    if model.has("../classifier.weight"):  # it reads the mean of all tokens, not the pool
+    if model.has("../classifier.weight"):  # the classifier reads the mean of all tokens, not the pool
         model.leave_out("head.")
         model.model["classifier"] = "gap"
         model.dense("head", "../classifier")

@@ -41,7 +41,7 @@ _SIZES: dict[str, tuple[int, int]] = {
     "giant_patch14_reg": (1536, 24),
     "giant": (1408, 16),
 }
-"""Width and heads by a word in the architecture's name; the first match counts."""
+"""Width and number of heads, by a part of the architecture's name; the first match counts."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
 _GATED = r"giant_patch14_(reg\d_)?(dinov2|tipsv2)"
 """Architectures whose MLPs store the gate and the first layer in one tensor."""
@@ -53,7 +53,7 @@ _OTHER_BLOCKS = {
     "_pe_": "rotary positions",
     "dinov3": "rotary positions",
 }
-"""By a word in the architecture's name: a feature that the tensors don't show."""
+"""Features that the tensors don't show, by a part of the architecture's name."""
 IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 IMPLIED |= {"qkv_bias", "proj_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens"}
 IMPLIED |= {"pre_norm", "fc_norm", "scale_attn_norm", "scale_mlp_norm"}
@@ -95,16 +95,17 @@ def translate_vit(
     has_positions: bool = True,
     pool_heads: int = 0,
 ) -> None:
-    """Translate a model whose epsilon and activation are set.
+    """Translate a model whose epsilon and activation are already set.
 
     Args:
+        model: the model.
         args: the architecture's arguments in the config.
         name: name of the architecture.
         blocks: defines the encoder's blocks.
         rotate: defines rotary positions, given the number of tokens before the patches.
         has_positions: whether there is a position embedding.
-        pool_heads: heads of an attention pool that also reads the tokens before the patches. 0 if a pool, if any, has the
-            blocks' number of heads and reads only the patches.
+        pool_heads: number of heads of an attention pool that also reads the tokens before the patches. With 0, an attention
+            pool has as many heads as the blocks and reads only the patches.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
     model.patches(Layer.of("patch_embed.proj", model.has("patch_embed.proj.bias")))
@@ -139,8 +140,8 @@ def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
 def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, activation: str, head_size: int) -> None:
     """Translate the start of a model whose norms and activation follow from its architecture's name.
 
-    This sets epsilon, activation, patches and heads. Heads have `head_size` columns unless the arguments set their number
-    or another width.
+    This sets epsilon, activation, patches and heads. Heads have `head_size` columns, unless `args` set the number of heads.
+    If `args` set another width instead, the number of heads is unknown and must come from the user.
     """
     source = f"the architecture {model.config['architecture']} has"
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
@@ -167,7 +168,7 @@ def translate_blocks(
     Args:
         first_layer, second_layer, gate: names of the MLP layers, as for `Translation.mlp`.
         rms: whether the blocks have RMS norms.
-        scales: names of the scales of attention and MLP, which are optional.
+        scales: names of the scales of attention and MLP, if the model has them.
         count_key: as for `Translation.blocks`.
     """
 
@@ -196,7 +197,7 @@ def translate_blocks(
 
 
 def _projections(has: Callable[[str], bool]) -> tuple[Layer, ...]:
-    """Return the layers of queries, keys and values. The first block determines which optional tensors all blocks have."""
+    """Return the layers of queries, keys and values. `has` tells which optional tensors exist, judged by the first block."""
     if has("attn.q_proj.weight"):
         return tuple(Layer.of(f"attn.{name}_proj", has(f"attn.{name}_proj.bias")) for name in "qkv")
     bias, mask = (name if has(name) else "" for name in ("attn.qkv.bias", "attn.qkv.bias_mask"))
@@ -216,7 +217,7 @@ def _activation(name: str) -> str:
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     """Return the input of the head, as a value of `ModelConfig.classifier`."""
     has_norm = model.has("fc_norm.weight")
-    # If the norm is not where the architecture has it, the pooling was changed, to avg, max or both.
+    # If only one of the model and its architecture has fc_norm, the pooling was changed: to avg, to max, or to both.
     is_own = model.config.get("fc_norm", has_norm) == has_norm
     said = args.get("global_pool", model.config.get("global_pool") if is_own else None)
     if said not in (None, "token", "avg", "map"):
@@ -243,10 +244,10 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
 def _tokens(model: Translation, *, is_read: bool, has_positions: bool) -> int:
     """Translate the class token, then registers or DeiT's distillation token.
 
-    Either all of these tokens have positions or none has.
+    Either all of these tokens have positions, or none of them has.
 
     Returns:
-        The number of these tokens.
+        The number of tokens before the patches.
     """
     names = [name for name in ("cls_token", "dist_token", "reg_token") if model.has(name)]
     count = sum(math.prod(model.shape(name, 3)[:2]) for name in names)
@@ -301,7 +302,7 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
 def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit", "eva")) -> dict[str, Any]:
     """Return the config of an architecture in the installed timm.
 
-    It includes what the model's tensors show, so that a wrong name is detected.
+    The config includes facts that the tensors show too, so that a wrong name is detected.
 
     Raises:
         ConfigError: the architecture is not in one of these timm modules.
@@ -351,7 +352,7 @@ _DISTILLED = replace(
 
 
 def trunk(family: Family) -> Family:
-    """Return the same family as the tower of an open_clip model."""
+    """Return the family of the same models as towers of open_clip models."""
     return replace(
         family,
         title=family.title.replace("timm", "timm's tower in open_clip"),

@@ -28,7 +28,7 @@ _ACTIVATIONS = {
     "quick_gelu": ("quick_gelu", "quickgelu"),
     "silu": ("silu", "swish"),
 }
-"""Values of --activation, and the names of each in transformers and timm."""
+"""For each value of --activation, its names in transformers and timm."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,17 @@ class Part:
 
 @dataclass
 class Translation(ForeignModel):
-    """A model of a family; the family's `translate` reads it and defines our tensors.
+    """A model of a family, and our tensors made from it. The family's `translate` calls its methods.
 
-    LayerNormalization has the same epsilon e in all our models. If a family uses another one, everything that is added to
-    the residual stream is multiplied by a constant c: (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). The
-    scale after a layer is folded into its weights, as are the mean and standard deviation of the pixels.
+    LayerNormalization has the same epsilon e in all our models. If a family's epsilon is e / c^2, everything that is added
+    to the residual stream is multiplied by c, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A scale
+    after a layer is folded into the layer's weights. The mean and standard deviation of the pixels are folded into the
+    patch embedding.
 
     Attributes:
-        mean, std: per channel, of pixels in [0, 1]; if all values are equal, they apply to any number of channels.
-        parts: our tensors, by name.
+        mean, std: mean and standard deviation per channel, of pixels in [0, 1]. If all channels have the same two values,
+            these apply to any number of channels.
+        parts: our tensors defined so far, by name.
         model: the part of our config that the tensors don't determine.
         notes: notes for the user.
         norm_epsilon: epsilon of the library's norms, set by `epsilon`.
@@ -78,12 +80,12 @@ class Translation(ForeignModel):
         """Read the start of a transformers model: activation, patches and heads.
 
         Args:
-            activation: default activation in transformers.
+            activation: the activation that transformers assumes if a config sets none.
             patches: the patch embedding.
             is_only: whether all released models of the family have this activation.
-            heads: default number of heads.
+            heads: the number of heads that transformers assumes if a config sets none.
             is_flat: as for `patches`.
-            is_swiglu: whether the MLPs are SwiGLU, so the activation is SiLU whatever the config says.
+            is_swiglu: whether the MLPs are SwiGLU. Their activation is then SiLU, and the config's is ignored.
         """
         if is_swiglu:
             self.activation("silu", "SwiGLU has")
@@ -100,7 +102,7 @@ class Translation(ForeignModel):
     ) -> None:
         """Read the blocks, which all have the same layers.
 
-        `pattern` and `count_key` are as for `blocks`; `size_key` is the config's key for the hidden size of MLPs, or "".
+        `pattern` and `count_key` are as for `blocks`. `size_key` is the config's key for the hidden size of the MLPs, or "".
         """
         self.model["rms_norm"] = names.rms
         for ours in self.blocks(pattern, count_key):
@@ -122,7 +124,8 @@ class Translation(ForeignModel):
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False, key: str = "layer_norm_eps") -> None:
         """Set the epsilon of every norm, from the config's `key` or else `default`. Call this first.
 
-        With `is_only`, any other epsilon is refused. With `is_told`, the default comes from the architecture's name.
+        With `is_only`, any value other than `default` is refused. With `is_told`, `default` follows from the architecture's
+        name, so it is not listed as an assumption.
         """
         if self.config.get(key) is None and not is_told:
             self.taken["epsilon"] = default
@@ -136,7 +139,7 @@ class Translation(ForeignModel):
             self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
-        """Set the activation of all MLPs, see `choose`. `said` is its name in transformers or timm.
+        """Set the activation of all MLPs, as `choose` does. `said` is its name in transformers or timm.
 
         Raises:
             ConfigError: we have no such activation.
@@ -150,7 +153,7 @@ class Translation(ForeignModel):
         self.model["activation"] = ours.get(chosen, chosen)
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
-        """Define one of our tensors; with `stream`, it is scaled like the residual stream."""
+        """Define one of our tensors. With `stream`, its values are scaled like the residual stream."""
         scale = self._stream if stream else 1.0
         sources = tuple(self.block + source for source in sources)
         self.parts[name] = Part(shape, sources, (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
@@ -158,8 +161,8 @@ class Translation(ForeignModel):
     def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
         """Read the convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
 
-        With `is_flat`, read a dense layer (D, p * p * 3) instead. Its patches are square, with values in the order row,
-        column, channel.
+        With `is_flat`, read a dense layer (D, p * p * 3) instead. Its patches are square, and their values are in the order
+        row, column, channel.
         """
         layer = Layer.of(layer)
         name = layer.weight
@@ -215,10 +218,10 @@ class Translation(ForeignModel):
         """Read the tokens before the patches, in order, and the position embedding of all tokens.
 
         Args:
-            names: tensors of the tokens, [..., R, D] for R tokens or [D].
-            positions: the position embedding, (1, rows + patches, D) or without the 1; "" for none.
-            rows: number of leading tokens that have a position; the others get zeros.
-            antialias, linear: how positions are resized if the image size differs, see `resized_grid`.
+            names: tensors of the tokens: [..., R, D] for R tokens, or [D] for one.
+            positions: the position embedding, (1, rows + patches, D) or (rows + patches, D); "" for none.
+            rows: how many of these tokens, from the first, have a position; the others get zeros.
+            antialias, linear: how to resize the positions if the image size differs, see `resized_grid`.
             is_read: whether the classifier reads the first of `names`.
 
         Returns:
@@ -238,7 +241,7 @@ class Translation(ForeignModel):
         return math.prod(self.check(name, *leading, self.width)[:-1])
 
     def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """Define one of our tensors by joining the tokens of several, if there are any."""
+        """Define one of our tensors as the tokens of all `names`, in order. Without names, define nothing."""
         if not names:
             return
         width = self.width
@@ -282,7 +285,7 @@ class Translation(ForeignModel):
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
 
     def image_grid(self) -> tuple[int, int]:
-        """Return the (rows, columns) of patches, at the config's image size if no other is known.
+        """Return the (rows, columns) of patches. If no image size is set yet, set the config's.
 
         Raises:
             ConfigError: no image size is known.
@@ -299,10 +302,10 @@ class Translation(ForeignModel):
         """Define the rotation of queries and keys in the blocks. Call this after `tokens` and before `blocks`.
 
         Args:
-            coordinates: (patches, 2), one row per patch; the columns are in the order of the angles.
-            frequencies: (D/H/4,), the same for both coordinates.
-            front: number of tokens before the patches, which are not rotated.
-            has_halves: whether columns p and p + D/H/2 of a head form a pair, rather than 2 p and 2 p + 1.
+            coordinates: (patches, 2), one row per patch. The angles of the first column come before those of the second.
+            frequencies: (D/H/4,), used for both coordinates.
+            front: number of tokens before the patches. They are not rotated.
+            has_halves: whether columns p and p + D/H/2 of a head form a pair, instead of columns 2 p and 2 p + 1.
 
         Raises:
             ConfigError: the number of columns per head is not a multiple of 4.
@@ -318,31 +321,31 @@ class Translation(ForeignModel):
         self.put(ROTARY[1], by_pair.shape, [], lambda: by_pair)
 
     def probe(self, name: str) -> None:
-        """Read the query token of an attention pool. Raises CheckpointError if there are several."""
+        """Read the query token of an attention pool. Raises CheckpointError if the pool has several."""
         if (count := self._token_count(name)) != 1:
             raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, but only a pool with one can be exported")
         self.put("MapHead/probe", (1, 1, self.width), [name], lambda array: array)
 
     def router(self, ours: str, name: str) -> int:
-        """Read a router (E, D) without a bias, and return E."""
+        """Read a router (E, D) without a bias, and return the number of experts E."""
         experts, width = self.check(name, None, self.width)
         self.put(ours, (width, experts), [name], lambda array: array.T)
         return experts
 
     def projection(self, name: str) -> None:
-        """Read a projection (D, E) of the head's input, which is not transposed and has no bias."""
+        """Read a projection (D, E) of the head's input. Unlike a dense layer, it is not transposed and has no bias."""
         width, size = self.check(name, self.width, None)
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """Define the mean of `count` tokens that pooling concatenates, as a projection without a tanh."""
+        """Define a projection without tanh that returns the mean of the `count` tokens that pooling concatenates."""
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
         self.put("projection/bias", (width,), [], lambda: np.zeros(width))
 
     def mean_head(self, *names: str) -> None:
-        """Define the mean of several heads that read one token each, as one head that reads all these tokens."""
+        """Define one head that reads several tokens and returns the mean of the heads `names`, which read one token each."""
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
         for name in names:
             self.dense("head", name, outputs=classes)
@@ -352,7 +355,7 @@ class Translation(ForeignModel):
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
     def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False, has_bias: bool = True) -> None:
-        """Read a norm with this size, or the stream's width if 0: LayerNormalization, or without a bias an RMS norm.
+        """Read a norm over `size` values (0: the stream's width): a LayerNormalization, or without a bias an RMS norm.
 
         With `stream`, the norm's output is the residual stream.
         """
@@ -395,7 +398,7 @@ class Translation(ForeignModel):
     def attention(
         self, ours: str, layers: Sequence[str | Layer | None], out: str | Layer, *, scale: str = "", stream: bool = True
     ) -> None:
-        """Read attention with these layers of queries, keys and values. Without a query layer, the input is the query."""
+        """Read attention. `layers` are those of queries, keys and values; without a query layer, the input is the query."""
         for name, layer in zip(("query", "key", "value"), layers, strict=True):
             if layer:
                 self.dense(f"{ours}/{name}", layer, outputs=self.width)
@@ -405,14 +408,14 @@ class Translation(ForeignModel):
         self.parts[kernel] = replace(self.parts[kernel], shape=(self.heads, self.width // self.heads, self.width))
 
     def _head_norms(self, ours: str, query: str, key: str, *, wide: bool) -> None:
-        """Read the norms of queries and keys per head, which have the library's epsilon like the other norms.
+        """Read the norms of queries and keys. They are per head, and have the library's epsilon like the other norms.
 
-        With `wide`, they are RMS norms over all heads together, with our epsilon.
+        With `wide`, they are RMS norms over all heads together instead, with our epsilon.
         """
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
-            # Scaled like the residual stream, so that our epsilon acts like the library's.
+            # Scale queries and keys like the residual stream, so that our epsilon acts like the library's.
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):
                 self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
@@ -439,7 +442,7 @@ class Translation(ForeignModel):
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
-        """Pad an MLP with zero hidden features until it is as wide as another. Raises ConfigError if it is wider."""
+        """Pad the MLP `ours` with zero hidden features to the width of `other`. Raises ConfigError if `ours` is wider."""
         hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
         if hidden > wanted:
             raise ConfigError(
@@ -470,19 +473,19 @@ class Translation(ForeignModel):
                 self.parts[f"{ours}/{layer}/{leaf}"] = Part((len(names), *parts[0].shape), sources, stack)
 
     def _by_head(self, layer: str) -> None:
-        """Give a projection of attention an axis for the heads."""
+        """Give a projection of attention an axis for the heads, with the columns of a head in our order."""
         heads, size = self.heads, self.width // self.heads
 
         def by_head(array: Array) -> Array:
             if not self._has_halves or layer.endswith("/value"):
                 return array
-            # Interleave columns p and p + D/H/2 of each head. Products of queries and keys do not depend on their order.
+            # Interleave columns p and p + D/H/2 of each head. Their order does not change products of queries and keys.
             return array.reshape(-1, heads, 2, size // 2).swapaxes(2, 3).reshape(array.shape)
 
         self._change(f"{layer}/kernel", by_head, (self.width, heads, size))
         self._change(f"{layer}/bias", by_head, (heads, size))
 
     def _change(self, name: str, change: Callable[[Array], Array], shape: Shape | None = None) -> None:
-        """Apply a function to one of our tensors, with a new shape if it changes."""
+        """Apply a function to one of our tensors. `shape` is its new shape, if that changes."""
         part = self.parts[name]
         self.parts[name] = Part(shape or part.shape, part.sources, lambda *arrays: change(part.make(*arrays)))

@@ -12,7 +12,7 @@ class Comparison:
     """The comparison of one graph at one profile with the reference.
 
     The parts of the model are compared one by one, each on the reference's input. Only `output_difference` and
-    `images_alike` are from runs from end to end, in which each part takes the output of the one before it.
+    `images_alike` come from end-to-end runs, in which each part takes the output of the previous part.
 
     Attributes:
         graph: file name of the graph.
@@ -20,10 +20,10 @@ class Comparison:
         part: the part with the largest relative difference, such as "encoderblock_3/Moe".
         relative_difference: the difference of that part, relative to the norm of what it adds to the residual stream.
         max_difference: largest absolute difference of any part.
-        agreement: share of the (token, choice) pairs routed alike, in the MoE layer with the smallest share.
+        agreement: share of (token, choice) pairs that both route alike, in the MoE layer with the smallest share.
         output_difference: relative difference of the output from end to end: the median over the images.
         images: number of images compared.
-        images_alike: number of images routed alike in every layer, from end to end.
+        images_alike: number of images that both route alike in every layer, from end to end.
     """
 
     graph: str

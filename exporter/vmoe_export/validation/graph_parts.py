@@ -25,13 +25,13 @@ PartRun = Callable[[Stream, Array, Profile | None], tuple[Stream, list[Array]]]
 
 
 class GraphParts:
-    """A graph split into `model.parts`, at its cuts in the residual stream.
+    """A graph that is split into `model.parts`, at its cuts in the residual stream.
 
     Args:
         folder: the folder of the graph and of its weights.
         graph: a graph from `write_graphs` or `write_tensorrt_graphs`.
-        model: the model that it computes.
-        emulate: compute float16 and bfloat16 in float32 and round every result, because CPUs lack these types.
+        model: the model that the graph computes.
+        emulate: whether to compute float16 and bfloat16 in float32 and round every result, because CPUs lack these types.
     """
 
     def __init__(self, folder: Path, graph: WrittenGraph, model: ExportedModel, *, emulate: bool = False) -> None:
@@ -50,7 +50,7 @@ class GraphParts:
         block, _, what = part.rpartition("/")
         end = self.written.cuts[number] if number < len(self.written.cuts) else (self._model.output,)
         routes = [v.name for v in self._proto.graph.output if what == "Moe" and v.name.startswith(f"{block}/")]
-        path = self._folder / "part.onnx"  # in the folder of the weights, which it references
+        path = self._folder / "part.onnx"  # next to the weights, which it references
         try:
             cut = self._cut(start, [name for name in dict.fromkeys((*end, *routes)) if name not in start])
             path.write_bytes(cut.SerializeToString())
@@ -77,7 +77,7 @@ class GraphParts:
         return run
 
     def _cut(self, start: Sequence[str], ends: list[str]) -> onnx.ModelProto:
-        """Extract the nodes between two sets of values as a model."""
+        """Return a model with only the nodes that compute `ends` from `start` and the graph's inputs."""
         given = (value.name for value in self._proto.graph.input)
         cut = utils.Extractor(self._proto).extract_model([*dict.fromkeys((*start, *given))], ends)
         used = {*start, *(name for node in cut.graph.node for name in node.input)}
@@ -100,7 +100,7 @@ def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
 
 
 def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:
-    """Open a session that keeps no second copy of the weights, neither cast to float32 in advance nor packed."""
+    """Open a session that keeps no second copy of the weights: it neither casts them in advance nor packs them."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     options.add_session_config_entry("session.disable_prepacking", "1")

@@ -1,4 +1,4 @@
-"""The limits of validation: of a graph's parts compared with the reference, and of a precision compared with float32."""
+"""The limits of validation: how far a graph's part may be from the reference, and a precision from float32."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a part of a graph, compared with the reference on the same input.
+    """How much a part of a graph may differ from the reference on the same input.
 
     Attributes:
         relative: largest difference, relative to the norm of what the part adds to the residual stream.
         difference: largest absolute difference; if it is not None, it replaces `relative`.
-        agreement: smallest share of the (token, choice) pairs routed alike.
+        agreement: smallest share of (token, choice) pairs that both must route alike.
     """
 
     relative: float
@@ -38,9 +38,9 @@ def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
     """Return the limits of the graphs for CPUs.
 
     A graph and the reference round at the same points but add in different orders. So sums of n numbers differ by about
-    sqrt(n) units in the last place of float32 (`order`). If such a sum is then rounded to a shorter type, a few values near
-    the midpoint of two neighbours round to the other one, a whole `step` away. The root mean square of that difference is
-    sqrt(2 * order * step), relative to the size of the sums.
+    sqrt(n) units in the last place of float32 (`order`). Such a sum may then be rounded to a shorter type. A few sums lie
+    near the midpoint of two neighbouring values and round to the other one, a whole `step` away. The root mean square of
+    that difference is sqrt(2 * order * step), relative to the size of the sums.
     """
     config, numbers = model.config, PRECISIONS[model.precision]
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))

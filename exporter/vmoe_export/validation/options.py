@@ -16,9 +16,11 @@ class ValidationOptions:
     """The options for checking a written bundle.
 
     Attributes:
-        atol: largest absolute difference between a part of a graph and the reference; None for what rounding explains.
-        max_distance: largest relative difference between a part and float32; None for the limit of the precision.
-        images: an npz file or a folder of pictures on which to measure that difference; None for a few random images.
+        atol: largest allowed absolute difference between a part of a graph and the reference; None to allow what rounding
+            explains.
+        max_distance: largest allowed relative difference between a part and float32; None for the precision's own limit.
+        images: an npz file or a folder of pictures, on which to measure the difference from float32; None for a few random
+            images.
 
     Raises:
         OptionError: a limit is not a positive number.

@@ -19,9 +19,9 @@ from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
-_FEW_PAIRS = 2  # always allowed: a single tie that rounding resolves differently changes two pairs
+_FEW_PAIRS = 2  # always allowed to differ: one tie that rounding resolves differently changes two pairs
 _MERGED_ALIKE = 0.95
-"""The smallest share of merged tokens that the reference merges too, or would with a slightly different rounding."""
+"""Smallest allowed share of merged tokens that the reference merges alike, or would with slightly different rounding."""
 
 
 @dataclass
@@ -109,21 +109,21 @@ class PartValidation:
         self._judge(watch, part, step, found, same, alike)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
-        """Return bool[rows, T]: the tokens whose pairs[images, T * members * choices] are all true."""
+        """Return bool[rows, T]: whether all pairs of a token are true in pairs[images, T * members * choices]."""
         config = self._model.config
         by_token: Array = np.all(pairs.reshape(len(pairs), tokens, config.ensemble_size, -1), axis=3)
         return by_token.swapaxes(1, 2).reshape(-1, tokens)
 
     def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None, pairs: Array | None) -> None:
-        """Record how far a part is from the reference, and refuse it beyond the limits.
+        """Record how far a part is from the reference. Raise ExportError if a limit is exceeded.
 
         Args:
             watch: the graph and the profile.
             part: the name of the part.
             step: the input and output of the reference.
             found: the output of the graph's part.
-            same: bool[rows, T], the tokens that both route alike; None if the part routes nothing.
-            pairs: bool[images, pairs], the pairs that both route alike; None likewise.
+            same: bool[rows, T], whether both route a token alike; None if the part routes nothing.
+            pairs: bool[images, pairs], whether both route a pair alike; None if the part routes nothing.
         """
         # If no token is routed alike, only the share of pairs is judged.
         relative = step.distance(found, same) if same is None or same.any() else 0.0
@@ -157,7 +157,7 @@ class PartValidation:
             raise invalid(f"{where} differs from the reference by {largest:.2g}, more than --atol {limits.difference:g}")
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
-        """Return a Run with the routes of the MoE layers from `first` on."""
+        """Return a Run of the graph, with `routes` of the MoE layers from number `first` on."""
         written, names = watch.graph.written, self._model.layer_outputs
         if written.profile:
             names = ("slot", "weight", TOKEN_OUTPUT)

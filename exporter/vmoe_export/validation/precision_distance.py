@@ -36,8 +36,8 @@ def distance_from_float32(
         exact: the model with the checkpoint's weights in float32.
         profiles: the profiles to compare at; none if the bundle has no profiles.
         batches: images in whole routing groups, with their labels or None.
-        after_part: called with the number of images after each part of either model.
-        answers: whether to compare predicted classes, which is meaningless on random images.
+        after_part: called after each part of either model, with the number of images.
+        answers: whether to compare predicted classes; meaningless on random images.
 
     Raises:
         ImageError: the images don't fit the model.
@@ -92,7 +92,7 @@ def user_batches(
 ) -> Iterable[tuple[Array, Array | None]]:
     """Yield the user's images in batches of whole routing groups, with their labels.
 
-    The last images are left out if they do not fill a group.
+    If the last images do not fill a group, they are left out.
 
     Args:
         source: the user's images.
@@ -116,7 +116,7 @@ def user_batches(
 
 @dataclass
 class _Tally:
-    """The sums at one profile, over the batches so far."""
+    """The results at one profile over the batches so far."""
 
     profile: Profile | None
     classifies: bool

@@ -32,12 +32,13 @@ class Stream:
     """The values passed from one part of a model to the next.
 
     Attributes:
-        x: the residual stream f32[images, T, D], the images as the model takes them, or the model's output. From the first
-            MoE layer of an ensemble (E3) on, the rows of an image's members are adjacent.
+        x: the residual stream f32[images, T, D]; before the first part, the images as the model takes them; after the last,
+            the model's output. From the first MoE layer of an ensemble (E3) on, the rows of an image's members are
+            adjacent.
         sizes: f32[images, T], how many tokens each token is the mean of; None if the model can't merge tokens.
         token: i32[images, T0], the position of each original token; None if the model can't merge tokens.
         coordinates: f32[images, T, 2], the rotary positions, if tokens can merge; otherwise None.
-        keys: f32[images, T, D], after an attention the keys by which to merge its tokens; otherwise None.
+        keys: f32[images, T, D], the keys by which to merge tokens, directly after an attention; otherwise None.
     """
 
     x: Array
@@ -58,7 +59,7 @@ class Stream:
         return cls(**{name: np.concatenate(values) for name, values in fields.items() if values[0] is not None})
 
     def merged(self, token: Array) -> Stream:
-        """Merge the tokens as in another stream: `token` i32[images, T0] has the positions of the original tokens there."""
+        """Merge tokens as another stream did. `token` i32[images, T0] gives the positions of the original tokens there."""
         assert self.sizes is not None
         places, coordinates = self.places(token), self.coordinates
         if coordinates is not None:
@@ -66,7 +67,10 @@ class Stream:
         return Stream(*ops.merge_tokens(self.x, self.sizes, places), token, coordinates)
 
     def places(self, token: Array) -> Array:
-        """Return the new position of each token here, i32[images, T], given those of the original tokens."""
+        """Return the new position of each token of this stream, i32[images, T].
+
+        `token` i32[images, T0] gives the new positions of the original tokens.
+        """
         assert self.sizes is not None and self.token is not None
         places = np.zeros(self.sizes.shape, np.int32)
         np.put_along_axis(places, self.token, token, axis=1)
@@ -74,9 +78,9 @@ class Stream:
 
 
 class ReferenceModel:
-    """A model with its weights, in float32. The dtype of its weights decides how a product rounds.
+    """A model with its weights, computed in float32. The dtype of a weight decides how its products round.
 
-    A batch may contain each image once per profile, so that a part reads its weights once for all profiles.
+    A batch may contain each image once per profile. A part then reads its weights only once for all profiles.
 
     Args:
         model: the model to compute.
@@ -99,8 +103,8 @@ class ReferenceModel:
             profiles: for a MoE layer, the profiles that route equal shares of the images, in order.
 
         Returns:
-            The model's output, or a stream that is the input of the next part after a call of `merge`. For a MoE layer, also
-            its outputs at each of `profiles`; otherwise an empty list.
+            The model's output, or a stream; `merge` turns it into the input of the next part. Also, for a MoE layer, its
+            routes at each of `profiles`; otherwise an empty list.
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
@@ -252,7 +256,7 @@ class ReferenceModel:
         images = len(x) // members
         # Inside a group, the members' rows of a token are adjacent.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
-        # Merging shrinks a group in the same proportion as each of its images.
+        # Merging shrinks a group by the same factor as each of its images.
         groups = by_token.reshape(-1, self.model.grouping.tokens * tokens // self._config.num_tokens, x.shape[-1])
         normed = self._norm(f"{block}/LayerNorm_1", groups)
         route = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]

@@ -1,6 +1,6 @@
-"""The mathematics of the model in numpy, written to be compared with the paper rather than to be fast.
+"""The mathematics of the model in numpy, written to be easy to compare with the paper, not to be fast.
 
-The dtype of the weights decides how a product is computed, see `weight_types`. Everything else is in the dtype of x.
+The dtype of the weights decides how a product is computed, see `weight_types`. Everything else is computed in x's dtype.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_ERF_RANGE, _ERF_STEPS = 6, 256  # beyond -6 to 6, erf is -1 or 1 in float64; the table has 256 steps per unit
+_ERF_RANGE, _ERF_STEPS = 6, 256  # outside -6 to 6, erf is -1 or 1 in float64; 256 table steps per unit
 _ERF = np.array([math.erf(i / _ERF_STEPS) for i in range(-_ERF_RANGE * _ERF_STEPS, _ERF_RANGE * _ERF_STEPS + 1)])
 
 
@@ -25,11 +25,11 @@ def top_k(
 ) -> tuple[Array, Array, Array]:
     """Route tokens to their top K experts: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
 
-    - The (token, choice) pairs of a group form a queue: all first choices come before any second choice. Within a choice,
-      tokens are in their order, or with `bpr` by descending best gate.
+    - The (token, choice) pairs of a group form a queue: all first choices come before any second choice, and so on. Within
+      a choice, tokens keep their order; with `bpr`, they are sorted by descending best gate.
     - An expert keeps the first `capacity` pairs in its queue. With `pool`, the first E * capacity pairs of the whole queue
       are kept instead.
-    - Experts that the group may not use, see `allowed_experts`, keep no pairs.
+    - Experts that the group may not use (see `allowed_experts`) keep no pairs.
     - Ties go to the lower expert and the lower token. A NaN gate ranks as 0.
     """
     groups, tokens, experts = gates.shape
@@ -50,10 +50,10 @@ def top_k(
 
 
 def allowed_experts(ranked: Array, max_experts: int) -> Array:
-    """Choose the experts that each group may use: the `max_experts` of largest mass, the lower ones on ties.
+    """Choose the experts that each group may use: the `max_experts` with the largest mass. Ties go to the lower expert.
 
-    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is. It is
-    an integer, so that the order of summation does not matter. The sum over up to 131,071 tokens fits in an int32.
+    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is.
+    The terms are integers, so the order of summation does not matter. A sum over up to 131,071 tokens fits in an int32.
 
     Args:
         ranked: gates[G,S,E] without NaN.
@@ -72,7 +72,10 @@ def allowed_experts(ranked: Array, max_experts: int) -> Array:
 
 
 def chosen_tokens(gates: Array, capacity: int) -> Array:
-    """Let each expert choose its best tokens of a group, the lower ones on ties: gates[G,S,E] -> kept bool[G,S,E]."""
+    """Let each expert choose its best `capacity` tokens of a group: gates[G,S,E] -> kept bool[G,S,E].
+
+    Ties go to the lower token. A NaN gate ranks as 0.
+    """
     best = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]
     kept = np.zeros(gates.shape, bool)
     np.put_along_axis(kept, best, True, axis=1)
@@ -82,8 +85,9 @@ def chosen_tokens(gates: Array, capacity: int) -> Array:
 def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
     """Compute VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
 
-    The logit of a token and a slot is scale times the cosine of their angle. `dispatch` is the softmax over the tokens of a
-    group: their shares in each slot. `combine` is the softmax over the slots of all experts: their shares in each token.
+    The logit of a token and a slot is scale times the cosine of the angle between them. `dispatch` is the softmax over the
+    tokens of a group: the tokens' shares in each slot. `combine` is the softmax over the slots of all experts: the slots'
+    shares in each token.
     """
     logits = np.einsum("gsd,dep->gsep", _unit(x, -1), _unit(mu, 0) * scale)
     combine = softmax(logits.reshape(*x.shape[:2], -1)).reshape(logits.shape)
@@ -136,11 +140,10 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
 def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False) -> Array:
     """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
-    With sizes[N,T], each key counts as many times as its size, the number of tokens merged in it: log(size) is added to its
-    scores.
+    With sizes[N,T], each key counts `size` times, the number of tokens merged into it: log(size) is added to its scores.
 
     With `bf16`, the inputs of both products are rounded to bfloat16: q, k, v, and the exponentials of the softmax. The
-    division by the sum of the unrounded exponentials follows the second product.
+    result of the second product is then divided by the sum of the unrounded exponentials.
     """
 
     def heads(x: Array) -> Array:
@@ -156,9 +159,10 @@ def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_head
 
 
 def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1) -> Array:
-    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D], with the pairs of columns of each head rotated by angles of the token.
+    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D], with the pairs of columns of each head rotated by the token's angles.
 
-    Pair a of a head is its columns 2 a and 2 a + 1. Its angle is coordinates[N,T,C] . frequencies[C,A] at a, A = D / H / 2.
+    Pair a of a head is its columns 2 a and 2 a + 1. Its angle is entry a of coordinates[N,T,C] . frequencies[C,A], with
+    A = D / H / 2.
     """
     angle = (coordinates @ frequencies)[:, :, None]
     pairs = x.reshape(*x.shape[:2], num_heads, -1, 2)
@@ -170,9 +174,9 @@ def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1)
 def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> Array:
     """Return the new position of each token after VmoeMerge merges `merge` pairs by their keys: k[N,T,D] -> i32[N,T].
 
-    Behind the prefix, every second token may join the most similar of the others (arXiv 2210.09461). The new order is the
-    prefix, the tokens that could join but did not, then the others. Ties go to the lower token. NaN is the smallest
-    similarity.
+    After the prefix, every second token is a candidate, which may join the most similar of the other tokens (arXiv
+    2210.09461). The new order is the prefix, the candidates that did not join, then the other tokens. Ties go to the lower
+    token. NaN is the smallest similarity.
     """
     scores, joining, joined = _similarity(k, num_heads, prefix)
     count = k.shape[1]
@@ -191,7 +195,7 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
 
 
 def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
-    """Return the share of tokens that joined another one as `merged_places` would merge them, or nearly so.
+    """Return, of the tokens that joined another one, the share that `merged_places` would merge alike, or nearly so.
 
     Args:
         k: the keys[N,T,D].
@@ -212,10 +216,10 @@ def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, n
 
 
 def _similarity(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
-    """Return the similarity of each token that may join to each that may be joined, and the indices of both kinds."""
+    """Return the similarities of tokens that may join (rows) to tokens that may be joined, and the indices of both."""
     mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
     metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
-    # Tokens 0, 2, 4, ... may join, except token 0 if it is the only prefix token. A longer prefix is not counted.
+    # Tokens 0, 2, 4, ... may join, except token 0 if it is the whole prefix. A longer prefix restarts the counting at 0.
     first = 2 if prefix == 1 else prefix
     joining, joined = np.arange(first, k.shape[1], 2), np.arange(first + (-1 if prefix == 1 else 1), k.shape[1], 2)
     scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
@@ -294,7 +298,10 @@ def activate(x: Array, activation: Activation) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """Compute the error function in float64, within 1e-9: the nearest value in a table plus three terms of the series."""
+    """Compute the error function in float64, within 1e-9.
+
+    The result is the nearest value in a table, plus three terms of the Taylor series around it.
+    """
     inside = np.clip(x, -_ERF_RANGE, _ERF_RANGE)
     step = np.rint(np.nan_to_num(inside) * _ERF_STEPS)
     known = step / _ERF_STEPS

@@ -17,12 +17,12 @@ from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
 
 _ROUNDINGS = 18
-"""How many times a sum may be rounded: kernels add up to 16 chunks of an MLP to it. Each rounding has a mean squared error
-of 1/12 of a squared step."""
+"""How many times a sum may be rounded, because kernels add up to 16 chunks of an MLP to it. Each rounding has a mean
+squared error of 1/12 of a squared step."""
 _FEW_VALUES = 16
-"""Additional squared steps, in total, for errors of single values. They matter if there are few values."""
+"""Additional allowance in squared steps, in total, for errors of single values. It matters if there are few values."""
 _LARGE_STREAM = 64
-"""A part is judged on a smaller stream if the norm of the stream is more than this many times the norm of what it adds."""
+"""If the stream's norm exceeds this multiple of the norm of what a part adds, the part is judged on a smaller stream."""
 _LEAST_VALUE = math.sqrt(LAYER_NORM_EPSILON)
 _NEAR = 1e-3
 """Rounding may swap the order of two similarities that differ by less than this."""
@@ -44,11 +44,11 @@ class Step:
     routes: Routes = ()
 
     def distance(self, found: Stream, same: Array | None = None) -> float:
-        """Return the difference of another output, relative to the norm of what the part adds, over the tokens `same`.
+        """Return how far another output is from this one, relative to the norm of what the part adds to the stream.
 
-        If the other output has merged tokens, the reference's are first merged in the same way. The rounding error of sums
-        of the stream's size is ignored: if a part adds very little to a large stream, float32 gives the result only to a
-        few steps.
+        Only the tokens `same` are compared; None compares all. If the other output has merged tokens, the reference's
+        tokens are first merged in the same way. The rounding error of the sum with the stream is ignored: if a part adds
+        very little to a large stream, float32 gives the result only to a few steps.
         """
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
@@ -91,7 +91,7 @@ def run_reference(
     Args:
         reference: the model.
         images: images as the model takes them, in whole routing groups.
-        profiles: the profiles to run at, which all merge the same number of tokens; none if the model has no profiles.
+        profiles: the profiles to run at. All must merge the same number of tokens. Empty if the model has no profiles.
         after: called after each part with its name and its step at each profile.
 
     Returns:
@@ -102,7 +102,7 @@ def run_reference(
     layers: list[list[Array]] = [[] for _ in settings]
     stream, copies = Stream(images), 1
     for part in model.parts:
-        if part.endswith("/Moe") and copies < len(settings):  # the parts before are the same for all profiles
+        if part.endswith("/Moe") and copies < len(settings):  # all earlier parts are the same for all profiles
             copies = len(settings)
             stream = Stream.joined([stream] * copies)
         whole, routes = reference.run(part, stream, settings)
@@ -122,10 +122,11 @@ def run_reference(
 def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]) -> list[Step]:
     """Return the steps on which a part is judged, one for each profile. Most are the steps of the run itself.
 
-    - If a MoE layer computes only class tokens, the step is on rotated images: for each expert that has any token, an image
-      with one of them in front.
-    - If a part adds very little to a large stream, the stream is scaled down, because the rounding of the sum could hide a
-      fault of the part. A layer norm gives the same result for a smaller stream, as long as its squares are above epsilon.
+    - If a MoE layer computes only class tokens, the step is on images with rotated tokens: for each expert that has any
+      token, an image with one of these tokens in front.
+    - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could
+      hide a fault of the part. A layer norm gives the same result for a smaller stream, as long as the stream's squares are
+      above epsilon.
     """
     model = reference.model
     if part in ("embedding", "head") or model.config.ensemble_size > 1:
@@ -183,7 +184,7 @@ def split_stream(stream: Stream, parts: int) -> list[Stream]:
 
 
 def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
-    """Group the profiles by the number of tokens that they merge; a group can run in one batch.
+    """Group the profiles by the number of tokens that they merge. The profiles of a group can run in one batch.
 
     Returns:
         The groups, or one empty group if there are no profiles.

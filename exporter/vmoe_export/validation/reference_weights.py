@@ -1,4 +1,4 @@
-"""The weights of the reference, from the written file in their stored types or from the checkpoint in float32."""
+"""The weights of the reference: from the written file in their stored types, or from the checkpoint in float32."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vmoe_export.weight_types import FLOAT32, WEIGHT_TYPES, weight_type_of
 _BY_STORED = {kind.stored: kind for kind in WEIGHT_TYPES.values()}
 
 Weights = Callable[[str], Array | None]
-"""Returns a tensor of the official tree in the shape that graphs use, or None if there is none, such as fp32 scales."""
+"""Returns a tensor of the official tree in the shape that graphs use. None if there is none, such as scales in fp32."""
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
-    """Return the tensors of a weights file, as views of the mapped file."""
+    """Return a function that gives the tensors of a weights file, as views of the mapped file."""
     data = np.memmap(path, np.uint8, "r")
 
     def tensor(name: str) -> Array | None:
@@ -39,7 +39,7 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
 
 
 def official_weights(checkpoint: Checkpoint, config: ModelConfig, shapes: Mapping[str, Any]) -> Weights:
-    """Return the tensors of `shapes` in float32; each call reads from the checkpoint."""
+    """Return a function that gives the tensors named in `shapes`, in float32. Each call reads from the checkpoint."""
 
     def tensor(name: str) -> Array | None:
         if name not in shapes:
@@ -58,15 +58,15 @@ def check_stored_weights(
     *,
     calibrated: bool = False,
 ) -> None:
-    """Read the weights file back, and check that each value is the checkpoint's, or the nearest one that its type has.
+    """Read the weights file back. Check that each value is the checkpoint's, or the nearest to it that the stored type has.
 
     Args:
         path: the weights file.
-        spans: the positions of its tensors.
+        spans: the positions of the tensors in the file.
         checkpoint: the checkpoint.
         config: the model.
-        advance: called with the bytes of each tensor after it was read.
-        calibrated: whether weights were calibrated; only the scales of calibrated weights are compared.
+        advance: called after each tensor, with its size in bytes.
+        calibrated: whether weights were calibrated. Of calibrated weights, only the scales are compared.
 
     Raises:
         ExportError: a tensor does not match; the message names it.

@@ -16,7 +16,7 @@ _SHORT = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def emulate_short(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Widen every short value of a graph to float32, and round and widen every short result.
+    """Return a graph that computes in float32, with every float16 or bfloat16 result rounded to that type and widened again.
 
     Args:
         graph: a graph from `tensorrt_graph` in the precision fp16 or bf16.

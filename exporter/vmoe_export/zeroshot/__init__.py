@@ -1,1 +1,1 @@
-"""Zero-shot classification: texts become the classifier of a CLIP, SigLIP or TIPSv2."""
+"""Zero-shot classification: build the head of a CLIP, SigLIP or TIPSv2 from texts."""

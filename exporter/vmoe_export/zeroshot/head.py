@@ -1,4 +1,4 @@
-"""A classifier built from class names: normalized text embeddings, scaled as in training."""
+"""Build a classifier from class names: its kernel holds normalized text embeddings, scaled as in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"
-_ROUNDING = 1e-7  # cosines of two embeddings of the same tokens vary by this much with the batch size
+_ROUNDING = 1e-7  # cosines for equal tokens may differ from 1 by this much, depending on the batch size
 
 
 def export_zeroshot(
@@ -36,12 +36,12 @@ def export_zeroshot(
     products of the normalized image embedding and the label embeddings, times the model's scale, plus its bias.
 
     Args:
-        checkpoint: a local transformers or open_clip folder with both towers and the tokenizer, or the model file in it;
-            or, with an `architecture` of open_clip, a single file.
+        checkpoint: a local transformers or open_clip folder with both towers and the tokenizer, or the model file in such a
+            folder. With an `architecture` of open_clip, a single file is enough.
         path: the bundle's folder, such as `pets.vmoe`.
         class_names: names of the classes.
         templates: texts with a {} for the class name.
-        arguments: arguments of `export_bundle`, such as `precision`; not head, output, normalize and probabilities.
+        arguments: arguments of `export_bundle`, such as `precision`, except head, output, normalize and probabilities.
 
     Raises:
         VmoeError: the export failed, and nothing was written.
@@ -107,9 +107,9 @@ def _check_texts(class_names: Sequence[str], templates: Sequence[str]) -> None:
 
 
 def _check_apart(class_names: Sequence[str], labels: Array) -> None:
-    """Refuse different names with the same embedding.
+    """Refuse different class names with the same embedding.
 
-    They may differ only after the text length limit, or only in case.
+    This happens if the names differ only beyond the text length limit, or only in case.
     """
     for index, label in enumerate(labels):
         for other in (index + 1 + np.flatnonzero(labels[index + 1 :] @ label > 1 - _ROUNDING)).tolist():

@@ -1,4 +1,4 @@
-"""The text towers of CLIP, SigLIP and TIPSv2, run by the model folder's own library. Nothing is downloaded."""
+"""Run the text tower of a CLIP, SigLIP or TIPSv2 with transformers or open_clip. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class TextTower:
     """A loaded text tower.
 
     Attributes:
-        encode: texts to embeddings float32[texts, E], not normalized.
-        scale, bias: logits are the product of normalized embeddings, times scale, plus bias.
-        probabilities: how logits become probabilities in the model's training.
+        encode: function from texts to embeddings float32[texts, E], which are not normalized.
+        scale, bias: a logit is the product of two normalized embeddings, times scale, plus bias.
+        probabilities: how the model was trained to turn logits into probabilities.
     """
 
     encode: Callable[[Sequence[str]], Array]
@@ -43,14 +43,14 @@ class TextTower:
 class _Kind:
     """A `model_type` of transformers.
 
-    Most towers run without an attention mask: SigLIP was trained on the padding too, and CLIP ignores what follows a
-    text's end.
+    Most towers run without an attention mask: SigLIP was trained to attend to the padding too, and CLIP ignores
+    everything after the end of a text.
 
     Attributes:
-        model: the class in transformers.
+        model: name of the class in transformers.
         probabilities: how logits become probabilities.
-        lower_case: the model was trained on lower case only.
-        masks_padding: the model was trained with padding masked.
+        lower_case: whether the model was trained only on lower-case text.
+        masks_padding: whether the model was trained with masked padding.
     """
 
     model: str
@@ -72,7 +72,7 @@ def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
 
     Args:
         path: the transformers or open_clip folder of a CLIP, SigLIP or TIPSv2, or the file of tensors in it.
-        architecture: open_clip's name for the architecture of a file, which then needs no config next to it.
+        architecture: open_clip's name for the architecture. A file then needs no config next to it.
 
     Raises:
         CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit it.
@@ -137,14 +137,14 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
 def _open_clip_tower(
     path: Path, source: str, config: Mapping[str, Any], name: str, weights: Path | None = None
 ) -> TextTower:
-    """Load the text tower of a folder, or of the file `weights`.
+    """Load open_clip's text tower from a folder, or from the file `weights`.
 
     Args:
         path: the folder or file.
         source: the origin of the config, for messages.
         config: open_clip's config.
         name: open_clip's name for the model.
-        weights: the file of tensors; None loads the folder's.
+        weights: the file of tensors; None for the one in the folder.
     """
     text = mapping(mapping(config, "model_cfg"), "text_cfg")
     if text.get("hf_model_name"):
@@ -190,7 +190,7 @@ def _check_padding(folder: Path, tokenizer: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Turn off the library's warnings and progress bars."""
+    """Turn off the warnings and progress bars of transformers in the block."""
     logging = transformers.utils.logging
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -205,7 +205,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loading(path: Path, library: str) -> Iterator[None]:
-    """Turn off downloads, and raise one kind of error whatever goes wrong."""
+    """Turn off downloads in the block, and raise CheckpointError for any error in it."""
     hub: Any = import_module("huggingface_hub.constants")
     before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     try:
