@@ -240,10 +240,10 @@ class Subject:
 
 
 def rate(done: Array, seconds: float) -> float:
-    """Return the answers per second, from their times.
+    """Return the rate of answers, per second, from the times at which they arrived.
 
-    Answers arrive one call at a time, so counting them in a window that cuts off part of a long call would be inexact.
-    The slope of their number over time is not affected.
+    The answers of a call arrive together. Counting answers would be inexact if the window cuts off part of a long call.
+    The slope of the number of answers over time does not depend on that.
 
     Args:
         done: f64[R], seconds, in any order.

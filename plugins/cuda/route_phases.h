@@ -46,7 +46,7 @@ struct Tile {
   uint32_t lanes;           // lanes that choose a token's experts
 
   VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
-  // The index of a pair among the pairs of all tokens.
+  // The index of a (token, choice) pair, counted over the tokens of all groups.
   VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
@@ -309,7 +309,7 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4; runs with publish_tile. Empties this tile's share of the group's slots. Writes its own elements of src[E,M].
+// Phase 4, together with publish_tile. Marks this tile's share of the group's slots as empty: writes -1 to their src.
 template <class Sources>
 VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
                                   size_t tile_count, const Sources& src) {

@@ -37,7 +37,7 @@ using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a connection may stay idle
-constexpr auto kLinger = std::chrono::seconds(2);       // time for a client that is still sending to read its answer
+constexpr auto kLinger = std::chrono::seconds(2);       // wait for a client to stop sending and read its answer
 constexpr auto kPause = std::chrono::milliseconds(50);  // delay if the system is out of file descriptors
 constexpr size_t kMostRefused = 256;                    // clients above the limit, which get 503
 constexpr uint32_t kMostHead = 16384;                   // bytes of a request's first line and headers

@@ -19,7 +19,7 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     """Random images with the smooth shading of photographs, the same every time.
 
     Returns:
-        uint8[count, height, width, channels]. A smaller count returns the first of the same images.
+        uint8[count, height, width, channels]. A smaller count returns the first `count` of the same images.
     """
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)

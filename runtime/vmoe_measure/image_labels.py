@@ -1,4 +1,4 @@
-"""Labels of pictures: the class of a name, and files that list labels."""
+"""Looks up classes by name, and reads files that list the labels of pictures."""
 
 from __future__ import annotations
 

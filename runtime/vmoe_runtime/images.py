@@ -163,7 +163,7 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuses floats, or warns of them, if they don't seem to be scaled to [-1, 1]."""
+    """Refuses float images that don't seem to be scaled to [-1, 1], or warns about them."""
     if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
     low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))

@@ -71,7 +71,7 @@ def served_manifest(bundle: Path) -> Manifest:
 
 
 def model_name(bundle: Path) -> str:
-    """The name of a bundle's model in addresses: the name of its folder, without the characters that are not allowed."""
+    """The name of a bundle's model in URLs: the name of its folder, with "-" for characters that are not allowed."""
     stem = bundle.resolve().name.removesuffix(".vmoe")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME] or "model"
 

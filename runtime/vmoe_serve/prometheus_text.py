@@ -51,7 +51,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
-        """The counts of the batcher and of pictures, for the registry."""
+        """Yield the metrics of the batcher, and the count of pictures whose EXIF orientation was not applied."""
         load = self._batcher.load()
         served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
         for setting, images in sorted(load.served.items()):

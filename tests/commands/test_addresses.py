@@ -435,6 +435,6 @@ def test_a_model_of_another_library_is_copied_with_its_settings_and_parts(
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize("text", ["a" * 200_000, "s3://" + "," * 200_000 + " ", "a:/" * 200_000], ids=lambda text: text[:5])
+@pytest.mark.parametrize("text", ["a" * 10**6, "s3://" + "," * 10**6 + " ", "a:/" * 10**6], ids=lambda text: text[:5])
 def test_a_long_text_takes_no_time_by_its_square(text: str) -> None:
     assert len(text) - 2 <= len(without_secrets(text)) <= len(text)

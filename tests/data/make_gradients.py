@@ -73,7 +73,7 @@ def make_model(config: dict[str, Any]) -> Any:
 
 
 def make_data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return images uint8[N,H,W,1], with a pattern for each class and noise, and labels i64[N]."""
+    """Return images uint8[N,H,W,1], each its class's pattern plus noise, and their labels i64[N]."""
     labels = rng.integers(CLASSES, size=IMAGES)
     patterns = rng.uniform(40, 215, (CLASSES, SIZE, SIZE, 1))
     return np.clip(patterns[labels] + rng.normal(0, 60, (IMAGES, SIZE, SIZE, 1)), 0, 255).astype(np.uint8), labels

@@ -24,7 +24,7 @@ EXPERTS = 8
 
 # Shares of the 1,536 images, averaged over settings: in groups of 16, over all settings; alone, over those with BPR.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# Limits at each setting. In groups of 16 images, a token with another expert also takes slots from other images.
+# Limits at each setting. In groups of 16 images, a token that changes its expert also takes slots from other images.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},

@@ -1,4 +1,5 @@
-"""An image's answer has the same bits for any threads, neighbours in the batch, and form of settings and weights."""
+"""An image's answer has the same bits for any number of threads and any neighbours in the batch, and whether settings and
+weights are inputs, attributes or constants."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Report:
 
 
 def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoReturn:
-    """Run `run` with the command line's arguments: paths, and options that have the types of their defaults.
+    """Parse the command line and pass it to `run`. `paths` are positional; each option is parsed as the type of its default.
 
     Print one line for each failure and a summary as JSON, and exit with 1 if there was a failure.
     """

@@ -51,7 +51,7 @@ def token_types(op: str) -> tuple[ElementType, ...]:
 
 
 def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
-    """Return `count` calls of each op for each choice of its types."""
+    """Yield `count` random calls of each MoE op for each token type that it accepts."""
     rng = np.random.default_rng([10, seed])
     for op in MOE_OPS:
         for tokens in token_types(op):

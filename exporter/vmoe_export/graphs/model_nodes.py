@@ -184,7 +184,7 @@ class ModelNodes(GraphWriter):
         return {f"w{which}": kernel, f"b{which}": f"{path}/bias", **scales}
 
     def _norm(self, path: str, which: str = "ln") -> dict[str, str]:
-        """Return the parameters of a norm by op input: scale and, if it has one, bias."""
+        """Return a norm's parameters by the name of the op's input: the scale and, if there is one, the bias."""
         return {f"{which}_{leaf}": name for leaf in ("scale", "bias") if (name := f"{path}/{leaf}") in self._weights}
 
     def _linear(self, path: str, x: str) -> str:

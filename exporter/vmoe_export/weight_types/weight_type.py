@@ -84,6 +84,6 @@ class WeightType(ABC):
     def widen_lines(self, w: str, scale: str, result: str) -> str:
         """Return ONNX node lines that convert the weights of several matrices to float32.
 
-        They are needed before the weights are split into chunks. Empty if the weights can be split in their own type.
+        The weights are converted before they are split into chunks. Empty if the weights can be split in their own type.
         """
         return ""

@@ -94,7 +94,7 @@ def _value(field: Field, value: Any, where: str, most_items: int) -> Any:
 
 
 def _is_text(field: Field, value: str) -> bool:
-    """Whether the field accepts a text. It never accepts half of a surrogate pair, which no answer could repeat."""
+    """Whether the field accepts a string. A lone surrogate is never accepted, because no reply could contain it."""
     return len(value) >= field.minimum and value in (field.choices or (value,)) and not re.search("[\ud800-\udfff]", value)
 
 

@@ -50,7 +50,7 @@ def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Pro
         bundle: an open bundle.
         name: name of the model.
         scheduling: how Triton runs it.
-        profile: profile of requests that name none; None if the bundle has no settings.
+        profile: the profile used for requests that don't specify one; None if the bundle has no settings.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}

@@ -264,7 +264,10 @@ def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
 
 
 def _profiles_of(loaded: LoadedBundle, names: Sequence[str], axes: Axes) -> tuple[Sequence[Profile | None], list[str]]:
-    """Return the profiles to measure an engine at, and notes on those left out. A compared bundle has its first profile."""
+    """Return the profiles to measure an engine at, and notes on those left out.
+
+    A bundle that is loaded only for comparison is measured at its first profile.
+    """
     if loaded.compared:
         return named_profiles(loaded.engine, ())[:1], []
     named = named_profiles(loaded.engine, names)

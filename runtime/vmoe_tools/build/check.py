@@ -21,9 +21,9 @@ from vmoe_runtime.routing import layer_outputs
 _IMAGES = 8
 _SEED = 20210610
 
-# Two limits by precision: the largest difference from the CPU, relative to the largest output, in the median over the
-# images; and the smallest share of the (token, choice) pairs that both keep at the same expert, or both drop.
-# The first is a median because in half precision some gates change order, and such an image differs by more than rounding.
+# Two limits for each precision: the largest difference from the CPU, relative to the largest output (median over the
+# images); and the smallest share of (token, choice) pairs that engine and CPU both keep at the same expert, or both drop.
+# The first is a median because in half precision some gates swap order. An affected image differs by more than rounding.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 

@@ -20,7 +20,7 @@ from vmoe_runtime.errors import BackendError, ImageError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
-_LANES = 2  # one call copies while the other computes; more would only take memory, since a GPU does one thing at a time
+_LANES = 2  # one call copies while the other computes; a third would only use memory, as the GPU computes one at a time
 
 
 class TensorRtBackend:
