@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
+from vmoe_export.ops.table import ATTRIBUTE_RULES, CPP_TYPES, ELEMENT_TYPES, OPS, Op, Value, ValueType
 from vmoe_runtime import (
     images,
     picture_files,
@@ -20,9 +20,9 @@ from vmoe_runtime import (
     precisions,
     preprocessing,
     processors,
-    profiles,
     resampling,
     routing_kinds,
+    routing_rules,
     settings,
 )
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
@@ -32,18 +32,9 @@ from vmoe_serve import elastic, endpoints, metrics, openapi
 from vmoe_tools import options
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
-_ELEMENTS: Mapping[ElementType, str] = {
-    "float": "Float32",
-    "fp16": "Float16",
-    "bf16": "Bfloat16",
-    "i8": "Int8",
-    "i4": "Int4",
-    "i32": "Int32",
-    "i64": "Int64",
-}
 _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "[A-Z].*|.*_PATTERN": (manifest, precisions, manifest_fields, preprocessing, routing_kinds, strict_json, external_data),
-    "MAX_.*|_SMALL_GROUP": (profiles, processors),
+    "MAX_.*|_SMALL_GROUP": (routing_rules, processors),
     "_LARGEST_FLOAT|GREY_WEIGHTS|PROFILE_PATTERN": (images, resampling, settings),
     ".*": (elastic,),
 }
@@ -61,7 +52,7 @@ _CODES: Mapping[str, Sequence[str]] = {
     "probabilities": manifest.PROBABILITIES,
     "routing_kind": routing_kinds.ROUTING_KINDS,
 }
-"""The strings in manifests that have an enum in engine.h, by the enum's name without `vmoe_`."""
+"""The strings in manifests that have an enum in the C API, by the enum's name without `vmoe_`."""
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
@@ -269,12 +260,12 @@ def _maximum(value: int | None) -> str:
 
 
 def _choices(op: Op) -> tuple[str, ...]:
-    rows = ([_ELEMENTS[choice.get(name, types[0])] for name, types in ELEMENT_TYPES.items()] for choice in op.type_choices)
+    rows = ([CPP_TYPES[choice.get(name, types[0])] for name, types in ELEMENT_TYPES.items()] for choice in op.type_choices)
     return tuple(f"{{{{{', '.join(f'ElementType::k{element}' for element in row)}}}}}" for row in rows)
 
 
 def _value_type(name: ValueType) -> str:
-    return f"ValueType::k{name if name in _VARIABLES else _ELEMENTS[ELEMENT_TYPES[name][0]]}"
+    return f"ValueType::k{name if name in _VARIABLES else CPP_TYPES[ELEMENT_TYPES[name][0]]}"
 
 
 def _short(op: Op) -> str:

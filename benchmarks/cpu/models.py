@@ -19,7 +19,8 @@ from vmoe_export import export_bundle
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_torch import Vmoe
 from vmoe_torch.model import LayerRouting
 
@@ -138,7 +139,7 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     in memory.
     """
     assert config.moe is not None
-    rules = Rules("top-k", config.moe.experts, config.num_tokens)
+    rules = RoutingRules("top-k", config.moe.experts, config.num_tokens)
     network = _Balancing(config, config.num_tokens, rules=rules)
     shapes = parameter_shapes(config)
     stored = {name: (1, *shape[1:]) if "/Moe/Mlp/" in name else shape for name, shape in shapes.items()}

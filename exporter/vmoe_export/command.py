@@ -51,7 +51,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     """Print the supported families and end the command."""
     if not given or context.resilient_parsing:
         return
-    from vmoe_export.families.recognition import FAMILIES
+    from vmoe_export.families.family_list import FAMILIES
 
     for family in FAMILIES:
         kinds = "".join(f"model_type {kind}, or " for kind in family.model_types)

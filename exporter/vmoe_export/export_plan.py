@@ -16,7 +16,7 @@ from vmoe_export.checkpoint.base import naming
 from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
-from vmoe_export.families.recognition import family_of
+from vmoe_export.families.family_list import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
@@ -33,7 +33,8 @@ from vmoe_measure.head_inputs import head_inputs, is_sampled
 from vmoe_runtime.bundle.manifest import InputSpec, Output
 from vmoe_runtime.precisions import STORED_ELEMENTS, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_rules import RoutingRules
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ExportPlan:
     model: ModelConfig
     output: Output
     grouping: Grouping
-    rules: Rules
+    rules: RoutingRules
     profiles: tuple[Profile, ...]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
@@ -288,16 +289,16 @@ def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
     return steps if options.exif is None else replace(steps, rotates=options.exif)
 
 
-def _rules(exported: ExportedModel) -> Rules:
+def _rules(exported: ExportedModel) -> RoutingRules:
     moe, image_tokens = exported.config.moe, exported.config.num_tokens if exported.merges else None
     if moe is None:
-        return Rules("dense", image_tokens=image_tokens)
+        return RoutingRules("dense", image_tokens=image_tokens)
     routing, sizes = moe.routing, (moe.experts, exported.grouping.tokens, image_tokens)
     if isinstance(routing, Soft):
-        return Rules("soft", *sizes, slots_per_expert=routing.slots_per_expert)
+        return RoutingRules("soft", *sizes, slots_per_expert=routing.slots_per_expert)
     if isinstance(routing, ExpertsChoice):
-        return Rules("experts-choice", *sizes, routing.rounding, routing.capacity_multiple_of)
-    return Rules("top-k", *sizes, routing.rounding, routing.capacity_multiple_of, routing.ensemble_size)
+        return RoutingRules("experts-choice", *sizes, routing.rounding, routing.capacity_multiple_of)
+    return RoutingRules("top-k", *sizes, routing.rounding, routing.capacity_multiple_of, routing.ensemble_size)
 
 
 def _notes(

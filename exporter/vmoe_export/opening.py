@@ -12,7 +12,7 @@ from vmoe_export.checkpoint.orbax_steps import find_item
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
 from vmoe_export.errors import CheckpointError
-from vmoe_export.families.recognition import family_of
+from vmoe_export.families.family_list import family_of
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 

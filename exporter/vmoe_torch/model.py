@@ -19,7 +19,8 @@ from vmoe_export.model.position_embedding import sincos2d_position_embedding
 from vmoe_export.ops.table import LAYER_NORM_EPSILON, Activation
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_torch import ops, routing
 from vmoe_torch.merging import Merged
 from vmoe_torch.merging import merge as merge_tokens
@@ -42,7 +43,7 @@ class Vmoe(nn.Module):
         group_tokens: S, tokens per routing group; must divide the number of tokens of every batch.
         output: "logits", or "features" for the input of the head. For an ensemble (E3), "logits" are the official
             prediction, the logarithm of the members' mean probability, and "members" are each member's logits.
-        rules: the rules that turn settings into profiles; `Rules("dense")` for a dense ViT.
+        rules: the rules that turn settings into profiles; `RoutingRules("dense")` for a dense ViT.
         profile: the profile of calls that pass none. You may replace it with a result of `setting`.
         noise_std: in training, noise with standard deviation noise_std / E is added to the router logits; 0 for none.
     """
@@ -53,7 +54,7 @@ class Vmoe(nn.Module):
         group_tokens: int,
         *,
         output: Output = "logits",
-        rules: Rules | None = None,
+        rules: RoutingRules | None = None,
         profile: Profile | None = None,
         noise_std: float = 0.0,
     ) -> None:
@@ -61,7 +62,7 @@ class Vmoe(nn.Module):
         self.config = config
         self.group_tokens = group_tokens
         self.output = output
-        self.rules = rules or Rules("dense")
+        self.rules = rules or RoutingRules("dense")
         self.profile = profile
         self.noise_std = noise_std
         for name, shape in stored_parameters(config, features=output == "features").items():

@@ -9,7 +9,7 @@
 
 #include "sdk/generated/bundle_rules.h"
 #include "sdk/preprocessing.h"
-#include "sdk/profile.h"
+#include "sdk/routing_rules.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {

@@ -1,5 +1,5 @@
 // The functions that depend only on the declarations of a call's settings: the routing kinds that have a setting, its
-// default and range, and the names of profiles. The effect of a setting is in profile.cc and in the kernels.
+// default and range, and the names of profiles. The effect of a setting is in routing_rules.cc and in the kernels.
 #pragma once
 
 #include <optional>

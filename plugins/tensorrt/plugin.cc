@@ -8,12 +8,12 @@
 #include <optional>
 
 #include "cuda/limits.h"
+#include "tensorrt/element_types.h"
 #include "tensorrt/log.h"
 
 namespace vmoe::tensorrt {
 namespace {
 
-using nvinfer1::DataType;
 using nvinfer1::Dims;
 using nvinfer1::DimsExprs;
 using nvinfer1::DynamicPluginTensorDesc;
@@ -22,20 +22,6 @@ using nvinfer1::PluginTensorDesc;
 using ops::OpError;
 
 constexpr int32_t kFailed = 1;
-
-// In the order of ElementType.
-constexpr DataType kDataTypes[] = {DataType::kFLOAT, DataType::kHALF,  DataType::kBF16, DataType::kINT8,
-                                   DataType::kINT4,  DataType::kINT32, DataType::kINT64};
-static_assert(std::size(kDataTypes) == std::size(kElementTypes));
-
-// Returns none for a type that no op takes.
-std::optional<ElementType> element_type_of(DataType type) {
-  const auto* found = std::find(std::begin(kDataTypes), std::end(kDataTypes), type);
-  if (found == std::end(kDataTypes)) return std::nullopt;
-  return static_cast<ElementType>(found - kDataTypes);
-}
-
-DataType data_type_of(ElementType type) { return kDataTypes[static_cast<size_t>(type)]; }
 
 ops::Shape to_shape(const Dims& dims) {
   ops::Shape shape;

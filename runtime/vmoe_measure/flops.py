@@ -9,8 +9,9 @@ from typing import Any
 from vmoe_runtime.bundle.manifest import layer_output
 from vmoe_runtime.capacity import count_merged
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import front_tokens
+from vmoe_runtime.routing_rules import RoutingRules
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
     return tokens
 
 
-def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) -> list[float]:
+def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
     """Rows per image of each MoE layer if every slot of every expert is used, for `sparse_flops`.
 
     If tokens are merged, a layer may have more slots than choices. Then the choices are counted.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vmoe_runtime.capacity import compute_slots
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import Rules
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import (
     ROWS,
     SETTINGS,
@@ -30,7 +30,7 @@ from vmoe_runtime.settings import (
 pytestmark = pytest.mark.fast
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.json").read_text())["rows"]
-RULES = Rules("top-k", experts=(8, 8, 8), group_tokens=50)
+RULES = RoutingRules("top-k", experts=(8, 8, 8), group_tokens=50)
 
 
 @pytest.mark.sample(60)
@@ -71,10 +71,10 @@ def test_a_ratio_above_the_number_of_experts_is_refused_with_the_one_that_drops_
 
 
 def test_slots_may_be_rounded_up_beyond_the_pairs_as_in_the_official_code() -> None:
-    rules = Rules("top-k", (8,), 197, capacity_multiple_of=4)
+    rules = RoutingRules("top-k", (8,), 197, capacity_multiple_of=4)
     assert rules.profile(capacity=8, k=1).slots == (200,)
     with pytest.raises(RoutingError, match="multiple of 395 gives 395 slots per expert, where a group has 197"):
-        Rules("top-k", (8,), 197, capacity_multiple_of=395).profile(capacity=8, k=1)
+        RoutingRules("top-k", (8,), 197, capacity_multiple_of=395).profile(capacity=8, k=1)
 
 
 def test_numpy_numbers_make_the_same_profile() -> None:

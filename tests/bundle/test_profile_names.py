@@ -13,7 +13,8 @@ from damaged_files import put
 
 from vmoe_runtime import RoutingError
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import SETTINGS
 
 _LARGE = (put("routing/group", "batch"), lambda m: m.update(profiles=m["profiles"][:1]))
@@ -81,7 +82,7 @@ def setting_values(profile: Profile) -> list[tuple[str, Any]]:
     return [(name, getattr(profile, name)) for name in SETTINGS]
 
 
-def python_answer(rules: Rules, name: str) -> tuple[str, str]:
+def python_answer(rules: RoutingRules, name: str) -> tuple[str, str]:
     """Return the text that `sdk_readers` would print."""
     try:
         return "ok", described(rules.named(name))

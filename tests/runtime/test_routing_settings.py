@@ -10,15 +10,16 @@ import pytest
 from damaged_files import refusal
 
 from vmoe_runtime import RoutingError, Setting
-from vmoe_runtime.profiles import MAX_MASS_TOKENS, Profile, Rules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_rules import MAX_MASS_TOKENS, RoutingRules
 
 pytestmark = pytest.mark.fast
 
-TOP_K = Rules("top-k", (8, 8), 50)
-ENSEMBLE = Rules("top-k", (8, 8), 100, ensemble_size=2)
-CHOICE = Rules("experts-choice", (8, 8), 50)
-DENSE = Rules("dense", image_tokens=50)
-SOFT = Rules("soft", (8, 8), 50, slots_per_expert=4)
+TOP_K = RoutingRules("top-k", (8, 8), 50)
+ENSEMBLE = RoutingRules("top-k", (8, 8), 100, ensemble_size=2)
+CHOICE = RoutingRules("experts-choice", (8, 8), 50)
+DENSE = RoutingRules("dense", image_tokens=50)
+SOFT = RoutingRules("soft", (8, 8), 50, slots_per_expert=4)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ SOFT = Rules("soft", (8, 8), 50, slots_per_expert=4)
         (SOFT, ()),
     ],
 )
-def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: Rules, names: tuple[str, ...]) -> None:
+def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: RoutingRules, names: tuple[str, ...]) -> None:
     assert rules.settings == names
     if names:
         assert tuple(rules.named("c1.0" if names == ("capacity",) else "c1-k1").inputs) == names
@@ -51,7 +52,7 @@ def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: Rules, names:
         (CHOICE, "c0.50", "c0.5"),
     ],
 )
-def test_a_name_stands_for_one_profile(rules: Rules, asked: str, name: str) -> None:
+def test_a_name_stands_for_one_profile(rules: RoutingRules, asked: str, name: str) -> None:
     profile = rules.named(asked)
     assert profile.name == name
     assert rules.named(name) == profile
@@ -70,11 +71,11 @@ def test_experts_choice_counts_tokens_and_not_choices() -> None:
     assert CHOICE.profile(capacity=1.0) == Profile(
         "c1.0", capacity=1.0, slots=(7, 7), effective_ratio=pytest.approx(56 / 50)
     )
-    assert Rules("experts-choice", (8,), 50, rounding="round").profile(capacity=1.0).slots == (6,)
+    assert RoutingRules("experts-choice", (8,), 50, rounding="round").profile(capacity=1.0).slots == (6,)
 
 
 def test_slots_are_those_of_each_layers_own_experts() -> None:
-    rules = Rules("top-k", (8, 5), 50)
+    rules = RoutingRules("top-k", (8, 5), 50)
     assert rules.profile(capacity=0.3, k=1).slots == (2, 3)  # 50 * 0.3 / 8 and / 5, rounded up
     assert rules.profile(capacity=0.3, k=1).effective_ratio == (2 * 8 + 3 * 5) / (2 * 50)
     assert rules.profile(capacity=6, k=2).slots == (
@@ -87,8 +88,8 @@ def test_slots_are_those_of_each_layers_own_experts() -> None:
         rules.profile(capacity=0.3, k=6)
     with pytest.raises(RoutingError, match=r"8\.5 is larger than the number of experts, 8"):
         rules.profile(capacity=8.5, k=1)
-    assert Rules("top-k", (8, 4), 100, ensemble_size=2).profile(capacity=1, k=2).slots == (25, 50)
-    assert Rules("experts-choice", (8, 5), 50).profile(capacity=1.0).slots == (7, 10)
+    assert RoutingRules("top-k", (8, 4), 100, ensemble_size=2).profile(capacity=1, k=2).slots == (25, 50)
+    assert RoutingRules("experts-choice", (8, 5), 50).profile(capacity=1.0).slots == (7, 10)
 
 
 def test_fields_replace_those_of_a_profile() -> None:
@@ -117,7 +118,7 @@ def test_fields_replace_those_of_a_profile() -> None:
         (ENSEMBLE, "c1-k5", ["number of experts of a member, 4"]),
     ],
 )
-def test_a_name_that_the_kind_does_not_have_is_refused(rules: Rules, name: str, words: list[str]) -> None:
+def test_a_name_that_the_kind_does_not_have_is_refused(rules: RoutingRules, name: str, words: list[str]) -> None:
     with refusal(RoutingError, *words):
         rules.named(name)
 
@@ -149,7 +150,7 @@ BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", CHOICE: "c1.0"}
         (ENSEMBLE, {"max_experts": 8}, ["ensembles (E3) are routed officially: they take no max_experts"]),
     ],
 )
-def test_a_setting_that_can_not_be_is_refused(rules: Rules, fields: dict[str, Any], words: list[str]) -> None:
+def test_a_setting_that_can_not_be_is_refused(rules: RoutingRules, fields: dict[str, Any], words: list[str]) -> None:
     with refusal(RoutingError, *words):
         rules.profile(rules.named(BASES[rules]), **fields)
 
@@ -161,9 +162,9 @@ def test_soft_moe_has_nothing_to_set(name: str) -> None:
 
 
 def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
-    large = Rules("top-k", (8,), MAX_MASS_TOKENS + 1)
+    large = RoutingRules("top-k", (8,), MAX_MASS_TOKENS + 1)
     assert large.profile(capacity=0.1, k=1, pool=True).max_experts == 8
-    assert Rules("top-k", (8,), MAX_MASS_TOKENS).profile(capacity=0.1, k=1, pool=True, max_experts=7).max_experts == 7
+    assert RoutingRules("top-k", (8,), MAX_MASS_TOKENS).profile(capacity=0.1, k=1, pool=True, max_experts=7).max_experts == 7
     with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
         large.profile(capacity=0.1, k=1, pool=True, max_experts=7)
 

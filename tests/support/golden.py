@@ -28,8 +28,9 @@ from vmoe_export.validation.reference_weights import stored_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT, RoutingKind
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import SETTINGS
 from vmoe_torch import Vmoe, load_model
 
@@ -98,9 +99,9 @@ class Case:
         _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
         layers, multiple = (experts,) * len(self.raw["layers"]), self.raw["capacity_multiple_of"] or 1
         if self.kind == "experts-choice":
-            choosing = Rules("experts-choice", layers, tokens, None, self.raw["capacity_ceil_or_round"], multiple)
+            choosing = RoutingRules("experts-choice", layers, tokens, None, self.raw["capacity_ceil_or_round"], multiple)
             return choosing.profile(capacity=self.raw["capacity_factor"])
-        rules = Rules("top-k", layers, tokens, capacity_multiple_of=multiple, ensemble_size=self.members)
+        rules = RoutingRules("top-k", layers, tokens, capacity_multiple_of=multiple, ensemble_size=self.members)
         return rules.profile(
             capacity=self.raw["capacity_factor"], k=self.raw["num_selected_experts"], bpr=self.raw["batch_priority"]
         )

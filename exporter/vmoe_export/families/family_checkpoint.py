@@ -13,9 +13,9 @@ import numpy as np
 from vmoe_export.checkpoint.base import WRAPPERS, Array, Checkpoint, TensorInfo
 from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.families.family import Family, unwrapped
+from vmoe_export.families.family_list import family_by_name
 from vmoe_export.families.image_processors import processor_steps
 from vmoe_export.families.model_files import ModelFiles, read_model_files
-from vmoe_export.families.recognition import family_by_name
 from vmoe_export.families.translation import Part, Translation
 from vmoe_export.model.model_config import pixels
 from vmoe_runtime.bundle.manifest import Probabilities

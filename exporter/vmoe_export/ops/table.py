@@ -77,6 +77,17 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 ElementType = Literal["float", "fp16", "bf16", "i8", "i4", "i32", "i64"]
 ValueType = Literal["float", "i32", "i64", "W", "Q", "T"]
 
+CPP_TYPES: Mapping[ElementType, str] = {
+    "float": "Float32",
+    "fp16": "Float16",
+    "bf16": "Bfloat16",
+    "i8": "Int8",
+    "i4": "Int4",
+    "i32": "Int32",
+    "i64": "Int64",
+}
+"""The names of the element types in plugins/core/element_type.h, without `k`."""
+
 ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),

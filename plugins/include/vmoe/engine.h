@@ -25,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmoe/precisions.h"
+#include "vmoe/routing_kinds.h"
 #include "vmoe/settings.h"
 
 #if defined(__GNUC__)
@@ -183,29 +185,6 @@ typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3,
 
 /* How to turn logits into probabilities: a softmax over all classes, or a sigmoid per class, as in SigLIP. */
 typedef enum vmoe_probabilities { VMOE_SOFTMAX = 1, VMOE_SIGMOID = 2 } vmoe_probabilities;
-
-/* The type in which large matrix products store their weights and compute; everything else is float32. INT4 stores
- * expert weights as int4 and the other weights as int8. BF16_EXPERTS stores only expert weights as bfloat16. */
-typedef enum vmoe_precision {
-  VMOE_FP32 = 1,
-  VMOE_BF16 = 2,
-  VMOE_INT8 = 3,
-  VMOE_INT4 = 4,
-  VMOE_BF16_EXPERTS = 5
-} vmoe_precision;
-
-/* How a model assigns tokens to experts:
- * - DENSE: the model has no experts.
- * - TOP_K: each token chooses its k best experts (V-MoE, and E3 if ensemble_size is more than 1).
- * - EXPERTS_CHOICE: each expert chooses its c best tokens.
- * - SOFT: each slot of an expert receives a weighted mean of all tokens of the group (Soft MoE).
- */
-typedef enum vmoe_routing_kind {
-  VMOE_DENSE = 0,
-  VMOE_TOP_K = 1,
-  VMOE_EXPERTS_CHOICE = 2,
-  VMOE_SOFT = 3
-} vmoe_routing_kind;
 
 typedef struct vmoe_info {
   size_t struct_size;

@@ -9,7 +9,8 @@ from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import RoutingError, UnsuitedError
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import SettingValue
 
 MOST_TOKENS, MOST_EXPERTS, MOST_CHOICES = 65_536, 256, 8  # as in plugins/cuda/limits.h
@@ -50,7 +51,7 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
         raise RoutingError(f"the CUDA op library has no {lacking}, which the call needs; {_INSTEAD}")
 
 
-def _lacking(rules: Rules, values: Mapping[str, SettingValue]) -> str | None:
+def _lacking(rules: RoutingRules, values: Mapping[str, SettingValue]) -> str | None:
     """The feature that a setting needs and the op library lacks, in words; None if it lacks none."""
     if values.get("pool"):
         return "pool of slots"

@@ -12,8 +12,9 @@ import numpy as np
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.precisions import Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
-from vmoe_runtime.profiles import Profile, Rules, by_layer, profile_named
+from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES
+from vmoe_runtime.routing_rules import RoutingRules, profile_named
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3
@@ -133,7 +134,7 @@ class Manifest:
     answers: Mapping[str, tuple[int, ...]]
     probabilities: Probabilities
     moe_layers: tuple[str, ...]
-    rules: Rules
+    rules: RoutingRules
     group: str | None
     precision: Precision
     batch_multiple: int

@@ -28,8 +28,9 @@ from vmoe_runtime.bundle.manifest import (
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import read_steps
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import SettingKind
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import ROWS, Setting
 
 
@@ -141,10 +142,10 @@ def _group(raw: Mapping[str, Any]) -> str:
     return group
 
 
-def _rules(raw: Mapping[str, Any], layers: int) -> Rules:
+def _rules(raw: Mapping[str, Any], layers: int) -> RoutingRules:
     merging, routing = raw.get("image_tokens"), raw.get("routing")
     if routing is None:
-        return Rules("dense", image_tokens=merging)
+        return RoutingRules("dense", image_tokens=merging)
     experts, tokens, members = _experts(routing, layers), routing["group_tokens"], routing.get("ensemble_size") or 1
     if merging is not None and tokens % merging:
         raise ValueError(f"'image_tokens' is {merging}, which doesn't divide 'group_tokens'")
@@ -152,7 +153,7 @@ def _rules(raw: Mapping[str, Any], layers: int) -> Rules:
         if any(whole % members for whole in counts):
             raise ValueError(f"'ensemble_size' is {members}, which doesn't divide '{name}'")
     own = ("rounding", "capacity_multiple_of", "slots_per_expert")
-    return Rules(
+    return RoutingRules(
         routing["kind"],
         experts,
         tokens,
@@ -174,7 +175,7 @@ def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     return tuple(experts)
 
 
-def _profiles(entries: list[Any], kind: SettingKind, rules: Rules) -> dict[str, Profile]:
+def _profiles(entries: list[Any], kind: SettingKind, rules: RoutingRules) -> dict[str, Profile]:
     profiles: dict[str, Profile] = {}
     for entry in entries:
         if not rules.settings or not isinstance(entry, dict):

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import MERGE, SETTINGS, Setting, SettingValue
 from vmoe_tools.options import ratios_of
 
@@ -26,7 +27,7 @@ def axes_of(given: dict[str, Any]) -> Axes:
     return {name: axes[name] for name in (*SETTINGS[1:], *SETTINGS[:1]) if axes[name]}
 
 
-def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
+def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
     """Return the profiles of a sweep.
 
     Args:

@@ -10,9 +10,10 @@ from vmoe_runtime import RoutingError, VmoeError
 from vmoe_runtime.bundle.external_data import fields
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME, Manifest
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.resampling import GREY_WEIGHTS, MODES
 from vmoe_runtime.routing import TokenLayout, layer_outputs
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import MERGE, ROWS, SETTINGS, Setting, SettingValue
 from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.patch_pictures import expert_colours
@@ -95,7 +96,7 @@ def _why_not(manifest: Manifest) -> str | None:
     return None
 
 
-def _neutral(rules: Rules, first: Profile | None) -> dict[str, SettingValue]:
+def _neutral(rules: RoutingRules, first: Profile | None) -> dict[str, SettingValue]:
     """Return the values of settings that profile names leave out, such as True for `bpr`."""
     defaults = {name: row.default for name, row in ROWS.items() if name in rules.settings and row.default is not None}
     return {name: value for name, value in rules.profile_of(Setting.of(defaults), first).values.items() if name in defaults}

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from vmoe_runtime import Engine, RoutingError
-from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import TokenLayout
 from vmoe_runtime.routing_kinds import KIND_NAMES
+from vmoe_runtime.routing_rules import RoutingRules
 from vmoe_runtime.settings import MERGE, ROWS, Setting, SettingValue
 from vmoe_tools.bench.planned_points import Point, named_profiles, plan_points
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
@@ -103,7 +104,9 @@ def patch_bytes(engine: Engine) -> int:
     return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
 
 
-def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
+def _curves_of(
+    rules: RoutingRules, base: Profile | None, axes: Axes
+) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
     """Return the settings of each curve, by its kind and title, and notes on ratios that are left out."""
     if base is None or "capacity" not in rules.settings:
         kind = KIND_NAMES[rules.kind]
@@ -130,7 +133,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     return curves, notes
 
 
-def _default_ratios(rules: Rules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
+def _default_ratios(rules: RoutingRules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
     """Return the default ratios that the model accepts; if it accepts none, return all, so that a later error says why.
 
     A model refuses ratios above its number of experts, and ratios that "round" rounds to 0 slots if there are many experts.

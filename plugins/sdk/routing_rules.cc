@@ -1,4 +1,4 @@
-#include "sdk/profile.h"
+#include "sdk/routing_rules.h"
 
 #include <algorithm>
 #include <iterator>
