@@ -14,11 +14,14 @@ from typing import Any
 
 
 class BenchmarkError(SystemExit):
-    """Raised if something can't be measured. Ends the program with a one-line message on standard error and exit code 1."""
+    """Error raised if something can't be measured. It ends the program with a one-line message and exit code 1.
+
+    The message goes to standard error.
+    """
 
 
 def missing(*packages: str) -> str | None:
-    """Return a message if one of these packages of benchmarks/requirements.txt is not installed, else None."""
+    """Return a message if one of `packages`, from benchmarks/requirements.txt, is not installed, else None."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed; run pip install -r benchmarks/requirements.txt"
@@ -51,7 +54,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def cells(row: Mapping[str, Any], fields: str) -> list[str]:
-    """Format a cell for each word of `fields`: a key, optionally followed by a format. None becomes a dash.
+    """Format one table cell for each word of `fields`.
+
+    A word is a key of `row`, optionally followed by a colon and a format, such as `ms:.2f`. The value None becomes a dash.
 
     Examples:
         >>> cells({"name": "a", "share": 0.5, "ms": None}, "name share:.1% ms:.2f")

@@ -3,10 +3,10 @@
     python benchmarks/families.py [--models vit-b16 dinov2-b14 clip-l14] [--batch 1 8] [--threads 2]
                                   [--runs engine-bf16 openvino-int8 ...] [--merge 8 13] [--rounds 11] [-o DIR]
 
-prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe export`
-reads them as the library saves them; OpenVINO, ONNX Runtime and torch.compile get the torch module itself. With
-`--merge`, each run of this engine is also timed with that many tokens merged per block, and the speed-up is compared with
-the FLOP ratio. The peers need `pip install -r benchmarks/requirements.txt`.
+The program prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe
+export` reads the models as their library saves them. OpenVINO, ONNX Runtime and torch.compile get the torch module itself.
+With `--merge`, each run of this engine is also timed with that many tokens merged per block, and the speed-up is compared
+with the ratio of the FLOPs. The peers need `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
 """
@@ -87,29 +87,35 @@ def make_network(name: str) -> Network:
 
 
 def load_engine(cell: Cell, precision: str, merge: int = 0) -> Engine:
-    """Export a bundle and load this engine, which merges `merge` tokens per block."""
+    """Export a bundle and load it in this engine. If `merge` is not 0, the engine merges that many tokens per block."""
     bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision)
     return Engine.load(bundle, f"r{merge}" if merge else None, "onnxruntime", cell.threads, verify=False)
 
 
 def load_openvino(cell: Cell, precision: str, **nncf: Any) -> Call:
-    """Load the torch module in OpenVINO. For int8, NNCF quantizes it and the remaining ops run in bfloat16."""
+    """Load the torch module in OpenVINO.
+
+    For int8, NNCF quantizes the model, and the ops that are not quantized run in bfloat16.
+    """
     model = to_openvino(cell.network, cell.images)
     call = in_openvino(quantize_for_openvino(model, **nncf) if precision == "int8" else model, cell.threads, precision)
     return lambda images: call({"image": images})
 
 
 def load_ort(cell: Cell, precision: str) -> Call:
-    """Load the graph of torch.onnx in ONNX Runtime. For int8, it is quantized by `quantize_dynamic`.
+    """Load the graph that torch.onnx exports in ONNX Runtime. For int8, `quantize_dynamic` quantizes it first.
 
-    Patches stay in float32, because an int8 convolution takes 10 ms longer.
+    The patch embedding stays in float32, because an int8 convolution would take 10 ms longer.
     """
     graph = to_onnx(cell.network, cell.images)
     return in_ort(quantize_for_ort(graph, ("Attention", "Conv")) if precision == "int8" else graph, cell.threads)
 
 
 def load_compiled(cell: Cell, precision: str, backend: str = "inductor") -> Call:
-    """Compile the module with torch.compile, in float32 or bfloat16. Torch's own compiler treats weights as constants."""
+    """Compile the module with torch.compile, in float32 or bfloat16.
+
+    With torch's own backend, "inductor", the weights are compiled as constants.
+    """
     network, options = cell.network, {"freezing": True}
     if precision == "bf16":
         network = copy.deepcopy(network).to(torch.bfloat16)
@@ -159,7 +165,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def present(names: Sequence[str]) -> list[str]:
-    """Return the runs whose packages are installed, and print a line for each of the others.
+    """Return the runs whose packages are installed. Print one line for each skipped run.
 
     Raises:
         BenchmarkError: transformers isn't installed.
@@ -178,14 +184,15 @@ def measure(
     """Time all runs of a cell.
 
     Returns:
-        A row for each run, with the median time per image before its quartiles; a line for each run with merging; and the
-        share of the CPUs that other processes used.
+        A table row for each run, with the median time per image and its quartiles.
+        A line for each run with merging, with its speed-up.
+        The share of the CPUs that other processes used, from 0 to 1.
 
     Raises:
-        BenchmarkError: a run computes another model.
+        BenchmarkError: the outputs of a run are too far from torch's, so it computes another model.
     """
     torch.set_num_threads(cell.threads)
-    torch.compiler.reset()  # torch stops recompiling a function after eight times
+    torch.compiler.reset()  # otherwise torch would stop recompiling a function after eight times
     wanted = cell.network.outputs(cell.images)
     calls = {name: partial(RUNS[name][1](cell), cell.images) for name in names}
     distances = {name: distance(call(), wanted)[1] for name, call in calls.items()}
@@ -212,7 +219,7 @@ def measure(
 
 
 def gained(engine: Engine, speed_up: float, merge: int) -> str:
-    """Format the speed-up from merging next to the remaining share of the FLOPs."""
+    """Format the speed-up from merging, together with the share of the FLOPs that remains."""
     shape = ModelShape.of(engine.manifest.model)
     share = sparse_flops(shape, [], merge) / dense_flops(shape)
     return f"{speed_up:.2f} x as fast, with {share:.2f} of the FLOPs; {speed_up * share:.2f} of their ratio"

@@ -1,14 +1,15 @@
-"""Check and time the GPU kernels on a GPU; gpu/README.md describes the parts.
+"""Check and time the GPU kernels on a GPU; gpu/README.md describes the parts of the benchmark.
 
     python3 benchmarks/gpu.py [--parts exactness timing ...] [--shapes "64 x 197" ...] [--quick] [--seed N] [-o DIR]
 
-needs only nvcc and a torch with CUDA: no network, and no other part of this project installed.
+The program needs only nvcc and a torch with CUDA. It needs no network, and no other part of this project has to be
+installed.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the checks are in its folder on_gpu
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the checks are in tests/on_gpu
 
 from gpu.command import main
 

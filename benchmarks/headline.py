@@ -2,17 +2,19 @@
 
     python benchmarks/headline.py [--sizes S/32 B/16 ...] [--batch 8] [--threads 2] [--precision bf16] [-o FILE.svg]
 
-times every setting of cpu/published.json, prints a table and the savings at equal accuracy, and draws the picture. Points
-are stored next to the picture as they are measured (`--json`); stored points are not measured again.
+The program times every setting of cpu/published.json, prints a table and the savings at equal accuracy, and draws the
+picture. Each point is stored as soon as it is measured, in the file of `--json`, by default next to the picture. Stored
+points are not measured again.
 
-The accuracies are the paper's, for models trained on JFT-300M. The paper gives their cost as TPUv3-core-days, FLOPs and
-time on TPUs. Here, the cost is the time on this CPU, for models of the same shapes with weights N(0, 0.02) and balanced
-routers. Weights affect the time only through the number of pairs that get a slot, which is in the table.
+The accuracies come from the paper. They apply to models trained on JFT-300M. The paper reports the cost of these models as
+TPUv3-core-days, FLOPs and time on TPUs. Here, the cost is the time on this CPU, for models of the same shapes with weights
+N(0, 0.02) and balanced routers. The values of the weights affect the time only through the number of pairs that get a slot,
+which the table shows.
 
-A dense model is timed in this engine, OpenVINO and ONNX Runtime, and the fastest counts. A runtime that took over 1.5 x
-the fastest time is not timed for later models. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. The accuracy
-lost to int8 is not shown. Each model is created, timed in a block of its own, and deleted before the next one: the
-largest takes 45 GB of disk and 16 GB of memory.
+A dense model is timed in this engine, OpenVINO and ONNX Runtime, and the fastest time is used. If a runtime takes over 1.5 x
+the fastest time, later models are not timed in it. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. The accuracy
+lost to int8 is not shown. Each model is created, timed on its own, and deleted before the next one is created: the largest
+takes 45 GB of disk and 16 GB of memory.
 """
 
 from __future__ import annotations
@@ -52,13 +54,15 @@ _FIELDS = "name pixels ms:.1f lower:.1f upper:.1f title kept:.1% others:.0%"
 
 
 def timed(call: Callable[[], object], given: argparse.Namespace) -> Point:
-    """Return milliseconds per image, median and quartiles, and the share of the CPUs that other processes used."""
+    """Return the milliseconds per image of a call, as median and quartiles, and the share of the CPUs that other processes
+    used.
+    """
     times, others = time_per_image({0: call}, given.rounds, given.batch)
     return {**times[0], "others": others}
 
 
 def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> Point:
-    """Return the point of the fastest runtime, and remove runtimes that are far slower from `runs`."""
+    """Return the point of the fastest runtime. Remove much slower runtimes from `runs`."""
     cell, images, found = Cell(model, given.batch, given.threads, {}), model.images(given.batch), dict[str, Point]()
     for name in runs:
         call, runtime = RUNS[name].load(cell)
@@ -70,7 +74,7 @@ def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> P
 
 
 def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Namespace) -> Iterator[Point]:
-    """Yield a point for each setting, all measured with one loaded engine."""
+    """Yield one point per setting. One loaded engine measures all of them."""
     images, bundle = model.images(given.batch), model.bundle("sparse", given.precision)
     with Engine.load(bundle, backend="onnxruntime", threads=given.threads, verify=False) as engine:
         for setting in settings:
@@ -81,7 +85,7 @@ def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Name
 
 
 def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
-    """Return the points to measure: every setting, once per resolution with that resolution's accuracies."""
+    """Return the points to measure: each setting once per resolution, with the accuracies published for that resolution."""
     metrics, points = published["metrics"], list[Point]()
     run = {"precision": given.precision, "batch": given.batch, "threads": given.threads}
     for setting in published["settings"]:
@@ -114,7 +118,7 @@ def measure(todo: Sequence[Point], given: argparse.Namespace, store: Callable[[P
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, or 1 if other processes used too much of the machine."""
+    """Run the command line. Return 0, or 1 if other processes used too large a share of the CPUs."""
     parser = argparse.ArgumentParser(description="Plot published accuracy over measured time, dense and sparse.")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="such as S/32 (default: all)")
     parser.add_argument("--batch", type=count, default=8)

@@ -1,16 +1,16 @@
-"""Show how a V-MoE B/16 spends a call at C = 0.3, k = 1, and the least time this machine could take.
+"""Show where a V-MoE B/16 spends the time of a call at C = 0.3, k = 1, and the least time that this machine could take.
 
     python benchmarks/layers.py [--batch 1] [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
 
-Times come from ONNX Runtime's profile of the bundle's ops and are medians over the calls. The floor of a layer is the
+The times come from ONNX Runtime's profile of the bundle's ops, and are medians over the calls. The floor of a layer is the
 larger of two times:
 
-- reading its weights once at the memory rate, counting only experts that got a token
-- computing its multiply-adds at the peak rate
+- the time to read its weights once at the memory rate, counting only experts that got a token
+- the time to compute its multiply-adds at the peak rate
 
-The memory rate is measured with numpy: each thread takes the maximum of its part of 2 GB. The peak is the rate of the
-dense MLP's op for 16 images, whose products have many rows. If the weights are integers, the bfloat16 peak applies to the
-products of queries, keys and values.
+The memory rate is measured with numpy: each thread takes the maximum of its part of 2 GB. The peak rate is the rate of the
+op for dense MLPs on 16 images, where the matrix products have many rows. If the weights are integers, the floor uses the
+bfloat16 peak rate for the products of queries, keys and values.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PROFILE, _WARM_UP, _MANY_IMAGES = "c0.3-k1", 3, 16
 
 
 def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) -> dict[str, float]:
-    """Return the milliseconds per call spent in each kind of layer and between ops; medians."""
+    """Return the median milliseconds per call that are spent in each kind of layer, and between ops."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     options.register_custom_ops_library(vmoe_runtime.library_path())
@@ -63,7 +63,10 @@ def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) ->
 
 
 def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
-    """Return the bytes of weights by kind of layer. For experts, only the share `used` of each block counts."""
+    """Return the bytes of weights that a call reads, by kind of layer.
+
+    For experts, `used` is the share of each block's experts that got a token, and only this share of the bytes counts.
+    """
     graph, total = onnx.load(path / "model.onnx", load_external_data=False).graph, Counter[str]()
     width = {t.name: onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in graph.initializer}
     width |= {t.name: 0.5 for t in graph.initializer if t.data_type == onnx.TensorProto.INT4}
@@ -76,7 +79,8 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
 
 
 def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple[float, float]]:
-    """Return an image's multiply-adds by kind of layer: those with weights, and those with keys and values.
+    """Return an image's multiply-adds by kind of layer, as two numbers: products with weights, and products with keys and
+    values.
 
     `kept` is the number of computed pairs per image.
     """
@@ -91,7 +95,10 @@ def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple
 
 
 def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> float:
-    """Return the multiply-adds per ms of a bundle's dense MLPs for many images, with almost no work for experts."""
+    """Return the peak rate, in multiply-adds per ms: the rate of a bundle's dense MLPs on many images.
+
+    The profile leaves almost no work for the experts.
+    """
     with Engine.load(path, backend="onnxruntime", threads=threads, verify=False) as engine:
         profile = engine.setting(_PROFILE)
         assert profile is not None
@@ -100,7 +107,7 @@ def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> f
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, or 1 if other processes used too much of the machine."""
+    """Run the command line. Return 0, or 1 if other processes used too large a share of the CPUs."""
     parser = argparse.ArgumentParser(description="Show where a V-MoE B/16 spends its time.")
     parser.add_argument("--batch", type=count, default=1, help="images per call (default: 1)")
     parser.add_argument("--threads", type=count, default=2)

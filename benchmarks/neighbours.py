@@ -1,10 +1,10 @@
-"""Time an engine between calls of another engine in the same process, compared with running alone.
+"""Time an engine between the calls of another engine in the same process, and compare this with the engine alone.
 
     python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--rounds 20]
 
-A round times blocks of calls of each engine: alone, and each call after a call of the other engine. The reported time is
-the 10th percentile of the calls, which other processes affect least. The bundles must differ, because engines on the same
-bundle share a session.
+In each round, every engine is timed in two blocks of calls: first alone, then with a call of the other engine before each
+timed call. The reported time is the 10th percentile of the calls, because other processes affect it least. The two bundles
+must differ, because engines on the same bundle share an `InferenceSession`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from vmoe_runtime import Engine
 
 _PERCENTILE = 10
 _CALLS = 4  # per block
-_PAUSE_SECONDS = 0.1  # before a block, so that threads stop spinning
+_PAUSE_SECONDS = 0.1  # before a block, so that threads from the last block stop spinning
 
 
 def measure(given: argparse.Namespace) -> list[list[str]]:
-    """Return a row for each bundle, with and without threads that spin after a call."""
+    """Return two rows for each bundle: one with threads that spin after a call, one with threads that do not."""
     keys = [(path, spin) for spin in (True, False) for path in given.bundles]
     engines = {(path, spin): Engine.load(path, None, "onnxruntime", given.threads, spin=spin) for path, spin in keys}
     calls = {key: partial(engine, _noise(engine, given.batch)) for key, engine in engines.items()}

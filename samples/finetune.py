@@ -1,4 +1,6 @@
-"""Fine-tune the MNIST sample on scikit-learn's digits in PyTorch, export it, and compare accuracy across capacity ratios.
+"""Fine-tune the MNIST sample on scikit-learn's digits in PyTorch, and export it.
+
+The accuracy is then compared at several capacity ratios.
 
 pip install '.[export,torch]' scikit-learn
 python samples/finetune.py digits.vmoe
@@ -60,7 +62,10 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch_size: int = 32) -> None:
-    """Train with AdamW, a learning rate that falls to 0, and the official importance loss, which balances the experts."""
+    """Train with AdamW, at a learning rate that falls to 0.
+
+    The loss includes the official importance loss, which balances the experts.
+    """
     steps = epochs * (len(images) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -3,8 +3,8 @@
     python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
     python onnxruntime_plain.py mnist.vmoe test_data.npz --op-library $(python -m vmoe_runtime --op-library)
 
-The .npz holds `images` of the model's size: uint8 or float32 in [-1, 1], [N,H,W,C] or, with one channel, [N,H,W]. To get
-the accuracy, it must also hold `labels`, int[N].
+The .npz contains `images` of the model's size. They are uint8, or float32 in [-1, 1], with shape [N,H,W,C], or [N,H,W] for
+one channel. If it also contains `labels`, int[N], the program prints the accuracy.
 """
 
 import argparse
@@ -48,9 +48,9 @@ def main() -> None:
         options.register_custom_ops_library(given.op_library)
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
 
-    # Routing settings are graph inputs, so one session serves every profile. A profile's entry in the manifest has a field
-    # for each of these inputs. `capacity` is the number of slots per expert, for each MoE layer. A dense model may have no
-    # profile.
+    # The routing settings are graph inputs, so one loaded model serves every profile. Each profile in the manifest has a
+    # field for each of these inputs. `capacity` is the number of slots per expert, for each MoE layer. A dense model may
+    # have no profile.
     setting = {}
     profiles = {profile["name"]: profile for profile in manifest["profiles"]}
     if name := given.profile or next(iter(profiles), None):
@@ -67,7 +67,7 @@ def main() -> None:
     for start in range(0, len(images), step):
         logits, *kept_of_layers = session.run(outputs, {"image": images[start : start + step], **setting})
         predictions += logits.argmax(-1).tolist()
-        kept += [layer.ravel() for layer in kept_of_layers]  # whether each choice of each token got a slot
+        kept += [layer.ravel() for layer in kept_of_layers]  # True for each (token, choice) that got a slot
 
     if "labels" in data:
         print(f"top-1 accuracy: {100 * np.mean(predictions == data['labels']):.2f} % of {len(images)} images")

@@ -2,8 +2,9 @@
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-writes b16.safetensors, and b16.json with the part of the model config that the tensors don't determine. The weights are
-random, but shapes, sizes and speed are those of a trained model. Only one tensor at a time is in memory.
+This command writes b16.safetensors. It also writes b16.json, the part of the model config that can't be read from the
+tensors. The weights are random, but their shapes, the file's size and the speed are the same as for a trained model. Only
+one tensor at a time is in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ STDDEV = 0.02
 
 
 class Variant(NamedTuple):
-    """Sizes of a standard model (official configs/vmoe_paper); `patch` is the side of a patch in pixels."""
+    """The sizes of a standard model, as in the official configs/vmoe_paper. `patch` is the side of a patch in pixels."""
 
     hidden_size: int
     num_layers: int
@@ -56,7 +57,7 @@ def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
     "Every n" means n-1, 2n-1, ...; "Last n" means the last n of the odd blocks 1, 3, 5, ...
 
     Raises:
-        ValueError: the text has neither form, or the model has no such blocks.
+        ValueError: `placement` has neither form, or the model does not have such blocks.
 
     Example:
         >>> moe_layers("Every 2", 8), moe_layers("Last 2", 8)
@@ -83,7 +84,7 @@ def describe(
     layers: Sequence[int],
     representation_size: int | None = None,
 ) -> ModelConfig:
-    """Describe a variant's model for square images of `image_size` pixels. Without `layers`, it is a plain ViT."""
+    """Return the config of a variant for square images of `image_size` pixels. If `layers` is empty, it is a plain ViT."""
     moe = MoeConfig((experts,) * len(layers), variant.mlp_dim, tuple(layers), True, TopK(min(2, experts), 1.05, "ceil", 4))
     return ModelConfig(
         image_size=(image_size, image_size),
@@ -104,7 +105,10 @@ def describe(
 
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
-    """Return the config fields that tensors don't determine, with official names and the settings of configs/vmoe_paper."""
+    """Return the config fields that can't be read from the tensors.
+
+    The names are official, and the settings are those of the official configs/vmoe_paper.
+    """
     encoder: dict[str, Any] = {"num_heads": model.num_heads}
     if moe := model.moe:
         routing = moe.routing
@@ -122,9 +126,9 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def random_weights(seed: int) -> MakeTensor:
-    """Return a function that makes float32 tensors from N(0, 0.02), or 1 + N(0, 0.02) for LayerNorm scales.
+    """Return a function that makes float32 tensors from N(0, 0.02), or from 1 + N(0, 0.02) for LayerNorm scales.
 
-    A tensor depends only on the seed and its name.
+    Each tensor depends only on `seed` and on the name of the tensor.
     """
 
     def make(name: str, shape: Shape) -> Array:
@@ -143,7 +147,7 @@ def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeT
     Args:
         path: path of the file.
         shapes: shape of each tensor, by official parameter name.
-        make_tensor: returns the float32 tensor for a name and shape; called once per tensor.
+        make_tensor: function that returns the float32 tensor for a name and shape. It is called once per tensor.
 
     Raises:
         click.ClickException: the file can't be written.

@@ -1,4 +1,6 @@
-"""Build a release from this tree into a new folder: source archive, wheels, C++ SDK, documentation, SBOM, checksums.
+"""Build a release from this source tree into a new folder.
+
+It consists of the source archive, the wheels, the C++ SDK, the documentation, the SBOM and the checksums.
 
     make release
 
@@ -27,7 +29,7 @@ SITE = ROOT / "build" / "site"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, and print a line for each file. Returns 1 after an error, with its message on stderr."""
+    """Build a release, and print one line for each file. Return 0, or 1 after an error, with a message on stderr."""
     parser = argparse.ArgumentParser(description="Build a release reproducibly.")
     parser.add_argument("out", type=Path, help="folder to create for the release's files")
     out = parser.parse_args(argv).out.resolve()

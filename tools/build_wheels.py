@@ -6,9 +6,9 @@
 
     python tools/build_wheels.py dist
 
-This needs Linux, the packages in tools/requirements.txt, and the headers of ONNX Runtime, Highway and nlohmann/json. The
-compiler is zig. auditwheel checks the wheels for Linux. If a wheel needs a newer system than its name says, the build fails
-with exit code 1.
+The build needs Linux, the packages in tools/requirements.txt, and the headers of ONNX Runtime, Highway and nlohmann/json.
+The compiler is zig. auditwheel checks the wheels for Linux. If a wheel needs a newer system than its name says, the build
+fails with exit code 1.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ MACOS_PLATFORM = "macosx_13_0_arm64"
 
 
 class BuildError(Exception):
-    """A step of the build failed; the message says which."""
+    """Error raised if a step of the build fails. The message says which step it was."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build into a folder, and print a line for each file. Returns 1 after an error, with its message on stderr."""
+    """Build into a folder, and print one line for each file. Return 0, or 1 after an error, with a message on stderr."""
     parser = argparse.ArgumentParser(description="Build wheels for Linux with glibc 2.28 or newer, macOS, and all others.")
     parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=TARGETS, help="default: all")
@@ -77,7 +77,7 @@ def build_wheel(sdist: Path, arch: str) -> Path:
     if arch != ANY:
         (source / "LICENSE.compiled-in").write_text(compiled_in_licences(), encoding="utf-8")
     shutil.rmtree(WORK / arch, ignore_errors=True)
-    out = WORK / f"wheel-{arch}"  # the user's folder may contain wheels of other versions
+    out = WORK / f"wheel-{arch}"  # a separate folder, because the user's folder may contain wheels of other versions
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
     run([*command, *(f"-C{option}" for option in options)], f"the wheel for {arch} can't be built")
@@ -95,7 +95,7 @@ def native_options(source: Path, arch: str) -> list[str]:
     return [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
-        "install.strip=false",  # the linker strips, also when cross-compiling
+        "install.strip=false",  # not needed, because the linker strips, even when cross-compiling
         f"cmake.toolchain-file={source / 'plugins' / 'cmake' / toolchain}",
         *(f"cmake.define.{name}={value}" for name, value in defines.items()),
     ]
@@ -112,9 +112,9 @@ def compiled_in_licences() -> str:
 
 
 def unpacked(sdist: Path) -> Path:
-    """Unpack a source archive into a folder, and return it.
+    """Unpack a source archive into a folder, and return the folder.
 
-    Files with unchanged content are not replaced, so that zig's cache recognizes them.
+    Files whose content has not changed keep their old copy, so that zig's cache recognizes them.
     """
     target, fresh = WORK / "source", WORK / "source-fresh"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -156,7 +156,7 @@ def audited(wheel: Path, arch: str) -> str:
 
 
 def described(wheel: Path) -> str:
-    """Return the name and size of a wheel, and of the libraries in it."""
+    """Return the name and size of a wheel, and the names and sizes of the libraries in it."""
     with zipfile.ZipFile(wheel) as archive:
         libraries = [entry for entry in archive.infolist() if entry.filename.endswith((".so", ".dylib"))]
     sizes = ", ".join(f"{Path(entry.filename).name} {entry.file_size / 1e6:.2f} MB" for entry in libraries)

@@ -1,8 +1,10 @@
-"""Print the C++ sources of a build that differ from a git revision, or that include a header that differs.
+"""Print the C++ sources of a build that are affected by changes since a git revision.
+
+A source is affected if it differs from the revision, or if it includes a header that differs.
 
 Usage: python tools/changed_sources.py BUILD [REVISION]
 
-BUILD is a folder that ninja has built. REVISION is HEAD unless given; a revision that git doesn't know counts as HEAD.
+BUILD is a folder that ninja has built. REVISION is HEAD by default. A revision that git doesn't know is treated as HEAD.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ def output(*command: str | Path) -> str:
 
 
 def changed_files(revision: str) -> set[Path]:
-    """Return the files that differ between the revision and the working tree, with those that git doesn't track."""
+    """Return the files that differ between the revision and the working tree, including untracked files."""
     base = output("git", "merge-base", "HEAD", revision).strip() or "HEAD"
     names = output("git", "diff", "--name-only", base) + output("git", "ls-files", "--others", "--exclude-standard")
     return {ROOT / name for name in names.splitlines()}
 
 
 def dependencies(build: Path) -> Iterator[set[Path]]:
-    """Yield the files that each object was compiled from."""
+    """Yield, for each object file, the set of files from which it was compiled."""
     for listed in output(Path(sys.executable).with_name("ninja"), "-C", build, "-t", "deps").split("\n\n"):
         yield {(build / line.strip()).resolve() for line in listed.splitlines()[1:]}
 

@@ -1,6 +1,7 @@
-"""Generate the C++ headers for what Python and C++ share: the op table, and the rules for bundles, settings and services.
+"""Generate the C++ headers for what Python and C++ share.
 
-Run `python tools/cpp_headers.py` after changing the Python declarations. It writes the files that `headers` lists.
+These are the op table, and the rules for bundles, settings and services. After changing the Python declarations, run `python
+tools/cpp_headers.py`. It writes the files that `headers` lists.
 """
 
 from __future__ import annotations
@@ -145,14 +146,14 @@ namespace vmoe::sdk {{
 
 
 def op_table() -> str:
-    """Return plugins/ops/op_table.h: the settings and, for each op, its specification and the indices of its inputs, outputs
-    and attributes.
+    """Return plugins/ops/op_table.h, which contains the settings and the ops.
 
-    Ops with the same inputs, outputs or attributes share one table, named after the first of them.
+    For each op, it contains the specification and the indices of its inputs, outputs and attributes. Ops with the same
+    inputs, outputs or attributes share one table, which is named after the first of these ops.
 
     Raises:
         KeyError: an attribute has no rule.
-        ValueError: there are more choices of types than fit in C++'s mask, or an int64 input is not a setting.
+        ValueError: there are more choices of types than bits in C++'s mask, or an int64 input is not a setting.
     """
     ops = list(OPS.values())
     lines = [_OP_HEAD, *_constants("Setting", SETTINGS), *_array("SettingSpec", "kSettings", [*map(_setting, SETTINGS)])]
@@ -182,7 +183,8 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
     Args:
         op: the op.
         choices: a mask with a bit for each choice of types that the op accepts.
-        first_with: the first op with these inputs, outputs or attributes; updated.
+        first_with: the first op with certain inputs, outputs or attributes, by these rows. The function adds the op's own
+            rows if they are new.
     """
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
@@ -200,7 +202,8 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
             yield f"using {_short(op)}{kind} = {first}{kind};"
         elif rows:
             yield from _constants(first + kind, rows)
-            # Inputs refer to each other in a table. Their op's name is added only now, so that equal tables compare equal.
+            # The rows of a table refer to inputs as `Input::NAME`. The op's name is added only here, so that equal tables of
+            # different ops compare equal above.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")
@@ -234,7 +237,7 @@ def _value(value: Value, op: Op) -> str:
         f"Setting::{_constant(value.name)}" if is_setting else "kNoSetting",
     ]
     defaults = ["", "", "", "Presence::kRequired", "kNoScale", "nullptr", "kNoSetting"]
-    # Leave out trailing fields with default values.
+    # Omit the last fields as long as they have their default values.
     while fields[-1] == defaults[len(fields) - 1]:
         fields.pop()
     return f"{{{', '.join(fields)}}}"
@@ -242,8 +245,8 @@ def _value(value: Value, op: Op) -> str:
 
 def _setting(name: str) -> str:
     row = ROWS[name]
-    # A maximum depends on the sizes of a call, except for a flag. `capacity` is the number of slots here; it and k are at
-    # least 1.
+    # The maximum of a flag is 1. Any other maximum depends on the sizes of a call. Here, `capacity` is the number of slots.
+    # It and k are at least 1.
     least = 0 if row.type == "flag" else row.range[0] if row.range else 1
     return f'{{"{name}", {least}, {_maximum(1 if row.type == "flag" else None)}}}'
 
@@ -386,7 +389,7 @@ def _service_field(name: str, field: endpoints.Field) -> str:
 
 
 def _declared(constants: Mapping[str, tuple[ModuleType, ...]]) -> dict[str, None]:
-    lines = {}  # keys, so that a constant that another module imports appears once
+    lines = {}  # a dict, so that a constant that several modules contain appears only once
     for names, modules in constants.items():
         for name, value in (item for module in modules for item in vars(module).items()):
             is_list = isinstance(value, tuple)
@@ -551,7 +554,10 @@ inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {{
 
 
 def setting_rows() -> str:
-    """Return plugins/sdk/generated/setting_rows.h: the rows, and a visitor of each row with its fields in the structs."""
+    """Return plugins/sdk/generated/setting_rows.h.
+
+    It contains the rows of the settings, and a function that visits each row together with its fields in the C structs.
+    """
     rows = list(ROWS.values())
     table = "\n".join(f"  {_setting_row(row)}," for row in rows)
     visits = "\n".join(

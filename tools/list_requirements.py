@@ -1,4 +1,6 @@
-"""Print the requirements of extras in pyproject.toml, one per line, so that pip can install them without the package.
+"""Print the package's dependencies and the requirements of extras in pyproject.toml, one per line.
+
+pip can then install the requirements without the package.
 
 Usage: python tools/list_requirements.py EXTRA...
 """
@@ -15,7 +17,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 
 
 def requirements(extras: Iterable[str]) -> Iterator[str]:
-    """Yield the requirements of the extras, including those of extras that they name."""
+    """Yield the requirements of the extras, and of further extras to which they refer."""
     for extra in extras:
         for requirement in PROJECT["optional-dependencies"][extra]:
             own = re.fullmatch(rf"{PROJECT['name']}\[(.*)\]", requirement)

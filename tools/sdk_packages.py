@@ -1,4 +1,4 @@
-"""Pack the C++ SDK and the op library of a wheel reproducibly, as a tar archive and a Debian package."""
+"""Pack the C++ SDK and the op library in a wheel reproducibly, as a tar archive and as a Debian package."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Description: C++ SDK for bundles of V-MoE models
 
 
 def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
-    """Write `vmoe-sdk-VERSION-linux-ARCH.tar.gz` and `libvmoe-dev_VERSION_ARCH.deb` to a folder."""
+    """Write `vmoe-sdk-VERSION-linux-ARCH.tar.gz` and `libvmoe-dev_VERSION_ARCH.deb` into the folder `out`."""
     name = f"vmoe-sdk-{version}-linux-{arch}"
     work = WORK / "sdk"
     shutil.rmtree(work, ignore_errors=True)
@@ -56,7 +56,10 @@ def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
 
 
 def unpack(wheel: Path, prefix: Path) -> None:
-    """Unpack libraries, headers and build files into their folders in an install prefix, and licences into the prefix."""
+    """Unpack the SDK from a wheel into an install prefix.
+
+    Libraries, headers and build files keep their folders. Licences are written directly into the prefix.
+    """
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             parts = PurePosixPath(name).parts

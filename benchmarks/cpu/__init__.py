@@ -1,1 +1,1 @@
-"""The parts of the CPU benchmarks: models, runs, peers and reports, one subject per file."""
+"""Modules of the CPU benchmarks: models, timed runs, peer runtimes and reports, with one subject per file."""

@@ -1,4 +1,8 @@
-"""One cell of the benchmark: loads its runs, checks them against the float32 engine, times them, and formats the results."""
+"""Measurement of one cell of the benchmark: a model at one batch size and one number of threads.
+
+The module loads the runs of the cell, checks their logits against the float32 engine, times the runs, and formats the
+results.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,15 @@ _RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35, "int4": 0.35}
 
 
 def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point], float]:
-    """Load the runs, check that they agree, and time them.
+    """Load the runs, check that their logits agree with the float32 engine's, and time them.
 
     Returns:
-        A mapping for each run and setting, with times in milliseconds per image and the kept pairs of the float32 engine;
-        and the share of the CPUs that other processes used.
+        A list with one mapping per run and setting: the times in milliseconds per image, and the number of kept pairs in the
+            float32 engine.
+        The share of the CPUs that other processes used, from 0 to 1.
 
     Raises:
-        BenchmarkError: a run's logits differ from those of the float32 engine.
+        BenchmarkError: the logits of a run differ from those of the float32 engine by more than the tolerance.
     """
     say(f"{cell}: loading {len(names)} runs")
     images, (logits, kept) = cell.model.images(cell.batch), expected(cell)
@@ -63,7 +68,10 @@ def settings_of(cell: Cell, run: str) -> list[str | None]:
 
 
 def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
-    """Return, by setting, the logits of the float32 engine and the number of kept pairs; None for the dense model."""
+    """Return the float32 engine's logits and its number of kept pairs, each as a mapping by setting.
+
+    For the dense model, the number of kept pairs is None.
+    """
     images = cell.model.images(cell.batch)
     options: dict[str, Any] = {"backend": "onnxruntime", "threads": cell.threads}
     logits: dict[str | None, Array] = {}
@@ -77,7 +85,7 @@ def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int 
 
 
 def distance(logits: Array, wanted: Array) -> tuple[float, float]:
-    """Measure the distance of float32[N, classes] from `wanted`.
+    """Measure how far `logits`, float32[N, classes], are from `wanted`.
 
     Returns:
         The largest absolute difference, and the norm of the difference relative to the norm of `wanted`.
@@ -107,10 +115,13 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
 
 
 def ratios_of(points: Sequence[Point]) -> list[Point]:
-    """Compare this engine's runs with the other runs of a cell in the same precision, as ratios of median images/s.
+    """Compare this engine's runs with the other runs of the same precision in a cell.
 
-    The V-MoE is compared with every dense model that merges as many tokens or none, and with other V-MoEs at the same
-    setting. The dense model is compared with other dense models.
+    Each comparison is a ratio of median images/s:
+
+    - A V-MoE run of this engine is compared with other V-MoE runs at the same setting. It is also compared with dense runs
+      that merge no tokens or as many tokens as the V-MoE.
+    - A dense run of this engine is compared with other dense runs.
     """
     ratios = []
     for own in (p for p in points if p["run"].startswith("engine-")):

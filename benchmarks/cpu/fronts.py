@@ -1,4 +1,4 @@
-"""Pareto fronts of published accuracy over measured milliseconds, dense and sparse, as text and as a picture."""
+"""Pareto fronts of dense and sparse models: published accuracy over measured milliseconds, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Point = Mapping[str, Any]
 is not published."""
 
 _COLORS = {"dense ViT": "#d55e00", "V-MoE": "#0072b2"}
-_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # height of the plotted accuracies, and of a label, in points
+_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # height of the plotted range of accuracies, and height of a label, in points
 _TRAINED = {"capacity": 1.05, "k": 2}
 
 
@@ -38,7 +38,7 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
 
 
 def name_of(point: Point) -> str:
-    """Return a name such as `ViT H/14`, or `V-MoE L/16, Every 2` with the routing if it differs from training."""
+    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`. If the routing differs from training, the name includes it."""
     if not point["layers"]:
         return f"ViT {point['size']}"
     routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)
@@ -46,10 +46,11 @@ def name_of(point: Point) -> str:
 
 
 def words(points: Sequence[Point], metric: str) -> list[str]:
-    """Describe the savings of sparse models at equal accuracy, in sentences.
+    """Describe in sentences how much time sparse models save at equal accuracy.
 
-    The first sentences compare each model of the dense front with a measured sparse one. The others compare each model of
-    the sparse front with a dense model interpolated between two measured ones, and say so.
+    The first sentences compare each model on the dense front with the fastest measured sparse model that is at least as
+    accurate. The remaining sentences compare each model on the sparse front with a dense model of equal accuracy. The time
+    of this dense model is interpolated between two measured models, and the sentences say so.
     """
     dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
     taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}
@@ -68,9 +69,10 @@ def words(points: Sequence[Point], metric: str) -> list[str]:
 
 
 def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw a panel for each metric.
+    """Draw one panel per metric.
 
-    Points whose routing differs from training have no label. Points without a published accuracy are ticks on the axis.
+    A point is not labelled if its routing differs from training. A point without a published accuracy is a tick on the time
+    axis.
     """
     figure = Figure((5.0 * len(metrics), 4.4), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -89,7 +91,7 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
             above = -math.inf
             for p in sorted((p for p in known if "=" not in name_of(p)), key=itemgetter(metric)):
                 name, place, height = name_of(p).partition(" ")[2], (p["ms"], p[metric]), p[metric] * points_of_one
-                above = max(height, above + _LABEL_POINTS)  # clear of the label below
+                above = max(height, above + _LABEL_POINTS)  # keep this label clear of the label below it
                 lifted = (away[0], away[1] + above - height)
                 axes.annotate(name, place, lifted, textcoords="offset points", ha=side, va=edge, fontsize=7, color=color)
         axes.set(xscale="log", xlabel=f"milliseconds per image, {about['pixels']} pixels", ylabel=f"{about['title']}, %")

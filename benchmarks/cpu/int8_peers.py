@@ -1,11 +1,12 @@
 """Quantize the dense peers to int8 with the runtimes' own tools.
 
-ONNX Runtime uses `quantize_dynamic` with a scale per channel of the weights. OpenVINO uses NNCF's post-training
-quantization for transformers. The defaults here were chosen for speed on a CPU with AMX, batch 1 and 8:
+For ONNX Runtime, the tool is `quantize_dynamic`, with one scale per output channel of the weights. For OpenVINO, it is
+NNCF's post-training quantization for transformers. The defaults here were chosen for speed on a CPU with AMX, at batch sizes
+1 and 8:
 
 - The preset PERFORMANCE (symmetric activations) took up to 5 % less time than MIXED.
-- Omitting SmoothQuant, whose factors are extra products, saved another 3 %.
-- `model_type=None`, which also quantizes attention's own products, was no faster.
+- Omitting SmoothQuant, which adds multiplications to scale the activations, saved another 3 %.
+- `model_type=None`, which also quantizes the matrix products inside attention, was no faster.
 """
 
 from __future__ import annotations
@@ -31,16 +32,21 @@ _CALIBRATION_IMAGES = 60
 
 
 def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> onnx.ModelProto:
-    """Quantize a graph's products to int8, except ops of the types in `left_out`. Activations are quantized at run time."""
+    """Quantize the matrix products of a graph to int8, except ops whose type is in `left_out`.
+
+    Activations are quantized at run time.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Shape inference does not know com.microsoft's ops, so their results need a default type.
+    # Shape inference does not know the ops of the domain com.microsoft, so the quantizer needs a default type for their
+    # outputs.
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-    logging.disable(logging.WARNING)  # it asks for preprocessing, which the session does itself
+    # hide the advice to preprocess the graph, because ONNX Runtime does that when it loads the graph
+    logging.disable(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
-            # With unsigned weights, a product takes three times as long.
+            # With unsigned weights, a matrix product takes three times as long.
             quantize_dynamic(
                 graph,
                 str(path),
@@ -59,8 +65,8 @@ def quantize_for_openvino(model: Any, preset: str = "performance", *, smooth_qua
 
     Args:
         model: a model with one input, float32[N,H,W,3] in [-1, 1].
-        preset: NNCF's "performance", or "mixed", whose activations may be asymmetric.
-        smooth_quant: whether to scale channels of activations by their calibrated range.
+        preset: NNCF's "performance" for symmetric activations, or "mixed", which also allows asymmetric ones.
+        smooth_quant: whether to apply SmoothQuant, which scales each channel of the activations by its calibrated range.
     """
     os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use over the network
     import nncf

@@ -1,4 +1,4 @@
-"""One machine's part of docs/speed.md: milliseconds per image of a B/16 by model, precision and batch size."""
+"""The part of docs/speed.md for one machine: milliseconds per image of B/16 models, by precision and batch size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
 
 
 def described(threads: int, others: float) -> dict[str, Any]:
-    """Describe the machine and the run for JSON. `others` is the share of the CPUs that other processes used, 0 to 1."""
+    """Return a JSON description of the machine and the run.
+
+    `others` is the share of the CPUs that other processes used, from 0 to 1.
+    """
     library, _ = usable_library()
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -48,7 +51,7 @@ def described(threads: int, others: float) -> dict[str, Any]:
 
 
 def machine_table(points: Sequence[Point], about: dict[str, Any]) -> str:
-    """Format the table in Markdown below a line about the machine, followed by all values as a line of JSON."""
+    """Format the results in Markdown: a line about the machine, the table, and all values as a line of JSON."""
     times = {(point["run"], point["setting"], point["batch"]): point["ms"] for point in points}
     batches = sorted({point["batch"] for point in points})
     columns = [(precision, batch) for precision in PRECISIONS for batch in batches]

@@ -54,11 +54,11 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The size, followed by the number of experts unless it is 8, such as `b16-e32`."""
+        """The model's size, such as `b16`. If it does not have 8 experts, their number follows, as in `b16-e32`."""
         return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
-        """Return the bundle in a precision. Export it if it is missing or was made by another version of the exporter."""
+        """Return the bundle in a precision. If it is missing or another version of the exporter wrote it, export it first."""
         path = self._path(kind, f"-{precision}.vmoe")
         stamp = path.with_suffix(".exporter")
         if not (path.exists() and stamp.exists() and stamp.read_text() == _exporter_hash()):
@@ -68,7 +68,7 @@ class Model:
         return path
 
     def checkpoint(self, kind: Kind) -> Path:
-        """Return the checkpoint. Write it if it is missing."""
+        """Return the path of the checkpoint. If the checkpoint is missing, write it first."""
         path, config = self._path(kind, ".safetensors"), self.configs[kind]
         if not path.exists():
             make = samples.random_weights(0)
@@ -86,9 +86,9 @@ class Model:
         return noise(batch, *config.image_size, config.channels)
 
     def profiles(self, settings: Sequence[str]) -> dict[Kind, dict[str | None, Profile | None]]:
-        """Return profiles by systematic name, such as "c0.3-k1" for the V-MoE and "r8" for the dense ViT.
+        """Return profiles by kind and systematic name, such as "c0.3-k1" for the V-MoE and "r8" for the dense ViT.
 
-        For the dense ViT, the name None is a call without a profile.
+        The dense ViT also gets the name None, for a call without a profile.
         """
         rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
         found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
@@ -107,8 +107,8 @@ def prepare(
         size: name of the size, such as "b16".
         folder: folder for the model's files.
         experts: experts per MoE layer.
-        placement: blocks with experts, such as "Last 5".
-        pixels: side of the images, by default the size's own. Pixels at the edge that do not fill a patch are cut off.
+        placement: which blocks are MoE blocks, such as "Last 5".
+        pixels: side of the square images; None means the usual side for `size`. It is rounded down to whole patches.
     """
     variant, usual_pixels, classes = _SIZES[size]
     whole = (pixels or usual_pixels) // variant.patch * variant.patch
@@ -119,10 +119,11 @@ def prepare(
 
 
 class _Balancing(Vmoe):
-    """Removes the direction of the mean token from each router before the router is used.
+    """A V-MoE that removes the direction of the mean token from each router before it uses the router.
 
-    Tokens of a random model have a common component, which grows with every layer, and a random router sends them where
-    that component points. Unused experts would make every implementation that skips empty slots look too fast.
+    The tokens of a random model share a common component, which grows with every layer. A random router would therefore send
+    all tokens to the same few experts, and the other experts would be unused. That would make every implementation that
+    skips empty slots look too fast.
     """
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, *setting: Any) -> tuple[Tensor, LayerRouting]:
@@ -133,10 +134,10 @@ class _Balancing(Vmoe):
 
 
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
-    """Return routers that use all experts about equally, as trained ones do.
+    """Return routers that use all experts about equally, as trained routers do.
 
-    Each layer's experts are copies of its first one here, stored once, because all experts of a large model would not fit
-    in memory.
+    To save memory, all experts of a layer are the layer's first expert here, which is stored once. All experts of a large
+    model would not fit.
     """
     assert config.moe is not None
     rules = RoutingRules("top-k", config.moe.experts, config.num_tokens)
@@ -156,6 +157,9 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
 
 @functools.cache
 def _exporter_hash() -> str:
-    """Return a hash of the exporter's source. A bundle made by another version would be another model."""
+    """Return a hash of the exporter's source.
+
+    It tells bundles apart that different versions of the exporter made, because they would be different models.
+    """
     sources = sorted(Path(vmoe_export.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -1,7 +1,7 @@
-"""The dense peers' ONNX graph, written node by node.
+"""The ONNX graph of the dense peers, written node by node.
 
-It shares no code with the exporter, so changes to the exporter's graphs do not affect it. Shapes are static, and the
-scale of the queries is folded into their weights.
+The module shares no code with the exporter, so changes to the exporter's graphs do not affect the peers. All shapes are
+static. The scale of the attention queries is folded into the query weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _MLP = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
 
 
 def write_graph(bundle: Path, config: ModelConfig, batch: int, attention: Attention) -> onnx.ModelProto:
-    """Write a dense ViT with the weights of a float32 bundle: `image` float32[N,H,W,C] -> `logits` float32[N, classes]."""
+    """Write the ONNX graph of a dense ViT with the weights of a float32 bundle.
+
+    The input is `image` float32[N,H,W,C], and the output is `logits` float32[N, classes].
+    """
     graph = _Graph(bundle, config, batch, attention)
     x = graph.embedding()
     for i in range(config.num_layers):
@@ -53,7 +56,9 @@ class _Graph:
         self._tokens, self._width, self._heads = config.num_tokens, config.hidden_size, config.num_heads
 
     def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node on results and constants. Return its result, or a list of several."""
+        """Add a node whose inputs are results of other nodes, or constants. Return its output, or a list if there are
+        several.
+        """
         name = f"{op_type}_{len(self.nodes)}"
         names, results = list(map(self._stored, inputs)), [f"{name}:{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op_type, names, results, name, **attributes))
@@ -67,7 +72,7 @@ class _Graph:
         return name
 
     def weight(self, name: str, *shape: int) -> Array:
-        """Return a tensor of the model by its official name, reshaped if a shape is passed."""
+        """Return the model's tensor with this official name. If `shape` is passed, reshape it."""
         tensor: Array = self._weights.get_tensor(name)
         return tensor.reshape(shape or tensor.shape)
 
@@ -119,7 +124,7 @@ class _Graph:
         return self.op("Add", x, self.dense(mixed, *out))
 
     def _projection(self, name: str, parts: Any, query_scale: float) -> tuple[Array, Array]:
-        """Return the joined kernel [D,P*D] and bias [P*D] of P parts."""
+        """Return the concatenated kernels [D,P*D] and biases [P*D] of P of the projections query, key and value."""
         scales = [np.float32(query_scale if part == "query" else 1.0) for part in parts]
         kernels = [self.weight(f"{name}/{part}/kernel", self._width, self._width) for part in parts]
         biases = [self.weight(f"{name}/{part}/bias", self._width) for part in parts]
@@ -134,6 +139,6 @@ class _Graph:
         return self.dense(hidden, kernel1, bias1)
 
     def head(self, x: str) -> str:
-        first = self.op("Gather", x, 0, axis=1)  # the other tokens' results are not used
+        first = self.op("Gather", x, 0, axis=1)  # the head reads only the class token
         normed = self.norm("Encoder/encoder_norm", first)
         return self.dense(normed, self.weight("head/kernel"), self.weight("head/bias"))

@@ -30,7 +30,9 @@ _LEAST_SIDE = 0.4  # smallest side of a crop, relative to the photo's shorter si
 
 
 def carried_file(path: str) -> Path:
-    """Return the path of a file in an installed package, `PACKAGE/...`, without importing the package.
+    """Return the path of a file in an installed package, without importing the package.
+
+    `path` has the form `PACKAGE/...`.
 
     Raises:
         ModuleNotFoundError: the package isn't installed.
@@ -43,9 +45,9 @@ def carried_file(path: str) -> Path:
 
 
 def crops(photos: Sequence[str], count: int, height: int, width: int) -> Array:
-    """Return crops of the photos in turn, uint8[count, height, width, 3].
+    """Return `count` crops, uint8[count, height, width, 3], taken from the photos in turn.
 
-    Their sizes and positions are random, but the same every time.
+    The sizes and positions of the crops are random, but the same in every call.
     """
     random = np.random.default_rng(0)
     opened = [Image.open(carried_file(photo)).convert("RGB") for photo in photos]

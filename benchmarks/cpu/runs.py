@@ -1,4 +1,4 @@
-"""The timed runs: this engine and its peers in every precision, each loaded for one batch size and number of threads."""
+"""The timed runs: this engine and its peers in every precision. Each run is loaded for one batch size and thread count."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORM_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """The inputs of one comparison: a model, batch size and number of threads, and the profiles of each kind by name."""
+    """The inputs of one comparison: a model, a batch size, a number of threads, and each kind's profiles by name."""
 
     model: Model
     batch: int
@@ -49,9 +49,9 @@ class Run:
 
     Attributes:
         title: title in the table.
-        kind: kind of model, which is timed at every setting of that kind.
-        precision: precision of its large products.
-        load: loads it for a cell.
+        kind: kind of the model, "sparse" or "dense". The run is timed at every setting of its kind.
+        precision: precision of the model's large matrix products.
+        load: function that loads the run for a cell.
     """
 
     title: str
@@ -61,14 +61,14 @@ class Run:
 
 
 def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
-    """Load this engine on a bundle, in ONNX Runtime with the op library."""
+    """Load a bundle in this engine, on ONNX Runtime with the op library."""
     engine = Engine.load(cell.model.bundle(kind, precision), backend="onnxruntime", threads=cell.threads, verify=False)
     return engine, engine.backend_description
 
 
 @contextlib.contextmanager
 def stored(graph: onnx.ModelProto) -> Iterator[str]:
-    """Yield the path of a temporary file of a graph, with its weights next to it.
+    """Write a graph to a temporary folder, with its weights in a separate file, and yield the path of the graph.
 
     A graph over 2 GB can't be passed to a runtime as bytes.
     """
@@ -102,10 +102,10 @@ def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[s
 
 
 def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
-    """Load the dense ViT in ONNX Runtime or OpenVINO, with the form of attention that is fastest on this machine.
+    """Load the dense ViT in ONNX Runtime or OpenVINO, with the form of attention that is faster on this machine.
 
-    For int8, ONNX Runtime's graph is quantized by `quantize_for_ort`. OpenVINO's is quantized by NNCF, and its remaining
-    ops run in bfloat16.
+    For int8, `quantize_for_ort` quantizes the graph for ONNX Runtime. For OpenVINO, NNCF quantizes the model, and the ops
+    that are not quantized run in bfloat16.
     """
 
     def load(form: Attention) -> Callable[[Array], Array]:
@@ -121,12 +121,12 @@ def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
     images, loaded = cell.model.images(cell.batch), {form: load(form) for form in forms}
     times = time_interleaved({form: partial(call, images) for form, call in loaded.items()}, _FORM_ROUNDS)
     best = min(times, key=lambda form: times[form].min())
-    chosen = loaded[best]  # so that the other form is freed
+    chosen = loaded[best]  # keep only this form of attention, so that the other form is freed
     return lambda images, _: chosen(images), f"{runtime}, {best} attention"
 
 
 def load_inlined(cell: Cell, precision: str) -> Loaded:
-    """Load the bundle's graph of standard ops in OpenVINO, in "fp32" or "bf16"."""
+    """Load the bundle's graph of standard ops, model.inlined.onnx, in OpenVINO. `precision` is "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
     call, names = in_openvino(model, cell.threads, precision), {port.get_any_name() for port in model.inputs}

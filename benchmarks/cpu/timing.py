@@ -1,6 +1,6 @@
-"""Interleaved timing, and CPU time of this and other processes.
+"""Interleaved timing of calls, and the CPU time of this process and of others.
 
-Each round of a timing makes every call once, in a random order.
+Interleaved timing runs in rounds. Each round makes every call once, in a random order.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ MAX_OTHERS_SHARE = 0.05
 
 _WARM_UP_ROUNDS = 2
 _BYTES_READ = 2**31
-PAUSE_SECONDS = 0.05  # worker threads of the last call may still spin and would disturb the next
+PAUSE_SECONDS = 0.05  # before each call: worker threads of the last call may still spin and would disturb it
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
     """Time calls in interleaved rounds, and return the milliseconds f64[rounds] of each call.
 
-    Every round makes each call once, so a disturbance affects all of them. Two rounds of warm-up come first. If there are
-    several calls, an untimed call precedes each timed one, because the previous session has left its threads and caches.
+    Every round times each call once, so a disturbance affects all calls. Two rounds of warm-up come first. If there are
+    several calls, an untimed run of the same call precedes each timed one, because the other call before it has replaced the
+    contents of the caches and may have left threads running.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -49,11 +50,11 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
 def time_per_image(
     calls: Mapping[Key, Callable[[], object]], rounds: int, images: int
 ) -> tuple[dict[Key, dict[str, float]], float]:
-    """Time calls of `images` images each, interleaved.
+    """Time interleaved calls, each of which processes `images` images.
 
     Returns:
-        Milliseconds per image of each call (`ms` is the median, `lower` and `upper` are the quartiles), and the share of
-        the CPUs that other processes used.
+        The milliseconds per image of each call: `ms` is the median, and `lower` and `upper` are the quartiles.
+        The share of the CPUs that other processes used, from 0 to 1.
     """
     with OthersWatch() as others:
         taken = time_interleaved(calls, rounds)
@@ -62,9 +63,9 @@ def time_per_image(
 
 
 class OthersWatch:
-    """Measures the share of the CPUs, 0 to 1, that other processes use inside a `with` block.
+    """A measurement of `share`, the share of the CPUs, 0 to 1, that other processes use inside a `with` block.
 
-    This process and `children` do not count as others.
+    This process and the processes in `children` are not counted.
     """
 
     share = 0.0
@@ -81,14 +82,14 @@ class OthersWatch:
         self.share = max(0.0, busy - own) / every if every > 0 else 0.0
 
     def _seconds(self) -> Array:
-        """Return the CPU time of all processes, the same including idle time, and the CPU time of its own processes."""
+        """Return three totals in CPU seconds: all processes, all processes plus idle time, and this watch's own processes."""
         ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
         busy = sum(ticks) - ticks[3] - ticks[4]
         return np.array([busy / _TICKS, sum(ticks) / _TICKS, sum(map(cpu_seconds, self._own))])
 
 
 def process_fields(process: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the state on; None if the process has ended."""
+    """Return the fields of /proc/PID/stat, starting at the process state, or None if the process has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -96,13 +97,13 @@ def process_fields(process: int) -> list[str] | None:
 
 
 def cpu_seconds(process: int) -> float:
-    """Return the CPU time of a process; 0 if it has ended."""
+    """Return the CPU time of a process in seconds, or 0 if it has ended."""
     fields = process_fields(process)
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
 
 
 def memory_rate(threads: int) -> float:
-    """Return the bytes per ms that the threads read together, best of 5."""
+    """Return the rate at which `threads` threads together read memory, in bytes per ms. It is the best of 5 measurements."""
     parts = np.array_split(np.ones(_BYTES_READ // 8, np.int64), threads)
     with ThreadPoolExecutor(threads) as pool:
         return _BYTES_READ / 1e3 / min(timeit.repeat(lambda: list(pool.map(np.max, parts)), number=1, repeat=5))

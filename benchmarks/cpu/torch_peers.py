@@ -1,4 +1,4 @@
-"""A ViT of transformers or timm as this engine's bundle, as an ONNX graph, and as an OpenVINO model."""
+"""Conversion of a ViT from transformers or timm: to a bundle for this engine, to an ONNX graph, or to an OpenVINO model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 class Network(torch.nn.Module):
-    """`image` float32[N,H,W,3] in [-1, 1] -> one output of a transformers model, or the output of a timm model.
+    """A model of transformers or timm as a torch module from images to one output.
+
+    The input is `image` float32[N,H,W,3] in [-1, 1].
 
     Attributes:
-        model: the library's model, which `vmoe export` reads once it is saved.
-        output: name of the output; "" for a timm model.
+        model: the library's model. The library saves it, and `vmoe export` reads the saved files.
+        output: name of the transformers model's output to return; "" for a timm model.
         mean, std: the model's normalization per channel, for pixels between 0 and 1.
     """
 
@@ -35,7 +37,7 @@ class Network(torch.nn.Module):
         self.model, self.output, self.mean, self.std = model.eval(), output, mean, std
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Run the model on images, see `Network`."""
+        """Run the model on images, float32[N,H,W,3] in [-1, 1]."""
         if self.mean != _HALF:
             image = (image * 0.5 + 0.5 - torch.tensor(self.mean)) / torch.tensor(self.std)
         pixels = image.permute(0, 3, 1, 2).to(next(self.model.parameters()).dtype)
@@ -43,20 +45,23 @@ class Network(torch.nn.Module):
         return output
 
     def outputs(self, images: Array) -> Array:
-        """Run the model in torch on a numpy array; the result is float32."""
+        """Run the model in torch on a numpy array, and return a float32 array."""
         with torch.no_grad():
             return np.asarray(self(torch.from_numpy(images)))
 
 
 def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str) -> Path:
-    """Save a network with its library and export it to a bundle in `folder`, for images of `size`, (height, width)."""
+    """Save a network with its own library, export it to a bundle in `folder`, and return the bundle's path.
+
+    `size` is the height and width of the images.
+    """
     if network.output:
         network.model.save_pretrained(folder)
     else:
         timm.models.save_for_hf(network.model, str(folder), safe_serialization=True)
     preprocessing = {"image_processor_type": "ViTImageProcessor", "size": dict(zip(("height", "width"), size, strict=True))}
     preprocessing |= {"image_mean": list(network.mean), "image_std": list(network.std)}
-    if network.output:  # timm saves its own preprocessing
+    if network.output:  # a timm model's folder already contains its preprocessing
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     bundle = folder / f"{precision}.vmoe"
     export_bundle(folder, bundle, precision=precision, validate=False, force=True)
@@ -64,7 +69,7 @@ def export_network(network: Network, folder: Path, size: tuple[int, int], precis
 
 
 def to_openvino(network: Network, images: Array) -> Any:
-    """Convert the torch module to OpenVINO for batches of this shape: `image` -> `logits`."""
+    """Convert the network to OpenVINO, with input `image` and output `logits`, for batches of the shape of `images`."""
     model = openvino.convert_model(network, example_input=torch.from_numpy(images))
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({"logits"})
@@ -73,9 +78,10 @@ def to_openvino(network: Network, images: Array) -> Any:
 
 
 def to_onnx(network: Network, images: Array) -> onnx.ModelProto:
-    """Convert the torch module to ONNX with torch.onnx for batches of this shape: `image` -> `logits`."""
+    """Convert the network to ONNX with torch.onnx, with input `image` and output `logits`, for batches of `images`' shape."""
     names = {"input_names": ["image"], "output_names": ["logits"]}
-    # Opset 23 has an op for attention, which is faster than its parts. The quantizer mistakes it for an older op.
+    # Opset 23 has one op for attention, which is faster than separate ops. `quantize_dynamic` mistakes it for an older op of
+    # that name, so `load_ort` excludes it.
     program = torch.onnx.export(network, (torch.from_numpy(images),), dynamo=True, opset_version=23, verbose=False, **names)
     graph: onnx.ModelProto = program.model_proto
     return graph

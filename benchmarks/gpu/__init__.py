@@ -1,1 +1,1 @@
-"""The parts of the GPU benchmark: cases, exact results, floors, the device, timing and reports, one subject per file."""
+"""Modules of the GPU benchmark: cases, exact results, floors, the device, timing and reports, with one subject per file."""

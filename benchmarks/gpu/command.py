@@ -77,12 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
-    """Run the chosen parts; `library` is the built kernels."""
+    """Run the chosen parts and return the report. `library` is the path of the compiled kernels."""
     report = Report(given.output / file_name(device.name, given.chosen))
     facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
     report.write(f"# {device.name}\n", f"{facts}. Seed {given.seed}.")
     kernels = Library(library)
-    kernels.call("empty", device.stream())  # fails now if the driver is too old
+    kernels.call("empty", device.stream())  # if the driver is too old, this fails here, before the first part
     for part in given.parts:
         report.write(f"\n## {part}\n")
         if part == "timing":
@@ -100,7 +100,7 @@ def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
 
 
 def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:
-    """Time all shapes or the chosen ones; with --quick, only some of them."""
+    """Time the kernels at all shapes, or only at the shapes of `--shapes`. With `--quick`, skip some of the shapes."""
     from gpu.timing import measure_rates, measure_shape
 
     shapes = [shape for shape in timed_shapes() if not given.shapes or any(text in str(shape) for text in given.shapes)]

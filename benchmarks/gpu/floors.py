@@ -1,7 +1,7 @@
-"""The floor of a kernel's time: the bytes that it must move, at the rate of the GPU's memory.
+"""The floor of a kernel's time: the number of bytes that it must move, divided by the GPU's memory rate.
 
-Every required input is read once, and every output is written once. Rows of tokens that no expert keeps are not read, nor
-are the rows of empty slots when results are combined.
+The floor assumes that the kernel reads every required input once and writes every output once. It leaves out rows that a
+kernel does not need to read: tokens that no expert keeps and, when results are combined, empty slots.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 from on_gpu.shape import Shape
 
-_INDEX_BYTES = 4  # an element of slot or src
+_INDEX_BYTES = 4  # size of one element of `slot` or `src`
 _GATE_BYTES = 4
 
 
 class Kept(NamedTuple):
-    """The number of pairs that got a slot, and of tokens with at least one such pair."""
+    """The number of pairs that got a slot, and the number of tokens with at least one such pair."""
 
     pairs: int
     tokens: int
 
 
 def count_kept(slot: Any) -> Kept:
-    """Count what a routing kept, given slot i32[G,S,K], a torch tensor."""
+    """Count the pairs and tokens that the routing kept. `slot` is an i32[G,S,K] torch tensor."""
     kept = slot >= 0
     return Kept(int(kept.sum()), int(kept.any(dim=-1).sum()))
 

@@ -1,6 +1,7 @@
-"""The work of the kernels as an engineer would write it in torch.
+"""The same computations as the kernels', written in torch as an engineer would write them.
 
-All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture it. Rows are `padded` before any timing.
+All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture the calls. The rows are `padded` before the
+timing.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from torch import Tensor
 
 
 def padded(rows: Tensor) -> Tensor:
-    """Append a row of zeros to rows [N,D], for indices of empty slots and dropped pairs."""
+    """Append a row of zeros to rows [N,D]. The indices of empty slots and dropped pairs then point to this row."""
     return torch.cat([rows, torch.zeros_like(rows[:1])])
 
 
 def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
-    """Padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D], by index_select."""
+    """Dispatch tokens with index_select: padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D]."""
     row = src.reshape(-1)
     return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
 
 
 def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
-    """Padded rows [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D], by index_select and a sum over K."""
+    """Combine expert outputs with index_select and a weighted sum over K.
+
+    Padded outputs [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D].
+    """
     choices, row = slot.shape[2], slot.reshape(-1)
     rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))
     scale = weight.reshape(-1, choices, 1)
@@ -35,13 +39,13 @@ def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
 
 
 def peer_tensors(problem: Problem) -> dict[str, Tensor]:
-    """Return a problem's tensors for torch: rows are padded if an index may point past the end."""
+    """Return the tensors of a problem for torch: `x` and `out` are padded, because an index may point past their end."""
     hidden, rows = problem.shape.hidden, ("x", "out") if problem.shape.hidden else ()
     return problem.tensors | {name: padded(problem.tensors[name].view(-1, hidden)) for name in rows}
 
 
 def run(kernel: str, shape: Shape, t: Mapping[str, Tensor]) -> Any:
-    """Do the work of a kernel."""
+    """Compute in torch what the kernel named `kernel` computes."""
     if kernel == "Combine":
         return combine(t["out"], t["slot"], t["weight"])
     if kernel == "Dispatch":

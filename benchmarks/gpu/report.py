@@ -26,12 +26,12 @@ def file_name(gpu: str, chosen: Sequence[str]) -> str:
 
 
 class Report:
-    """The results so far, and the file that they are written to.
+    """The results so far, and the file to which they are written.
 
     Attributes:
         checked: number of checks.
-        failures, skipped: messages about what failed, and about what was not run.
-        rows: timed kernels, see `gpu.timing`.
+        failures, skipped: messages about checks that failed, and about parts that were not run.
+        rows: one row for each timed kernel, see `gpu.timing`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,12 +55,12 @@ class Report:
         self.write(found, *(f"    - {failure}" for failure in check.failures))
 
     def skip(self, name: str, why: str) -> None:
-        """Report a part that can't run here."""
+        """Report that a part can't run here, and why."""
         self.skipped.append(f"{name}: {why}")
         self.write(f"- skipped: {name}: {why}")
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Report the time of a kernel; consecutive rows form a table."""
+        """Report the time of a kernel as a table row. Consecutive rows form one table."""
         name, (lower, median, upper) = f"{row['kernel']} {row['shape']}", (seconds * 1e6 for seconds in row["time"])
         torch = row["torch"] and row["torch"].median * 1e6
         shown = {"name": name, "µs": median, "quartiles": f"{lower:.2f}-{upper:.2f}", "MB": row["bytes"] / 1e6}
@@ -69,7 +69,9 @@ class Report:
         self.rows.append(row)
 
     def end(self) -> int:
-        """Report the summary and return the exit code. Failures take precedence over skipped parts."""
+        """Report the summary and return the exit code. If there are both failures and skipped parts, return the code of
+        failures.
+        """
         messages = {"skipped": self.skipped, "wrong": self.failures}
         self.write("\n## Summary\n", *(f"- {what}: {message}" for what, found in messages.items() for message in found))
         self.write(f"\n{self.checked:,} checks, {len(self.failures)} failures, {len(self.rows)} kernels timed.")

@@ -9,13 +9,13 @@ from on_gpu.shape import TYPES, Shape, Type
 
 
 def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float, type: Type = "fp32") -> Shape:
-    """Return the shape whose slots per expert follow from a capacity ratio.
+    """Return a shape whose number of slots per expert is computed from the capacity ratio `ratio`.
 
     Examples:
         >>> shape_for(8, 197, 8, 2, 1.05).capacity
         52
     """
-    # The same as vmoe_runtime.capacity, which needs the project's packages.
+    # This repeats the formula of vmoe_runtime.capacity, because importing vmoe_runtime needs the project's packages.
     return Shape(groups, tokens, experts, choices, math.ceil(tokens * choices * ratio / experts), type=type)
 
 
@@ -27,7 +27,7 @@ SETTINGS = tuple((experts, choices, ratio) for experts in (8, 32) for choices in
 
 
 def timed_shapes() -> list[Shape]:
-    """Return all timed shapes: those of images, then groups of many tokens."""
+    """Return all shapes to time: first the shapes of image batches, then single groups of many tokens."""
     shapes = [
         shape_for(groups, tokens, *setting, type) for groups, tokens in SIZES for setting in SETTINGS for type in TYPES
     ]
@@ -35,5 +35,5 @@ def timed_shapes() -> list[Shape]:
 
 
 def shape_of_kernel(kernel: str, shape: Shape) -> Shape:
-    """Return a kernel's own shape: routing by itself has no token features."""
+    """Return the shape to use for a kernel. For "Route", it has no token features, because routing reads only the gates."""
     return replace(shape, type="fp32", hidden=0) if kernel == "Route" else shape

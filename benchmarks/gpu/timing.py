@@ -1,8 +1,8 @@
-"""Measure the GPU time of kernels and of torch for the same work, without the launch time on the CPU.
+"""Measure the GPU time of the kernels and of torch for the same work, without the launch time on the CPU.
 
-The calls of each contender are captured in one CUDA graph. Each call uses other memory, so that no data are left in the
-cache from the call before. The contenders of a shape are interleaved. The time of a call is the graph's time by CUDA
-events, divided by the number of calls.
+The contenders are the kernel and torch. All calls of a contender are captured in one CUDA graph. Successive calls use
+different memory, so that a call finds no data of the previous call in the cache. The graphs of the contenders at a shape run
+alternately. The time of a call is the time of its graph, measured with CUDA events, divided by the number of calls.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from gpu.shapes import shape_of_kernel
 
 Call = Callable[[], object]
 
-_CACHES = 2  # memory used by all calls together, in sizes of the second-level cache
+_CACHES = 2  # memory that all calls together use, as a multiple of the size of the L2 cache
 _MIN_CALLS, _MAX_CALLS, _EMPTY_CALLS = 16, 256, 256
 _WARM_UP = 3
 _COPY_BYTES = 1 << 29
 
 
 class Time(NamedTuple):
-    """Seconds of one call: median and quartiles over the repeats."""
+    """Time of one call in seconds: the median and the quartiles over all repeats."""
 
     lower: float
     median: float
@@ -41,10 +41,10 @@ class Time(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The GPU's best rates.
+    """The best rates that the GPU reaches.
 
     Attributes:
-        copy: bytes per second of a copy within its memory, read and written.
+        copy: bytes per second of a copy within the GPU's memory; bytes read and bytes written both count.
         launch: seconds of an empty kernel.
     """
 
@@ -53,7 +53,7 @@ class Rates(NamedTuple):
 
 
 def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
-    """Return how many sets of buffers together exceed twice the cache: 2 to 256.
+    """Return how many sets of buffers are needed to fill twice the L2 cache, from 2 to 256.
 
     Examples:
         >>> buffer_sets(1 << 20, 50 << 20), buffer_sets(1 << 30, 50 << 20), buffer_sets(1, 50 << 20)
@@ -63,17 +63,21 @@ def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
 
 
 def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats: int) -> tuple[dict[str, Time], list[str]]:
-    """Time the calls of each contender, in graphs that run once per round in a random order, after three warm-up rounds.
+    """Time the calls of each contender on the GPU.
+
+    All calls of a contender form one CUDA graph. Each round runs every graph once, in a random order. Three warm-up rounds
+    come first.
 
     Returns:
-        Seconds per call of each contender, and a note on each contender that can't be captured.
+        The time per call of each contender, in seconds.
+        A note on each contender that can't be captured in a graph.
     """
     graphs, notes = {}, []
     for name, calls in contenders.items():
         many = list(calls) * -(-_MIN_CALLS // len(calls))
 
         def work(many: Sequence[Call] = many) -> None:
-            for call in many:  # each result is dropped at once, so that the next call can use its memory
+            for call in many:  # don't keep the results, so that the next call can use their memory
                 call()
 
         try:
@@ -101,7 +105,7 @@ def summarize(seconds: Sequence[float]) -> Time:
 
 
 def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
-    """Time a copy and an empty kernel, in the same way as everything else."""
+    """Time a copy and an empty kernel in the same way as the kernels."""
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
     copies = [partial(tensors[1].copy_, tensors[0]), partial(tensors[3].copy_, tensors[2])]
     empty = [lambda: kernels.call("empty", device.stream())] * _EMPTY_CALLS
@@ -112,7 +116,7 @@ def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
 
 
 def measure_shape(device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kernel as soon as it is measured; times in seconds."""
+    """Yield a row for each kernel as soon as it is measured. All times are in seconds."""
     for kernel in KERNELS:
         yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats)
         device.release()
@@ -126,7 +130,7 @@ def _measure_kernel(
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
-    if shape.type != "fp16":  # fp16 would take as long as bfloat16, which moves the same bytes
+    if shape.type != "fp16":  # torch would take as long in fp16 as in bfloat16, which moves the same number of bytes
         contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
@@ -138,7 +142,7 @@ def _measure_kernel(
 
 
 def _routed_problem(device: Device, kernels: Library, shape: Shape) -> Problem:
-    """Return a problem with the same routing each time, in new memory."""
+    """Return a problem in new memory. Every problem of the same shape has the same routing."""
     problem, source = Problem(device, kernels, shape), torch.Generator().manual_seed(0)
     gates = torch.randn(shape.groups, shape.tokens, shape.experts, generator=source).softmax(dim=-1)
     problem.tensors["gates"].copy_(gates)

@@ -1,8 +1,8 @@
-"""The load generator: whole HTTP/1.1 requests over keep-alive connections.
+"""A load generator that sends whole HTTP/1.1 requests over keep-alive connections.
 
-`open_loop` sends each request when it is due; `closed_loop` sends the next one when an answer has come. Both run in a
-separate process (`generator`) and parse answers only after the load has ended. Times are from `time.monotonic`, which all
-processes share.
+`open_loop` sends each request at its due time. `closed_loop` sends the next request on a connection as soon as the previous
+one is answered. Both run in a separate process (`generator`), and parse the answers only after the load has ended. Times are
+from `time.monotonic`, which all processes share.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ class Reply(NamedTuple):
 
 
 class Load(NamedTuple):
-    """R requests of N images each. Requests without an answer have `done` nan, status 0 and class -1.
+    """The record of R requests of N images each.
+
+    A request without an answer has `done` nan, `status` 0 and `classes` -1.
 
     Attributes:
-        start: when the load began, in seconds, like all times here.
-        due, sent, done: f64[R], seconds.
-        status: i64[R].
-        setting: the setting that served each request; "" if the status is not 200, or if the model has none.
+        start: time when the load began. All times are in seconds, from `time.monotonic`.
+        due, sent, done: f64[R], when each request was due, sent and answered.
+        status: i64[R], HTTP status of each answer.
+        setting: the setting that served each request; "" if the status is not 200, or if the model has no settings.
         classes: i64[R,N], the most probable class of each image.
         cpu: CPU time of the generator's process in seconds.
     """
@@ -63,14 +65,14 @@ def http_request(path: str, body: bytes = b"", *headers: str, method: str = "POS
 
 
 def infer_body(images: Array, setting: str | None) -> tuple[bytes, int]:
-    """Return an `infer` body of the Open Inference Protocol, with binary tensors in request and answer.
+    """Return an `infer` body of the Open Inference Protocol, with binary tensors in both the request and the answer.
 
     Args:
         images: float32 or uint8 [N,H,W,C].
-        setting: the setting; None lets the service choose.
+        setting: the setting to use; None lets the service choose.
 
     Returns:
-        The body, and the length of its JSON part for `HEADER_LENGTH`.
+        The body, and the length of its JSON part for the header `HEADER_LENGTH`.
     """
     datatype, size = "FP32" if images.dtype == np.float32 else "UINT8", {"binary_data_size": images.nbytes}
     tensor = {"name": "image", "datatype": datatype, "shape": list(images.shape), "parameters": size}
@@ -80,19 +82,19 @@ def infer_body(images: Array, setting: str | None) -> tuple[bytes, int]:
 
 
 def infer_request(model: str, images: Array, setting: str | None) -> bytes:
-    """Return a whole `infer` request."""
+    """Return a complete HTTP request for `infer`."""
     body, length = infer_body(images, setting)
     return http_request(f"/v2/models/{model}/infer", body, f"{HEADER_LENGTH}: {length}")
 
 
 def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
-    """Read the answer to an `infer_request`.
+    """Read the answer to an `infer_request` of `images` images.
 
     Returns:
-        The setting that served it ("" for none), and f32[images, ...].
+        The setting that served the request ("" if the answer names none), and the outputs f32[images, ...].
 
     Raises:
-        ValueError: the reply is not such an answer.
+        ValueError: the reply is not an answer to such a request.
     """
     length = int(header(reply.head, HEADER_LENGTH) or len(reply.body))
     setting = json.loads(reply.body[:length]).get("parameters", {}).get("setting", "")
@@ -100,7 +102,7 @@ def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
 
 
 def header(head: bytes, name: str) -> str | None:
-    """Return the value of a header by its lower-case name, or None."""
+    """Return the value of the header `name`, which must be in lower case, or None if there is no such header."""
     _, found, rest = head.partition(b"\r\n" + name.encode() + b":")
     return rest.partition(b"\r\n")[0].strip().decode("latin-1") if found else None
 
@@ -118,13 +120,13 @@ class Connection:
         return self.writer.is_closing() or self.reader.at_eof()
 
     async def ask(self, request: bytes) -> Reply | None:
-        """Send a request and wait for the reply; None if the connection ends without one."""
+        """Send a request and return its reply, or None if the connection ends without a reply."""
         if self.ended:
             return None
         self.writer.write(request)
         try:
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-            if header(head, "transfer-encoding") == "chunked":  # a model never answers so; skip the body
+            if header(head, "transfer-encoding") == "chunked":  # answers of a model are never chunked; skip the body
                 body = await self.reader.readuntil(b"0\r\n\r\n")
             else:
                 body = await self.reader.readexactly(int(header(head, "content-length") or 0))
@@ -146,22 +148,28 @@ async def connect(port: int) -> Connection:
 
 
 def generator() -> Executor:
-    """Start a process that runs one load after the other, without garbage collection."""
+    """Start a process that runs one load after another. Its garbage collector is off."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=gc.disable)
 
 
 def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Load:
-    """Send requests of `images` images in turn, one at each due time f64[R], however many are unanswered."""
+    """Send one request at each due time f64[R], even if earlier requests are unanswered.
+
+    The requests, of `images` images each, are used in turn.
+    """
     return asyncio.run(_Generator(port, requests, images).open(due))
 
 
 def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Load:
-    """Send the requests in turn over several connections, on each the next one when an answer has come."""
+    """Send requests over several connections. Each connection sends the next request when the previous one is answered.
+
+    The requests, of `images` images each, are used in turn.
+    """
     return asyncio.run(_Generator(port, requests, images).closed(connections, seconds))
 
 
 class _Generator:
-    """Sends requests, and records for each when it was sent and its reply."""
+    """A sender of requests that records, for each request, when it was sent and its reply."""
 
     def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
         self._port, self._requests, self._images = port, requests, images

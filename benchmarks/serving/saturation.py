@@ -1,4 +1,7 @@
-"""Measure the cost of HTTP: the service at saturation against the bare engine, and a lone request against a single call."""
+"""Measurement of the cost of HTTP, in two comparisons.
+
+The service at saturation is compared with the bare engine, and a single request with a single call of the engine.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ from serving.service import Report, Subject
 
 
 def measure(subject: Subject) -> Report:
-    """Measure service and engine in rounds, for each setting. While one is measured, the other idles."""
+    """Measure the service and the engine in alternation, in several rounds for each setting.
+
+    While one of them is measured, the other is idle.
+    """
     options, rows = subject.options, []
     for setting in options.profiles:
-        # The engine gets batches of the same size as the service's own calls.
+        # The engine gets batches of the mean size of the service's calls.
         size = round(subject.saturated(setting, options.seconds)["images_per_call"] or options.batch_size)
         rounds = []
         for _ in range(options.rounds):
@@ -34,7 +40,7 @@ def measure(subject: Subject) -> Report:
 
 
 def markdown(report: Report) -> str:
-    """Format the table: medians over the rounds."""
+    """Format the table, which shows medians over the rounds."""
     head = ["setting", "images a call", "service images/s", "engine images/s", "ratio", "lowest", "highest", "service cores"]
     head += ["generator cores", "generator ms a request", "one request alone ms", "one call ms", "difference ms"]
     fields = "setting batch images_per_second:.0f engine_images_per_second:.0f ratio:.3f least:.3f most:.3f service_cpu:.2f"
@@ -45,7 +51,7 @@ def markdown(report: Report) -> str:
 
 
 def _calls(subject: Subject, size: int, setting: str) -> list[float]:
-    """Call the bare engine until the time is up, and return the seconds of each call."""
+    """Call the bare engine for the configured number of seconds, and return the seconds of each call."""
     profile = subject.engine.setting(setting)
     taken, end = list[float](), time.perf_counter() + subject.options.seconds
     while not taken or time.perf_counter() < end:

@@ -40,26 +40,28 @@ MODEL = "model"
 _PATIENCE = 180.0
 _PROFILES = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
 _MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # limits on prepared requests
-_SETTLING = 0.2  # share at the start of a saturated span that is not counted
+_SETTLING = 0.2  # this share of a saturated measurement, at its start, is ignored
 
 
 class ServiceError(VmoeError):
-    """The service does not start, answer or end as it should."""
+    """Error raised if the service does not start, answer or end as it should."""
 
 
 class Service:
-    """A running service on loopback. It ends with its context.
+    """A service that runs on this machine's loopback address until its `with` block ends.
 
     Attributes:
-        port: the port it listens on.
+        port: the port on which it listens.
         start_seconds: time from its start to its first answer.
     """
 
     def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
-        """Start "ray", or the program at that path, on a bundle at a free port, and wait until it answers.
+        """Start a service for a bundle on a free port, and wait until it answers.
+
+        `program` is "ray", for `vmoe serve ray`, or the path of another program.
 
         Raises:
-            ServiceError: it can't be started, or ends at once.
+            ServiceError: the service can't be started, ends, or does not answer in time.
         """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -69,7 +71,7 @@ class Service:
         command += [str(bundle), "--host", "127.0.0.1", "--port", str(self.port), "--name", MODEL, *options]
         command += ["--backend", "onnxruntime"] if program == "ray" else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it stays open while the service runs)
-        # Use the same ONNX Runtime as the benchmark's own engine, which the service is compared with.
+        # Make the service use the ONNX Runtime of the benchmark's own engine, so that the comparison is fair.
         runtime = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), "")
         environment = {**os.environ, "RAY_ADDRESS": "", "VMOE_ONNXRUNTIME": str(runtime)}
         try:
@@ -102,11 +104,14 @@ class Service:
             raise ServiceError(f"the service ended with exit code {code} after SIGTERM: {self._last_line()}")
 
     def metric(self, name: str) -> float:
-        """Return the sum of a Prometheus metric over its labels; 0 if the service does not have it."""
+        """Return the sum of a Prometheus metric over all its labels, or 0 if the service does not report the metric."""
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self._get("/metrics") or "", re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
-        """Return the memory in bytes of each of the service's processes, by id. Shared memory is divided among its users."""
+        """Return the memory of each process of the service in bytes, by process id.
+
+        Memory that processes share is divided equally among them.
+        """
         fields = {int(folder.name): process_fields(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
         family, before = {self._process.pid}, 0
         while len(family) > before:
@@ -120,12 +125,12 @@ class Service:
         return memory
 
     def counters(self) -> Array:
-        """Return the service's totals so far: CPU seconds of its processes, images served, and calls."""
+        """Return the service's totals since its start: CPU seconds of its processes, images served, and engine calls."""
         served = self.metric("vmoe_images_served_total"), self.metric("vmoe_calls_total")
         return np.array([sum(map(cpu_seconds, self.memory())), *served])
 
     def _get(self, path: str) -> str | None:
-        """Return the body of an answer with status 200; None for other statuses."""
+        """Return the body of the answer to a GET request, or None if its status is not 200."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -173,13 +178,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """The engine and service under test, with the command line's options.
+    """The engine and the service under test, with the options of the command line.
 
     Attributes:
-        engine: an engine in the benchmark's own process; it idles while the service is measured.
+        engine: an engine in the benchmark's own process. It is idle while the service is measured.
         images: dtype[P*N,H,W,C] in the engine's input type, for P requests of N images each.
-        labels: i64[P,N], or None.
-        generator: the process that loads the service.
+        labels: i64[P,N], or None if the images have no labels.
+        generator: the process that sends requests to the service.
     """
 
     options: argparse.Namespace
@@ -193,9 +198,11 @@ class Subject:
         """Let the generator send all images at a setting, with `open_loop` or `closed_loop`.
 
         Returns:
-            The load, and a report: `accuracy`, the share of answered images classified correctly, None without labels;
-                `images_per_call`, the mean of the service's calls, None if there were none; and the CPU times
-                `service_seconds` and `generator_seconds`.
+            The load, and a report with these entries:
+
+            - `accuracy`: share of the answered images that were classified correctly; None without labels or answers.
+            - `images_per_call`: mean number of images per call of the service; None if there were no calls.
+            - `service_seconds`, `generator_seconds`: CPU times.
         """
         each, service = self.options.images_per_request, self.service
         requests = [infer_request(MODEL, self.images[i : i + each], setting) for i in range(0, len(self.images), each)]
@@ -214,12 +221,13 @@ class Subject:
         }
 
     def saturated(self, setting: str, seconds: float, connections: int | None = None) -> Report:
-        """Measure the service with connections that ask without a pause, by default enough for two full calls.
+        """Measure the service while each of several connections sends its next request as soon as it has an answer.
 
-        `service_cpu` and `generator_cpu` are in cores; `generator_ms` is CPU time per request.
+        By default, there are enough connections to fill two calls. In the report, `service_cpu` and `generator_cpu` are in
+        cores, and `generator_ms` is the generator's CPU time per request.
 
         Raises:
-            ServiceError: nothing was answered.
+            ServiceError: the service answered no request.
         """
         each = self.options.images_per_request
         connections = connections or 2 * max(self.options.batch_size // each, 1)
@@ -240,13 +248,13 @@ class Subject:
 
 
 def rate(done: Array, seconds: float) -> float:
-    """Return the rate of answers, per second, from the times at which they arrived.
+    """Return the rate of answers per second, computed from their arrival times.
 
-    The answers of a call arrive together. Counting answers would be inexact if the window cuts off part of a long call.
-    The slope of the number of answers over time does not depend on that.
+    All answers of one engine call arrive together. Dividing the number of answers by the time would be inexact, because the
+    window may cut off part of a long call. The slope of the number of answers over time does not depend on that.
 
     Args:
-        done: f64[R], seconds, in any order.
+        done: f64[R], arrival times in seconds, in any order.
         seconds: length of the window that contains them.
 
     Examples:
@@ -261,10 +269,12 @@ def rate(done: Array, seconds: float) -> float:
 def measure(
     options: argparse.Namespace, name: str, take: Callable[[Subject], Report], markdown: Callable[[Report], str]
 ) -> Report | None:
-    """Start engine, service and generator for `take`, print its report, and with -o write NAME.json.
+    """Start the engine, the service and the generator, call `take` with them, and print its report.
+
+    With the option -o, also write the report to NAME.json.
 
     Returns:
-        The report. None if something can't be measured; a line on standard error gives the reason.
+        The report, or None if something can't be measured. A line on standard error then gives the reason.
     """
     options.profiles = options.profiles or list(_PROFILES)
     try:
@@ -294,7 +304,7 @@ def measure(
 
 
 def _images(engine: Engine, options: argparse.Namespace) -> tuple[Array, Array | None]:
-    """Return as many images as fit into memory and make whole requests, and their labels."""
+    """Return images that fit into memory and fill whole requests, and their labels or None."""
     manifest, each = engine.manifest, options.images_per_request
     source = open_images(options.images, manifest.class_names, manifest.outputs)
     fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), _MOST_IMAGES)

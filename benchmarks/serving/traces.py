@@ -1,6 +1,6 @@
-"""Replay arrival traces over HTTP, at elastic capacity and at fixed settings.
+"""Replay of traces of request arrivals over HTTP, with elastic capacity and at fixed settings.
 
-The load is a share of the lowest setting's capacity.
+The peak request rate is a share of the capacity at the lowest setting.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from serving.service import Report, ServiceError, Subject
 _PAUSE = 1.0  # seconds between two traces, so that the service becomes idle
 _MEANINGFUL = 1.1
 """Smallest load, relative to the highest setting's capacity, at which elastic capacity has something to do."""
-BURST, CALM = 2.0, 4.0  # seconds of a burst, and between two bursts
-BURST_OVER_CALM = 4.0  # request rate in a burst over that between bursts
-NIGHT_OVER_NOON = 0.2  # request rate at the quietest time of a day over that at the busiest
+BURST, CALM = 2.0, 4.0  # seconds of a burst, and seconds between two bursts
+BURST_OVER_CALM = 4.0  # request rate during a burst, relative to the rate between bursts
+NIGHT_OVER_NOON = 0.2  # lowest request rate of a day, relative to its highest
 
 TRACES: dict[str, Callable[[Array, float], Array]] = {
     "poisson": lambda times, _: np.ones_like(times),
@@ -37,7 +37,7 @@ midnight."""
 
 
 def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
-    """Return the arrival times f64[N] of a Poisson process with at most `rate` requests per second.
+    """Return the arrival times f64[N] of a Poisson process with a peak rate of `rate` requests per second.
 
     Examples:
         >>> trace = arrivals("poisson", 100.0, 10.0, seed=1)
@@ -50,10 +50,11 @@ def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
 
 
 def measure(subject: Subject) -> Report:
-    """Saturate each setting, then replay each trace in each mode.
+    """Measure the saturated service at each setting, then replay each trace: elastic, at the highest and at the lowest
+    setting.
 
     Raises:
-        ServiceError: the service answers nothing, or a trace has no requests.
+        ServiceError: the service answers no request, or a trace has no requests.
     """
     options = subject.options
     points = [subject.saturated(name, options.saturate_seconds) for name in options.profiles]
@@ -83,30 +84,33 @@ def measure(subject: Subject) -> Report:
 
 
 def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
-    """Summarize a trace. Times count from when a request was due, so a late generator does not improve them.
+    """Summarize the replay of a trace.
+
+    Response times start when a request was due, not when it was sent, so a slow generator does not improve them.
 
     Args:
         load: the result of `open_loop`.
-        target: seconds from a request's due time to its answer.
+        target: largest number of seconds from a request's due time to its answer.
         order: names of the settings, the least accurate first.
-        bursts: start of each burst, in seconds from the start.
+        bursts: start of each burst, in seconds from the start of the load.
 
     Returns:
-        A mapping with, among others:
+        A mapping with these entries, among others:
 
-        - `in_time`: share of all requests answered within the target.
-        - `settings`: share of the answers served by each setting.
-        - `mean_level`: mean position of these settings in the order, from 0 to 1.
-        - `switch_ms`: for each burst that began above the lowest setting, the time until an answer came from a lower
-          setting than before; None if none did until the next burst.
-        - `timeline`: for each tenth of the trace, requests per second and the mean level, None without an answer.
+        - `in_time`: share of all requests that were answered within the target.
+        - `settings`: share of the answers that each setting served.
+        - `mean_level`: mean position in `order` of the setting that served an answer, from 0 to 1.
+        - `switch_ms`: an entry for each burst that began above the lowest setting: the time until the first answer at a
+          lower setting than the last one before the burst; None if there was no such answer before the next burst.
+        - `timeline`: for each tenth of the trace, the requests per second and the mean level, which is None without an
+          answer.
     """
     answered = np.flatnonzero(load.status == 200)
     seconds = (load.done - load.due)[answered]
     by_time = answered[np.argsort(load.done[answered], kind="stable")]
     served = [load.setting[index] for index in by_time]
     places = np.array([order.index(name) / max(len(order) - 1, 1) if name in order else np.nan for name in served])
-    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # if there is a single arrival
+    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # 1 second if all requests arrive at once
     when = np.minimum(((load.due - load.due[0]) / tenth).astype(int), 9)
     parts = [places[when[by_time] == part] for part in range(10)]
     return {
@@ -174,7 +178,7 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
-    """Draw a row of panels for each trace: the modes on the left, load and level over time on the right."""
+    """Draw a row of panels for each trace: on the left a comparison of the modes, on the right load and level over time."""
     from matplotlib.figure import Figure
 
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))

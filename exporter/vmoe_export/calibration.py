@@ -1,8 +1,9 @@
-"""Round the int4 weights of experts to minimize the error of their outputs on a user's images: GPTQ (arXiv 2210.17323).
+"""Round int4 expert weights so that the experts' outputs on a user's images change as little as possible.
 
-Plain rounding takes the nearest value of each weight. Here, each column is rounded from its first weight to its last. The
-rounding error of a weight is compensated by the weights after it, as far as their inputs are correlated. The format and the
-scales stay the same.
+The method is GPTQ (arXiv 2210.17323). Plain rounding moves each weight to the nearest int4 value. GPTQ rounds the weights of
+a column one by one, from first to last. After each step, it adjusts the remaining weights of the column to compensate for
+the rounding error, as far as the inputs of these weights are correlated. The storage format and the scales stay the same as
+with plain rounding.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from vmoe_export.validation.reference_weights import Weights, official_weights
 from vmoe_export.weight_types.int4 import INT4, INT4_GROUP, LARGEST_INT4, pack_int4, quantize_groups, spread_groups
 from vmoe_measure.image_source import ImageSource
 
-_IMAGES = 128  # the most that are used, unless one routing group is larger
-_DAMPING = 0.01  # as a share of the inputs' mean square
+_IMAGES = 128  # maximum number of images used, unless a single routing group is larger
+_DAMPING = 0.01  # added to the Hessian's diagonal, as a fraction of the diagonal's mean
 
 
 def calibrate(
@@ -34,11 +35,11 @@ def calibrate(
     source: ImageSource,
     advance: Callable[[float], None] = lambda parts: None,
 ) -> None:
-    """Round the int4 weights of a weights file again, for the first images of `source`.
+    """Replace the int4 weights in a weights file by weights that are rounded for the first images of `source`.
 
     Args:
-        path: a file from `write_weights`; its int4 weights are replaced.
-        spans: the positions of its tensors.
+        path: a file written by `write_weights`; it is changed in place.
+        spans: the position of each tensor in the file.
         plan: the plan of the export.
         source: the user's images.
         advance: called with 1 after each part of the model.
@@ -47,15 +48,15 @@ def calibrate(
         ImageError: the images don't fit the model, or do not fill a routing group.
     """
     images, _ = next(iter(user_batches(source, plan.grouping.batch_multiple, plan.input_spec, 1, _IMAGES)))
-    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the most expensive, whose experts process the most tokens
+    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the most expensive profile: its experts process the most tokens
     weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
     run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles, lambda part, steps: advance(1))
 
 
 def round_for_inputs(weights: Array, inputs: Array) -> Array:
-    """Quantize weights f32[depth, outputs] to int4 values in int8[depth, outputs], for inputs f32[rows, depth].
+    """Quantize weights f32[depth, outputs] for inputs f32[rows, depth], and return int4 values as int8[depth, outputs].
 
-    The scales are those of plain rounding.
+    The scales are the same as with plain rounding.
     """
     depth = len(weights)
     scales = spread_groups(quantize_groups(weights)[1], depth)
@@ -75,7 +76,7 @@ def round_for_inputs(weights: Array, inputs: Array) -> Array:
 
 
 class _Calibration(ReferenceModel):
-    """The float32 reference, which quantizes each kernel of an expert when it reaches it, for the rows multiplied by it."""
+    """A float32 reference that quantizes each expert kernel just before use, for the rows that the kernel multiplies."""
 
     def __init__(self, model: ExportedModel, weights: Weights, path: Path, spans: Mapping[str, Span]) -> None:
         super().__init__(model, weights)

@@ -113,8 +113,8 @@ def export(
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
     CKPT is PREFIX or PREFIX.index of the official format, an Orbax folder, a .safetensors file, a torch .pt, .pth or .bin
-    file, or a float32 bundle, whose settings replace the defaults below; it takes no --preset. It may also be the folder or
-    a file of a ViT of another library (see --families), or an address, such as gs://BUCKET/PREFIX.
+    file, or a float32 bundle. A bundle's own settings replace the defaults below, and --preset does not apply to a bundle.
+    CKPT may also be the folder or a file of another library's ViT (see --families), or a URL such as gs://BUCKET/PREFIX.
 
     Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
     """
@@ -125,7 +125,7 @@ def export(
     chosen: dict[str, Any] = {name: None if value == () else value for name, value in fields.items()}
     options = ExportOptions(class_names=None if class_names is None else class_names_of(class_names), **chosen)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images).checked(options.precision)
-    # Markup is off: paths and names of groups may contain brackets.
+    # Turn markup off, because paths and group names may contain brackets.
     show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)
     target = out or default_target(checkpoint, options.precision)
     started = time.monotonic()
@@ -167,7 +167,11 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
 
 
 def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) -> str:
-    """Return the closing line: the bundle and the next command, or after a dry run the size and cost of the export."""
+    """Return the last line of output.
+
+    After an export, the line names the bundle and the next command. After a dry run, it states the size and cost of the
+    export.
+    """
     target, plan = printable(str(result.path)), result.plan
     if cost:
         checks = ", ".join(f"{_duration(seconds)} in {name}" for name, seconds in cost.validation_seconds.items())
@@ -178,7 +182,7 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
             f"{validation}"
         )
     size = sum(path.stat().st_size for path in result.path.iterdir())
-    # Without ./, the program would read a path that begins with a dash as an option.
+    # Add ./ to a path that begins with a dash, because the program would read it as an option.
     path = f"./{target}" if target.startswith("-") else target
     alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
     command = f"vmoe run {shlex.quote(path)} IMAGE" if alone else f"vmoe bench {shlex.quote(path)}"
@@ -190,10 +194,10 @@ def _duration(seconds: float) -> str:
 
 
 def class_names_of(source: str) -> Sequence[str]:
-    """Return class names from a file with one per line, or from a built-in list.
+    """Return class names from a file with one name per line, or from the built-in list `source`.
 
     Raises:
-        OptionError: the file can't be read.
+        OptionError: the file can't be read, or is not UTF-8.
     """
     if source in CLASS_LISTS:
         return names_of(source)

@@ -1,4 +1,4 @@
-"""The errors that vmoe_export raises. The message of each is meant for users."""
+"""Errors that vmoe_export raises. Their messages are meant for users."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ExportResult(Findings):
     Attributes:
         path: the bundle.
         plan: the plan of the export.
-        tensorrt: the TensorRT graph file of each profile; the key of a dense ViT is "model".
+        tensorrt: the file name of each TensorRT graph, by profile name; for a dense ViT, the only key is "model".
     """
 
     path: Path
@@ -55,15 +55,18 @@ def export_bundle(
     """Export a checkpoint to a bundle.
 
     Args:
-        checkpoint: a path for `open_checkpoint`, or an address such as gs://bucket/b16.
+        checkpoint: a path for `open_checkpoint`, or a URL such as gs://bucket/b16.
         path: the bundle's folder, such as `b16.vmoe`.
         options: the options of the export. You can pass its fields as keyword arguments instead.
-        validate: read the weights back, run each part of the written graphs in ONNX Runtime, and compare with a reference.
-        atol: largest absolute difference between a part of a graph and the reference. Default: what rounding explains.
-        max_distance: largest relative difference between a part and float32. Default: the limit of the precision.
+        validate: read the weights back, run each part of the written graphs in ONNX Runtime, and compare the results with a
+            reference.
+        atol: largest allowed absolute difference between the results of a graph part and of the reference. Default: the
+            difference that rounding explains.
+        max_distance: largest allowed relative difference between the results of a graph part and of float32. Default: the
+            limit of the precision.
         images: an npz file or a folder of pictures, used to measure the difference from float32; see
-            `vmoe_measure.image_source.open_images`. The first 128 also optimize the rounding of int4 weights. Default: a few
-            random images.
+            `vmoe_measure.image_source.open_images`. The first 128 images also optimize the rounding of int4 weights.
+            Default: a few random images.
         force: replace an existing bundle.
         fields: fields of ExportOptions, if `options` is None.
 

@@ -21,11 +21,11 @@ ROUNDED_IMAGES = 4
 ROWS_AT_ONCE = 16
 """Images whose hidden features the reference holds in memory at once."""
 
-_GRAPH_RUNS = 5  # the reference, and two graphs, each run on the reference's activations and on its own
-_ROUNDED_RUNS = 3  # the stored weights from end to end, the stored weights part by part, and float32
+_GRAPH_RUNS = 5  # one run of the reference, and two of each of two graphs: on the reference's activations and on its own
+_ROUNDED_RUNS = 3  # one run each: the stored weights end to end, the stored weights part by part, and float32
 _SECONDS_PER_GB = 4.2  # to read, round, write and hash a GB of float32 weights
 _START_SECONDS, _START_BYTES = 3, 300_000_000
-_COPIES = 5  # arrays of the activations' size that exist at once while a part is computed
+_COPIES = 5  # number of arrays of the activations' size that exist at once while a part is computed
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class ExportCost:
     """An estimate for this machine.
 
     Attributes:
-        seconds: duration of the export, with its validation.
+        seconds: duration of the export, including its validation.
         memory_bytes: peak memory.
-        validation_seconds: the share of validation in each precision; empty if the export is not validated.
+        validation_seconds: duration of the validation alone, for each precision; empty if the export is not validated.
     """
 
     seconds: float

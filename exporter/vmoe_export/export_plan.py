@@ -39,7 +39,7 @@ from vmoe_runtime.routing_rules import RoutingRules
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """All decisions made before the first byte is written.
+    """All decisions about an export, made before the first byte is written.
 
     A dense ViT or a Soft MoE has no `profiles` unless it merges tokens.
     """
@@ -76,7 +76,7 @@ class ExportPlan:
 
     @property
     def tensorrt_precision(self) -> TensorRtPrecision | None:
-        """The type of the large products of the TensorRT graphs; None if there are none."""
+        """The type of the large products in the TensorRT graphs; None if no TensorRT graphs are written."""
         return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
 
     @property
@@ -122,7 +122,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         CheckpointError: the tensors do not match the model.
         ConfigError: the config contradicts the tensors, or describes an unsupported model.
         OptionError: an option does not fit the model.
-        RoutingError: the model cannot run with a capacity ratio or k.
+        RoutingError: the model cannot run with a requested capacity ratio or k.
     """
     checkpoint, options = _under_official_names(checkpoint, options)
     own_config, trunk = options.config, checkpoint
@@ -179,7 +179,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
     """Translate another library's checkpoint to official names, and complete the options from that model's files.
 
-    An official checkpoint and its options stay the same.
+    An official checkpoint and its options are returned unchanged.
     """
     family = family_of(checkpoint.info)
     if family is None:
@@ -204,7 +204,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
 
 
 def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | None:
-    """Return the feature of the model or its profiles that TensorRT graphs do not support, or None."""
+    """Return the feature of the model or its profiles that TensorRT graphs do not support; None if all are supported."""
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
@@ -218,9 +218,10 @@ def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | 
 
 
 def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that may be an E3 by its name, if nothing states its ensemble size.
+    """Raise ConfigError if the checkpoint's name suggests an E3, but nothing states its ensemble size.
 
-    A pre-trained E3 has the same tensors as a plain V-MoE. Read as a V-MoE, it would silently give wrong answers.
+    A pre-trained E3 has the same tensors as a plain V-MoE. If the exporter read it as a plain V-MoE, the model would
+    silently give wrong answers.
     """
     if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in checkpoint.path.name:
         raise ConfigError(
@@ -271,7 +272,7 @@ def _check_precision(options: ExportOptions, model: ModelConfig) -> None:
 
 
 def _layers(options: ExportOptions, model: ModelConfig) -> tuple[int, ...]:
-    """Return the blocks after which the residual stream is an output."""
+    """Return the numbers of the blocks after which the residual stream is an output."""
     layers = tuple(options.layers or ())
     if layers and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) has separate tokens of each member, so it cannot return layers; omit --layers")
@@ -304,7 +305,7 @@ def _rules(exported: ExportedModel) -> RoutingRules:
 def _notes(
     config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions, checkpoint: Checkpoint
 ) -> tuple[str, ...]:
-    """Return notes on what a user may not expect, above all training settings that the export ignores."""
+    """Return notes on what may surprise a user, mainly training settings that the export ignores."""
     notes = []
     if unknown := [*unknown_fields(config)]:
         listed = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
@@ -353,7 +354,10 @@ def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
 
 
 def _check_size(preset: Preset, model: ModelConfig) -> None:
-    """Refuse a checkpoint of another image size than the preset's: only --image-size resizes a position embedding."""
+    """Raise ConfigError if the image sizes of the preset and the checkpoint differ.
+
+    A position embedding is resized only if the user passes --image-size.
+    """
     if preset.image_size != model.image_size:
         own = pixels(model.image_size)
         raise ConfigError(
@@ -363,15 +367,15 @@ def _check_size(preset: Preset, model: ModelConfig) -> None:
 
 
 def _of_preset(message: str, preset: Preset | None) -> str:
-    """Name the preset in a message about "the config", if the config comes from the preset."""
+    """Replace "the config" in a message by the preset's name, if the config comes from a preset."""
     return message.replace("the config", f"preset {preset.name}") if preset else message
 
 
 def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
     """Return a note if the file name contains the name of a preset that is not used.
 
-    It is only a note, because the name proves nothing: several released checkpoints have tensors of the same names and
-    shapes.
+    This is not an error, because a file name proves nothing. The tensors can't confirm it either: several released
+    checkpoints have the same tensor names and shapes.
     """
     found = preset_in(checkpoint.path.name)
     if found is None or options.config is not None or options.preset == found.name:
@@ -383,7 +387,7 @@ def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
 
 
 def _unseen_pixels(model: ModelConfig) -> list[str]:
-    """Return a note if the patches do not cover the whole image, so that the rest is cut off."""
+    """Return a note if the patches do not cover the whole image, because the model ignores the uncovered pixels."""
     (rows, columns), (height, width) = model.grid, model.patch_size
     whole = (rows * height, columns * width)
     if whole == model.image_size:

@@ -1,8 +1,8 @@
 """The table of precisions, shared by the parameters, the weights file, the graphs and validation.
 
-A precision chooses the type in which the weights of the large products are stored. The type also decides how these products
-are computed; see `weight_types`. Everything else is float32 in every precision: the router, the head, layer norms, softmax,
-biases, and the residual stream.
+A precision determines the type in which the weights of the large products are stored. The type also determines how these
+products are computed; see `weight_types`. Everything else is float32 in every precision: the router, the head, layer norms,
+softmax, biases, and the residual stream.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vmoe_runtime.precisions import TensorRtPrecision
 ExportPrecision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts", "fp16"]
 """The values of `--precision`. fp16 is for TensorRT graphs only; the weights and all other graphs are float32 then."""
 
-_LONGEST_ROW = 1024  # the most hidden features of a row that share one scale
+_LONGEST_ROW = 1024  # maximum number of hidden features in a row that share one scale
 _LONGEST_CHUNK = 512
 _CHUNK_MULTIPLE = 64  # the depth of an int8 tile on CPUs with matrix units
 
@@ -29,10 +29,10 @@ class Numbers:
     Attributes:
         dense: type of the weights of linear layers, attention and MLPs, including the patch embedding.
         experts: type of the expert weights.
-        tensorrt: type of the large products in TensorRT graphs; None if there are no such graphs in this precision.
-        distance: largest relative difference of a part from float32. Rounding to bfloat16 changes what a part adds to the
-            residual stream by less than one percent, int8 by a few percent. A part that changes by far more has weights or
-            activations that the type cannot represent.
+        tensorrt: type of the large products in TensorRT graphs; None if this precision has no TensorRT graphs.
+        distance: largest allowed relative difference of a part from float32. Rounding to bfloat16 changes what a part adds
+            to the residual stream by less than one percent; rounding to int8 changes it by a few percent. If a part changes
+            by far more, the type cannot represent its weights or activations.
         validation_seconds: estimated time per GB of float32 weights to read them back and to compare rounded parts with
             float32; measured on a B/16 with two CPUs.
         words: a description of the stored types for users.
@@ -81,10 +81,10 @@ def weight_type(name: str, precision: ExportPrecision) -> WeightType:
 
 
 def hidden_chunk(hidden: int, weights: WeightType) -> int:
-    """Return how many hidden features of an MLP share one scale of their row, or 0 if the whole row has one scale or none.
+    """Return how many hidden features share one scale of their row.
 
-    A long row is likely to have outliers, so it is split into equal chunks of at most 512. That also keeps the sums of a
-    chunk below 2**24, where they are exact in float32.
+    The result is 0 if the whole row has a single scale or no scale. A long row is likely to have outliers, so it is split
+    into equal chunks of at most 512. Chunks of this size also keep their sums below 2**24, where they are exact in float32.
     """
     if weights.scales is None or hidden <= _LONGEST_ROW:
         return 0

@@ -1,4 +1,4 @@
-"""Presets of the checkpoints released by google-research/vmoe, for what their tensors do not determine."""
+"""Presets for the checkpoints released by google-research/vmoe. They provide what the tensors do not determine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Preset:
 
     Attributes:
         name: the prefix of its files.
-        description: the model and its training data, and which of its values are assumed.
+        description: the model, its training data, and which of its values are assumed.
         config: its model config under the official field names.
         image_size: (height, width) in pixels.
         class_names: a name in `class_names.CLASS_LISTS`; None if there is no list of its classes.
@@ -27,7 +27,8 @@ class Preset:
     class_names: str | None
 
 
-# Standard sizes of configs/vmoe_paper: the side of a patch in pixels, the hidden size, and fields of the encoder.
+# Standard sizes of configs/vmoe_paper: side of a patch in pixels, hidden size, fields of the encoder, and the numbers of the
+# MoE blocks.
 _S32_LAST_2 = (32, 512, {"num_layers": 8, "mlp_dim": 2048, "num_heads": 8}, [5, 7])
 _B16_EVERY_2 = (16, 768, {"num_layers": 12, "mlp_dim": 3072, "num_heads": 12}, [1, 3, 5, 7, 9, 11])
 _EXPERTS = 8
@@ -107,6 +108,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
 
 
 def preset_in(file_name: str) -> Preset | None:
-    """Return the preset whose name occurs in a file name, the longest if there are several, or None."""
+    """Return the preset whose name occurs in a file name, or None. If several names occur, the longest is chosen."""
     found = [preset for name, preset in PRESETS.items() if name in file_name]
     return max(found, key=lambda preset: len(preset.name), default=None)

@@ -1,4 +1,4 @@
-"""Open checkpoints at an address: the files that the reader needs are first copied to a private folder."""
+"""Open checkpoints at a URL. The files that the reader needs are first copied to a private folder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _FINISHED = "commit_success.txt"
 def checkpoint_at(
     source: str | os.PathLike[str], tell: Callable[[int, int], object] = lambda done, total: None
 ) -> Iterator[Checkpoint]:
-    """Open a checkpoint at a path or an address. A copy from an address is deleted when the block ends.
+    """Open a checkpoint at a path or a URL. A copy from a URL is deleted when the block ends.
 
     Args:
-        source: a path for `open_checkpoint`, or an address, such as gs://bucket/b16.
-        tell: called during the copy with the number of bytes copied and the number needed.
+        source: a path for `open_checkpoint`, or a URL, such as gs://bucket/b16.
+        tell: called during the copy with the number of bytes copied so far and the total number of bytes.
 
     Raises:
-        RemoteError: nothing is at the address, or it can't be copied.
-        VmoeError: any error of `open_checkpoint`. Its message, like that of any VmoeError in the block, has the address in
-            place of the copy's path.
+        RemoteError: nothing is at the URL, or it can't be copied.
+        VmoeError: any error of `open_checkpoint`, or any VmoeError raised in the block. Its message contains the URL instead
+            of the copy's path.
     """
     if not isinstance(source, str) or not is_address(source):
         with open_checkpoint(source) as checkpoint:
@@ -77,7 +77,8 @@ def _copy(files: RemoteFiles) -> None:
         elif _ORBAX & set(names):
             files.copy_below("")
         elif steps:
-            # Take the newest finished step. On a file system no step may have the marker file, so fall back to the newest.
+            # Copy the newest finished step. On a file system, perhaps no step has the marker file of finished steps; if so,
+            # copy the newest step.
             newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
             files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
         else:

@@ -11,8 +11,8 @@ def read_small(path: Path) -> bytes:
     """Read a whole file, or a pipe such as the shell's `<(...)`.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is larger than 16 MiB or endless, or the path contains a zero byte.
+        OSError: the file can't be read.
+        ValueError: the file is larger than 16 MiB, the pipe is endless, or the path contains a zero byte.
     """
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)

@@ -19,7 +19,7 @@ from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
-_MUCH = 0.1  # as a share of the requested ratio
+_MUCH = 0.1  # relative difference of the effective from the requested capacity ratio above which a note is shown
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -69,7 +69,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     # The config is a mapping if it comes from a bundle or from the files of another library's model.
     given = "preset" if plan.preset else "model's files" if isinstance(plan.options.config, dict) else "config"
     origins = {"config": f"From the {given}", **_ORIGINS}
-    # The table of profiles shows the values of --capacity and --k.
+    # Leave out the values of --capacity and --k, which are in the table of profiles.
     chosen = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
         fields = sorted(name for name, source in model.origins.items() if source == origin and not chosen.get(name))
@@ -81,9 +81,9 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """Return a table with one row per profile: requested and effective ratio, slots, and FLOPs.
+    """Return a table with one row per profile: requested and effective capacity ratio, slots, and FLOPs.
 
-    FLOPs are also given relative to the dense ViT of the same size. The profile's name shows its other settings.
+    FLOPs are also given relative to the dense ViT of the same size. Other settings of a profile are part of its name.
     """
     rows = [
         {
@@ -105,7 +105,11 @@ def profile_table(plan: ExportPlan) -> Table:
 
 
 def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
-    """Return notes on profiles that equal another, are far from their ratio, or cost more than the dense ViT."""
+    """Return notes on three kinds of profiles.
+
+    These profiles have the same effect as another profile, an effective ratio far from the requested one, or a higher cost
+    than the dense ViT.
+    """
     notes = []
     by_setting: dict[object, list[Profile]] = {}
     for profile in plan.profiles:
@@ -126,7 +130,10 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 
 
 def validation_lines(result: ExportResult) -> Iterator[str]:
-    """Yield lines with the measurements of validation and their limits. The JSON has the numbers by graph and profile."""
+    """Yield lines that summarize the measurements of validation and their limits.
+
+    The JSON has the measurements for each graph and profile.
+    """
     output = result.plan.output
     if result.limits:
         yield _compared("ONNX Runtime against the reference", output, result.comparisons, result.limits)

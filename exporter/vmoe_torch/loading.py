@@ -48,14 +48,13 @@ def load_model(
     """Load a checkpoint as a torch module in float32, on the CPU, with all parameters trainable.
 
     Args:
-        checkpoint: a path or address, as for `vmoe_export.open_checkpoint`.
+        checkpoint: a path, as for `vmoe_export.open_checkpoint`.
         config: an official model config: a mapping, or the path of a JSON file.
-        num_classes: replace the head with a zero-initialized one for this many classes. Default: keep the checkpoint's
-            head.
+        num_classes: replace the head with a zero-initialized one for this many classes. Default: keep the checkpoint's head.
         capacity: default capacity ratio of calls. Settings that are not passed have the same defaults as in an export.
         k: default number of experts per token of calls.
         noise_std: standard deviation of the routers' noise in training, see `Vmoe`; official configs use 1.
-        fields: other settings, see `vmoe_runtime.settings.Choices`; and preset, image_size, group, batch_size, rounding,
+        fields: other settings, see `vmoe_runtime.settings.Choices`. Also preset, image_size, group, batch_size, rounding,
             capacity_multiple_of, dispatch_bf16, ensemble_size, router, output and normalize, as in
             `vmoe_export.ExportOptions`.
 
@@ -87,7 +86,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
     if checkpoint.family_title:
         raise CheckpointError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models become torch models")
     asked = options.output
-    if num_classes is not None and asked == "logits":  # the logits of the new head; the checkpoint may have no head
+    if num_classes is not None and asked == "logits":  # the new head returns logits, even if the checkpoint has no head
         options = replace(options, output=None)
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output

@@ -21,7 +21,7 @@ def importance_loss(logits: Tensor) -> Tensor:
         logits: float32[..., S, E], the `router_logits` of a layer.
 
     Returns:
-        float32[...], one value per group; 0 if the sums are equal.
+        float32[...], one value per group; 0 if all experts are equally important.
 
     Examples:
         >>> importance_loss(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]))

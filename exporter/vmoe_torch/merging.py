@@ -17,8 +17,8 @@ class Merged(NamedTuple):
     """The state of an image's tokens after merging.
 
     Attributes:
-        sizes: number of original tokens that each token is the mean of, f32[N,T].
-        token: index of the token that each original token is part of, i64[N,T0].
+        sizes: f32[N,T], the number of original tokens that each token is the mean of.
+        token: i64[N,T0], for each original token, the index of the token that now contains it.
     """
 
     sizes: Tensor
@@ -38,7 +38,8 @@ def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, pref
     key.
     """
     tokens = x.shape[1]
-    # Tokens 0, 2, 4 ... are candidates, except a classifier's token 0. After a longer prefix, counting restarts at 0.
+    # Tokens 0, 2, 4, ... are candidates, except token 0 if it is the whole prefix. After a longer prefix, the counting of
+    # tokens starts again at 0.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
     joining, others = len(range(first, tokens, 2)), len(range(joined, tokens, 2))
     count = min(count, tokens // 2, joining) if others else 0
@@ -49,7 +50,7 @@ def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, pref
         metric = mean / torch.sqrt((mean * mean).sum(dim=-1, keepdim=True) + MERGE_EPSILON)
         scores = metric[:, first::2] @ metric[:, joined::2].transpose(1, 2)
         best, to = scores.nan_to_num(nan=-torch.inf).max(dim=2)
-        # On ties the lower index wins: argmax returns the first of equal booleans.
+        # On ties, choose the lower index: argmax returns the first of equal values.
         to = (scores.nan_to_num(nan=-torch.inf) == best[..., None]).int().argmax(dim=2)
         turn = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         goes, behind = turn < count, prefix + joining - count

@@ -29,7 +29,7 @@ LayerRouting = dict[str, Tensor]
 
 
 class _Parameters(nn.Module):
-    """A node of the parameter tree; children and parameters are added by name."""
+    """A node of the parameter tree. Children and parameters are added to it by name."""
 
 
 class Vmoe(nn.Module):
@@ -72,7 +72,7 @@ class Vmoe(nn.Module):
         """Return the profile that a call with these arguments uses; None for a model without routing and merging.
 
         Args:
-            profile: a profile, or a systematic name such as `c0.3-k1`. Default: the model's.
+            profile: a profile, or a systematic name such as `c0.3-k1`. Default: the model's `profile`.
             fields: fields of `vmoe_runtime.Setting` that differ from the profile.
 
         Raises:
@@ -102,15 +102,15 @@ class Vmoe(nn.Module):
         """Run the model like `forward`, and also return the routing of each MoE layer.
 
         Returns:
-            The output, and a dictionary for each layer by the name of its block, such as `encoderblock_1`. Its entries
-            are those of `Engine.routing`:
+            The output, and a dictionary for each layer by the name of its block, such as `encoderblock_1`. Its entries are
+            those of `Engine.routing`, and router logits:
 
             - Top-k: `expert` i32[G,S,K], `kept` bool[G,S,K] and `weight` [G,S,K].
-            - Experts choice: `kept` and `weight` [G,S,E].
+            - Expert choice: `kept` and `weight` [G,S,E].
             - Soft MoE: `dispatch` and `combine` [G,S,E,P].
             - Any kind, if tokens were merged: `token` [N,T].
-            - Top-k and experts choice: `router_logits` float32[G,S,E]; for an E3 [G,M,S/M,E/M].
-            - Top-k and experts choice: `noisy_router_logits`, equal to `router_logits` if no noise was added.
+            - Top-k and expert choice: `router_logits` float32[G,S,E]; for an E3 [G,M,S/M,E/M].
+            - Top-k and expert choice: `noisy_router_logits`, equal to `router_logits` if no noise was added.
         """
         setting = self.setting(profile, **fields)
         self._check(images)
@@ -124,14 +124,14 @@ class Vmoe(nn.Module):
             x, merged = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x, merged, merge)
             if moe and i in moe.layers:
                 layer = moe.layers.index(i)
-                if layer == 0 and members > 1:  # everything before this layer is the same for all members
+                if layer == 0 and members > 1:  # all members share everything before this layer
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
                 x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer, merged)
                 if merged:
                     routes[f"encoderblock_{i}"]["token"] = merged.token
             else:
                 x = x + ops.mlp(self._layer_norm(f"{block}.LayerNorm_1", x), *self._mlp(f"{block}.Mlp"))
-        if self.config.classifier in ("token", "0"):  # a token's norm does not depend on the others
+        if self.config.classifier in ("token", "0"):  # the norm of a token does not depend on other tokens
             x = x[:, 0]
         return self._head(self._layer_norm("Encoder.encoder_norm", x), merged.sizes if merged else None), routes
 
@@ -161,7 +161,7 @@ class Vmoe(nn.Module):
             node.register_buffer(leaf, torch.from_numpy(embedding), persistent=False)
             return
         if name.endswith("/Moe/Router/dense/kernel") and (members := self.config.ensemble_size) > 1:
-            # Give an E3's router an axis of members, so that a fine-tuned E3 is not mistaken for a plain V-MoE.
+            # Give an E3's router an axis for the members, so that a saved E3 is not mistaken for a plain V-MoE.
             shape = (shape[0], members, shape[1] // members)
         node.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta")))
 
@@ -175,7 +175,7 @@ class Vmoe(nn.Module):
         return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
 
     def _dense(self, path: str, x: Tensor) -> Tensor:
-        # Kernels and biases of attention have an extra axis for the heads. The patch kernel has two extra ones for pixels.
+        # Kernels and biases of attention have an extra axis for the heads. The patch kernel has two extra axes for pixels.
         kernel, bias = self._layer(path)
         return x @ kernel.reshape(x.shape[-1], -1) + bias.flatten()
 
@@ -187,7 +187,7 @@ class Vmoe(nn.Module):
         (rows, columns), (height, width) = config.grid, config.patch_size
         if (rows * height, columns * width) != config.image_size:
             image = image[:, : rows * height, : columns * width]
-        # A convolution whose stride equals its kernel size is a single product of flattened patches.
+        # A convolution whose stride equals its kernel size is a single matrix product of flattened patches.
         patches = image.reshape(-1, rows, height, columns, width, config.channels).permute(0, 1, 3, 2, 4, 5)
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
         if config.classifier == "token":
@@ -208,7 +208,9 @@ class Vmoe(nn.Module):
             return merge_tokens(x + added, keys, merged, merge, heads, self.config.prefix_tokens)
 
     def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run multi-head attention of queries[N,Q,D] over keys[N,T,D]; sizes[N,T] counts the original tokens in each key.
+        """Run multi-head attention of queries[N,Q,D] over keys[N,T,D].
+
+        sizes[N,T] is the number of original tokens in each key.
 
         Returns:
             The output, and the projected keys.
@@ -235,7 +237,8 @@ class Vmoe(nn.Module):
         self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int, merged: Merged | None = None
     ) -> tuple[Tensor, LayerRouting]:
         """Run MoE layer number `layer` of the model, with its layer norm and residual, on x[N,T,D]."""
-        # In a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of an image are adjacent.
+        # In a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of a whole image are
+        # adjacent.
         members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
         images = rows // members
         if members > 1:
@@ -255,7 +258,7 @@ class Vmoe(nn.Module):
         return y, routes
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, setting: Profile, slots: int) -> tuple[Tensor, LayerRouting]:
-        """Run routing, dispatch, experts and combine on groups x[G,S,D], for top-k and experts choice."""
+        """Run routing, dispatch, experts and combine on groups x[G,S,D], for top-k and expert choice."""
         clean = noisy = ops.router_logits(x, self._p(f"{block}.Moe.Router.dense.kernel"))
         if self.training and self.noise_std:
             noisy = clean + torch.randn_like(clean) * (self.noise_std / clean.shape[-1])
@@ -272,13 +275,14 @@ class Vmoe(nn.Module):
         """Run a Soft MoE on groups x[G,S,D]. It has no settings."""
         router, bf16 = f"{block}.Moe.Router", moe.dispatch_bf16
         dispatch, combine = ops.soft_router(x, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
-        # bf16 rounds the tokens and the experts' outputs, but not the mixtures of either.
+        # With bf16, round the tokens and the experts' outputs, but not the mixtures of tokens or of outputs.
         out = ops.expert_mlp(ops.soft_dispatch(x, dispatch, bf16), *self._mlp(f"{block}.Moe.Mlp"))
         return ops.soft_combine(out, combine, bf16), {"dispatch": dispatch, "combine": combine}
 
     def _head(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         if self.config.classifier == "gap":
-            # Compute the mean as a product: runtimes sum a plain mean in another order if the batch is a single image.
+            # Compute the mean as a matrix product: runtimes sum a plain mean in another order if the batch is a single
+            # image.
             tokens = self.config.num_tokens
             shares = x.new_full((1, 1, tokens), 1 / tokens) if sizes is None else (sizes[:, None] / tokens).to(x.dtype)
             x = (shares @ x)[:, 0]

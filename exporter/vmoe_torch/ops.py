@@ -12,7 +12,7 @@ from vmoe_export.ops.table import SIGMOID_SLOPES, SOFT_EPSILON, Activation
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context without autocast. In a shorter type, tokens would get other experts and other merges."""
+    """Return a context that disables autocast. In a shorter type, tokens could be routed or merged differently."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 

@@ -1,7 +1,7 @@
 """Routing in torch. Settings are plain numbers, and no data leaves the device of the gates.
 
-So nothing waits for the device, and calls may be captured in a CUDA graph or run on torch's `meta` device. A pool is the
-exception, because the number of slots that an expert needs is known only on the device.
+So no call waits for the device, and calls may be captured in a CUDA graph or run on torch's `meta` device. A call with a
+pool is the exception, because the number of slots that an expert needs is known only on the device.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def route(
         capacity: slots per expert and group.
         k: experts per token, 1 to E.
         bpr: whether to serve tokens by Batch Priority Routing instead of in their order.
-        pool: whether the experts of a group share one pool of slots. Unless compiled, the call then waits for the device
-            once.
+        pool: whether the experts of a group share one pool of slots. If so, the call waits for the device once, unless it is
+            compiled.
         max_experts: number of experts that a group may use; None for all.
 
     Returns:
@@ -41,7 +41,7 @@ def route(
     is_open = torch.ones_like(queue, dtype=torch.bool)
     if max_experts is not None and max_experts < experts:
         is_open = _allowed_experts(value[..., 0], order[..., 0], experts, max_experts).gather(1, queue)
-    # One byte per element; torch's one_hot uses eight.
+    # This takes one byte per element; torch's one_hot takes eight.
     asks = queue[..., None] == torch.arange(experts, device=device)
     position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
     group = torch.arange(groups, device=device)[:, None]
@@ -61,7 +61,8 @@ def route(
     served = queue_slot.reshape(groups, k, tokens).transpose(1, 2)
     slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
     token = (group * tokens + serving).repeat(1, k)
-    # Dropped pairs write to an extra slot after the last. To skip these pairs, the CPU would have to know their number.
+    # Dropped pairs write to an extra slot after the last one. To skip dropped pairs, the CPU would have to know their
+    # number.
     src = torch.full((experts * row + 1,), -1, device=device)
     src.scatter_(0, torch.where(kept, queue_slot, experts * row).flatten(), token.flatten())
     return slot.to(torch.int32), weight, src[:-1].reshape(experts, row).to(torch.int32), expert.to(torch.int32)

@@ -14,7 +14,8 @@ namespace vmoe {
 #if defined(__x86_64__) && defined(__linux__)
 namespace {
 
-// arch_prctl(2): requests permission to use the large state of the tile registers.
+// Arguments of arch_prctl(2) that request permission to use the tile registers. Linux grants such a large register
+// state only on request.
 constexpr int kRequestStatePermission = 0x1023;
 constexpr int kTileData = 18;
 
@@ -28,7 +29,7 @@ TileConfiguration sixteen_lines() {
   return configuration;
 }
 
-// Assembly, so that no compiler needs to know the instructions.
+// Written in assembly, so that the compiler does not have to support AMX.
 void load_configuration(const TileConfiguration& configuration) { asm volatile("ldtilecfg %0" : : "m"(configuration)); }
 void store_configuration(TileConfiguration& configuration) { asm volatile("sttilecfg %0" : "=m"(configuration)); }
 void release_tiles() { asm volatile("tilerelease"); }

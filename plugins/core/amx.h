@@ -1,11 +1,12 @@
-// Intel's matrix unit: whether this process may use it, and its registers' configuration.
+// Intel's matrix unit (AMX): tells whether this process may use it, and configures its tile registers.
 #pragma once
 
 #include <cstdint>
 
 namespace vmoe {
 
-// Whether the processor has AMX with bfloat16 and int8, and the system lets this process use it. Decided once.
+// Returns whether the processor has AMX with bfloat16 and int8, and the system lets this process use it. The first call
+// decides; later calls return the same result.
 bool amx_usable();
 
 // The configuration of a thread's tile registers, in the processor's layout.
@@ -17,8 +18,9 @@ struct alignas(64) TileConfiguration {
   uint8_t rows[16] = {};
 };
 
-// While an object exists, the calling thread's eight tile registers have 16 lines of 64 bytes. The destructor restores
-// the previous configuration, since other libraries on the same threads set theirs once and rely on it.
+// Configures the calling thread's eight tile registers as 16 lines of 64 bytes while the object exists, if `needed`.
+// The destructor restores the previous configuration, because other libraries configure the registers once per thread
+// and rely on that.
 class TileConfigurationScope {
  public:
   explicit TileConfigurationScope(bool needed);
@@ -27,7 +29,7 @@ class TileConfigurationScope {
   TileConfigurationScope& operator=(const TileConfigurationScope&) = delete;
 
  private:
-  // Used on processors that may have a matrix unit.
+  // Used only in builds for Linux on x86-64.
   [[maybe_unused]] bool restores_ = false;
   [[maybe_unused]] TileConfiguration before_;
 };

@@ -10,10 +10,11 @@
 namespace vmoe {
 namespace {
 
-constexpr size_t kScoreRows = 8;    // rows whose scores are in memory at a time
-constexpr size_t kScoreAlign = 16;  // scores of a row: whole vectors
+constexpr size_t kScoreRows = 8;    // rows per block; only one block's scores are in memory at a time
+constexpr size_t kScoreAlign = 16;  // rows of scores are padded to a multiple of this: whole vectors
 
-// Computes attention one head of one image at a time. Owns the memory for its packed keys and values, and its scores.
+// Computes attention for one head of one image at a time. Owns the memory for the head's scores and its packed keys and
+// values.
 class Head {
  public:
   Head(const Kernels& kernels, const AttentionShape& shape)
@@ -25,8 +26,8 @@ class Head {
     by_size_ = workspace_.take<float>(score_stride_);
   }
 
-  // Computes y. q, k, v and y begin at the head's first column of the image's first row. `sizes` is null, or f32[S]:
-  // the number of tokens that each key of the image represents.
+  // Computes y. The pointers q, k, v and y point to the head's first column in the image's first row. `sizes` is null
+  // or f32[T], the number of original tokens that each key of the image represents.
   void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);
@@ -67,10 +68,11 @@ class Head {
   float* keys_ = nullptr;     // [D/H, S]
   float* values_ = nullptr;   // [S, D/H]
   float* scores_ = nullptr;   // [kScoreRows, S]
-  float* by_size_ = nullptr;  // [S], the addends of size_scores
+  float* by_size_ = nullptr;  // f32[T]: what size_scores() adds to the scores
   Workspace workspace_;
 
-  // Prefetches the head's columns of some rows, which are too far apart for the processor to predict.
+  // Prefetches the head's columns of `count` rows, because the rows are too far apart for the processor to predict the
+  // accesses.
   void prefetch(const float* rows, size_t count) const {
     constexpr size_t kPerLine = 64 / sizeof(float);
     for (size_t row = 0; row < count; ++row) {
@@ -116,7 +118,8 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   for (size_t first = 0; first < images; first += at_once) {
     const size_t count = std::min(at_once, images - first), rows = count * tokens, asking = count * queries;
     const float* from = x + first * tokens * width;
-    // Returns the rows of the queries among rows [N,T,D]: the same rows if all are queries, otherwise a copy in `to`.
+    // Returns the rows of the tokens that are queries, given rows_of_all [N,T,D]. If all tokens are queries, this is
+    // rows_of_all itself; otherwise, it is `to`, to which the rows are copied.
     const auto queried = [&](const float* rows_of_all, float* to) {
       if (queries == tokens) return rows_of_all;
       for (size_t image = 0; image < count; ++image) {

@@ -35,7 +35,8 @@ bool has_all(uint32_t bits, std::initializer_list<int> numbers) {
   return std::all_of(numbers.begin(), numbers.end(), [&](int number) { return (bits >> number & 1) != 0; });
 }
 
-// Returns the register states that the operating system saves. Assembly, since the intrinsic needs a compiler option.
+// Returns a bit mask of the register states that the operating system saves. Written in assembly, because the
+// compiler's intrinsic requires a compiler option.
 uint64_t saved_states() {
   uint32_t low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -68,7 +69,7 @@ CpuFeatures detect() {
   return has;
 }
 #elif defined(__aarch64__)
-// Whether BFMMLA rounds in its default mode; a process may choose the extended mode instead.
+// Returns whether BFMMLA uses its default rounding mode. A process may choose the extended mode instead.
 bool rounds_bf16_plainly() {
   uint64_t control;
   asm volatile("mrs %0, fpcr" : "=r"(control));

@@ -1,4 +1,5 @@
-// Which instructions of the kernels are usable: the processor has them and the operating system saves their registers.
+// The instructions that the kernels may use: the processor supports them, and the operating system saves their
+// registers.
 #pragma once
 
 namespace vmoe {
@@ -10,14 +11,14 @@ struct CpuFeatures {
   bool avx512 = false;    // F, BW, CD, DQ, VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;  // with VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
-  bool amx = false;          // tiles of bfloat16 and int8
+  bool amx = false;          // AMX tiles with bfloat16 and int8
   // 64-bit ARM.
   bool dot_product = false;  // SDOT
   bool int8_matrix = false;  // SMMLA
   bool bf16_matrix = false;  // BFMMLA with its default rounding
 };
 
-// All false on processors other than x86-64 and 64-bit ARM.
+// Returns the features of this processor. All are false on processors other than x86-64 and 64-bit ARM.
 const CpuFeatures& get_cpu_features();
 
 }  // namespace vmoe

@@ -29,8 +29,8 @@ std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
   };
 #if defined(__x86_64__)
   add(has.amx, CpuPath::kAmx);
-  // On Intel processors without a matrix unit, bfloat16 instructions take twice as long as widening to float32. On AMD
-  // processors, they take half as long.
+  // The speed of bfloat16 instructions determines the order. On AMD processors, they take half as long as widening to
+  // float32. On Intel processors without a matrix unit, they take twice as long.
   add(has.avx512_bf16 && has.amd, CpuPath::kAvx512Bf16);
   add(has.avx512_vnni, CpuPath::kAvx512Vnni);
   add(has.avx512_bf16 && !has.amd, CpuPath::kAvx512Bf16);
@@ -55,7 +55,7 @@ std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
 
 bool cpu_path_supported(CpuPath path) {
   const std::vector<CpuPath> paths = cpu_paths_of(get_cpu_features());
-  // The processor may have registers that the system does not let this process use.
+  // The processor may have tile registers that the system does not let this process use.
   if (path == CpuPath::kAmx && !amx_usable()) return false;
   return std::find(paths.begin(), paths.end(), path) != paths.end();
 }

@@ -9,8 +9,8 @@
 
 namespace vmoe {
 
-// In the order of kCpuPathNames. The emulated paths compute the same bits as kAmx and kNeonBf16 on machines without
-// these instructions. They are slow, and used in checks.
+// The order matches kCpuPathNames. The emulated paths compute the same bits as kAmx and kNeonBf16 on machines without
+// these instructions. They are slow and meant for checks only.
 enum class CpuPath {
   kScalar,
   kNeon,
@@ -36,16 +36,17 @@ constexpr const char* cpu_path_name(CpuPath path) { return kCpuPathNames[static_
 // Returns the paths of this build that a processor can run, fastest first; emulated paths come last.
 std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 
-// Whether this build has the path and this machine can run it.
+// Returns whether this build contains `path` and this machine can run it.
 bool cpu_path_supported(CpuPath path);
 
 struct ChosenCpuPath {
   CpuPath path = CpuPath::kScalar;
-  std::string error;  // a message if the environment variable VMOE_CPU_PATH names a path that this machine lacks
+  std::string error;  // an error message if the environment variable VMOE_CPU_PATH names a path that this machine
+                      // lacks; otherwise empty
 };
 
-// Returns the path that this process uses: the one that VMOE_CPU_PATH names, or else the first supported one. Decided
-// once.
+// Returns the path that this process uses: the one that VMOE_CPU_PATH names if it is set, otherwise the fastest
+// supported path. The first call decides.
 const ChosenCpuPath& chosen_cpu_path();
 
 }  // namespace vmoe

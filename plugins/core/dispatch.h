@@ -10,17 +10,17 @@
 
 namespace vmoe {
 
-// The op VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D], with a zero row if src is -1. Copies the
-// `row_bytes` bytes of each row of D values unchanged.
+// The op VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D]. Row i of buf is row src[i] of x, or zero if
+// src[i] is -1. A row of D values has `row_bytes` bytes, which are copied unchanged.
 void dispatch(const void* x, const int32_t* src, size_t slots, size_t row_bytes, void* buf, const TaskRunner& runner);
 
-// The op VmoeRouteDispatch, which is VmoeRoute and VmoeDispatch in one: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K],
+// The op VmoeRouteDispatch, which combines VmoeRoute and VmoeDispatch: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K],
 // weight f32[G,S,K], buf [E,M,D]. Throws std::bad_alloc.
 void route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes, int32_t* slot,
                     float* weight, void* buf, const TaskRunner& runner);
 
-// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`, the
-// sum over k of weight * out[slot] in float32, rounded once. Pairs with slot -1 add nothing.
+// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`. y is
+// the sum over k of weight * out[slot], added up in float32 and rounded once. Pairs with slot -1 add nothing.
 void combine(ElementType type, const void* out, const int32_t* slot, const float* weight, size_t tokens, size_t choices,
              size_t hidden, void* y, const TaskRunner& runner);
 

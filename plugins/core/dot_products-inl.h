@@ -1,7 +1,8 @@
-// Multiplies a group of 4 bytes of a row by a line of weights (16 columns), for the passes of vector_block-inl.h.
-// kernels.cc compiles this file once per instruction set.
+// Multiplies 4 bytes of a row (a group) by a line of weights for 16 columns. The passes of vector_block-inl.h call
+// this. kernels.cc compiles this file once per instruction set.
 //
-// Speed of an MLP of 416 rows relative to float32 on the same path, on Zen 4 (from the table in kernels.cc):
+// The table lists the speed of an MLP of 416 rows relative to float32 on the same path, on Zen 4 (from the table in
+// kernels.cc):
 //
 // | | multiplied and added in one step of a sum | AVX-512 | AVX2 |
 // |---|---|---|---|
@@ -12,8 +13,8 @@
 // | PortableInt8 | 4 int8 | 1.3 x | 1.1 x |
 // | PortableInt8, int4 | 8 int4 in five instructions | 1.9 x | 1.7 x |
 //
-// On a Xeon, VDPBF16PS reached half the rate of float32 products (113 and 226 GF/s a thread), so bfloat16 is widened
-// there.
+// On a Xeon, the bfloat16 instruction VDPBF16PS reached half the rate of float32 products (113 instead of 226 GF/s per
+// thread). bfloat16 is therefore widened there.
 
 #if defined(VMOE_CORE_DOT_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_DOT_PRODUCTS_INL_H_
@@ -31,9 +32,9 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// For groups of two bfloat16, widened to float32, on processors without bfloat16 instructions and on those whose
-// bfloat16 instructions are slower (see cpu_path.cc). Rows are widened once per step. Each product then broadcasts one
-// value while loading it.
+// Multiplies groups of two bfloat16 after widening them to float32. It serves processors without bfloat16 instructions,
+// and processors whose bfloat16 instructions are slower (see cpu_path.cc). Rows are widened once per step. Each product
+// then loads one value of the row and broadcasts it.
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;
@@ -44,7 +45,7 @@ struct WidenedBf16 {
     even = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
     odd = hn::BitCast(d, hn::And(pairs, hn::Set(BitsTag(), 0xffff0000u)));
   }
-  // Writes a line of a row: first its even values, then its odd ones.
+  // Widens a line of a row to float32. Writes its even values first, then its odd values.
   static HWY_INLINE void widen_line(const char* line, float* values) {
     Floats even, odd;
     for (size_t i = 0; i < kRowsPerTile; i += kLanes) {
@@ -74,8 +75,8 @@ struct NativeBf16 {
 };
 #endif
 
-// For groups of four int8. On x86, whose instructions multiply unsigned by signed bytes, the rows are unsigned: 128
-// more than their values.
+// Multiplies groups of four int8. The x86 instructions multiply unsigned bytes by signed bytes. On x86, rows are
+// therefore stored as unsigned bytes, 128 more than their values.
 struct PortableInt8 {
   static constexpr size_t kGroupBytes = kLeastGroupBytes;
   static constexpr bool kOneInstruction = false;
@@ -94,7 +95,7 @@ struct PortableInt8 {
     }
     return hn::Set(d, sum);
 #elif HWY_TARGET == HWY_NEON_WITHOUT_AES
-    // An int16 holds the sum of two products.
+    // The sum of two products fits into an int16.
     const int8x16_t values = vreinterpretq_s8_u32(row.raw), columns = vreinterpretq_s8_u32(weights.raw);
     const int16x8_t low = vmull_s8(vget_low_s8(values), vget_low_s8(columns));
     return Sums{vpadalq_s16(sums.raw, vpaddq_s16(low, vmull_high_s8(values, columns)))};
@@ -108,7 +109,8 @@ struct PortableInt8 {
 #endif
 #endif
   }
-  // Adds the products of two lines of int4 weights, 0 to 15, and signed rows. An int16 holds the sum of eight of them.
+  // Multiplies two lines of int4 weights, stored as 0 to 15, by signed rows, and adds the products to `sums`. The sum
+  // of eight products fits into an int16.
   static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
     const hn::Repartition<int16_t, SignedTag> d16;
@@ -124,8 +126,8 @@ struct PortableInt8 {
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-// VNNI, for groups of four int8. Called directly, because Highway uses VNNI only in targets that need further
-// instructions, which not every processor with VNNI has.
+// Multiplies groups of four int8 with VNNI. Calls the intrinsics directly, because Highway uses VNNI only in targets
+// that also require instructions that some processors with VNNI lack.
 struct VnniInt8 {
   static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;
@@ -146,7 +148,7 @@ struct VnniInt8 {
 };
 #endif
 
-// Returns the scales of a step of an int4 panel, from `column` on.
+// Returns the scales of one step of an int4 panel as float32, for the columns that begin at `column`.
 HWY_INLINE Floats int4_scale(const char* panel, size_t column) {
   const hn::Rebind<hwy::float16_t, FloatTag> d16;
   return hn::PromoteTo(FloatTag(),

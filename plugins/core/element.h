@@ -39,7 +39,7 @@ VMOE_HOST_DEVICE float to_float(Bfloat16 value) {
 #endif
 }
 
-// Returns the nearest value of a type, ties to even.
+// Returns the value of type T that is nearest to `value`, ties to even.
 template <class T>
 VMOE_HOST_DEVICE T from_float(float value);
 

@@ -10,8 +10,8 @@ enum class ElementType : int32_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt4, 
 
 struct ElementTypeSpec {
   const char* name;
-  size_t bytes;  // of an element while it is computed with: 1 for int4, although two of them are stored in a byte
-  int32_t onnx;  // its number in ONNX and ONNX Runtime
+  size_t bytes;  // of one element during computation: 1 for int4, although storage packs two int4 into a byte
+  int32_t onnx;  // the type's number in ONNX and ONNX Runtime
 };
 
 // In the order of ElementType.

@@ -7,8 +7,8 @@
 namespace vmoe {
 namespace {
 
-// y = x + the sum over a token's kept choices of weight * out. `out` f32[rows,D] has a row for each slot that holds a
-// token; row_of_slot i32[E,M] gives the row.
+// Computes y = x + the sum of weight * out over each token's kept choices. `out` f32[rows,D] has one row for each slot
+// that contains a token. row_of_slot i32[E,M] maps slots to these rows.
 void add_experts(const RoutedTokens& routing, const float* out, const int32_t* row_of_slot, size_t hidden,
                  const float* x, float* y, const TaskRunner& runner) {
   parallel_for_rows(runner, routing.tokens, [&](size_t begin, size_t end) {
@@ -17,7 +17,7 @@ void add_experts(const RoutedTokens& routing, const float* out, const int32_t* r
       float* to = y + token * hidden;
       const int32_t* slot = routing.slot + token * routing.choices;
       const float* weight = routing.weight + token * routing.choices;
-      // The first kept pair is added to x, each later one to the sum so far.
+      // Adds the first kept choice to x, and each later choice to the sum so far.
       for (size_t k = 0; k < routing.choices; ++k) {
         if (slot[k] < 0) continue;
         const float* expert = out + static_cast<size_t>(row_of_slot[slot[k]]) * hidden;
@@ -49,7 +49,7 @@ void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, cons
   auto* token_of_row = workspace.take<int32_t>(kept);
   auto* first = workspace.take<size_t>(experts + 1);
   auto* out = workspace.take<float>(kept * weights.hidden());
-  // An expert has one row for each of its slots that holds a token.
+  // Each expert gets one row for each of its slots that contains a token.
   std::fill(first, first + experts + 1, size_t{0});
   size_t row = 0;
   for (size_t slot = 0; slot < slots; ++slot) {

@@ -15,16 +15,16 @@ struct RoutedTokens {
   size_t tokens = 0;              // G * S
   size_t choices = 0;             // K
   size_t slots = 0;               // M, of each expert
-  const int32_t* slot = nullptr;  // i32[G,S,K], -1 or a slot below E * M
+  const int32_t* slot = nullptr;  // i32[G,S,K]: the slot of each choice, below E * M, or -1 for a dropped choice
   const float* weight = nullptr;  // f32[G,S,K]
-  const int32_t* src = nullptr;   // i32[E,M], -1 or a token
+  const int32_t* src = nullptr;   // i32[E,M]: the token in each slot, or -1 for an empty slot
 };
 
-// Returns a pointer to the first element of `slot` whose slot has no token in `src`, or null.
+// Returns a pointer to the first element of `slot` whose slot is empty in `src`, or null if there is none.
 const int32_t* slot_without_token(const RoutedTokens& routing);
 
-// The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))), x
-// and y f32[G,S,D]; y may be x. Every slot in `slot` must have a token in `src`. Throws std::bad_alloc.
+// The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))). x
+// and y are f32[G,S,D]; y may be x. Every slot in `slot` must have a token in `src`. Throws std::bad_alloc.
 void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, const RoutedTokens& routing,
                           bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
 

@@ -15,7 +15,7 @@ inline float from_fp16(Fp16 value) {
   if (rest >= 0x7c00u) {
     bits = 0x7f800000u | (rest & 0x3ffu) << 13;  // infinity, or a NaN with its payload
   } else if (rest >= 0x400u) {
-    bits = (rest << 13) + (112u << 23);  // the exponents' biases are 15 and 127
+    bits = (rest << 13) + (112u << 23);  // changes the exponent's bias from 15 to 127
   } else {
     const float magnitude = static_cast<float>(rest) * 0x1p-24f;  // exact
     std::memcpy(&bits, &magnitude, sizeof(bits));
@@ -34,10 +34,11 @@ inline Fp16 to_fp16(float value) {
   bits &= 0x7fffffffu;
   if (bits > 0x7f800000u) return static_cast<Fp16>(sign | 0x7e00u);
   if (bits >= 0x477ff000u) return static_cast<Fp16>(sign | 0x7c00u);  // 65520 and more
-  if (bits >= 0x38800000u) {                                          // 2^-14: the smallest that is normal
+  if (bits >= 0x38800000u) {                                          // 2^-14, the smallest normal half
     return static_cast<Fp16>(sign | ((bits - (112u << 23) + 0xfffu + ((bits >> 13) & 1u)) >> 13));
   }
-  // Subnormal halves have the spacing of float32 near 0.5, 2^-24, so adding 0.5 rounds to them.
+  // The subnormal halves are multiples of 2^-24, which is also the spacing of float32 values near 0.5. Adding 0.5
+  // therefore rounds to a subnormal half.
   float magnitude;
   std::memcpy(&magnitude, &bits, sizeof(magnitude));
   magnitude += 0.5f;

@@ -1,4 +1,4 @@
-// Functions that run on the CPU, and if a CUDA compiler compiles them, also on a GPU.
+// Macros for functions that run on the CPU and, if a CUDA compiler compiles them, also on a GPU.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -7,7 +7,8 @@
 #define VMOE_HOST_DEVICE inline
 #endif
 
-// Goes before a loop with a constant count. Unrolls the loop, so that a GPU keeps its arrays in registers.
+// Unrolls the loop that follows, which must have a constant number of iterations. Unrolling lets a GPU keep the loop's
+// arrays in registers.
 #if defined(__CUDA_ARCH__)
 #define VMOE_UNROLL _Pragma("unroll")
 #else

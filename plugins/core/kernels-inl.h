@@ -1,9 +1,9 @@
-// Products of float32 and softmax in portable SIMD. kernels.cc compiles this file once per instruction set, and
-// compares the cost of these products with that of other types.
+// Matrix products in float32, and softmax, in portable SIMD. kernels.cc compiles this file once per instruction set;
+// the table there compares these products with products of other types.
 //
 // Constants of products:
-// - kTileRows and kTileVectors follow from the number of registers: sums take 24 of 32, or 12 of 16. A prototype with
-//   8 rows x 48 columns reached 77 to 91 % of the peak of Zen 5; other shapes were not measured.
+// - kTileRows and kTileVectors are chosen so that the sums take 24 of 32 registers, or 12 of 16. A prototype with 8
+//   rows x 48 columns reached 77 to 91 % of the peak of Zen 5; other shapes were not measured.
 // - kPrefetchBytes and kCacheBytes are from commits 773af896 and 03732671, which record no measurement.
 
 #if defined(VMOE_CORE_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -29,7 +29,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The rows and vectors of a tile, whose sums stay in registers.
+// The numbers of rows and of vectors of columns in a tile. The sums of a tile stay in registers.
 #if HWY_TARGET == HWY_AVX2
 constexpr size_t kTileRows = 6;
 constexpr size_t kTileVectors = 2;
@@ -40,9 +40,9 @@ constexpr size_t kTileVectors = HWY_TARGET == HWY_SCALAR ? 8 : 2;
 constexpr size_t kTileRows = 8;
 constexpr size_t kTileVectors = 3;
 #endif
-// Distance at which a panel is prefetched, in bytes: far enough to hide a read from memory.
+// How many bytes ahead a panel is prefetched: far enough to hide the latency of memory.
 constexpr size_t kPrefetchBytes = 2048;
-// Bytes of panels that a core's second-level cache can hold in addition to the rows.
+// Number of bytes of panels that fit into a core's second-level cache in addition to the rows.
 constexpr size_t kCacheBytes = 768 << 10;
 
 // ---- Rounding
@@ -56,7 +56,7 @@ HWY_ATTR inline void round_row(const float* from, size_t count, float* to) {
 
 // ---- Epilogues
 
-// Finishes `rows` rows of sums in `tile` and stores them.
+// Applies the epilogue to the first `rows` rows of sums in `tile`, and stores the results in the output.
 template <bool kMultiplies>
 HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row, const PanelProduct& product) {
   const FloatTag d;
@@ -89,7 +89,7 @@ HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row
 
 // ---- Products
 
-// Adds the products of one step of the depth, which is one row of the panel, to the sums.
+// Adds the products of one step to the sums. A step is one position in the depth, which is one row of the panel.
 template <size_t kRows, size_t kVectors>
 HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const float* panel,
                          Floats (&sums)[kRows][kVectors]) {
@@ -105,20 +105,20 @@ HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const f
   }
 }
 
-// The memory to prefetch, which moves on by `stride` bytes with each step of a product.
+// The address to prefetch. Each step of a product advances it by `stride` bytes.
 struct ReadAhead {
   const char* from;
   size_t stride;
 };
 
-// Where to store a tile's sums. The bias, one f32 per column of the tile or none, is added to each row.
+// Where to store a tile's sums. `bias` has one f32 per column of the tile, which is added to each row, or is null.
 struct TileTarget {
   float* out;
   size_t stride;
   const float* bias;
 };
 
-// Computes the sums of kRows rows x kVectors vectors of columns.
+// Multiplies kRows rows by kVectors vectors of columns, and stores the sums.
 template <size_t kRows, size_t kVectors>
 HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
                                          TileTarget target) {
@@ -163,7 +163,7 @@ HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t fir
   }
 }
 
-// Calls the instance of multiply_tile for a number of rows that is known only at run time.
+// Calls the instance of multiply_tile for `rows` rows, a number that is known only at run time.
 template <size_t kVectors, size_t kRows = kTileRows>
 HWY_INLINE void multiply_rows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
                               TileTarget target) {
@@ -181,8 +181,8 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
   }
   constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
   const size_t steps = product.depth;
-  // The first tile brings the panel into the cache. The others have time to prefetch as much of the next panel as
-  // fits.
+  // While the first tile is multiplied, the panel itself enters the cache. The later tiles prefetch as much of the next
+  // panel as fits.
   ReadAhead ahead = {reinterpret_cast<const char*>(product.panel), 0};
   size_t next_bytes = 0;
   if (product.row_count > kTileRows && steps * kStepBytes < kCacheBytes) {
@@ -195,8 +195,8 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;
-    // The last two tiles share the remaining rows, so that no tile reads the panel for a single row. In tiles of 8, 9
-    // rows are 5 + 4.
+    // The last two tiles share the remaining rows, so that no tile reads the whole panel for a single row. For example,
+    // with tiles of 8 rows, 9 rows become 5 + 4.
     const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
     if (direct) {
       float* out = product.out + first_row * product.out_stride;
@@ -226,7 +226,7 @@ HWY_ATTR inline void softmax(float* values, size_t count) {
   for (size_t i = 0; i < count; i += kLanes) {
     const size_t left = std::min(kLanes, count - i);
     const auto t = hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest));
-    // Exp does not keep a NaN.
+    // hn::Exp may turn a NaN into a number, so NaNs are restored here.
     const auto power = hn::IfThenElse(hn::IsNaN(t), t, hn::Exp(d, t));
     hn::StoreN(power, d, values + i, left);
     for (size_t j = 0; j < left; ++j) sum += values[i + j];
@@ -245,7 +245,7 @@ HWY_ATTR inline void attention_softmax(float* scores, size_t count, float scale)
   auto sums = hn::Zero(d);
   for (size_t i = 0; i < padded; i += kLanes) {
     const auto t = hn::Mul(hn::Sub(hn::Load(d, scores + i), largest), slope);
-    // Max does not keep a NaN.
+    // hn::Max may turn a NaN into a number, so NaNs are restored here.
     const auto power = hn::IfThenElse(hn::IsNaN(t), t, exp2_in_range(hn::Max(t, hn::Set(d, -126.0f))));
     hn::Store(power, d, scores + i);
     sums = hn::Add(sums, power);

@@ -1,8 +1,9 @@
 // The kernels of each CPU path.
 //
-// Their speed in multiply-adds per ns, for an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server (commit 722d4896).
-// Medians of four runs on a busy machine; single runs differ from them by up to 25 %. The first number is for 416 rows
-// of one expert, the second for one row of each of 12 experts, whose weights come from memory:
+// The table lists their speed in multiply-adds per ns, for an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server
+// (commit 722d4896). Each cell has two numbers: first for 416 rows of one expert, then for one row of each of 12
+// experts, whose weights come from memory. They are medians of four runs on a busy machine; single runs differ from
+// them by up to 25 %.
 //
 // | path | float32 | bfloat16 | int8 | int4 |
 // |---|---|---|---|---|
@@ -11,14 +12,15 @@
 // | avx512 | 50; 5.1 | 47; 8.2 | 66; 12 | 96; 29 |
 // | avx2 | 41; 5.0 | 38; 7.0 | 45; 13 | 68; 23 |
 //
-// Not measured: avx2_vnni, since no such processor was available; scalar, the fallback; and the emulated paths, which
-// are for checks. For amx see matrix_unit_block-inl.h, and for the paths of ARM neon_block-inl.h.
+// Three kinds of paths were not measured: avx2_vnni, because no such processor was available; scalar, which is the
+// fallback; and the emulated paths, which are only for checks. For amx, see matrix_unit_block-inl.h; for the ARM paths,
+// see neon_block-inl.h.
 #include "core/kernels.h"
 
 #include <algorithm>
 
-// Only a few targets are compiled, since each adds code. On a processor whose target is disabled, the next one down is
-// used. SVE is disabled because its vectors have no fixed size, which the tiles need.
+// Only a few targets are compiled, because each one adds code. If the best target of a processor is disabled, the
+// processor uses the next lower one. SVE is disabled because its vectors have no fixed size, which the tiles require.
 #define HWY_DISABLED_TARGETS                                                                                        \
   (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | \
    HWY_NEON | HWY_NEON_BF16)
@@ -141,7 +143,8 @@ void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t 
 }
 
 size_t tile_head_bytes(size_t tokens, size_t lines) {
-  // The keys, values, shares and scores of one head, in the order in which `attend` places them.
+  // The order of the terms is the order in which `attend` places the keys, values, shares (rounded powers of the
+  // softmax) and scores of a head in the scratch memory.
   constexpr size_t kMostRowTiles = 3;
   const size_t panels = divide_up(tokens, kPanelColumns);
   return panels * (2 * lines * kPanelStepBytes + kMostRowTiles * kTileBytes +

@@ -1,7 +1,7 @@
-// The inner loops, once per instruction set: products of rows with panels of weights, softmax, rounding.
+// The inner loops, compiled once per instruction set: products of rows with panels of weights, softmax, rounding.
 //
-// A product adds up each output over the depth in one fixed order. The bits of an output depend on its own row and on
-// the panel alone, not on the other rows, their number, or the threads.
+// A product adds up each output over the depth in one fixed order. The bits of an output therefore depend only on its
+// own row and on the panel. They do not depend on other rows, the number of rows, or the threads.
 #pragma once
 
 #include <algorithm>
@@ -14,26 +14,27 @@
 
 namespace vmoe {
 
-// What a product does with its sums before it stores them, in the order of the fields.
+// What a product does to its sums before it stores them. The fields are applied in their order.
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   Activation activation = Activation::kNone;
-  // The result of the activation is multiplied by this matrix, which begins at the first row and column and has the
-  // stride of the output. It may be the output. Null for none; requires an activation.
+  // If not null, the result of the activation is multiplied by this matrix. It begins at the first row and column of
+  // the product, and has the stride of the output. `factor` and the output may be the same memory. Requires an
+  // activation.
   const float* factor = nullptr;
-  bool round_bf16 = false;  // store float32 rounded to bfloat16
+  bool round_bf16 = false;  // round the result to bfloat16, but store it as float32
 };
 
 // out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel), all float32.
 struct PanelProduct {
-  const float* rows = nullptr;     // [.., row_stride], row r at index[r], or at r without an index
+  const float* rows = nullptr;     // [.., row_stride]; row r is at index[r], or at r if `index` is null
   const int32_t* index = nullptr;  // i32[row_count] or none
   size_t row_stride = 0;           // elements
   size_t row_count = 0;
   size_t depth = 0;
   const float* panel = nullptr;  // packed as pack_panel does
   size_t columns = 0;            // 1 to panel_columns
-  // The panel that will probably be used next, which is prefetched; or null.
+  // The panel that will probably be multiplied next. The product prefetches it. May be null.
   const void* next_panel = nullptr;
   size_t next_panel_bytes = 0;
   Epilogue epilogue;
@@ -43,9 +44,9 @@ struct PanelProduct {
 
 struct Kernels {
   CpuPath path;
-  size_t lanes;          // float32 values of a vector
-  size_t panel_columns;  // columns of a full panel
-  size_t tile_rows;      // rows of a block of sums in registers
+  size_t lanes;          // number of float32 values in a vector
+  size_t panel_columns;  // number of columns in a full panel
+  size_t tile_rows;      // number of rows in a tile, whose sums stay in registers
 
   void (*product_f32)(const PanelProduct& product);
 
@@ -55,49 +56,52 @@ struct Kernels {
   // In place: values[i] = exp(values[i] - max) / sum.
   void (*softmax)(float* values, size_t count);
 
-  // In place: scores[i] = exp(scale * (scores[i] - max)) / sum. Faster than `softmax`, with powers below 2^-126 raised
-  // to 2^-126. `scores` is aligned to 64 bytes and has room for whole vectors of 16.
+  // In place: scores[i] = exp(scale * (scores[i] - max)) / sum. Faster than `softmax`, but raises powers below 2^-126
+  // to 2^-126. `scores` must be aligned to 64 bytes, with memory for a multiple of 16 values.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 
   // Rounds to the nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
 
-  // Normalizes one row as described for LayerNorm, possibly in place. All arrays are f32[count].
+  // Normalizes one row as LayerNorm describes (see residual.h). `out` may be `row`. All arrays are f32[count].
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
-  // Writes one token's row of a RotationTable: the cosines and the sines of its angles, f32[2 * pairs] each. Every
-  // value is written twice, and the first of the two sines is negated.
+  // Writes one token's row of a RotationTable: the cosines and the sines of its angles, f32[2 * pairs] each. Each value
+  // is written twice, once for each column of the pair. The first of the two sines is negated.
   void (*angles_to_table)(const float* coordinates, size_t count, const float* frequencies, size_t pairs,
                           float* cosines, float* sines);
-  // Rotates a row by a row of the table, possibly in place.
+  // Rotates a row by a row of the table. `out` may be `row`.
   void (*rotate_row)(const float* row, const float* cosines, const float* sines, size_t count, float* out);
 
-  // Products with weights in tiles; there is one kernel for each mode. See tile_kernels.h.
+  // Multiply by weights in tiles. There is one kernel for each mode of tile_kernels.h.
   void (*multiply_to_float_rows)(const TileProduct& product, const FloatRows& to);
   void (*multiply_to_hidden_rows)(const TileProduct& product, const HiddenRows& to);
   void (*multiply_to_hidden_lines)(const TileProduct& product, const HiddenLines& to);
   void (*multiply_to_head_lines)(const TileProduct& product, const HeadLines& to);
   void (*pack_rows)(const TileRows& rows);
   void (*attend)(const TileHead& head);
-  // Whether a thread has to configure the matrix unit's registers before it runs these kernels; never nested.
+  // Whether a thread must configure its tile registers before it runs these kernels. run_stages() does so; such calls
+  // are never nested.
   bool needs_tile_configuration;
-  // Whether the rows for weights with one scale per column are stored as unsigned, 128 more than their values; see
+  // Whether rows for weights with one scale per column are stored as unsigned bytes, 128 more than their values. See
   // TileProduct::column_excess.
   bool unsigned_rows;
-  // Bytes of a group of the depth in tiles of weights; for int4, counted before two values share a byte. See tiles.h.
+  // Returns the number of bytes of the depth that form a group in tiles of weights (see tiles.h). For int4, it is the
+  // number before two values are packed into one byte.
   size_t (*group_bytes)(ElementType weights);
 };
 
-// The kernels of a supported path; see cpu_path_supported.
+// Returns the kernels of `path`, which must be supported; see cpu_path_supported().
 const Kernels& kernels_for(CpuPath path);
 
-// Returns the number of elements of a packed panel: `depth` rows of `columns`, padded to whole vectors.
+// Returns the number of elements of a packed panel: `depth` rows of `columns` elements each, padded to whole vectors.
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns);
 
 // Returns the number of elements of all packed panels of a [depth, columns] matrix.
 size_t packed_elements(const Kernels& kernels, size_t depth, size_t columns);
 
-// Calls visit(first column, columns, first element) for each of these panels.
+// Calls visit(first column, number of columns, index of the first element) for each panel of a packed [depth, columns]
+// matrix.
 template <class Visit>
 void for_each_panel(const Kernels& kernels, size_t depth, size_t columns, Visit&& visit) {
   size_t place = 0;
@@ -112,11 +116,11 @@ void for_each_panel(const Kernels& kernels, size_t depth, size_t columns, Visit&
 void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride, size_t row_count, size_t depth,
                     const float* panel, size_t columns, float* out, size_t out_stride);
 
-// Packs weights[0:depth, 0:columns], rows `stride` elements apart, into panel_elements values.
+// Packs weights[0:depth, 0:columns] into panel_elements() values. The rows of `weights` are `stride` elements apart.
 void pack_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                 float* packed);
 
-// Packs the transpose of weights[0:columns, 0:depth], rows `stride` elements apart.
+// Packs the transpose of weights[0:columns, 0:depth]. The rows of `weights` are `stride` elements apart.
 void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                            float* packed);
 

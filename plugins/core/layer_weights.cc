@@ -9,13 +9,14 @@
 namespace vmoe {
 namespace {
 
-// Bytes of a core's second-level cache per row of a group. Estimated from the sizes of the operands (commit f36f548b).
-// With 1250 to 10000 bytes, the time of 2,048 rows of an MLP on one thread of Zen 4 differed by no more than the noise
-// of the measurement, about 15 %.
+// How many bytes of a core's second-level cache are allotted to each row of a group. Estimated from the sizes of the
+// operands (commit f36f548b). With values from 1250 to 10000 bytes, the time of 2,048 rows of an MLP on one thread of
+// Zen 4 differed by no more than the noise of the measurement, about 15 %.
 constexpr size_t kBytesOfRow = 5000;
-// The assumed size of a cache if the system does not tell it.
+// The assumed size of a second-level cache if the system does not report it.
 constexpr long kUsualCacheBytes = 1 << 20;
-// A group with fewer rows would not be worth reading the weights once more. From commit 5855fbaa, not measured.
+// Matrices with at most this many rows are not cut into groups: each further group reads the weights again, which is
+// not worthwhile for so few rows. From commit 5855fbaa, not measured.
 constexpr size_t kLeastRowsOfGroup = 128;
 
 }  // namespace
@@ -122,7 +123,7 @@ std::vector<RowGroup> group_rows(const size_t* first, size_t matrices) {
       groups.push_back(group);
     }
   }
-  // Threads take groups in turn. If a large group came last, the others would wait for it.
+  // Each thread takes the next group when it is free. If a large group came last, the other threads would wait for it.
   std::stable_sort(groups.begin(), groups.end(),
                    [](const RowGroup& one, const RowGroup& other) { return one.count() > other.count(); });
   return groups;

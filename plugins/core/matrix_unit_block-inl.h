@@ -1,8 +1,9 @@
-// Blocks of a product in the tile registers of a matrix unit (AMX). kernels.cc compiles this file once per instruction
-// set.
+// Multiplies blocks of rows and weights in the tile registers of a matrix unit (AMX). kernels.cc compiles this file
+// once per instruction set.
 //
-// One tile product multiplies 16 rows by 16 columns over a step, 8,192 multiply-adds in bfloat16 and 16,384 in int8.
-// Its cost was measured on two Xeons with AMX. On the newer one (commit 722d4896), in bfloat16 and int8 alike:
+// One tile product multiplies 16 rows by 16 columns over a step: 8,192 multiply-adds in bfloat16, or 16,384 in int8.
+// Its cost was measured on two Xeons with AMX. The table shows the newer one (commit 722d4896); bfloat16 and int8 take
+// the same time:
 //
 // | a tile product | ns |
 // |---|---|
@@ -10,14 +11,15 @@
 // | in a block of 2 x 2 tiles, operands from the first-level cache, loaded by tileloadd | 5.34 |
 // | the same, loaded by tileloaddt1 | 6.43 |
 //
-// - tileloaddt1 was chosen on the older Xeon with a prototype: a product with operands in the second-level cache went
-//   from 1.53 to 2.41 T/s.
-// - Blocks of 2 x 2 tiles, and of 3 x 2 for an odd row tile, come from that prototype. So does kStreamBytes:
-//   prefetching 2 to 4 KB ahead shortened the experts of a V-MoE B/16, with about 8 rows each, from 19.7 to 15.5 ms. On
-//   the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s at 1, 2 and 4 KB, and 29.6 without a prefetch.
-// - In a batch, int4 costs more than int8, since vectors unpack its weights, and scale and add up its sums: on the
-//   newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms instead of 10.9. A single image, which waits for
-//   the weights, took 20.4 ms instead of 21.6.
+// - tileloaddt1 was chosen with a prototype on the older Xeon: with operands in the second-level cache, it raised the
+//   speed of a product from 1.53 to 2.41 T/s.
+// - The block sizes, 2 x 2 tiles and 3 x 2 for an odd row tile, come from the same prototype.
+// - kStreamBytes also comes from the prototype: prefetching 2 to 4 KB ahead shortened the experts of a V-MoE B/16, with
+//   about 8 rows each, from 19.7 to 15.5 ms. On the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s when
+//   prefetching 1, 2 and 4 KB ahead, and 29.6 GB/s without a prefetch.
+// - In a batch, int4 costs more than int8, because vector instructions unpack its weights, and scale and add up its
+//   sums. On the newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms instead of 10.9. For a single image,
+//   which waits for the weights, int4 took 20.4 ms instead of 21.6.
 
 #if defined(VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
@@ -37,7 +39,7 @@
 #include "core/weight_type.h"
 #include "hwy/highway.h"
 
-#if HWY_TARGET == HWY_AVX3_ZEN4  // which kernels for matrix units are compiled for
+#if HWY_TARGET == HWY_AVX3_ZEN4  // the only target for which kernels with matrix units are compiled
 HWY_BEFORE_NAMESPACE();
 namespace vmoe {
 namespace HWY_NAMESPACE {
@@ -45,7 +47,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Tile registers of 16 lines of 64 bytes: the processor's, and emulated ones
 
-// The processor's tile registers. Instructions are written as assembly, so that no compiler needs to know them.
+// The processor's tile registers. The instructions are written in assembly, so that the compiler does not have to
+// support AMX.
 struct HardwareTiles {
   static constexpr bool kNeedConfiguration = true;
 
@@ -53,7 +56,7 @@ struct HardwareTiles {
   HWY_INLINE void zero() {
     asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
   }
-  // Loads from the second-level cache, and leaves the first-level cache to the outputs.
+  // tileloaddt1 loads from the second-level cache and leaves the first-level cache to the outputs.
   template <int kTile>
   HWY_INLINE void load(const char* from) {
     asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
@@ -106,7 +109,7 @@ class EmulatedTiles {
  private:
   char tiles_[8][kRowsPerTile][kLineBytes];
 
-  // Subnormal numbers become zero, as inputs and as outputs.
+  // Returns `value`, or zero if it is subnormal. The matrix unit treats its inputs and outputs in this way.
   static float flushed(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));
@@ -120,8 +123,8 @@ class EmulatedTiles {
     return flushed(from_bf16(half));
   }
 
-  // Adds up the even and the odd elements of the depth separately, with one rounding per product. Then adds the two
-  // sums, and the result to `sum`.
+  // Adds up the products of the even and of the odd elements of the depth in two separate sums, with one rounding per
+  // product. Then adds the two sums to each other, and the result to `sum`.
   static void add_bf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
     float parts[2] = {0, 0};
     for (size_t line = 0; line < kRowsPerTile; ++line) {
@@ -150,7 +153,7 @@ class EmulatedTiles {
 
 // ---- Blocks
 
-// Multiplies row tiles by one panel. `beside` uses the vector units, which are otherwise idle.
+// Multiplies row tiles by one panel. Meanwhile, `beside` works on the vector units, which would otherwise be idle.
 template <class Tiles>
 struct MatrixUnitBlock {
   static constexpr bool kUnsignedRows = false;
@@ -187,8 +190,9 @@ struct MatrixUnitBlock {
         t.template multiply<kType, 2, 5, 6>();
         t.template multiply<kType, 3, 5, 7>();
       } else {
-        // Six of the eight registers hold sums. The three row tiles take turns in one of the others: first to last with
-        // the first half of the panel, then last to first with the second half, so that the last is loaded only once.
+        // Six of the eight registers contain sums, one contains weights, and one contains the current row tile. The
+        // three row tiles are loaded from first to last for the first half of the panel, and from last to first for the
+        // second half. The last row tile is thus loaded only once.
         t.template load<7>(panel);
         t.template load<6>(rows);
         t.template multiply<kType, 0, 6, 7>();
@@ -211,7 +215,7 @@ struct MatrixUnitBlock {
   }
 
  private:
-  // Vectors unpack the weights of a step to int8, and scale and add up its sums.
+  // Vector instructions unpack the weights of each step to int8, and scale and add up its sums.
   template <size_t kRowTiles, class Beside>
   static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                        Beside& beside) {

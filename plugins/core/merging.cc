@@ -9,20 +9,21 @@
 namespace vmoe {
 namespace {
 
-constexpr float kEpsilon = 1e-12f;  // under the root of a key's length
-constexpr size_t kScoreRows = 16;   // rows whose scores are in memory at a time
+constexpr float kEpsilon = 1e-12f;  // added to a key's squared length before the square root
+constexpr size_t kScoreRows = 16;   // candidates per block; only one block's scores are in memory at a time
 constexpr size_t kKeysAtOnce = 8;
 constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
-// The first candidate, and the first token that a candidate may join. Each is followed by every second token. A prefix
-// of one token, the class token, counts as token 0. A longer prefix is not counted.
+// The index of the first candidate, and of the first token that a candidate may join. Every second token after each of
+// them is of the same kind. If the prefix is one token, the class token, the alternation begins with it as token 0. A
+// longer prefix does not take part in the alternation.
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
-// Computes the mean of each token's keys over the heads, as a unit vector. Each sum of squares is a chain of additions,
-// so those of several tokens are computed side by side.
+// Computes the mean of each token's keys over the heads, as a unit vector. Each sum of squares is a chain of dependent
+// additions, so the sums of several tokens are computed side by side.
 void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   const float share = 1.0f / static_cast<float>(keys.heads);
   float squares[kKeysAtOnce] = {};
@@ -44,8 +45,8 @@ void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   }
 }
 
-// Returns the largest score that is not NaN, or kNoScore. Several chains of comparisons run side by side to hide their
-// latency.
+// Returns the largest score that is not NaN, or kNoScore if there is none. Compares in several independent chains to
+// hide the latency of a comparison.
 float largest_of(const float* scores, size_t count) {
   constexpr size_t kChains = 16;
   float largest[kChains];
@@ -58,7 +59,8 @@ float largest_of(const float* scores, size_t count) {
   return *std::max_element(largest, largest + kChains);
 }
 
-// Finds, for each candidate, the most similar token that it may join, and their similarity.
+// Finds, for each candidate, the most similar token that it may join. Writes that token's index among the tokens that
+// may be joined to `likest`, and the similarity to `likeness`.
 void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens, uint32_t* likest,
                  float* likeness) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
@@ -149,7 +151,8 @@ bool ImageMerging::joins(size_t token) const {
 
 void ImageMerging::join_rows(const float* joining, size_t columns, float* to) const {
   const auto row = [&](size_t token) { return to + place(token) * columns; };
-  // A joined token becomes a sum before the first row is added to it, and a mean after the last.
+  // A token that others join is multiplied by its size before the first row is added to it. After the last row, it is
+  // divided by the total size, which makes it a mean.
   for (size_t token = joined_; token < tokens_; token += 2) {
     if (total_[place_[token]] == sizes_[token]) continue;
     for (size_t i = 0; i < columns; ++i) row(token)[i] *= sizes_[token];

@@ -1,4 +1,4 @@
-// Token merging ("Token Merging", arXiv 2210.09461): replaces tokens of an image with similar keys by their mean.
+// Token merging ("Token Merging", arXiv 2210.09461): replaces tokens of an image that have similar keys by their mean.
 #pragma once
 
 #include <cstddef>
@@ -10,73 +10,76 @@
 
 namespace vmoe {
 
-// Keys of an image's tokens, float32: head h of token t at values[t * token_stride + h * size].
+// Keys of an image's tokens, float32. Head h of token t is at values[t * token_stride + h * size].
 struct MergingKeys {
   const float* values = nullptr;
   size_t token_stride = 0;
   size_t heads = 0;
   size_t size = 0;      // D / H
-  bool summed = false;  // values are sums over the heads, added up in the order of the heads
+  bool summed = false;  // whether `values` are sums over the heads, added in their order
 };
 
 // The inputs and outputs of merging in a block. Each image's T tokens become T - count.
 struct Merging {
   size_t count = 0;                 // see count_merged
-  size_t prefix = 0;                // number of tokens at the start that are never merged
-  size_t all_tokens = 0;            // of an image before the first merging
-  const float* sizes = nullptr;     // f32[N, T], the number of original tokens in each token
-  const int32_t* token = nullptr;   // i32[N, all_tokens]: index of the token that holds each original token, or -1
+  size_t prefix = 0;                // number of tokens at the start of each image that are never merged
+  size_t all_tokens = 0;            // number of tokens of an image before the first merging
+  const float* sizes = nullptr;     // f32[N, T]: the number of original tokens that each token represents
+  const int32_t* token = nullptr;   // i32[N, all_tokens]: which token represents each original one, or -1
   float* merged_sizes = nullptr;    // f32[N, T - count], or none
   int32_t* merged_token = nullptr;  // i32[N, all_tokens], or none
-  // The tokens' coordinates, which are merged like the tokens: f32[N, T, coordinate_count] and
-  // f32[N, T - count, coordinate_count], or null.
+  // The coordinates of the tokens, f32[N, T, coordinate_count], or null. They are merged like the tokens, into
+  // merged_coordinates, f32[N, T - count, coordinate_count].
   const float* coordinates = nullptr;
   size_t coordinate_count = 0;
   float* merged_coordinates = nullptr;
 };
 
-// Returns how many of `tokens` are merged if `merge` are requested.
+// Returns how many of `tokens` tokens are merged if `merge` are requested. At most half of the tokens are merged, and
+// no more than there are candidates.
 size_t count_merged(size_t tokens, int64_t merge, size_t prefix);
 
-// The merging of the T tokens of an image. After the prefix, every second token is a candidate, which may join the most
-// similar of the other tokens. In the result, the candidates that join none come first. Ties go to the lower token; NaN
-// counts as least similar.
+// Decides how the T tokens of an image are merged. After the prefix, every second token is a candidate, which may join
+// the most similar of the tokens between the candidates. If similarities are equal, the lower token comes first; NaN is
+// the least similar. The result contains first the prefix, then the candidates that join no token, then the tokens that
+// candidates may join.
 class ImageMerging {
  public:
   // `merging` and `memory` must outlive this object. Throws std::bad_alloc.
   ImageMerging(const Merging& merging, size_t tokens, Workspace& memory);
 
-  // Finds the merging of an image. Writes its merged sizes, coordinates and tokens. Throws std::bad_alloc.
+  // Given the keys of an image's tokens, decides which tokens join which other tokens. Writes the merged sizes,
+  // coordinates and tokens of the image. Throws std::bad_alloc.
   void find(const Kernels& kernels, size_t image, const MergingKeys& keys);
 
   bool joins(size_t token) const;
   // Returns the index, below T - count, of the merged token that a token becomes or joins.
   size_t place(size_t token) const { return static_cast<size_t>(place_[token]); }
 
-  // Merges rows: `joining` f32[count, columns] has the rows of tokens that join another. `to` f32[T - count, columns]
-  // has the other rows, each already at its place().
+  // Merges rows. `joining` f32[count, columns] contains the rows of the tokens that join another token. All other rows
+  // are in `to` f32[T - count, columns], each already at its place().
   void join_rows(const float* joining, size_t columns, float* to) const;
-  // Merges rows f32[T, columns] that are in the order of the tokens. Throws std::bad_alloc.
+  // Merges rows f32[T, columns], given in the order of the tokens, into `to`. Throws std::bad_alloc.
   void merge_rows(const float* from, size_t columns, float* to) const;
 
  private:
   const Merging& merging_;
   const size_t tokens_;
   const size_t first_, joined_;   // the first candidate, and the first token that a candidate may join
-  const int32_t behind_;          // the place of token joined_
+  const int32_t behind_;          // index of token joined_ after merging
   int32_t* place_;                // [T]
-  float* total_;                  // f32[T - count], the number of original tokens in each token after merging
-  const float* sizes_ = nullptr;  // f32[T], the number before merging
+  float* total_;                  // f32[T - count]: the number of original tokens in each merged token
+  const float* sizes_ = nullptr;  // f32[T]: the number of original tokens in each token before merging
 };
 
-// Merges the tokens of the images `first` to `first` + `images` of `merging`: x f32[images, T, width] with keys
-// k f32[images, T, width] becomes y f32[images, T - count, width].
+// Merges the tokens of the images `first` to `first` + `images` (exclusive) of `merging`. The tokens are x, with keys
+// k, each f32[images, T, width]; the result is y f32[images, T - count, width].
 void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, size_t images, size_t tokens,
                   size_t width, size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner);
 
-// Computes what to add to scores so that, once multiplied by `scale`, they have been increased by log(size):
-// to[t] = log(sizes[t]) / scale for t < tokens, and 0 up to `padded`. Returns false and writes nothing if every size
-// is 1.
+// Computes addends for scores that will later be multiplied by `scale`, so that the product increases by log(size):
+// to[t] = log(sizes[t]) / scale for t < tokens, and 0 from there up to `padded`. If every size is 1, returns false and
+// writes nothing.
 bool size_scores(const float* sizes, size_t tokens, size_t padded, float scale, float* to);
 
 }  // namespace vmoe

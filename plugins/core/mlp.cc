@@ -12,13 +12,13 @@ namespace {
 
 constexpr size_t kRowsPerGather = 16;
 
-// Normalizes `count` rows of f32[depth], `stride` elements apart.
+// Normalizes `count` rows f32[depth] in place; they begin `stride` elements apart.
 void normalize_in_place(const Kernels& kernels, const LayerNorm& norm, float* rows, size_t stride, size_t count,
                         size_t depth) {
   for (size_t row = 0; row < count; ++row, rows += stride) kernels.normalize(rows, norm.scale, norm.bias, depth, rows);
 }
 
-// Computes MLPs with float32 weights, on at most kFloat32Rows rows of all experts together.
+// Computes MLPs with float32 weights, for at most kFloat32Rows rows in total over all experts.
 void compute_float32_part(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
   const Kernels& kernels = weights.first.matrix->kernels();
   const size_t count = rows.first[weights.experts()];
@@ -98,21 +98,23 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   }
 }
 
-// The number of bfloat16 hidden values that are computed and multiplied at a time, so that those of a group stay in a
-// core's second-level cache. Sums are always added up chunk by chunk, so that the bits do not depend on the group. With
-// a prototype on a Xeon with AMX, chunks of 768 shortened the second products of a B/16 from 7.2 to 3.9 ms. On one
-// thread of Zen 4, chunks of 128 to 3072 differed by no more than the noise of the measurement, about 15 %.
+// The number of bfloat16 hidden values that are computed and then multiplied at a time. It is limited so that the
+// hidden values of a group stay in a core's second-level cache. Sums are always added up chunk by chunk, so the bits do
+// not depend on the size of the group. With a prototype on a Xeon with AMX, chunks of 768 shortened the second products
+// of a B/16 from 7.2 to 3.9 ms. On one thread of Zen 4, chunks of 128 to 3072 differed by no more than the noise of the
+// measurement, about 15 %.
 constexpr size_t kHiddenChunk = 768;
-// A group of at most this many rows computes all its hidden values before the second product. It thereby reads the
-// weights in the order of memory: with so few rows, the time goes into waiting for them. From commit b3ed95c6, which
-// records no measurement; on one thread of Zen 4, limits from 0 to 1000 rows differed by no more than the noise.
+// A group of at most this many rows computes all its hidden values before the second product. It then reads the weights
+// in the order of memory, because with so few rows, reading the weights takes most of the time. The value is from
+// commit b3ed95c6, which records no measurement. On one thread of Zen 4, limits from 0 to 1000 rows differed by no more
+// than the noise.
 constexpr size_t kFewRows = 96;
 
-// A slot's memory between the stages of its group.
+// The memory of a slot, in which stages leave results for later stages of their group.
 struct Slot {
-  PackedRows rows;                // activations of the first product
-  char* hidden = nullptr;         // activations of the second product
-  float* exact = nullptr;         // hidden values before quantization or normalization, f32[rows, columns]; or none
+  PackedRows rows;                // packed inputs of the first product
+  char* hidden = nullptr;         // packed inputs of the second product
+  float* exact = nullptr;         // f32[rows, columns]: hidden values to normalize or quantize, or null
   float* hidden_scale = nullptr;  // if quantized: f32[chunks, rows]
 };
 
@@ -135,7 +137,7 @@ class Mlp {
         apart_(groups_run_apart(groups_.size())) {
     chunk_ = quantized_ ? weights.hidden_chunk : kHiddenChunk;
     if (chunk_ == 0) chunk_ = std::max<size_t>(round_up(hidden_, depth_of_line(weights.first.type())), 1);
-    // Without hidden values, one chunk of no steps adds the bias.
+    // Without hidden values (F = 0), there is still one chunk, which has no steps and adds the bias.
     chunks_ = std::max<size_t>(divide_up(hidden_, chunk_), 1);
     const size_t most_rows = find_most_rows(groups_);
     holds_all_ = !apart_ || most_rows <= kFewRows || hidden_norm_;
@@ -175,8 +177,8 @@ class Mlp {
   const Activation activation_;
   const LayerNorm hidden_norm_;
   const bool quantized_;
-  const bool packs_;         // the first product writes float32, which is packed afterwards
-  const size_t tile_bytes_;  // from one step of a row tile to the next
+  const bool packs_;         // whether the first product writes float32, which is packed afterwards
+  const size_t tile_bytes_;  // bytes from one step of a row tile to the next
   const size_t hidden_;      // F
   const size_t width_;       // D
   const std::vector<RowGroup> groups_;
@@ -186,7 +188,7 @@ class Mlp {
   size_t chunks_ = 0;
   size_t most_tiles_ = 0;
   LinearWeights first_, second_, gate_;
-  size_t* factor_offset_ = nullptr;  // of rows that have one panel
+  size_t* factor_offset_ = nullptr;  // byte offset of each row in a matrix with the columns of one panel
   size_t* offset_ = nullptr;
   size_t* exact_offset_ = nullptr;
   size_t* line_offset_ = nullptr;
@@ -195,7 +197,7 @@ class Mlp {
 
   size_t chunk_panels() const { return divide_up(chunk_, kPanelColumns); }
   size_t chunk_steps() const { return steps_of_depth(second_.type(), chunk_); }
-  // Returns the number of steps of the hidden values that a slot holds.
+  // Returns the number of steps of hidden values that a slot can store.
   size_t hidden_steps() const {
     return holds_all_ ? second_.matrix->steps() : std::min(chunk_steps(), second_.matrix->steps());
   }
@@ -260,8 +262,9 @@ class Mlp {
     multiply_first(group, slot, first_panel, end_panel - first_panel, first_panel, nullptr);
   }
 
-  // Computes some panels of the first product. Writes the hidden values to the slot, from its panel `place` on. With a
-  // gate, computes one panel at a time, which stays in the first-level cache until the gate is multiplied by it.
+  // Computes `panels` panels of the first product, and writes the hidden values to the slot, beginning at its panel
+  // `place`. With a gate, it computes one panel at a time, which stays in the first-level cache until it is multiplied
+  // by the activated gate.
   void multiply_first(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place,
                       const char* next) const {
     if (!gate_) return activate(first_, group, slot, first_panel, panels, place, nullptr, next);
@@ -306,7 +309,7 @@ class Mlp {
     }
   }
 
-  // Packs some row tiles of one chunk of hidden values, which begins at `step` of the slot.
+  // Packs row tiles of one chunk of hidden values. The chunk begins at `step` of the slot.
   void pack_chunk(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
@@ -333,7 +336,8 @@ class Mlp {
     }
   }
 
-  // Computes some panels of the second product, each with all its chunks: this is the order of the weights in memory.
+  // Computes some panels of the second product. Computes all chunks of a panel before the next panel, which is the
+  // order of the weights in memory.
   void multiply_second_in_order(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
     const size_t matrix = groups_[group].matrix;
     for (size_t panel = first_panel; panel < end_panel; ++panel) {
@@ -348,7 +352,8 @@ class Mlp {
     }
   }
 
-  // Computes the second product of one chunk, for some panels. The chunk's hidden values begin at `step` of the slot.
+  // Computes the second product of one chunk for `panels` panels. The chunk's hidden values begin at `step` of the
+  // slot.
   void multiply_second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
                        const char* next) const {
     const RowGroup& mine = groups_[group];
@@ -363,14 +368,16 @@ class Mlp {
     FloatRows to;
     to.out = out_ + place;
     to.offset = offset_;
-    // The first chunk is added to the caller's addend, each later one to the sum so far. The last one adds the bias.
+    // The sum of the first chunk is added to the caller's addend, and the sum of each later chunk to the output so far.
+    // The last chunk also adds the bias.
     to.addend = chunk > 0 ? out_ + place : addend_ != nullptr ? addend_ + place : nullptr;
     if (chunk + 1 < chunks_) product.bias = nullptr;
     kernels_.multiply_to_float_rows(product, to);
   }
 };
 
-// Computes out = MLP + `addend`, f32[rows, D] each. `addend` may be null or `out`. The result is not rounded.
+// Computes out = MLP(rows) + `addend`. `out` and `addend` are f32[rows, D]; `addend` may be `out` or null. Does not
+// round the result to bfloat16.
 void compute_tile_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend,
                       const TaskRunner& runner) {
   Mlp(weights, rows, out, addend).run(runner);

@@ -1,5 +1,5 @@
-// MLPs of experts, each on the rows of its tokens, and of dense layers. They may have a gate and normalize their hidden
-// values; see MlpWeights.
+// The MLPs of experts, each applied to the rows of its tokens, and the MLPs of dense layers. An MLP may have a gate and
+// may normalize its hidden values; see MlpWeights.
 #pragma once
 
 #include <cstddef>
@@ -11,17 +11,17 @@
 
 namespace vmoe {
 
-// Rows of all experts, expert by expert: expert e has the rows first[e] to first[e + 1].
+// The rows of all experts, in the order of the experts: expert e gets the rows first[e] to first[e + 1] (exclusive).
 struct MlpRows {
   const float* x = nullptr;        // f32[.., D]
-  const int32_t* index = nullptr;  // i32[rows], row r is x[index[r]]; or none: x[r]
+  const int32_t* index = nullptr;  // i32[rows]: row r is x[index[r]]; if null, row r is x[r]
   const size_t* first = nullptr;   // [E + 1]
-  LayerNorm norm;                  // applied to each row first, or none
-  bool round_bf16 = false;         // rounds each row to bfloat16 after that
+  LayerNorm norm;                  // applied to each row first; may be empty
+  bool round_bf16 = false;         // whether to round each row to bfloat16 after `norm`
 };
 
-// Computes out f32[rows, D], in the order of the rows; rounded to bfloat16 if the rows are. Does not read the weights,
-// biases and scales of an expert without rows. Throws std::bad_alloc.
+// Computes out f32[rows, D], in the order of the rows. If `rows.round_bf16` is set, `out` is also rounded to bfloat16.
+// Does not read the weights, biases and scales of an expert without rows. Throws std::bad_alloc.
 void compute_expert_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner);
 
 // Computes a dense layer on every row of x f32[rows, D]: out f32[rows, D] = MLP(norm(x)), plus x if `residual`. out may

@@ -1,8 +1,9 @@
-// Blocks of a product with ARM's dot products (SDOT) and products of small matrices (SMMLA, BFMMLA), which Highway
-// does not have. kernels.cc compiles this file once per instruction set.
+// Multiplies blocks with ARM's dot products (SDOT) and products of small matrices (SMMLA, BFMMLA), which Highway does
+// not support. kernels.cc compiles this file once per instruction set.
 //
-// Not measured: no ARM processor was available. These are upper bounds, the multiply-adds per cycle that llvm-mca 19
-// computes for prototypes of the innermost loops (the first row is commit 3a691498):
+// These paths were not measured, because no ARM processor was available. The table lists upper bounds instead: the
+// multiply-adds per cycle that llvm-mca 19 computes for prototypes of the innermost loops (the first row is commit
+// 3a691498):
 //
 // | | Neoverse N1 | Neoverse V1 |
 // |---|---|---|
@@ -12,9 +13,9 @@
 // | BFMMLA, 8 x 8 | - | 50.9 |
 // | BFMMLA, 12 rows x 8 columns (SmallMatrices) | - | 63.3 |
 //
-// kInt8Units and kBf16Units follow from these numbers. BFMMLA has a latency of 5 cycles on V1: the 16 sums of 8 x 8 are
-// too few to hide it, the 24 of 12 x 8 are enough. kStepsAtOnce was not measured. Its size lets the operands of a block
-// stay in the first-level cache.
+// kInt8Units and kBf16Units follow from these numbers. BFMMLA has a latency of 5 cycles on V1. A block of 8 x 8 has 16
+// sums, which are too few to hide the latency; a block of 12 x 8 has 24, which are enough. kStepsAtOnce was not
+// measured. It is small enough for the operands of a block to stay in the first-level cache.
 
 #if defined(VMOE_CORE_NEON_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_NEON_BLOCK_INL_H_
@@ -41,8 +42,8 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// For functions that use these instructions. Compilers emit them only for their intrinsics, so a path that uses SDOT
-// alone also runs on processors without the other instructions.
+// Lets a function use SDOT, SMMLA and BFMMLA. Compilers emit these instructions only for their intrinsics. A path that
+// calls only SDOT therefore also runs on processors without the other two.
 #define VMOE_PRODUCTS_ATTR __attribute__((target("+dotprod+i8mm+bf16")))
 
 constexpr size_t kVectorBytes = 16;
@@ -52,7 +53,8 @@ constexpr size_t kVectorsOfUnit = 4;
 HWY_INLINE int8x16_t load_bytes(const char* from) { return vld1q_s8(reinterpret_cast<const int8_t*>(from)); }
 HWY_INLINE void store_bytes(char* to, int8x16_t bytes) { vst1q_s8(reinterpret_cast<int8_t*>(to), bytes); }
 
-// Returns the first or the second weight of each byte, which holds two int4.
+// Unpacks bytes that contain two int4 weights each. Returns the second weight of each byte if kSecond is set, otherwise
+// the first.
 template <bool kSecond>
 HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
   if constexpr (kSecond) return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(both), 4));
@@ -61,13 +63,13 @@ HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
 
 // ---- Products of one instruction
 
-// Multiplies rows by 16 columns. An instruction multiplies 4 bytes of a row by 4 bytes of each of 4 columns.
+// Multiplies rows by 16 columns. Each instruction multiplies 4 bytes of a row by 4 bytes of each of 4 columns.
 template <class Instruction>
 struct Dots {
   using Sums = typename Instruction::Sums;
   static constexpr size_t kGroupBytes = 4;
   static constexpr size_t kRowsOfUnit = 1;
-  static constexpr size_t kUnitBytes = kLineBytes;  // from one row to the next
+  static constexpr size_t kUnitBytes = kLineBytes;  // bytes from one row to the next
 
   static HWY_INLINE Sums start(const int32_t* excess) { return (Sums)vld1q_dup_s32(excess); }
   template <size_t kUnits>
@@ -106,9 +108,9 @@ struct Dots {
   }
 };
 
-// Multiplies pairs of rows by 8 columns. An instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns, and a
-// vector of sums is 2 x 2 outputs. Both operands have the layout [8 groups of 8 bytes][16 columns, or the rows][8 B],
-// so that each vector of 16 bytes is an operand of an instruction.
+// Multiplies pairs of rows by 8 columns. Each instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns and adds
+// to a vector of 2 x 2 sums. Rows and weights have the layout [8 groups of 8 bytes][rows, or 16 columns][8 B], so that
+// every 16 bytes are an operand of an instruction.
 template <class Instruction>
 struct SmallMatrices {
   using Sums = typename Instruction::Sums;
@@ -121,7 +123,7 @@ struct SmallMatrices {
     return vcombine_s32(vdup_lane_s32(pair, 0), vdup_lane_s32(pair, 1));
   }
 
-  // Turns two vectors of 2 x 2 sums into one vector for each row, and back.
+  // Converts two vectors of 2 x 2 sums to one vector for each of the two rows, or back.
   template <size_t kUnits>
   static HWY_INLINE void swap(Sums (&sums)[kUnits][kVectorsOfUnit]) {
 #pragma GCC unroll 8
@@ -176,7 +178,7 @@ struct SignedDot {
   }
 };
 
-// For bfloat16, widened to float32.
+// Multiplies bfloat16 values that were widened to float32.
 struct FloatProduct {
   using Sums = float32x4_t;
   template <int kLane>
@@ -199,8 +201,8 @@ struct Bf16Matrix {
   }
 };
 
-// BFMMLA in plain C++, bit for bit, for machines without it. The sum of two products is rounded to odd, and so is its
-// sum with the accumulator. Subnormal numbers become zero, as inputs and as outputs.
+// Computes BFMMLA in plain C++, bit for bit, for machines without it. The sum of two products is rounded to odd; then
+// its sum with the accumulator is rounded to odd. Subnormal inputs and outputs become zero.
 struct EmulatedBf16Matrix {
   using Sums = float32x4_t;
   static Sums add(Sums sums, int8x16_t rows, int8x16_t columns) {
@@ -224,11 +226,11 @@ struct EmulatedBf16Matrix {
   static float flushed(float value) {
     return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
   }
-  // Multiplies; the product is exact within the range of float32.
+  // Returns the product of two bfloat16, which is exact within the range of float32.
   static float product(Bf16 a, Bf16 b) { return flushed(flushed(from_bf16(a)) * flushed(from_bf16(b))); }
 
-  // Returns the sum rounded to odd: towards zero, with the last bit set if that is not exact. Rounding to a double
-  // first gives the same result.
+  // Returns a + b rounded to odd: it is rounded towards zero, and its last bit is set if the result is not exact. The
+  // sum is first rounded to odd as a double, which gives the same result.
   static float add_to_odd(float a, float b) {
     double sum = double{a} + b;
     const double rest = sum - a;
@@ -248,17 +250,17 @@ struct EmulatedBf16Matrix {
 
 struct NeonPass {
   const char* rows;             // the first row of the pass
-  size_t group_stride;          // of SmallMatrices: bytes from one group of the rows to the next
+  size_t group_stride;          // only for SmallMatrices: bytes from one group of the rows to the next
   size_t step_stride;           // bytes from one step of the rows to the next
-  const int32_t* excess;        // int4: of the first row
-  const char* panel;            // at the first column of the pass
+  const int32_t* excess;        // only for int4: the sum of the first row, times -8 (see tiles.h)
+  const char* panel;            // the weights, from the first column of the pass on
   const hwy::float16_t* scale;  // int4: of its columns
   size_t steps;
-  bool goes_on;  // whether to add to the sums that `out` holds
-  float* out;    // [rows, kPanelColumns], of int32 for int8
+  bool goes_on;  // whether to add to the sums that `out` already contains
+  float* out;    // [rows, kPanelColumns]; the values are int32 for int8
 };
 
-// Multiplies kUnits units of rows by four vectors of columns.
+// Multiplies kUnits units of rows by four vectors of columns. A unit is Products::kRowsOfUnit rows.
 template <class Products, ElementType kType, size_t kUnits>
 VMOE_PRODUCTS_ATTR HWY_NOINLINE void run_neon_pass(NeonPass pass, LinesAhead& lines) {
   constexpr bool kInt4 = kType == ElementType::kInt4;
@@ -348,7 +350,7 @@ HWY_INLINE void run_neon_passes(const NeonPass& rows, size_t row_count, size_t c
 
 // ---- Blocks
 
-// Multiplies row tiles by one panel. With PortableInt8, VectorBlock multiplies int8 and int4.
+// Multiplies row tiles by one panel. If Int8 is PortableInt8, VectorBlock multiplies int8 and int4 instead.
 template <class Bf16, class Int8>
 struct NeonBlock {
   using Vectors = VectorBlock<WidenedBf16, PortableInt8>;
@@ -372,7 +374,7 @@ struct NeonBlock {
       pass.panel = panel;
       pass.steps = steps;
       pass.out = sums;
-      // Each pass over the panel prefetches its share of the next lines, so that no pass waits for all of them.
+      // Each pass over the panel prefetches an equal share of the next lines, so that no pass waits for all of them.
       LinesAhead lines = beside.lines;
       if constexpr (kType == ElementType::kBfloat16) {
         lines.rate /= divide_up(count, Bf16::kRowsOfUnit * kBf16Units);
@@ -393,9 +395,10 @@ struct NeonBlock {
   }
 
  private:
-  // bfloat16 operands are prepared for a few steps at a time, so that they stay in the first-level cache.
+  // The operands of bfloat16 products are rearranged or widened for a few steps at a time, so that they stay in the
+  // first-level cache.
   static constexpr bool kWidens = std::is_same_v<Bf16, Dots<FloatProduct>>;
-  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widened elements take twice the bytes, and so twice the steps
+  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widening turns a step into two, as its bytes double
   static constexpr size_t kStepsAtOnce = 8 / kWidth;
   static constexpr size_t kInt8Units = 4;
   static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // enough sums that no instruction waits for the previous one
@@ -449,7 +452,7 @@ struct NeonBlock {
     }
   }
 
-  // Widens the lines of a step, pairs of bfloat16, to the lines of two steps of float32.
+  // Widens the weights of one step, whose lines contain pairs of bfloat16, to two steps of float32 lines.
   static HWY_INLINE void widen_weights(const char* from, char* to) {
     for (size_t line = 0; line < 2 * kRowsPerTile; ++line, from += kLineBytes) {
       const size_t tile = line / kRowsPerTile, depth = line % kRowsPerTile * 2;

@@ -50,7 +50,7 @@ void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t
       const size_t group = i / group_bytes;
       char* columns = to + group / 2 * group_bytes * kRowsPerTile + i % group_bytes;
       for (size_t c = 0; c < count; ++c) {
-        // Adding 8 to a two's complement number of four bits flips one bit.
+        // For a two's complement number of four bits, adding 8 means flipping the highest bit.
         const int value = (data[(first + c) / 2] >> (first + c) % 2 * 4 & 0xf) ^ kInt4Excess;
         char& byte = columns[c / kRowsPerTile * (kTileBytes / 2) + c % kRowsPerTile * group_bytes];
         byte = static_cast<char>(group % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
@@ -59,7 +59,7 @@ void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t
   }
 }
 
-// Packs one panel of a matrix into `steps` steps of tiles at `to`.
+// Packs one panel of a matrix into tiles at `to`, `steps` steps long.
 void pack_tile_panel(const Kernels& kernels, const StoredWeights& weights, size_t matrix, size_t panel, size_t steps,
                      char* to) {
   const size_t group_bytes = kernels.group_bytes(weights.type);
@@ -82,7 +82,8 @@ void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   for (size_t column = 0; column < kPanelColumns; ++column) excess[column] *= 128;
 }
 
-// Returns a hash of a few values, which differs between most weights. Weights with the same hash are compared in full.
+// Returns a hash of a sample of the weights, which differs between most weights. Weights with the same hash are
+// compared in full.
 uint64_t sample(const StoredWeights& weights) {
   constexpr size_t kSamples = 256;
   const size_t bytes = weights.bytes();
@@ -109,7 +110,7 @@ struct Registry {
   std::multimap<Key, std::weak_ptr<const PackedWeights>> packed;
 };
 
-// Never destroyed: sessions may be released while the process ends.
+// Never destroyed, because weights may be released while the process ends.
 Registry& get_registry() {
   static auto* registry = new Registry;
   return *registry;
@@ -153,7 +154,8 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
 std::shared_ptr<const PackedWeights> PackedWeights::share(const Kernels& kernels, const StoredWeights& weights) {
   const Key key = key_of(weights);
   Registry& registry = get_registry();
-  // Held while packing: if two sessions load at once, the second waits and then shares.
+  // The lock is kept during packing: if two threads load the same weights at once, the second one waits and then shares
+  // the result.
   const std::lock_guard<std::mutex> lock(registry.mutex);
   const auto [first, last] = registry.packed.equal_range(key);
   for (auto entry = first; entry != last;) {

@@ -1,5 +1,5 @@
-// Weight matrices in the order in which the kernels read them. They are packed once, and shared if the weights are
-// equal.
+// Weight matrices in the order in which the kernels read them. Each matrix is packed once; equal matrices share one
+// packed copy.
 #pragma once
 
 #include <cstddef>
@@ -15,31 +15,30 @@
 
 namespace vmoe {
 
-// Weights in the layout in which a model stores them: `matrices` matrices of [depth, columns], row-major, one after
-// another.
+// Weights in the layout of a model file: `matrices` row-major matrices [depth, columns], one after another.
 struct StoredWeights {
   const void* data = nullptr;
   ElementType type = ElementType::kFloat32;
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
-  // If columns have scales: the number of elements of the depth that are summed up at once, a multiple of 64, or 0 for
-  // all.
+  // For weights with one scale per column: the number of elements of the depth that are summed up before they are
+  // scaled. It is a multiple of 64, or 0 for the whole depth.
   size_t depth_chunk = 0;
-  const void* scale = nullptr;  // if groups have scales: float16[matrices, groups of the depth, columns]
+  const void* scale = nullptr;  // only if groups have scales: float16[matrices, groups of the depth, columns]
 
   size_t elements() const { return matrices * depth * columns; }
   size_t bytes() const { return divide_up(elements() * weight_type(type).bits, 8); }
 };
 
-// Packed weights, immutable: any number of threads may read them. float32 weights are in panels as wide as the path's
-// blocks of sums, all others in panels of tiles (tiles.h).
+// Packed weights. They are immutable, so any number of threads may read them. float32 weights are in panels that are as
+// wide as the path's blocks of sums. All other types are in panels of tiles (tiles.h).
 class PackedWeights {
  public:
   // Throws std::bad_alloc.
   PackedWeights(const Kernels& kernels, const StoredWeights& weights);
 
-  // Returns the packed form of these weights. If the process still has the packed form of equal weights, returns that
+  // Returns the packed form of `weights`. If the process already has a packed form of equal weights, returns that
   // object. Throws std::bad_alloc.
   static std::shared_ptr<const PackedWeights> share(const Kernels& kernels, const StoredWeights& weights);
 
@@ -49,7 +48,7 @@ class PackedWeights {
   size_t depth() const { return form_.depth; }
   size_t columns() const { return form_.columns; }
 
-  // The number of column panels of each matrix, and the number of columns in these panels.
+  // The number of panels of each matrix, and the number of columns in these panels, including padding.
   size_t panels() const { return panels_; }
   size_t padded_columns() const { return panels_ * panel_columns_; }
   // The number of steps of the depth, for weights in tiles.
@@ -62,7 +61,7 @@ class PackedWeights {
   const char* panel_at(size_t matrix, size_t panel) const;
 
   // Returns TileProduct::column_excess, i32[padded_columns], for the chunk of the depth that begins at `first_step`.
-  // Null if columns have no scales, and on paths that read rows as signed.
+  // Returns null if columns have no scales, or if the path reads rows as signed bytes.
   const int32_t* column_excess(size_t matrix, size_t first_step) const;
 
  private:

@@ -7,9 +7,9 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-// Maximum rows of a task. A task has one panel, and this many rows stay in a core's cache with it. The number hardly
-// matters: with 64, 128 and 512 rows, an MLP of 2,048 rows reached 50, 50 and 51 multiply-adds per ns on one thread of
-// Zen 4.
+// Maximum number of rows of a panel product that one thread computes at once, chosen so that the rows stay in a core's
+// cache together with the panel. The number hardly matters: with 64, 128 and 512 rows, an MLP of 2,048 rows reached 50,
+// 50 and 51 multiply-adds per ns on one thread of Zen 4.
 constexpr size_t kRowsPerTask = 128;
 
 }  // namespace
@@ -22,7 +22,7 @@ size_t padded_stride(size_t columns) {
 void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                   const TaskRunner& runner) {
   size_t most_rows = 0;
-  std::vector<size_t> used;  // matrices with rows; the others are not read
+  std::vector<size_t> used;  // the matrices with at least one row; matrices without rows are not read
   used.reserve(weights.matrices());
   for (size_t matrix = 0; matrix < weights.matrices(); ++matrix) {
     const size_t rows = first[matrix + 1] - first[matrix];
@@ -34,10 +34,11 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
   parallel_for(runner, used.size() * panels * chunks, [&](size_t task) {
     const size_t turn = task / (panels * chunks);
     const size_t matrix = used[turn];
-    // Tasks cover all panels for a chunk of rows, then those for the next chunk, so that the rows stay in the cache.
+    // Consecutive values of `task` cover all panels for one chunk of rows, then all panels for the next chunk, so that
+    // the rows stay in the cache.
     const size_t chunk = task / panels % chunks;
     const size_t panel = task % panels;
-    // A chunk has whole tiles.
+    // Chunks consist of whole tiles of rows.
     const size_t tile_rows = weights.kernels().tile_rows;
     const size_t tiles = divide_up(first[matrix + 1] - first[matrix], tile_rows);
     const size_t begin = first[matrix] + tiles * chunk / chunks * tile_rows;
@@ -53,7 +54,7 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
     }
     mine.panel = reinterpret_cast<const float*>(weights.panel_at(matrix, panel));
     mine.columns = weights.columns_of_panel(panel);
-    // Threads take tasks in turn, so the panel of the next task is prefetched.
+    // Threads take the values of `task` in order, so the panel of the next value is prefetched.
     const size_t next = panel + 1 < panels ? panel + 1 : 0;
     const size_t next_turn = next > 0 || chunk + 1 < chunks ? turn : turn + 1;
     if (next_turn < used.size()) {

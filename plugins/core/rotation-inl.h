@@ -22,7 +22,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Rotates pairs of adjacent columns: (a, b) becomes (a cos - b sin, b cos + a sin), given (cos, cos) and (-sin, sin).
 HWY_INLINE Floats rotate_pairs(Floats values, Floats cosines, [[maybe_unused]] Floats sines) {
 #if HWY_TARGET == HWY_SCALAR
-  return hn::Mul(values, cosines);  // never called: a vector has no pair
+  return hn::Mul(values, cosines);  // never called, because a vector of one value contains no pair
 #else
   return hn::MulAdd(values, cosines, hn::Mul(hn::Reverse2(FloatTag(), values), sines));
 #endif

@@ -9,8 +9,8 @@
 
 namespace vmoe {
 
-// gates f32[tokens,E] = softmax(norm(x) . router) of x f32[tokens,D], with the packed float32 router [1, D, E]. Throws
-// std::bad_alloc.
+// Computes gates f32[tokens,E] = softmax(norm(x) . router) for x f32[tokens,D]. `router` is one packed float32 matrix,
+// [1, D, E]. Throws std::bad_alloc.
 void compute_gates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* gates,
                    const TaskRunner& runner);
 

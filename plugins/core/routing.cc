@@ -12,9 +12,10 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kTokensPerTask = 64;
-constexpr float kUnitsOfOne = 1 << 14;  // an expert's mass is a sum of gates, in units of 1 / kUnitsOfOne
+constexpr float kUnitsOfOne = 1 << 14;  // the mass of an expert is a sum of gates, counted in units of 1 / kUnitsOfOne
 
-// Sorts the tokens of a group in serving order, for batch_priority. order[turn] has the token in its low 32 bits.
+// Sorts the tokens of a group by descending priority, the order in which batch_priority serves them. The low 32 bits of
+// order[turn] are the token.
 void serving_order(const RoutingShape& shape, const float* priority, uint64_t* order) {
   for (size_t token = 0; token < shape.tokens; ++token) {
     order[token] = static_cast<uint64_t>(descending_bits(priority[token])) << 32 | token;
@@ -22,7 +23,8 @@ void serving_order(const RoutingShape& shape, const float* priority, uint64_t* o
   std::sort(order, order + shape.tokens);
 }
 
-// Calls serve(pair, its expert) for all pairs of a group, in the order in which they are served.
+// Calls serve(pair, expert of the pair) for all pairs of a group in the order in which they are served: the first
+// choices of all tokens, then their second choices, and so on.
 template <class Serve>
 void serve_in_order(const RoutingShape& shape, const int32_t* expert, const float* priority, uint64_t* order,
                     const Serve& serve) {
@@ -36,7 +38,8 @@ void serve_in_order(const RoutingShape& shape, const int32_t* expert, const floa
   }
 }
 
-// Computes how many pairs each expert may keep in a group, i32[E]: 0 for the experts that the group may not use.
+// Computes limit i32[E], the number of pairs that each expert may keep in a group. It is 0 for experts that the group
+// may not use.
 void limit_experts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
                    int32_t* ranking, int32_t* limit) {
   const int32_t most = shape.pool ? INT32_MAX : static_cast<int32_t>(std::min<size_t>(shape.capacity, INT32_MAX));
@@ -56,7 +59,8 @@ void limit_experts(const RoutingShape& shape, const int32_t* expert, const float
   for (size_t i = 0; i < shape.max_experts; ++i) limit[ranking[i]] = most;
 }
 
-// Decides which pairs a group keeps. `slot` numbers the kept pairs of each expert and group; it is -1 for the others.
+// Decides which pairs a group keeps. For a kept pair, `slot` becomes its number among the kept pairs of its expert in
+// this group; for a dropped pair, -1.
 void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
                 int32_t* slot, int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
@@ -71,8 +75,8 @@ void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* p
   });
 }
 
-// Returns the number of slots of each expert, given the pairs that each group keeps, kept i32[G,E]. Writes the first
-// slot of each group, first i32[G,E].
+// Returns the number of slots of each expert, given kept i32[G,E], the number of pairs that each group keeps. Writes
+// the number of each group's first slot to first i32[G,E].
 size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
   size_t most = 1;
   for (size_t e = 0; e < shape.experts; ++e) {
@@ -86,14 +90,14 @@ size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* fi
   return shape.pool ? most : shape.slots();
 }
 
-// Finds the K best experts of one token: expert i32[K], and their gates, weight f32[K]. On ties, the lower expert comes
-// first. NaN ranks as 0. Returns the best gate, with 0 for NaN.
+// Finds the K best experts of one token. Writes the experts to expert i32[K] and their gates to weight f32[K]. If gates
+// are equal, the lower expert comes first. NaN ranks as 0. Returns the best gate, or 0 if that gate is NaN.
 float choose_experts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
   float best = 0;
   size_t chosen = 0;
   for (size_t e = 0; e < experts; ++e) {
     const float rank = std::isnan(gates[e]) ? 0.0f : gates[e];
-    // Insert behind all experts with the same gate, so that the lower expert stays first.
+    // Insert after all experts with the same gate, so that the lower expert comes first.
     size_t place = chosen;
     while (place > 0) {
       const float other = gates[expert[place - 1]];
@@ -110,7 +114,7 @@ float choose_experts(const float* gates, size_t experts, size_t choices, int32_t
   return best;
 }
 
-// Lets one expert of one group choose its tokens. `keys` u64[S] is scratch memory.
+// Lets one expert choose its tokens from one group. `keys` u64[S] is scratch memory.
 void choose_for_expert(const RoutingShape& shape, size_t group, size_t expert, const float* gates, uint64_t* keys,
                        int32_t* slot, int32_t* src) {
   const size_t first = group * shape.tokens;

@@ -1,4 +1,4 @@
-// Tells the sanitizers facts that they cannot observe. Does nothing in other builds.
+// Tells the sanitizers facts that they cannot observe. In builds without sanitizers, these functions do nothing.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +22,15 @@
 
 namespace vmoe {
 
-// Number of bytes between the parts of a buffer, so that sanitizers see an access beyond the end of a part.
+// Number of unused bytes between the parts of a buffer. With them, a sanitizer detects an access beyond the end of a
+// part.
 #ifdef VMOE_ADDRESS_SANITIZER
 inline constexpr size_t kGuardBytes = 64;
 #else
 inline constexpr size_t kGuardBytes = 0;
 #endif
 
-// Makes each access to this memory an error.
+// Makes the sanitizer report every access to this memory.
 inline void forbid_access([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   ASAN_POISON_MEMORY_REGION(data, bytes);
@@ -42,7 +43,7 @@ inline void allow_access([[maybe_unused]] void* data, [[maybe_unused]] size_t by
 #endif
 }
 
-// Allows access to values that must be written before they are read: they are NaN until then.
+// Allows access to memory whose values must be written before they are read. Until then, they are NaN.
 inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   allow_access(data, bytes);
@@ -50,8 +51,8 @@ inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] si
 #endif
 }
 
-// For threads that are synchronized by a library without instrumentation: everything before a release(object) happens
-// before everything after a later acquire(object).
+// For threads that are synchronized by a library without instrumentation. Tells the sanitizer that everything before
+// release(object) happens before everything after a later acquire(object).
 inline void release([[maybe_unused]] void* object) {
 #ifdef VMOE_THREAD_SANITIZER
   __tsan_release(object);

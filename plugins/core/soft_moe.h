@@ -28,19 +28,22 @@ struct SoftShape {
 std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
                                                 size_t all_slots);
 
-// The op VmoeSoftRouter, with slots from pack_slots: x f32[G,S,D] -> dispatch f32[G,S,E,P], the softmax of
-// scale * cosine(token, slot) over the tokens of a group, and combine f32[G,S,E,P], its softmax over the slots of all
-// experts. Throws std::bad_alloc.
+// The op VmoeSoftRouter: x f32[G,S,D] -> dispatch f32[G,S,E,P], combine f32[G,S,E,P]. `slots` comes from pack_slots().
+// The logits are scale * cosine(token, slot).
+// - dispatch: the softmax of the logits over the tokens of a group.
+// - combine: the softmax of the logits over the slots of all experts.
+// Throws std::bad_alloc.
 void compute_soft_router(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x,
                          float* dispatch, float* combine, const TaskRunner& runner);
 
-// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D], the sum over the group's tokens of
-// dispatch * x. Slot p of group g is at g * P + p. With `round_bf16`, x is rounded to bfloat16. Throws std::bad_alloc.
+// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D]. Row g * P + p of an expert in buf is
+// slot p of group g: the sum over the group's tokens of dispatch * x. If `round_bf16` is set, x is first rounded to
+// bfloat16. Throws std::bad_alloc.
 void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
                    const float* dispatch, float* buf, const TaskRunner& runner);
 
-// The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D], the sum over the group's slots of
-// combine * out. With `round_bf16`, out is rounded to bfloat16. Throws std::bad_alloc.
+// The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D]. The output of a token is the sum over
+// the group's slots of combine * out. If `round_bf16` is set, out is first rounded to bfloat16. Throws std::bad_alloc.
 void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
                   const float* combine, float* y, const TaskRunner& runner);
 

@@ -15,9 +15,10 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kMostThreads = 64;
-// Number of tasks per thread that a stage is split into. Threads take tasks in turn, so a late thread costs little.
+// Number of pieces per thread into which a stage is split. Threads take the pieces in turn, so a thread that starts
+// late costs little time.
 constexpr size_t kTasksPerThread = 1;
-// How often a waiting thread checks whether the tasks are done before it yields.
+// How many times a waiting thread checks whether the work is done before it begins to yield its processor.
 constexpr size_t kLooks = 4000;
 
 size_t count_processors() {
@@ -36,18 +37,19 @@ void pause_thread() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
-  asm volatile("isb");  // waits for tens of cycles; most processors do nothing at `yield`
+  asm volatile("isb");  // `isb` waits for tens of cycles, whereas `yield` does nothing on most processors
 #endif
 }
 
-// A stage that threads share. They take its tasks in turn; a thread that comes late finds no task left.
+// A stage that several threads share. Each thread takes the next piece of work until none is left. A thread that comes
+// late therefore finds nothing to do.
 struct SharedStage {
   size_t tasks = 0;
   size_t tasks_of_group = 1;
   alignas(64) std::atomic<size_t> next{0};
   alignas(64) std::atomic<size_t> done{0};
 
-  // Waits for all tasks. This can't hang, since the thread that took a task also runs it.
+  // Waits until all pieces are done. This cannot hang, because the thread that took a piece also completes it.
   void wait_for_all() const {
     for (size_t looks = 0; done.load(std::memory_order_acquire) < tasks; ++looks) {
       looks < kLooks ? pause_thread() : static_cast<void>(sched_yield());

@@ -49,7 +49,7 @@ void parallel_for_rows(const TaskRunner& runner, size_t rows, const Body& body) 
                [&](size_t task) { body(task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask)); });
 }
 
-// Runs every task on the calling thread.
+// Returns a runner that does all work on the calling thread.
 inline TaskRunner serial_runner() {
   return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             for (size_t i = 0; i < count; ++i) task(context, i);

@@ -1,7 +1,7 @@
 // Computes one head of attention in tiles. kernels.cc compiles this file once per instruction set.
 //
-// Both products are blocks of bfloat16, whose cost is in kernels.cc. Scratch memory holds the scores of only one block
-// at a time, so that they stay in the second-level cache.
+// Both products, queries with keys and shares with values, are computed in blocks of bfloat16; kernels.cc lists their
+// cost. The scratch memory stores the scores of only one block at a time, so that they stay in the second-level cache.
 
 #if defined(VMOE_CORE_TILE_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ATTENTION_INL_H_
@@ -51,7 +51,8 @@ HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   }
 }
 
-// Interleaves the lines of a group's tokens, 32 values each, into one line of each of two tiles.
+// Interleaves the lines of the kTokens tokens of a group. The 32 values of each line are split between two tiles, so
+// that each tile gets one line.
 template <size_t kTokens>
 HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to) {
   const auto place = [to](size_t i) {
@@ -94,8 +95,9 @@ HWY_ATTR void pack_values(const TileHead& head, char* values) {
   }
 }
 
-// Stores exp(scale * (score - max)) of one row as lines of bfloat16, `kTileBytes` apart. Returns the sum before
-// rounding. Panels of 32 tokens are `stride` floats apart in `scores`. `added` may be null.
+// Stores exp(scale * (score - max)) for the scores of one row as lines of bfloat16, which begin kTileBytes apart.
+// Returns the sum of these powers before rounding. In `scores`, panels of 32 tokens are `stride` floats apart. If
+// `added` is not null, it is first added to the scores.
 HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, const float* added, float scale,
                                   char* line) {
   const FloatTag d;
@@ -142,7 +144,7 @@ HWY_ATTR void attend(const TileHead& head) {
   char* values = keys + panels * head.lines * kPanelStepBytes;
   char* shares = values + panels * head.lines * kPanelStepBytes;
   auto* scores = reinterpret_cast<float*>(shares + kMostRowTiles * panels * kTileBytes);
-  HWY_ALIGN float sums[kSumsOfBlock] = {};  // a narrow last line leaves some out
+  HWY_ALIGN float sums[kSumsOfBlock] = {};  // zero at first, because a narrow last line leaves some sums unwritten
   float total[kMostRowTiles * kRowsPerTile];
   constexpr size_t kGroup = Block::group_bytes(ElementType::kBfloat16);
   pack_keys<kGroup>(head, keys);

@@ -9,24 +9,24 @@
 namespace vmoe {
 namespace {
 
-// Computes attention for one head of one image, whose queries, keys and values are lines: 32 columns of a token in 64
-// bytes. Allocates the scratch memory. Throws std::bad_alloc.
+// Computes attention for one head of one image. The queries, keys and values are lines: each line contains 32 columns
+// of a token in 64 bytes. Allocates the scratch memory. Throws std::bad_alloc.
 void attend_head(const Kernels& kernels, TileHead head) {
   Workspace scratch;
   head.scratch = scratch.take<char>(tile_head_bytes(head.tokens, head.lines));
   kernels.attend(head);
 }
 
-// Returns TileHead::added for keys that represent `sizes` tokens each, f32[tokens] or null. Writes it to `memory`,
-// f32[tokens in whole panels]. Returns null if there is nothing to add.
+// Returns TileHead::added, f32[tokens in whole panels], for keys that represent `sizes` original tokens each. `sizes`
+// is f32[tokens] or null. Writes the values to `memory`. Returns null if there is nothing to add.
 const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   const size_t padded = round_up(head.tokens, kPanelColumns);
   return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
 }
 
-// Packs one head's columns of some tokens as lines of bfloat16. Lines of the same 32 columns are together, which is the
-// order in which products write them.
+// Packs one head's columns of some tokens as lines of bfloat16. The lines of all tokens for the first 32 columns come
+// first, then the lines for the next 32 columns. This is also the order in which products write lines.
 void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t tokens, size_t size, char* to) {
   const size_t tiles = divide_up(tokens, kRowsPerTile);
   TileRows rows;
@@ -41,7 +41,7 @@ void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t 
   }
 }
 
-// Computes attention for head `number` of one image. q, k, v and y begin at the first image.
+// Computes attention for head `number` of image `image`. The pointers q, k, v and y are those of the first image.
 void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t image, size_t number, const float* q,
                   const float* k, const float* v, float* y) {
   TileHead head;
@@ -73,10 +73,12 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   attend_head(kernels, head);
 }
 
-// Copies `size` columns from `column` on, which may be inside a line, to the beginning of new lines, and pads them with
-// zeros. Lines have 32 columns of a token in 64 bytes. In input and output, the lines of all tokens are together, and
-// the lines of the next 32 columns are `stride` bytes further. Copies kBytes at once; `column` columns and `size`
-// columns must each be a multiple of kBytes.
+// Copies the columns of one head to new lines. The head's `size` columns begin at `column`, which may be inside a line.
+// The new lines begin with the head's first column, and are padded with zeros.
+//
+// A line contains 32 columns of a token in 64 bytes. In the input and the output, the lines of all tokens for the same
+// 32 columns are adjacent. The lines for the next 32 columns begin `stride` bytes later. The function copies kBytes at
+// once, so kBytes must divide 2 * `column` and 2 * `size`, which are these columns in bytes.
 template <size_t kBytes>
 void cut_columns(const char* from, size_t stride, size_t column, size_t size, size_t tokens, char* to) {
   for (size_t byte = 0; byte < round_up(2 * size, kLineBytes); byte += kBytes) {
@@ -133,22 +135,22 @@ class Block {
   }
 
  private:
-  // A slot's memory between the stages of its group.
+  // The memory of a slot, in which stages leave results for later stages of their group.
   struct Slot {
-    PackedRows rows;        // activations of the key and value projections
-    PackedRows asking;      // activations of the query projection
+    PackedRows rows;        // packed inputs of the key and value projections
+    PackedRows asking;      // packed inputs of the query projection
     char* query = nullptr;  // [image][head][line] of row tiles
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
-    PackedRows mixed;        // activations of the output projection
-    float* exact = nullptr;  // if it packs(): the output of attention, f32[rows, D]
+    PackedRows mixed;        // packed inputs of the output projection
+    float* exact = nullptr;  // only if packs(): the output of attention, f32[rows, D]
     // If tokens are merged:
-    float* exact_key =
-        nullptr;             // keys before rounding, f32[rows, lines * 32], or their sums over heads, f32[rows, D / H]
-    bool sums_keys = false;  // whether exact_key has sums
+    float* exact_key = nullptr;  // keys before rounding, f32[rows, lines * 32]; or if sums_keys, their sums over the
+                                 // heads, f32[rows, D / H]
+    bool sums_keys = false;      // whether exact_key has sums
     std::vector<ImageMerging> merging;  // of each image
-    float* joining = nullptr;           // rows f32[D] of the tokens that join others, by image
-    float** out_row = nullptr;          // where each output row begins
+    float* joining = nullptr;           // rows f32[D] of the tokens that join other tokens, image by image
+    float** out_row = nullptr;          // pointer to the beginning of each output row
   };
 
   const LayerNorm norm_, mixed_norm_;
@@ -168,31 +170,31 @@ class Block {
   size_t* mixed_offset_ = nullptr;
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
-  int32_t* asking_ = nullptr;        // the rows of a group that are queries
-  size_t* whole_column_ = nullptr;   // [panels], the column of exact_key where a panel begins, without sums
-  size_t* summed_column_ = nullptr;  // [panels], the same if exact_key has sums over heads
-  size_t* rotation_offset_[2] = {};  // for all queries, and for all rows
+  int32_t* asking_ = nullptr;        // indices of those rows of a group that are queries
+  size_t* whole_column_ = nullptr;   // [panels]: column of exact_key where each panel begins, without sums
+  size_t* summed_column_ = nullptr;  // [panels]: the same if exact_key contains sums over the heads
+  size_t* rotation_offset_[2] = {};  // offsets in the rotation table: [0] for all queries, [1] for all rows
   mutable std::vector<Slot> slots_;  // results that stages leave for later stages of their group
   Workspace workspace_;
   const RotationTable rotation_;
 
-  // Whether attention writes float32, which is packed afterwards, instead of lines.
+  // Whether attention writes float32 rows, which are packed afterwards. Otherwise, it writes packed lines.
   bool packs() const { return quantized_ || cut_ || mixed_norm_; }
   bool merges() const { return merging_.count > 0; }
   size_t key_stride(bool summed) const { return summed ? width_ / heads_ : lines() * kPanelColumns; }
-  // The number of lines of a token, including all heads.
+  // Returns the number of lines of a token in all heads together.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
   size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
   size_t asking_of(size_t group) const { return images_of(group) * queries_; }
   size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
   size_t first_asking(size_t group) const { return group * images_of_group_ * queries_; }
-  // Whether some tokens are not queries.
+  // Whether only some of the tokens are queries.
   bool some_ask() const { return queries_ < tokens_; }
-  // Bytes from 32 columns of an image's queries to the next 32.
+  // Returns the number of bytes from 32 columns of an image's packed queries to the next 32 columns.
   size_t query_stride() const { return divide_up(queries_, kRowsPerTile) * kTileBytes; }
 
-  // Takes the memory of every slot, and pads the weights.
+  // Allocates the memory of every slot, and pads the weights.
   void take_memory(const AttentionBlockWeights& weights) {
     const size_t rows = images_of_group_ * tokens_;
     const size_t asking = images_of_group_ * queries_;
@@ -267,10 +269,12 @@ class Block {
     }
   }
 
-  // Computes some panels of the query, key and value projections; panels are counted through all three.
+  // Computes some panels of the query, key and value projections. `begin` and `end` count the panels of all three
+  // projections in this order.
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
     Slot& memory = slots_[slot];
-    // A thread that projects all panels also sums the keys over heads, so that they stay in its cache.
+    // A thread that projects all panels of a group also sums the keys over the heads, because they are still in its
+    // cache.
     const bool sums_keys = !cut_ && end - begin == 3 * lines();
     if (begin == 0) memory.sums_keys = sums_keys;
     HeadLines query, key, value;
@@ -315,7 +319,7 @@ class Block {
     }
   }
 
-  // Returns the rotation of rows whose places in the table begin at `offset`.
+  // Returns the rotation for rows whose positions in the table are listed in `offset`.
   LineRotation rotation_of(const size_t* offset) const {
     LineRotation rotation;
     rotation.cosines = rotation_.cosines();
@@ -325,7 +329,8 @@ class Block {
     return rotation;
   }
 
-  // Computes attention or finds the merging. The items are first the heads of the group's images, then its images.
+  // Computes attention for heads, or decides the merging of images. The first items are the heads of the group's
+  // images; the items after them are the images.
   void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
     const size_t heads = images_of_group_ * heads_;
     if (begin < heads) mix(group, slot, begin, std::min(end, heads));

@@ -1,11 +1,12 @@
-// Blocks of a product: up to three row tiles times a panel. kernels.cc compiles this file once per instruction set.
+// Multiplies a block: up to three row tiles times a panel. kernels.cc compiles this file once per instruction set.
 //
-// Processors differ in how they multiply a block: vector_block-inl.h uses vectors, neon_block-inl.h ARM's dot products
-// and matrix products, and matrix_unit_block-inl.h the tile registers of AMX. The costs are compared in kernels.cc.
+// Processors differ in how they multiply a block: vector_block-inl.h uses vectors, neon_block-inl.h uses ARM's dot
+// products and matrix products, and matrix_unit_block-inl.h uses the tile registers of AMX. kernels.cc compares the
+// costs.
 //
-// kMostRowTiles = 3 was derived, not measured. The 197 tokens of a ViT are 13 row tiles. A last block of three reads
-// the panel once; blocks of two and one would read it twice. More than three do not fit a matrix unit: the sums of
-// three take six of its eight registers.
+// kMostRowTiles = 3 was derived, not measured. The 197 tokens of a ViT are 13 row tiles: after five blocks of two,
+// three tiles are left. A last block of three reads the panel once; two blocks of two and one would read it twice. A
+// matrix unit does not support more than three: the sums of three row tiles take six of its eight registers.
 
 #if defined(VMOE_CORE_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_BLOCK_INL_H_
@@ -27,25 +28,27 @@ namespace HWY_NAMESPACE {
 constexpr size_t kMostRowTiles = 3;  // of a block
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
 
-// The row tiles of a block. Strides are bytes.
+// The row tiles of a block. Strides are in bytes.
 struct TileOperand {
   const char* tiles = nullptr;  // the first row tile
   size_t row_tile_stride = 0;
   size_t step_stride = 0;
   size_t row_count = 0;
-  // Vectors read only this many lines of the panel's last step, and only the first `columns` of the panel.
+  // Kernels in vectors read only the first `last_lines` lines of the panel's last step, and only the first `columns`
+  // columns of the panel.
   size_t last_lines = kRowsPerTile;
   size_t columns = kPanelColumns;
 };
 
-// Returns the number of row tiles of the next block: two, or three if exactly three are left.
+// Returns the number of row tiles of the next block: three if exactly three are left, otherwise at most two.
 constexpr size_t row_tiles_of_block(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
 
-// Calls the instance of Block::multiply for a number of row tiles that is known only at run time.
+// Calls the instance of Block::multiply for `row_tiles` row tiles, a number that is known only at run time.
 template <class Block, ElementType kType, class Beside>
 HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
                                Beside& beside) {
-  // The compiler does not see what tile registers read and write.
+  // The compiler does not see which memory the tile registers read and write, so it must not move memory accesses
+  // across these instructions.
   asm volatile("" : : : "memory");
   switch (row_tiles) {
     case 1: Block::template multiply<kType, 1>(rows, panel, steps, sums, beside); break;
@@ -55,8 +58,8 @@ HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const 
   asm volatile("" : : : "memory");
 }
 
-// Lines of memory to prefetch at a steady rate, into the second-level cache: it can wait for more lines at once than
-// the first-level cache.
+// Lines of memory to prefetch at a steady rate. They are prefetched into the second-level cache, because it can wait
+// for more lines at once than the first-level cache.
 struct LinesAhead {
   const char* next = nullptr;
   size_t rate = 0;  // lines per step, times 256
@@ -70,7 +73,7 @@ struct LinesAhead {
   }
 };
 
-// The `beside` of a multiply_block that has no other work to do.
+// The argument `beside` of multiply_block() if there is no other work to do.
 struct NothingBeside {
   LinesAhead lines;
 

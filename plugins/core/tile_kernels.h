@@ -1,7 +1,7 @@
 // The arguments of the kernels that read and write tiles (tiles.h): products, rows to pack, and attention.
 //
-// A product adds up each output over the depth in one fixed order. The bits of an output depend on its own row and on
-// the weights alone, not on the other rows, their number, or the threads.
+// A product adds up each output over the depth in one fixed order. The bits of an output therefore depend only on its
+// own row and on the weights. They do not depend on other rows, the number of rows, or the threads.
 #pragma once
 
 #include <cstddef>
@@ -31,18 +31,19 @@ struct TileProduct {
   const char* panel = nullptr;  // the first panel, at the first step
   size_t panel_stride = 0;      // bytes
   size_t panels = 0;
-  size_t columns = 0;                // of the matrix in these panels, at most panels * 32
-  const char* next_panel = nullptr;  // what to prefetch behind the last panel, or none
+  size_t columns = 0;                // number of columns of the matrix in these panels, at most panels * 32
+  const char* next_panel = nullptr;  // what to prefetch after the last panel, or null
 
   const float* row_scale = nullptr;     // int8 and int4: f32[row_count]
   const float* column_scale = nullptr;  // int8: f32[panels * 32]
-  // int8, on paths that read rows as unsigned: subtracted from each sum, 128 times the sum of the column's weights;
-  // i32[panels * 32].
+  // Only for int8 on paths that read rows as unsigned bytes: i32[panels * 32], 128 times the sum of each column's
+  // weights. It is subtracted from the sums of the column.
   const int32_t* column_excess = nullptr;
   const float* bias = nullptr;  // f32[panels * 32], or none
 };
 
-// The mode of a product says what happens to its float32 sums. Each mode has its own arguments and kernel, see Kernels:
+// The mode of a product determines what happens to its float32 sums. Each mode has its own arguments and its own kernel
+// in Kernels:
 //
 // | mode | writes | weights |
 // |---|---|---|
@@ -51,20 +52,21 @@ struct TileProduct {
 // | HiddenLines | lines of bfloat16: activation(sum + bias) * factor | bfloat16 |
 // | HeadLines | lines of bfloat16: sum + bias, rotated | bfloat16 and int8 |
 //
-// In each mode, row r begins `offset[r]` bytes after `out`. Float32 rows receive only the product's `columns`. Lines
-// have all 32 values of a panel, and the lines of the next panel begin `line_stride` bytes further.
+// In each mode, row r begins `offset[r]` bytes after `out`. Modes with float32 rows write only `columns` columns of the
+// product. Modes with lines write all 32 columns of each panel; the lines of the next panel begin `line_stride` bytes
+// later.
 
-// The beginnings of rows that have no common start to be offset from.
+// The addresses of rows that are scattered in memory, so that offsets from a common start cannot describe them.
 struct ScatteredRows {
   float* const* row = nullptr;  // [row_count]
-  size_t first_column = 0;      // of the product, in these rows
+  size_t first_column = 0;      // the column in these rows at which the product begins
 };
 
 struct FloatRows {
   float* out = nullptr;
   const size_t* offset = nullptr;          // [row_count]
-  const float* addend = nullptr;           // rows at the same offsets, may be `out`; or none
-  std::optional<ScatteredRows> scattered;  // instead of `out`; the addend is still read at `offset`
+  const float* addend = nullptr;           // rows at the same offsets as the output, or null; may be `out`
+  std::optional<ScatteredRows> scattered;  // if set, used instead of `out`; the addend is still read at `offset`
 };
 
 struct HiddenRows {
@@ -86,17 +88,17 @@ struct HiddenLines {
 struct LineRotation {
   const float* cosines = nullptr;
   const float* sines = nullptr;
-  const size_t* offset = nullptr;  // [row_count], elements of the table before the row for r
+  const size_t* offset = nullptr;  // [row_count]: index in the table at which the values for row r begin
   size_t period = 0;               // columns of a row of the table
-  size_t first_column = 0;         // of the product's first panel
+  size_t first_column = 0;         // the column at which the product's first panel begins
 };
 
-// A copy of lines before they are rounded, f32[row_count, stride].
+// A float32 copy of lines before they are rounded, f32[row_count, stride].
 struct ExactLines {
   float* out = nullptr;
   size_t stride = 0;
-  const size_t* column = nullptr;  // where each panel goes, [panels]
-  size_t first_added_panel = 0;    // from this panel on, values are added to those of earlier panels
+  const size_t* column = nullptr;  // [panels]: the column of `out` at which each panel is stored
+  size_t first_added_panel = 0;    // the values of this panel and of later ones are added to those of earlier panels
 };
 
 struct HeadLines {
@@ -107,45 +109,47 @@ struct HeadLines {
   std::optional<ExactLines> exact;
 };
 
-// Rows of float32 to pack as the activations of a product: normalized, rounded, and scaled for int8 and int4 weights.
+// Rows of float32 to pack as the activations of a product. They are normalized and rounded and, for int8 and int4
+// weights, scaled.
 struct TileRows {
   ElementType type = ElementType::kBfloat16;  // of the weights
-  const float* rows = nullptr;                // f32[.., stride], row r at index[r], or at r without an index
-  const int32_t* index = nullptr;             // i32[row_count] or none
-  size_t stride = 0;                          // elements
+  const float* rows = nullptr;     // [.., stride] of float32; row r is at index[r], or at r if `index` is null
+  const int32_t* index = nullptr;  // i32[row_count] or none
+  size_t stride = 0;               // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const float* norm_scale = nullptr;  // f32[depth]: normalize as described for LayerNorm; or none
+  const float* norm_scale = nullptr;  // f32[depth]: normalizes as LayerNorm describes; or null
   const float* norm_bias = nullptr;   // f32[depth], or none
   bool round_bf16 = false;            // round to bfloat16 before scaling
   float* scratch = nullptr;           // f32[depth in whole lines]
   char* tiles = nullptr;              // output; every step of the rows is written
   size_t row_tile_stride = 0;         // bytes
-  // Output for int8 and int4 weights: max|x| / 127 of each row, or 1 if the row is zero; f32[row_count].
+  // Output, only for int8 and int4 weights: f32[row_count], max|x| / 127 of each row, or 1 for a row of zeros.
   float* scale = nullptr;
 };
 
 // The arguments of attention for one head of one image: softmax(q . k / sqrt(size)) . v. The operands of both products
-// are bfloat16. The powers exp(score - max) are rounded for the second product. Its outputs are then divided by the sum
-// of the unrounded powers. A line has 32 columns of the head; the last line is padded with zeros.
+// are bfloat16. For the second product, the powers exp(score - max) are rounded to bfloat16. Its outputs are then
+// divided by the sum of the powers before rounding. A line contains 32 columns of the head; the last line is padded
+// with zeros.
 struct TileHead {
   const char* q = nullptr;   // row tiles of the first 32 columns
-  size_t q_step_stride = 0;  // bytes from those to the row tiles of the next 32 columns
+  size_t q_step_stride = 0;  // bytes from these row tiles to the row tiles of the next 32 columns
   size_t queries = 0;
-  const char* k = nullptr;  // lines of token 0, 1, ... with the first 32 columns
+  const char* k = nullptr;  // lines of tokens 0, 1, ... for the first 32 columns
   const char* v = nullptr;
-  size_t line_stride = 0;  // bytes from those to the lines of the next 32 columns
+  size_t line_stride = 0;  // bytes from these lines to the lines of the next 32 columns
   size_t tokens = 0;
-  const float* added = nullptr;  // added to each token's scores before scaling, f32[tokens in whole panels]; or none
+  const float* added = nullptr;  // f32[tokens in whole panels]: added to each token's scores before scaling; or null
   size_t size = 0;               // columns of a head
   size_t lines = 0;              // lines of a token
   char* scratch = nullptr;       // tile_head_bytes() bytes, 64-byte aligned
-  // Row r of the output begins at `out` + offset[r] bytes.
+  // Row r of the output begins `offset[r]` bytes after `out`.
   void* out = nullptr;
   const size_t* offset = nullptr;  // [queries]
-  bool out_lines = false;          // bfloat16 lines, or else float32
+  bool out_lines = false;          // whether to write lines of bfloat16 instead of float32 rows
   size_t out_line_stride = 0;      // of lines: bytes
-  size_t out_columns = 0;          // of float32: columns to write, at most lines * 32
+  size_t out_columns = 0;          // for float32 rows: number of columns to write, at most lines * 32
 };
 
 // Returns the size of TileHead::scratch in bytes.

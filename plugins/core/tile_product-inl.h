@@ -1,9 +1,10 @@
-// Computes products of tiles, block by block, and finishes their sums in each mode (see tile_kernels.h). All processors
-// do this in the same order. kernels.cc compiles this file once per instruction set.
+// Computes products of tiles block by block, and finishes the sums as the mode requires (see tile_kernels.h). All
+// processors do this in the same order. kernels.cc compiles this file once per instruction set.
 //
-// If the kind of block allows it, rows are finished while the next block multiplies (PendingRows). On a matrix unit, it
-// fills vector units that would be idle. It does not hide a GELU completely: on a Xeon with AMX, 512-bit instructions
-// run at half their rate while tile products run, and a GELU takes about 31 of them for each product (commit 722d4896).
+// If the kind of block allows it, the rows of a block are finished while the next block multiplies (PendingRows). On a
+// matrix unit, this keeps the vector units busy, which would otherwise be idle. It does not hide a GELU completely: on
+// a Xeon with AMX, 512-bit instructions run at half their rate while tile products run, and a GELU takes about 31 of
+// these instructions for each tile product (commit 722d4896).
 
 #if defined(VMOE_CORE_TILE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_PRODUCT_INL_H_
@@ -28,7 +29,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Finishing rows
 
-// Stores the float32 values of a row and a panel as a line of 32 bfloat16.
+// Stores the 32 float32 values of a row in one panel as a line of bfloat16.
 HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
   const BitsTag du;
 #if HWY_TARGET <= HWY_AVX3_ZEN4 && HWY_ARCH_X86
@@ -44,9 +45,9 @@ HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], 
 #endif
 }
 
-using RowValues = Floats[kPanelColumns / kLanes];  // of one row, the columns of a panel
+using RowValues = Floats[kPanelColumns / kLanes];  // the values of one row in the columns of one panel
 
-// Converts the sums of a row to float32.
+// Converts the sums of a row to float32, as TileProduct describes.
 template <ElementType kType>
 HWY_INLINE void scale_sums(const TileProduct& product, const float* sums, size_t row, size_t column,
                            RowValues& values) {
@@ -69,7 +70,7 @@ HWY_INLINE void scale_sums(const TileProduct& product, const float* sums, size_t
   }
 }
 
-// Computes activation(value + bias) * factor, for both modes of hidden values.
+// Computes activation(value + bias) * factor. Used by both modes with hidden values, HiddenRows and HiddenLines.
 template <class Hidden>
 HWY_INLINE void activate_row(const TileProduct& product, const Hidden& to, size_t row, size_t column,
                              RowValues& values) {
@@ -164,7 +165,7 @@ HWY_INLINE void finish_row(const TileProduct& product, const HeadLines& to, size
   store_bf16_line(values, to.out + to.offset[row] + panel * to.line_stride);
 }
 
-// The sums of one finished block, whose rows are written while the next block multiplies.
+// The sums of one finished block. Its rows are written while the next block multiplies.
 template <ElementType kType, class Mode>
 struct PendingRows {
   const TileProduct& product;
@@ -212,7 +213,8 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
     LinesAhead lines;
-    // In a single pass, the panel itself streams from memory. In several, there is time to fetch the next panel.
+    // If the rows are multiplied in a single pass, the panel itself is prefetched from memory. If there are several
+    // passes, there is time to prefetch the next panel.
     lines.next = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = row_tiles_of_block(row_tiles - tile);
@@ -239,7 +241,7 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
   pending.finish_all();
 }
 
-// Multiplies by weights of any type in kTypes, the types that the mode supports.
+// Multiplies by weights whose type is one of kTypes, the types that the mode supports.
 template <class Block, ElementType... kTypes, class Mode>
 void multiply_types(const TileProduct& product, const Mode& to) {
   ((product.type == kTypes ? multiply_panels<Block, kTypes>(product, to) : void()), ...);

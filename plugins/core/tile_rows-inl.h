@@ -1,7 +1,8 @@
 // Packs rows of float32 into tiles. kernels.cc compiles this file once per instruction set.
 //
-// Rounding to int8 without a division, and on AVX-512 with instructions that round and compare at once, took 14 to 18 %
-// less time for int8 weights on Zen 5, and 20 to 26 % less for int4 weights, than the code before commit 70624e1e.
+// Values are rounded to int8 without a division, and on AVX-512 with instructions that round and compare at once. On
+// Zen 5, this took 14 to 18 % less time for int8 weights, and 20 to 26 % less for int4 weights, than the code before
+// commit 70624e1e.
 
 #if defined(VMOE_CORE_TILE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ROWS_INL_H_
@@ -28,14 +29,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float kNormEpsilon = 1e-6f;
 
-// Loads the values from `i` on, up to the end of the row at `count`, followed by zeros.
+// Loads the vector of values that begins at `i`. Values beyond the end of the row, at `count`, are zero.
 HWY_INLINE Floats load_up_to(const float* row, size_t i, size_t count) {
   const FloatTag d;
   return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
 }
 
-// Folds the vectors of a row: fold(result so far, next vector), with `missing` beyond the end of the row. Four chains
-// run side by side, so that no vector waits for the previous one. join(one, other) combines them.
+// Combines the vectors of a row: `fold` takes the result so far and the next vector. Values beyond the end of the row
+// are replaced by `missing`. Four chains run side by side, so that no vector waits for the previous one. `join`
+// combines the results of two chains.
 template <class Fold, class Join>
 HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const Fold& fold, const Join& join) {
   constexpr size_t kChains = 4;
@@ -56,8 +58,8 @@ HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const
   return join(join(folded[0], folded[1]), join(folded[2], folded[3]));
 }
 
-// Returns the larger of two values without a sign, or a NaN if there is one. Such values have the order of their bits,
-// in which a NaN is the largest.
+// Returns the larger of two non-negative values, or a NaN if there is one. The bits of non-negative values, read as
+// integers, have the same order as the values; a NaN is the largest.
 HWY_INLINE Floats larger(Floats a, Floats b) {
   const SignedTag di;
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
@@ -93,8 +95,8 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// Returns the integers nearest to values of at most 127.5. Raises `away` to the distance between the two if that is
-// larger.
+// Returns the integers nearest to `values`, which are at most 127.5. Raises `away` to the distance between a value and
+// its integer if that distance is larger.
 HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions
@@ -108,8 +110,8 @@ HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #endif
 }
 
-// Stores 64 integers of at most 127 as bytes, or as unsigned bytes plus 128. Groups of the depth are side by side;
-// those of 8 bytes have the layout in tiles.h.
+// Stores 64 integers of at most 127 as signed bytes. If kUnsigned is set, adds 128 and stores unsigned bytes. Groups of
+// 4 bytes of the depth are adjacent; groups of 8 bytes have the layout described in tiles.h.
 template <bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], char* line) {
 #if HWY_TARGET == HWY_SCALAR
@@ -138,8 +140,9 @@ HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], c
 #endif
 }
 
-// Stores one row as lines of int8, clip(rint(x / scale), -127, 127); for int4 weights, also the row's `sums`. `count`
-// is a multiple of 64. Returns the scale, which is not finite if a value of the row is not.
+// Stores one row as lines of int8, clip(rint(x / scale), -127, 127). For int4 weights, also stores the row's sum of
+// each step, beginning at `sums`. `count` is a multiple of 64. Returns the scale, which is finite only if all values of
+// the row are.
 template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
@@ -149,11 +152,12 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
   const float share = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(SignedTag(), most))) / 127.0f;
   const float scale = share == 0.0f ? 1.0f : share;
   const auto reciprocal = hn::Set(d, 1.0f / scale);
-  // A subnormal scale has few bits and may have an infinite reciprocal, so quotients may exceed 127.
+  // A subnormal scale has few bits, and its reciprocal may be infinite. Quotients may then exceed 127.
   const bool tiny = scale < std::numeric_limits<float>::min();
   for (size_t i = 0; i < count; i += kLineBytes, line += weight_type(kType).tile_step_bytes) {
-    // No quotient exceeds 127.5, so nothing has to be clipped. A product with the reciprocal is off by a few units in
-    // the last place, which could round it the wrong way near the middle between two integers. There, divide.
+    // For a normal scale, no quotient exceeds 127.5, so nothing has to be clipped. Multiplying by the reciprocal is off
+    // by a few units in the last place. Near the middle between two integers, this could round the wrong way, so the
+    // value is divided there.
     Integers rounded[kVectors];
     auto away = hn::Zero(d);
 #pragma GCC unroll 16
@@ -172,7 +176,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       auto total = rounded[0];
 #pragma GCC unroll 16
       for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
-      // Unsigned, since the integers of NaNs may overflow when they are added up.
+      // Unsigned, because the integers that NaNs become may overflow when they are added up.
       const auto sum = static_cast<uint32_t>(-kInt4Excess) * static_cast<uint32_t>(hn::ReduceSum(SignedTag(), total));
       std::memcpy(sums, &sum, sizeof(sum));
       sums += weight_type(kType).tile_step_bytes;

@@ -1,26 +1,26 @@
-// The memory layout of low-precision products. A tile is 16 lines of 64 bytes. A matrix unit loads it at once, and the
-// other paths read it equally well.
+// The memory layout of low-precision products. A tile is 16 lines of 64 bytes. A matrix unit loads a tile with one
+// instruction, and the other paths read it equally well.
 //
-// A step is the part of the depth that one line of activations holds: 32 bfloat16 or 64 int8. A group is the part of
-// the depth that one line of weights holds: 4 bytes, which are 2 bfloat16 or 4 int8.
+// A step is the part of the depth that fits into one line of activations: 32 bfloat16 or 64 int8. A group is the part
+// of the depth that fits into one line of weights: 4 bytes, which are 2 bfloat16 or 4 int8.
 //
-// | | layout | a line holds |
+// | | layout | a line contains |
 // |---|---|---|
 // | activations | [row tile][step][16 rows][64 B] | one row, one step |
 // | weights | [panel of 32 columns][step][2][16 lines][64 B] | 16 columns, one group |
 //
-// A product therefore writes whole lines of the next product's activations, and reads a panel from its first byte to
-// its last. Elements beyond the last row, column or depth are zero.
+// With this layout, a product writes whole lines of the next product's activations, and reads a panel from its first
+// byte to its last. Elements beyond the last row, column or depth are zero.
 //
 // Some ARM instructions multiply 8 bytes of the depth. On their paths, a group has 8 bytes, and two lines of weights
-// become one of 128 bytes. int8 activations are split into groups too: [row tile][step][8 groups][16 rows][8 B].
+// become one line of 128 bytes. int8 activations are split into groups too: [row tile][step][8 groups][16 rows][8 B].
 //
-// int4 weights are multiplied by int8 activations. A step is the group of 64 that shares a scale.
-// - Weights: a byte holds two weights, each plus 8: one of the first of two lines in its low half, and one of the
-//   second line in its high half. Each step is followed by the float16 scales of its 32 columns:
+// int4 weights are multiplied by int8 activations. A step is the group of 64 weights that share a scale.
+// - Weights: each weight is stored plus 8. A byte contains two weights: one from the first of two lines in its low
+//   half, and one from the second line in its high half. Each step is followed by the float16 scales of its 32 columns:
 //   [panel][step]([2][8 lines][64 B], [32] float16).
-// - Activations: each step is followed by the int32 sums of its 16 rows, times -8. Sums of products start from these,
-//   which cancels the 8 that was added to each weight.
+// - Activations: each step is followed by the int32 sums of its 16 rows, times -8. A product starts its sums from these
+//   values, which cancels the 8 that was added to each weight.
 #pragma once
 
 #include <cstddef>
@@ -43,10 +43,10 @@ constexpr size_t round_up(size_t count, size_t size) { return divide_up(count, s
 // Returns the number of elements of the depth in a line of activations.
 constexpr size_t depth_of_line(ElementType type) { return kLineBytes / bytes_of(type); }
 
-// Returns the number of steps of a depth.
+// Returns the number of steps that cover a depth.
 constexpr size_t steps_of_depth(ElementType type, size_t depth) { return divide_up(depth, depth_of_line(type)); }
 
-// Returns the byte at which a row begins, in activations whose row tiles are `row_tile_stride` bytes apart.
+// Returns the offset in bytes of a row in activations whose row tiles are `row_tile_stride` bytes apart.
 constexpr size_t line_offset(size_t row, size_t row_tile_stride) {
   return row / kRowsPerTile * row_tile_stride + row % kRowsPerTile * kLineBytes;
 }

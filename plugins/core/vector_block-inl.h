@@ -39,7 +39,8 @@ struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
   static constexpr bool kNeedsTileConfiguration = false;
   static constexpr size_t group_bytes(ElementType) { return kLeastGroupBytes; }
-  // Distance at which a panel that streams from memory is prefetched, meant to reach the memory's bandwidth.
+  // How many bytes ahead a panel is prefetched while it streams from memory. The distance is meant to reach the
+  // memory's full bandwidth.
   static constexpr size_t kStreamBytes = 8192;
   // Maximum rows of a pass over a panel.
   static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
@@ -49,9 +50,9 @@ struct VectorBlock {
                                   Beside& beside) {
     beside.finish_rows();
     using Group = std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>;
-    // Skips the rows of the last tile that do not exist.
+    // Only existing rows are multiplied, not the padding of the last tile.
     const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
-    // Each pass over the panel prefetches its share of the next lines, so that no pass waits for all of them.
+    // Each pass over the panel prefetches an equal share of the next lines, so that no pass waits for all of them.
     LinesAhead lines = beside.lines;
     LinesAhead none;
     lines.rate /= divide_up(count, kRows);
@@ -81,12 +82,12 @@ struct VectorBlock {
   }
 
  private:
-  // Vectors of a line of 16 columns, and lines side by side in a pass.
+  // kPartVectors: vectors in a line of 16 columns. kParts: number of lines that a pass multiplies side by side.
   static constexpr size_t kPartVectors = kRowsPerTile / kLanes;
   static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
   static constexpr size_t kVectorsOfPass = kParts * kPartVectors;
 
-  // For bfloat16, the last step has only `last_lines` lines.
+  // For bfloat16, the pass multiplies only the first `last_lines` lines of the last step.
   template <class Group, size_t kCount, size_t kVectors = kVectorsOfPass>
   static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps,
                                     size_t last_lines, float* out, LinesAhead& lines) {
@@ -147,7 +148,7 @@ struct VectorBlock {
     return hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
   }
 
-  // Adds a step of bfloat16, widened to float32.
+  // Adds the products of one step of bfloat16 to the sums, after widening to float32.
   template <class Group, size_t kCount, size_t kVectors>
   static HWY_INLINE void add_widened(const char* rows, const char* panel, size_t lines,
                                      Floats (&sums)[kCount][kVectors]) {
@@ -165,15 +166,15 @@ struct VectorBlock {
     }
   }
 
-  // Loads a group of a row into all lanes.
+  // Loads a group of a row, and broadcasts it to all lanes.
   static HWY_INLINE Bits load_group(const char* from) {
     uint32_t group;
     std::memcpy(&group, from, sizeof(group));
     return hn::Set(BitsTag(), group);
   }
 
-  // As run_pass, but for int4 weights and from one half of the panel on. `excess` points to the sums after the rows'
-  // lines.
+  // As run_pass, but for int4 weights, and for the columns from half `half` of the panel on. `excess` points to the row
+  // sums in the activations (see tiles.h).
   template <size_t kCount>
   static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
                                          size_t steps, float* out, LinesAhead& lines) {

@@ -1,9 +1,9 @@
 // Rounding, powers and activations of vectors, and the transpose of a block of 32-bit values. kernels.cc compiles this
 // file once per instruction set.
 //
-// `activate` divides, and `fast_activate` multiplies by a reciprocal. A GELU by `fast_activate` takes about 31
-// instructions of 512 bits. On a Xeon with AMX, that is 2.8 ns per vector; but for hidden values of about 10.1 to 13,
-// whose power of two is subnormal, it is 65 to 70 ns (commit 722d4896).
+// `activate` divides, whereas `fast_activate` multiplies by a reciprocal. A GELU by `fast_activate` takes about 31
+// instructions of 512 bits. On a Xeon with AMX, that is 2.8 ns per vector. For hidden values of about 10.1 to 13, the
+// power of two is subnormal, and a vector takes 65 to 70 ns (commit 722d4896).
 
 #if defined(VMOE_CORE_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_MATH_INL_H_
@@ -47,7 +47,7 @@ HWY_INLINE Floats round_to_bf16(Floats values) {
 HWY_INLINE Floats exp2_in_range(Floats t) {
   const FloatTag d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
-  constexpr int kDown = 9;                            // towards minus infinity, without exceptions
+  constexpr int kDown = 9;                            // round towards minus infinity, without exceptions
   const Floats part{_mm512_reduce_ps(t.raw, kDown)};  // 0 to 1
   auto power = hn::Set(d, 0.00187757659f);
   power = hn::MulAdd(power, part, hn::Set(d, 0.00898934031f));
@@ -87,8 +87,8 @@ HWY_INLINE Floats exp2_of_any(Floats t) {
 #endif
 }
 
-// Returns the slope in x / (1 + 2^(x * slope)). Every activation can be written in this form, which avoids
-// cancellation.
+// Returns `slope` such that the activation of x is x / (1 + 2^(x * slope)). Every activation can be written in this
+// form, which avoids cancellation.
 HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   const FloatTag d;
   const auto square = hn::Mul(x, x);
@@ -98,9 +98,9 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   if (activation != Activation::kGeluErf) {
     return hn::Set(d, activation == Activation::kGeluQuick ? -2.4554670f : -1.4426950f);  // -1.702 / ln 2, -1 / ln 2
   }
-  // log2(P(-x) / P(x)) / x for the normal distribution's P, by nearly the best polynomial of its degree. The polynomial
-  // alone causes an error of 7e-8 in the quotient, relative if the quotient is above 1. In total, `activate` is within
-  // 2e-7 and `fast_activate` within 3e-7.
+  // Computes log2(P(-x) / P(x)) / x, where P is the cumulative normal distribution, with nearly the best polynomial of
+  // its degree. The polynomial alone causes an error of 7e-8 in the activation; the error is relative for activations
+  // above 1. In total, `activate` is within 2e-7 of the exact value, and `fast_activate` within 3e-7.
   const auto inside = hn::Min(square, hn::Set(d, 30.25f));
   auto slope = hn::Set(d, -5.2099058e-9f);
   slope = hn::MulAdd(slope, inside, hn::Set(d, 3.8504487e-7f));
@@ -113,14 +113,14 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
 
 HWY_INLINE Floats activate(Activation activation, Floats x) {
   const FloatTag d;
-  // Beyond the limits, the quotient is x or 0 in the precision of float32.
+  // If an exponent is beyond these limits, the quotient is x or 0 in the precision of float32.
   const auto power = hn::Mul(x, slope_of(activation, x));
   const auto exponent = hn::Max(hn::Min(power, hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
 }
 
-// As `activate`, but without a division, for values that are rounded afterwards: the quotient is within three units in
-// the last place.
+// Computes the same as `activate`, but without a division on x86, for values that are rounded afterwards. The quotient
+// is within three units in the last place.
 HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));

@@ -13,17 +13,18 @@ namespace vmoe {
 // Which weights share a scale.
 enum class Scales : uint8_t {
   kNone,
-  kColumns,  // all weights of a column; the scales are an input of the op
-  kGroups,   // kScaleGroup weights of a column, along the depth; the float16 scales are packed with the weights
+  kColumns,  // all weights of a column share a scale; the scales are an input of the op
+  kGroups,   // each kScaleGroup weights of a column, along the depth, share a scale; the float16 scales are packed with
+             // the weights
 };
 inline constexpr size_t kScaleGroup = 64;
 
-// The defaults are for float32, which is not in tiles.
+// The properties of a type of weights. The defaults are those of float32, which is not stored in tiles.
 struct WeightType {
-  size_t bits = 32;  // of a stored weight; two weights of 4 bits share a byte, the first in its low half
+  size_t bits = 32;  // size of a stored weight; two weights of 4 bits share a byte, the first one in its low half
   Scales scales = Scales::kNone;
-  size_t panel_step_bytes = 0;  // in tiles: from one step of a panel to the next
-  size_t tile_step_bytes = 0;   // in tiles: from one step of the activations to the next
+  size_t panel_step_bytes = 0;  // in tiles: bytes from one step of a panel to the next
+  size_t tile_step_bytes = 0;   // in tiles: bytes from one step of the activations to the next
 
   constexpr bool in_tiles() const { return panel_step_bytes > 0; }
   // Whether activations are rounded to int8, each row with its own scale.

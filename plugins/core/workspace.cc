@@ -42,7 +42,7 @@ PageBuffer::PageBuffer(size_t bytes) {
   bytes = (bytes + page - 1) / page * page;
   void* data = mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
-  // The system aligns to small pages. Return the memory before and after the aligned part.
+  // mmap aligns only to small pages, so the memory before and after the aligned part is returned to the system.
   char* start = static_cast<char*>(data);
   const size_t before = (alignment - reinterpret_cast<uintptr_t>(data) % alignment) % alignment;
   if (before > 0) munmap(start, before);
@@ -55,7 +55,7 @@ PageBuffer::PageBuffer(size_t bytes) {
 }
 
 void PageBuffer::Unmap::operator()(void* data) const {
-  allow_access(data, bytes);  // for the next owner of the addresses
+  allow_access(data, bytes);  // the addresses may be reused
   munmap(data, bytes);
 }
 
@@ -80,7 +80,7 @@ Workspace::~Workspace() {
     const std::lock_guard<std::mutex> lock(idle.mutex);
     idle.buffers.push_back(std::move(buffer_));
   } catch (...) {
-    buffer_ = PageBuffer();  // return it to the system if there is no memory to keep it
+    buffer_ = PageBuffer();  // if there is no memory for keeping the buffer, return it to the system
   }
 }
 

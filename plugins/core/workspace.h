@@ -9,7 +9,7 @@
 
 namespace vmoe {
 
-// Memory from the operating system, which zeroes it; in large pages if the system has them.
+// Zeroed memory from the operating system, in large pages if the system supports them.
 class PageBuffer {
  public:
   PageBuffer() = default;
@@ -28,8 +28,8 @@ class PageBuffer {
   std::unique_ptr<void, Unmap> data_;
 };
 
-// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. Values that do not fit get
-// buffers of their own; then the next call gets one buffer that is large enough for all values.
+// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. A value that does not fit into
+// the buffer gets a buffer of its own. The next call then gets a single buffer that is large enough for all values.
 class Workspace {
  public:
   // Takes an idle buffer of the process.
@@ -47,7 +47,7 @@ class Workspace {
 
  private:
   PageBuffer buffer_;
-  std::vector<PageBuffer> more_;  // of values that did not fit
+  std::vector<PageBuffer> more_;  // one buffer for each value that did not fit into `buffer_`
   size_t taken_ = 0;              // bytes, in all buffers
 
   void* take_bytes(size_t bytes);

@@ -1,6 +1,9 @@
-// Computes the gates of a router, softmax(x . router), in one phase of teams. A team of lanes has a few tokens, and
-// computes their logits for a few experts at a time. Every sum has a fixed order, independent of the other tokens in
-// the batch: each lane sums its share of the depth, and exchanges between lanes add up the shares.
+// Computes the gates of a router, softmax(x . router), in a single phase. Each team of lanes computes the gates of
+// kGateTokens tokens. It computes their logits in rounds, for kGateExperts experts per round.
+//
+// The results for a token do not depend on the other tokens in the batch, because every sum is computed in a fixed
+// order: each lane sums the products of its part of the depth D, and then the lanes exchange and add up their partial
+// sums.
 #pragma once
 
 #include <cmath>
@@ -38,14 +41,14 @@ VMOE_HOST_DEVICE float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// Returns exp(x) for x <= 0 or NaN, within two units in the last place; results below 2^-125 become 0. The CPU rounds
-// exactly the same way: every product is explicitly fused with its sum, so compilers have no choice.
+// Returns exp(x) for x <= 0 or NaN, within two units in the last place; results below 2^-125 become 0. The CPU gives
+// the same bits as the GPU: every multiply-add is an explicit fma, so compilers have no choice of rounding.
 VMOE_HOST_DEVICE float exp_of_negative(float x) {
   if (x < -86.6f) return 0.0f;
   if (x != x) return x;
   constexpr float kLog2OfE = 1.44269504f;
-  constexpr float kWholeOnly = 12582912.0f;  // 1.5 * 2^23: adding this to a number removes its fraction
-  constexpr float kLn2 = 0.693359375f;       // its products with exponents are exact; ln 2 is kLn2 - kLn2Excess
+  constexpr float kWholeOnly = 12582912.0f;  // 1.5 * 2^23: adding this to a float rounds the float to a whole number
+  constexpr float kLn2 = 0.693359375f;       // few bits, so that kLn2 * exponent is exact; ln 2 is kLn2 - kLn2Excess
   constexpr float kLn2Excess = 2.12194440e-4f;
   const float exponent = multiply_add(x, kLog2OfE, kWholeOnly) - kWholeOnly;
   const float rest = multiply_add(exponent, kLn2Excess, multiply_add(exponent, -kLn2, x));
@@ -59,14 +62,14 @@ VMOE_HOST_DEVICE float exp_of_negative(float x) {
   return power;
 }
 
-// A lane's share of the sums of all pairs in a round; the index is token * kGateExperts + expert.
+// One lane's partial sums for all (token, expert) pairs of a round, at index token * kGateExperts + expert.
 struct PairSums {
   float at[kGatePairs];
 };
 
-// Sums the products of this lane's share of the depth: from every kGateLanes * kGateDepth values, the kGateDepth values
-// that start at lane * kGateDepth. This assignment gives the same bits whether a word holds one number or four. Tokens
-// and experts past the end add zeros.
+// Computes the partial sums of one lane over its part of the depth: out of every kGateLanes * kGateDepth values, the
+// kGateDepth values that start at lane * kGateDepth. With this division, the sums have the same bits for words of one
+// number and for words of four numbers. Tokens and experts past the end add zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {
@@ -106,8 +109,8 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
   }
 }
 
-// Adds up the lanes' shares, so that lane p ends with the total of pair p in at[0]. In each exchange, a lane keeps half
-// of its first 2 * kHalf pairs and sends the other half away.
+// Adds up the partial sums of all lanes, so that lane p ends with the total of pair p in at[0]. In each exchange, a
+// lane keeps half of its first 2 * kHalf pairs and sends the other half to lane ^ kHalf.
 template <uint32_t kHalf, class Team, class Shares, class Values>
 VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
   VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {
@@ -125,10 +128,10 @@ VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given
   if constexpr (kHalf > 1) add_shares<kHalf / 2>(team, shares, given, taken);
 }
 
-// Computes the gates of a team's kGateTokens tokens from `first_token` on. Some or all of these may not exist, but
-// every team of a block must take part in the exchanges. There are at most kRounds * kGateExperts experts. Rows of x
-// and of the router must consist of whole words, of one number or kGateDepth numbers. Reads x[tokens,D] and
-// router[D,E]. Writes this team's gates[tokens,E].
+// Computes the gates of the kGateTokens tokens that start at `first_token`. Tokens past the end are skipped, but every
+// team of a block must call this function, because all teams take part in the exchanges. The number of experts must be
+// at most kRounds * kGateExperts. Each row of x and of the router must consist of whole words; a word is one number or
+// kGateDepth numbers. Reads x[tokens,D] and router[D,E]. Writes gates[tokens,E] for the team's tokens.
 template <uint32_t kRounds, class Team, class X, class Router, class Gates>
 VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,
                                     const Router& router, const Gates& gates) {
@@ -151,7 +154,7 @@ VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, si
       VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) logits[lane].at[r] = r == round ? logit : logits[lane].at[r];
     });
   }
-  // Finds the largest logit of each token, then sums the exponentials of the differences from it.
+  // Finds the largest logit of each token, then sums exp(logit - largest) over the experts.
   team.for_each_lane([&](uint32_t lane) {
     mine[lane] = kNone;
     VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {

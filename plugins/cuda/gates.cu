@@ -6,10 +6,10 @@
 namespace vmoe::cuda {
 namespace {
 
-// The rounds for up to 32 experts. With so few rounds, each lane holds few logits.
+// Number of rounds of the kernel for up to 32 experts, in which each lane stores only this many logits.
 constexpr uint32_t kFewGateRounds = 4;
 
-// One team per block, so that even few tokens are spread over the whole GPU.
+// Each block runs one team, so that even a small batch is spread over the whole GPU.
 template <uint32_t kRounds, class Word>
 __global__ void __launch_bounds__(kGateLanes) gates_kernel(GateShape shape, const Word* __restrict__ x,
                                                            const Word* __restrict__ router, float* __restrict__ gates) {

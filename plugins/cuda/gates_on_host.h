@@ -1,4 +1,5 @@
-// Runs the GPU's program for gates on a CPU, one lane after another. The results have the same bits.
+// Computes gates on the CPU with the GPU's program, one lane after another. The results have the same bits as on the
+// GPU.
 #pragma once
 
 #include <array>

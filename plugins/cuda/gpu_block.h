@@ -1,4 +1,5 @@
-// The GPU implementation of the Block and Team that route_program.h describes.
+// The GPU implementations of Block, which route_program.h describes, and of Team, which choose_experts in
+// route_phases.h describes.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +8,11 @@
 
 namespace vmoe::cuda {
 
-// A team of lanes; each object represents one lane, which is this thread. All threads of the warp must be active and
-// must call the same exchanges in the same order.
+// A team of lanes, as one of its lanes sees it: the lane that the calling thread runs. All threads of the warp must be
+// active and must call the same exchanges in the same order.
 class GpuTeam {
  public:
-  // The value that this lane holds.
+  // Stores only the value of the calling thread's lane.
   template <class T>
   class Lanes {
    public:

@@ -8,16 +8,18 @@
 
 namespace vmoe::cuda {
 
-// The limit of a grid's second dimension; kernels loop over further groups.
+// CUDA's limit for the second dimension of a grid. If there are more groups, each block processes several groups in a
+// loop.
 inline constexpr size_t kMaxGridY = 65535;
 
-// The division of rows among blocks of threads: x is the lane within a row, y the row within a block.
+// The launch parameters of a kernel that processes rows: block.x is the number of lanes per row, block.y the number of
+// rows per block, and `grid` the number of blocks.
 struct RowLaunch {
   dim3 block;
   unsigned grid;
 };
 
-// Plans a launch in which each lane has about `words_per_lane` words of a row.
+// Plans a launch in which each lane processes about `words_per_lane` words of a row.
 inline RowLaunch plan_rows(size_t rows, size_t words, size_t words_per_lane) {
   constexpr size_t kThreads = 256;
   constexpr size_t kWarp = 32;

@@ -1,5 +1,5 @@
-// The access of phases to memory. On the GPU, a Memory is a pointer. The tests' own Memory checks whether a thread
-// reads the writes of another thread, so phases access memory only through this interface.
+// How phases access memory. On the GPU, a Memory is a pointer. In tests, another class takes its place and checks
+// whether a thread reads what another thread has written. So phases access memory only through this interface.
 #pragma once
 
 #include <cstddef>
@@ -16,12 +16,12 @@ struct Memory {
   T* data;
 
   VMOE_HOST_DEVICE Value load(size_t index) const { return data[index]; }
-  // Loads one float; `index` counts the floats in all values.
+  // Loads one float; `index` is its position if the memory is seen as an array of floats.
   VMOE_HOST_DEVICE float load_float(size_t index) const { return reinterpret_cast<const float*>(data)[index]; }
   VMOE_HOST_DEVICE void store(size_t index, T value) const { data[index] = value; }
 };
 
-// An optional output; `data` is null if it is not requested.
+// An optional output. `data` is null if the output is not requested.
 template <class T>
 struct OptionalMemory {
   using Value = T;

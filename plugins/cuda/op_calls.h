@@ -1,4 +1,4 @@
-// Puts ops on a stream, for the adapters.
+// Functions that put ops on a CUDA stream, for the adapters to ONNX Runtime and TensorRT.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,8 +13,8 @@
 
 namespace vmoe::cuda {
 
-// One checked call of an op. Inputs and outputs are indexed as in its declaration. Omitted ones are null, and so are
-// inputs that are settings.
+// One call of an op, whose arguments have been checked. Inputs and outputs have the same indices as in the op's
+// declaration. The pointer is null if an input or output is omitted, or if an input is a setting.
 struct OpCall {
   const RoutingShape& routing;  // for ops that route
   const ops::Sizes& sizes;
@@ -38,10 +38,11 @@ struct OpCall {
 
 cudaError_t put_gates(const OpCall& call);
 cudaError_t put_route(const OpCall& call);
-// An invalid token in src gives a row of zeros: returning an error would mean waiting for the GPU.
+// If an element of src is not a valid token, the row of its slot is zeros. Returning an error instead would mean
+// waiting for the GPU.
 cudaError_t put_dispatch(const OpCall& call);
 cudaError_t put_route_dispatch(const OpCall& call);
-// A slot past the last one adds nothing: returning an error would mean waiting for the GPU.
+// A slot index past the last slot adds nothing to the sum. Returning an error instead would mean waiting for the GPU.
 cudaError_t put_combine(const OpCall& call);
 
 }  // namespace vmoe::cuda

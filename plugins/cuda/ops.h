@@ -1,6 +1,7 @@
 // Gates, routing, dispatch and combine on a GPU. A call only puts work on its stream. It does not allocate or
-// synchronize, and makes the same launches each time, so it may be captured in a CUDA graph. Slots, sources and weights
-// have the same bits as in core/routing.h, and float32 combine has those of core/dispatch.h.
+// synchronize, and it makes the same launches each time, so it may be captured in a CUDA graph. Slots, sources and
+// weights have the same bits as the results of core/routing.h, and float32 combine has the same bits as that of
+// core/dispatch.h.
 //
 // Pointers are device memory; tensors are dense and row-major. Without a usable device, a call returns CUDA's error and
 // does nothing else.
@@ -16,18 +17,18 @@
 
 namespace vmoe::cuda {
 
-// VmoeGates: x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E] = softmax(x . router). The bits depend only on the
-// token and the router. Returns cudaErrorInvalidValue if gates_refusal refuses the sizes.
+// VmoeGates: x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E] = softmax(x . router). The bits of a token's gates
+// depend only on that token and the router. Returns cudaErrorInvalidValue if gates_refusal refuses the sizes.
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t stream);
 
-// VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K] (may be null).
-// Returns cudaErrorInvalidValue if routing_refusal refuses the shape, for example because it has policies.
+// VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K]. `expert` may be
+// null. Returns cudaErrorInvalidValue if routing_refusal refuses the shape, for example because the shape has policies.
 cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
                   int32_t* expert, void* workspace, cudaStream_t stream);
 
-// VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D]. Rows are zero if src is -1 or not a token. `row_bytes`
-// is D * bytes_of(type).
+// VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D]. If src of a slot is -1 or not a token, the slot's row is
+// zeros. `row_bytes` is D times the bytes per element.
 cudaError_t dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
@@ -37,8 +38,8 @@ cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const 
                            int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t stream);
 
 // VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`. y is the
-// sum over k of weight * out[slot], computed in float32 and rounded once. Pairs add nothing if their slot is -1 or past
-// the last of `slots`.
+// sum over k of weight * out[slot], computed in float32 and rounded once. A pair adds nothing if its slot is -1, or is
+// `slots` or more.
 cudaError_t combine(ElementType type, const void* out, size_t slots, const int32_t* slot, const float* weight,
                     size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 

@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
                      Memory<int32_t>{slot}, words, Memory<const Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
-// Calls `launch` with the gates as 16-byte words if a token's gates fill whole words, or else as single gates.
+// Calls `launch` with a pointer to the gates: to 16-byte words if a token's gates fill whole words, otherwise to
+// floats.
 template <class Launch>
 cudaError_t with_gate_words(size_t experts, const float* gates, const Launch& launch) {
   if (are_words(gates, experts * sizeof(float))) return launch(reinterpret_cast<const Word16*>(gates));
@@ -81,7 +82,8 @@ cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32
   return cudaGetLastError();
 }
 
-// Sets `parts` to the number of blocks that share a group: enough to fill the GPU, but so few that each warp has a row.
+// Sets `parts` to the number of blocks that share a group: enough to fill the GPU, but not so many that a warp has no
+// row to copy.
 cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
   int device = 0;
   int processors = 0;

@@ -1,16 +1,17 @@
-// Routing, as phases between barriers. Each phase is a function of one thread, except phase 1, which is a function of a
-// team of lanes. A thread may read what another thread has written only after the next barrier. The comment of a phase
-// lists what it reads and writes. A test runs the phases on the CPU, with the threads in any order, and fails if a
-// comment is wrong.
+// Routing, divided into phases with barriers between them. Each phase is a function that one thread runs; only phase 1
+// is a function that a team of lanes runs. A thread may read what another thread has written only after the next
+// barrier. The comment above each phase lists what the phase reads and writes. A test runs the phases on the CPU, with
+// the threads in any order, and fails if such a list is wrong.
 //
-// Every chosen (token, expert) pair of a group gets a key. All keys differ, and their order is the order in which an
-// expert serves its pairs. So a pair's position is the number of smaller keys with the same expert:
+// Every chosen (token, expert) pair of a group gets a key. No two keys are equal. An expert serves its pairs in the
+// order of their keys, so the position of a pair is the number of smaller keys with the same expert. A key consists of
+// these fields, from the highest bits to the lowest:
 //
 //   expert (8 bits) | choice (3) | best gate of the token, descending (32; 0 in vanilla order) | token (16)
 //
-// A tile consists of some tokens of a group and is sorted by one block. If the group is one tile, positions follow
-// directly from the sorted order; otherwise each pair is looked up in every tile of its group. There are no atomics, so
-// nothing depends on the order of threads.
+// A tile is a range of tokens of one group; one block sorts the keys of a tile. If the group is one tile, the positions
+// follow directly from the sorted order. Otherwise, the position of a pair is found by a search in every tile of its
+// group. There are no atomics, so the results do not depend on the order of threads.
 #pragma once
 
 #include <cstddef>
@@ -35,18 +36,18 @@ VMOE_HOST_DEVICE uint32_t key_token(Key key) { return static_cast<uint32_t>(key)
 // One tile of one group, and the parameters of its routing.
 struct Tile {
   uint32_t group;
-  uint32_t first;           // its first token, within the group
+  uint32_t first;           // index of the tile's first token within the group
   uint32_t tokens;          // tokens in the tile
   uint32_t group_tokens;    // S
   uint32_t experts;         // E
   uint32_t choices;         // K
   uint32_t capacity;        // c
   uint32_t slots;           // M
-  uint32_t batch_priority;  // 1, or 0 for vanilla order
-  uint32_t lanes;           // lanes that choose a token's experts
+  uint32_t batch_priority;  // 1 for batch priority, 0 for vanilla order
+  uint32_t lanes;           // number of lanes that choose the experts of one token
 
   VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
-  // The index of a (token, choice) pair, counted over the tokens of all groups.
+  // The index of a (token, choice) pair among the pairs of all groups.
   VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
@@ -58,12 +59,12 @@ struct Tile {
   }
 };
 
-// Keys within a chunk are ranked against each other. The sorted chunks are then merged into longer runs, kMergedRuns at
-// a time.
+// Chunks of kChunk keys are sorted first, by ranking the keys of a chunk against each other. The sorted chunks are then
+// merged into longer and longer runs, kMergedRuns at a time.
 inline constexpr uint32_t kChunk = 32;
 inline constexpr uint32_t kMergedRuns = 4;
 
-// Maximum number of a token's gates that a lane holds.
+// Maximum number of gates of one token that a lane stores.
 inline constexpr uint32_t kLaneGates = 16;
 
 // Returns the number of keys in the sorted range keys[begin, end) that are smaller than `key`.
@@ -81,14 +82,14 @@ VMOE_HOST_DEVICE uint32_t count_smaller(const Keys& keys, size_t begin, size_t e
   return static_cast<uint32_t>(low - begin);
 }
 
-// Returns the number of keys in sorted runs of `width`, a power of two, that are smaller than `key`. Run r begins at
-// begins[r]; `end` is the end of all keys.
+// Returns how many keys in the kRuns sorted runs are smaller than `key`. Run r begins at begins[r] and has `width`
+// keys, a power of two. All keys end at `end`, so a run may be shorter or empty.
 template <uint32_t kRuns, class Keys>
 VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
                                                 uint32_t end, Key key) {
   uint32_t smaller[kRuns] = {};
-  // Steps by width / 2, width / 4 and so on to 1, and by 1 again. All runs advance together, so that their memory
-  // latencies overlap.
+  // Searches by halving: steps by width / 2, width / 4 and so on to 1, and then by 1 again. All runs advance together,
+  // so that their memory latencies overlap.
   for (uint32_t rest = width; rest > 0; rest /= 2) {
     VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) {
       const uint32_t further = smaller[r] + (rest + 1) / 2;
@@ -100,14 +101,16 @@ VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t
   return sum;
 }
 
-// A lane's part of a token's row of gates: words lane, lane + lanes and so on, held in registers as order-preserving
-// bits. Experts ascend with the index. If there are so few experts that the second half is empty, it is not searched.
+// The part of a token's row of gates that one lane stores in registers: words lane, lane + lanes, lane + 2 * lanes and
+// so on. Gates are stored as bits whose ascending order is the descending order of the gates. A higher index is a
+// higher expert. If there are so few experts that the second half of the registers is empty, that half is not searched.
 template <class Word>
 class LaneGates {
  public:
   using Parts = Elements<float, Word>;
 
-  // Reads the lane's part of the row at `first_word`, which has `words` words; 0 if there is no row.
+  // Reads the lane's part of a row of gates. The row starts at word `first_word` and has `words` words, or 0 if the
+  // team has no token.
   template <class Gates>
   VMOE_HOST_DEVICE void read_row(const Gates& gates, size_t first_word, uint32_t words, uint32_t lane, uint32_t lanes) {
     first_ = lane * Parts::kCount;
@@ -130,7 +133,7 @@ class LaneGates {
     }
   }
 
-  // Finds the first remaining gate in the order (gate descending, expert ascending). Returns descending_bits(gate) <<
+  // Finds the largest remaining gate; of equal gates, the one with the lowest expert. Returns descending_bits(gate) <<
   // 32 | expert.
   VMOE_HOST_DEVICE uint64_t find_least() {
     uint32_t bits = kGone;
@@ -145,7 +148,7 @@ class LaneGates {
     return static_cast<uint64_t>(bits) << 32 | least_expert();
   }
 
-  // Removes the gate that find_least found, if it is this expert's. Returns whether it was.
+  // Removes the gate that find_least found, if it belongs to `expert`. Returns whether it does.
   VMOE_HOST_DEVICE bool take(uint32_t expert) {
     if (least_expert() != expert) return false;
     VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
@@ -154,9 +157,9 @@ class LaneGates {
 
  private:
   static constexpr uint32_t kWords = kLaneGates / Parts::kCount;
-  static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // words that are loaded at once
+  static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // number of words that are loaded at once
   static constexpr uint32_t kHalf = kLaneGates / 2;
-  static constexpr uint32_t kGone = 0xffffffff;  // sorts after the bits of every gate
+  static constexpr uint32_t kGone = 0xffffffff;  // marks a removed or missing gate: sorts after the bits of every gate
 
   uint32_t bits_[kLaneGates] = {};
   uint32_t first_ = 0;
@@ -172,7 +175,7 @@ class LaneGates {
 // Phase 1. Each token chooses its K best experts, with one team of lanes per token. On ties, the lower expert wins.
 //
 // A team provides:
-// - Lanes<T>, which has a T for every lane that no other lane sees;
+// - Lanes<T>, which stores one T per lane; a lane sees only its own T;
 // - for_each_lane(f), which calls f(lane) for every lane;
 // - exchange(of, distance, other), which copies of[lane ^ distance] to other[lane].
 // All teams of a block make the same calls in the same order, even teams without a token. Each row of `gates` consists
@@ -200,7 +203,8 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
     });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
       team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
-      // Each exchange doubles the number of lanes whose minimum a lane knows. In the end, it knows that of the team.
+      // Each exchange doubles the number of lanes that a lane's minimum covers. After the last exchange, every lane has
+      // the minimum of the whole team.
       for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
         team.exchange(least, distance, other);
         team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
@@ -219,8 +223,8 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
   }
 }
 
-// Phase 2. Sorts chunks of 32 keys: the position of a key is the number of smaller keys in its chunk. Reads all keys of
-// its chunk. Writes one element of `sorted` for each own key.
+// Phase 2. Sorts chunks of 32 keys: the position of a key is the number of smaller keys in its chunk. For each of its
+// keys, a thread reads all keys of the chunk and writes one element of `sorted`.
 template <class Keys>
 VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
                                   const Keys& sorted) {
@@ -234,8 +238,8 @@ VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t co
   }
 }
 
-// Phase 3, repeated. Merges every kMergedRuns neighbouring sorted runs of `width` keys. Reads all keys of the
-// neighbouring runs. Writes one element of `merged` for each own key.
+// Phase 3, repeated until one run is left. Merges every kMergedRuns neighbouring sorted runs of `width` keys. For each
+// of its keys, a thread reads keys of all runs that are merged with the key's run, and writes one element of `merged`.
 template <class Keys>
 VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
                                  const Keys& merged) {
@@ -248,8 +252,9 @@ VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t cou
   }
 }
 
-// Runs with the last phase 3, when at most kMergedRuns runs are left. Finds where each expert's keys will begin after
-// merging; offsets[E] is the end of the last expert's keys. Reads all keys. Writes its own elements of offsets[E+1].
+// Runs in the same phase as the last merge, when at most kMergedRuns runs are left. Finds where each expert's keys will
+// begin after this merge; offsets[E] is the end of the last expert's keys. Reads all keys. Each thread writes its own
+// elements of offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
                                    const Keys& keys, const Offsets& offsets) {
@@ -259,14 +264,15 @@ VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile
   }
 }
 
-// Returns the slot of a pair from its position among its expert's pairs, or -1.
+// Returns the slot of the pair at `position` among the pairs of `expert`, or -1 if the expert has no slot for that
+// position.
 VMOE_HOST_DEVICE int32_t slot_at(const Tile& tile, uint32_t expert, uint32_t position) {
   if (position >= tile.capacity) return -1;
   return static_cast<int32_t>(tile.slot_index(expert, position));
 }
 
-// Phase 4, if the tile is the whole group. Writes every pair's slot. Reads keys and offsets[E+1]. Writes slot[G,S,K],
-// one for each own key.
+// Phase 4, if the tile is the whole group. Writes the slot of every pair. Reads keys and offsets[E+1]. For each of its
+// keys, a thread writes one element of slot[G,S,K].
 template <class Keys, class Offsets, class Slots>
 VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                  const Offsets& offsets, const Slots& slot) {
@@ -277,8 +283,8 @@ VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& 
   }
 }
 
-// Returns the token at an expert's slot, counted through all groups, or -1. Requires that the tile is the whole group.
-// Reads keys and offsets[E+1].
+// Returns the token in the slot of `expert` at `position`, as an index among the tokens of all groups; -1 if the slot
+// is empty. Requires that the tile is the whole group. Reads keys and offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
                                         uint32_t position) {
@@ -287,8 +293,8 @@ VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, cons
   return static_cast<int32_t>(tile.group * tile.group_tokens + key_token(keys.load(begin + position)));
 }
 
-// Phase 4, if the tile is the whole group; runs with give_slots. Writes the token in each slot of the group. Reads keys
-// and offsets[E+1]. Writes its own elements of src[E,M].
+// Phase 4, if the tile is the whole group; runs in the same phase as give_slots. Writes the token of each slot of the
+// group, or -1. Reads keys and offsets[E+1]. Each thread writes its own elements of src[E,M].
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
@@ -299,8 +305,8 @@ VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile
   }
 }
 
-// Phase 4, if the group has several tiles. Passes the sorted tile to the next launch. Reads keys and offsets[E+1].
-// Writes its own elements of this tile's part of tile_keys and tile_offsets.
+// Phase 4, if the group has several tiles. Writes the sorted tile to memory for the next launch. Reads keys and
+// offsets[E+1]. Each thread writes its own elements of this tile's part of tile_keys and tile_offsets.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
 VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
@@ -309,7 +315,8 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4, together with publish_tile. Marks this tile's share of the group's slots as empty: writes -1 to their src.
+// Phase 4, in the same phase as publish_tile. Marks this tile's share of the group's slots as empty, by writing -1 to
+// their elements of src.
 template <class Sources>
 VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
                                   size_t tile_count, const Sources& src) {
@@ -319,9 +326,9 @@ VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile&
   }
 }
 
-// The next launch. Ranks a pair by counting the smaller keys of its expert in every tile of its group. Reads
-// tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes the pair's elements of slot[G,S,K] and
-// src[E,M].
+// The only phase of the second launch, for groups of several tiles. Finds the position of a pair by counting the
+// smaller keys of its expert in every tile of its group. Reads tile_keys[G, tiles, tile_stride] and tile_offsets[G,
+// tiles, E+1]. Writes the pair's elements of slot[G,S,K] and src[E,M].
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,

@@ -1,7 +1,7 @@
-// The programs that the blocks of each launch run: phases, with a barrier after each. The GPU and the tests run the
-// same programs. A Block provides:
-// - run_phase(f), which calls f(thread, threads) for every thread and then waits for all of them;
-// - run_team_phase(lanes, f), which calls f(team) for every team of `lanes` threads and then waits for all of them.
+// The programs that the blocks of each launch run. A program is a sequence of phases with a barrier after each. The GPU
+// and the tests run the same programs. A Block provides:
+// - run_phase(f), which calls f(thread, threads) for every thread and then waits for all threads;
+// - run_team_phase(lanes, f), which calls f(team) for every team of `lanes` threads and then waits for all teams.
 #pragma once
 
 #include <cstddef>
@@ -14,18 +14,18 @@
 
 namespace vmoe::cuda {
 
-// The parameters of a launch's routing.
+// The parameters of a routing, which a launch passes to its blocks.
 struct Groups {
   uint32_t count;        // G
   uint32_t tiles;        // per group
-  uint32_t tile_tokens;  // per tile; the last tile of a group may have fewer
+  uint32_t tile_tokens;  // tokens per tile; the last tile of a group may have fewer
   uint32_t tokens;       // S
   uint32_t experts;      // E
   uint32_t choices;      // K
   uint32_t capacity;     // c
   uint32_t slots;        // M
   uint32_t batch_priority;
-  uint32_t lanes;  // lanes that choose a token's experts: a power of two, at most 32
+  uint32_t lanes;  // number of lanes that choose the experts of one token: a power of two, at most 32
 
   VMOE_HOST_DEVICE uint32_t tile_stride() const { return tile_tokens * choices; }
 
@@ -37,7 +37,8 @@ struct Groups {
   }
 };
 
-// The position of a block in its grid. y counts groups: a block processes every grid_y-th group.
+// The position of a block in its grid, and the size of the grid. In route_group, x is the block's group. In the other
+// programs, the block processes groups y, y + grid_y, y + 2 * grid_y and so on.
 struct BlockPlace {
   uint32_t x;
   uint32_t y;
@@ -53,7 +54,8 @@ struct TileMemory {
   Offsets offsets;
 };
 
-// Phases 1 to 3. Leaves the sorted keys and the offsets in shared memory. Returns the buffer with the keys.
+// Runs phases 1 to 3, which leave the sorted keys and the offsets in shared memory. Returns the buffer that contains
+// the sorted keys.
 template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
 VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
                                 const Weights& weight, const Experts& expert_of,
@@ -78,7 +80,7 @@ VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gate
   return sorted;
 }
 
-// The program of route if a group is one tile. One block runs per group.
+// The program of `route` if a group is one tile: block x routes group x.
 template <class Block, class Gates, class Weights, class Experts, class Slots, class Sources, class Shared>
 VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
                                   const Weights& weight, const Experts& expert_of, const Slots& slot,
@@ -91,8 +93,8 @@ VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, c
   });
 }
 
-// The first launch of route if a group has several tiles. Block x sorts tile x and writes tile_keys[G, tiles, stride]
-// and tile_offsets[G, tiles, E+1].
+// The first launch of `route` if a group has several tiles. Block x sorts tile x of each of its groups, and writes
+// tile_keys[G, tiles, stride] and tile_offsets[G, tiles, E+1].
 template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
           class Shared>
 VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
@@ -110,13 +112,13 @@ VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, co
   }
 }
 
-// The second launch of route: each thread finds the position of one pair.
+// The second launch of `route`: each thread finds the position of one pair in each of its block's groups.
 template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
                                  const Sources& src) {
   block.run_phase([&](uint32_t thread, uint32_t threads) {
-    // Only a group's last tile may be short, so its keys have no gaps.
+    // Only the last tile of a group may be short, so the keys of a group are contiguous in tile_keys.
     const uint32_t pair = place.x * threads + thread;
     if (pair >= groups.tokens * groups.choices) return;
     for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
@@ -125,8 +127,9 @@ VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, co
   });
 }
 
-// The program of route_dispatch if a group is one tile. Each block of a group sorts the whole group by itself, which
-// costs less than waiting for another launch. The block then copies its share of the rows, one row per warp.
+// The program of `route_dispatch` if a group is one tile. Several blocks share a group. Each of them sorts the whole
+// group, which costs less than waiting for another launch, and then copies its share of the rows. A warp copies one row
+// at a time.
 template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>
 VMOE_HOST_DEVICE void route_and_dispatch(const Block& block, const BlockPlace& place, const Groups& groups,
                                          const Gates& gates, const Weights& weight, const Slots& slot, size_t words,

@@ -6,13 +6,14 @@
 
 namespace vmoe::cuda {
 
-// The largest unit of one memory access, used if rows and pointers are aligned to it. Otherwise each access moves one
-// element.
+// The largest unit of one memory access: 16 bytes. It is used if rows and pointers are aligned to 16 bytes; otherwise
+// each access moves one element.
 struct alignas(16) Word16 {
   uint32_t part[4];
 };
 
-// Whether contiguous rows of `row_bytes` bytes consist of whole words.
+// Returns whether contiguous rows of `row_bytes` bytes, the first of which starts at `rows`, consist of whole, aligned
+// 16-byte words.
 inline bool are_words(const void* rows, size_t row_bytes) {
   return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
 }

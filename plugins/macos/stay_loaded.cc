@@ -1,4 +1,5 @@
-// Replaces the linker option `-z nodelete`, which macOS lacks: a library that opens itself is never unloaded.
+// Keeps this library loaded, as the linker option `-z nodelete` does, which macOS lacks: a library that opens itself is
+// never unloaded.
 #include <dlfcn.h>
 
 namespace {

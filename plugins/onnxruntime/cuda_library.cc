@@ -5,10 +5,10 @@
 
 namespace vmoe::ort {
 
-// Returns each op for the GPU and for the CPU. An op that a library registers hides the model's own function of the
-// same name. Without a CPU kernel, there would be no kernel for a session without the CUDA provider, or for a node that
-// is not assigned to the provider. The model's other ops are left out for the opposite reason: ONNX Runtime then
-// inlines their functions, whose standard ops run on the GPU.
+// Returns each GPU op twice, for the GPU and for the CPU. An op that a library registers hides the model's own function
+// of the same name. So without a CPU kernel, no kernel would exist for the op if ONNX Runtime runs without the CUDA
+// provider, or does not assign the node to that provider. The model's other ops are left out: ONNX Runtime then inlines
+// their functions, whose standard ops run on the GPU.
 OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);
@@ -19,9 +19,9 @@ OpList library_ops() {
 
 }  // namespace vmoe::ort
 
-// The requirements of the kernels, so that callers can check a machine before running them: the architectures that they
-// were compiled for, in CMake's form ("80-real 120-virtual"), and the CUDA version that they were built with, such as
-// 13000.
+// These functions return what the kernels require, so that callers can check a machine before they run a kernel. The
+// first returns the GPU architectures that the kernels were compiled for, in CMake's form ("80-real 120-virtual"). The
+// second returns the CUDA version that they were built with, such as 13000.
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cuda_architectures() {
   return VMOE_CUDA_ARCHITECTURES;
 }

@@ -16,7 +16,7 @@ void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw StatusError(std::string("CUDA says: ") + cudaGetErrorString(error));
 }
 
-// Returns the memory of the first input, which is on the kernel's device.
+// Returns ONNX Runtime's description of the memory of the first input, which is on the kernel's device.
 const OrtMemoryInfo* device_memory(const Call& call) {
   const OrtValue* value = nullptr;
   const OrtMemoryInfo* memory = nullptr;
@@ -25,8 +25,8 @@ const OrtMemoryInfo* device_memory(const Call& call) {
   return memory;
 }
 
-// Returns a call's stream and makes its device the current one. This must be done here because this library has its own
-// CUDA runtime, separate from ONNX Runtime's.
+// Returns the stream of a call, and makes the call's device the current device. This library must do that itself,
+// because its CUDA runtime is separate from ONNX Runtime's.
 cudaStream_t stream_of(const Call& call) {
   int device = 0;
   check(call.api(), call.api().MemoryInfoGetId(device_memory(call), &device));
@@ -36,8 +36,8 @@ cudaStream_t stream_of(const Call& call) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Device memory from ONNX Runtime's arena for the kernels of one call. It is freed as soon as the kernels are in the
-// stream: the arena reuses it only for later work in the same stream.
+// Device memory from ONNX Runtime's arena for the kernels of one call. The memory is freed as soon as the kernels have
+// been put on the stream. That is safe, because the arena reuses it only for later work on the same stream.
 class Scratch {
  public:
   // Throws StatusError if there isn't enough memory. `bytes` may be 0.
@@ -49,7 +49,7 @@ class Scratch {
     if (stream != nullptr) {
       status = api_.KernelContext_GetScratchBuffer(call.context(), memory, bytes, &data_);
     } else {
-      data_ = allocator_->Alloc(allocator_, bytes);  // scratch buffers need a stream
+      data_ = allocator_->Alloc(allocator_, bytes);  // without a stream, ONNX Runtime has no scratch buffers
     }
     if (status == nullptr && data_ != nullptr) return;
     api_.ReleaseAllocator(allocator_);
@@ -72,7 +72,7 @@ class Scratch {
   void* data_ = nullptr;
 };
 
-// Returns the sizes of a VmoeGates call. Throws OpError if the GPU kernels don't support them.
+// Returns the sizes of a VmoeGates call. Throws OpError if the GPU kernels don't support these sizes.
 cuda::GateShape gate_shape_of(const Call& call) {
   const ops::Sizes& sizes = call.sizes();
   const size_t tokens = sizes['G'] * sizes['S'];

@@ -19,7 +19,7 @@ Kernel make_linear(const NodeInfo& node) {
   };
 }
 
-// An MLP with the optional gate and norm of dense layers.
+// An MLP of a dense layer, with its optional gate and norm.
 template <class Input, class Attribute>
 class NodeDenseMlp {
  public:
@@ -70,7 +70,7 @@ Kernel make_attention(const NodeInfo& node) {
   };
 }
 
-// Reads the rotation of a call's queries and keys, which have `heads` heads.
+// Reads the rotation that a call applies to its queries and keys, which have `heads` heads.
 template <class Input>
 Rotation read_rotation(const Call& call, size_t heads) {
   Rotation rotation{call.data<float>(Input::kCoordinates), call.data<float>(Input::kFrequencies), call.sizes()['C']};
@@ -94,7 +94,8 @@ Kernel make_rotate(const NodeInfo& node) {
   };
 }
 
-// Reads the merging of a call into `merging`, whose prefix must already be set; T and O must be known.
+// Fills `merging` from the inputs and outputs of a call; does nothing if the call has no merge setting. merging.prefix
+// must already be set, and the sizes T and O must be known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
   const std::optional<int64_t> merge = call.setting(ops::Setting::kMerge);
@@ -145,7 +146,7 @@ Kernel make_merge(const NodeInfo& node) {
   };
 }
 
-// Makes an attention block that computes all tokens, or only the class token.
+// Makes an attention block that computes all tokens or, if kClassToken is true, only the class token.
 template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
   using Attribute = ops::AttentionBlockAttribute;

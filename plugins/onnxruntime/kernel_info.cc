@@ -12,7 +12,7 @@ namespace {
 
 using ops::OpError;
 
-// Returns none for a type that no op takes.
+// Returns the element type of an ONNX type, or none if no op accepts that type.
 std::optional<ElementType> element_type_of(ONNXTensorElementDataType type) {
   const auto* found = std::find_if(std::begin(kElementTypes), std::end(kElementTypes),
                                    [type](const ElementTypeSpec& spec) { return spec.onnx == type; });
@@ -26,8 +26,8 @@ bool succeeds(const OrtApi& api, OrtStatus* status) {
   return false;
 }
 
-// Whether an attribute exists with a type other than INT. The status of a failed read is the same for this case and for
-// a missing attribute.
+// Returns whether an attribute exists with a type other than INT. This needs its own check, because reading an INT
+// fails with the same status whether the attribute has another type or is missing.
 bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
   float number = 0;
   size_t size = 0;
@@ -37,9 +37,9 @@ bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* na
          succeeds(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &size));
 }
 
-// One parallel_for. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its threads, so this tells it:
-// the caller's earlier work happens before every task, and every task before the caller's later work. Tasks stay
-// unordered.
+// One parallel_for. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its threads. The addresses of
+// `begin` and `end` declare it: the caller's earlier work happens before every call of `task`, and every call of `task`
+// happens before the caller's later work. The calls of `task` stay unordered.
 struct Job {
   TaskRunner::Task task;
   void* context;
@@ -53,7 +53,7 @@ void run_task(void* data, size_t index) {
   release(&job->end);
 }
 
-// Returns the name of a type in messages, such as "float64".
+// Returns the name of a type for messages, such as "float64".
 const char* name_of(ONNXTensorElementDataType type) {
   if (const std::optional<ElementType> known = element_type_of(type)) return vmoe::name_of(*known);
   switch (type) {
@@ -64,7 +64,7 @@ const char* name_of(ONNXTensorElementDataType type) {
   }
 }
 
-// Reads a tensor. Throws OpError if the value is not a tensor, or if no op takes its type.
+// Reads a tensor. Throws OpError if the value is not a tensor, or if no op accepts its type.
 Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
   int is_tensor = 0;
   check(api, api.IsTensor(value, &is_tensor));
@@ -169,7 +169,7 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
     inputs_[i] = read_tensor(api_, value, spec.name);
     types_.add(spec, inputs_[i].type);
     sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
-    // An input overrides an attribute.
+    // A setting may be an attribute or an input; the input overrides the attribute.
     if (spec.is_setting()) settings_[spec.setting] = *data<int64_t>(i);
   }
   routing_ = ops::check_call(node, settings_, sizes_);
@@ -180,7 +180,8 @@ TaskRunner Call::runner() const {
             const auto* call = static_cast<const Call*>(pool);
             Job job{task, context};
             release(&job.begin);
-            // Each task is its own batch, so that a thread takes the next task as soon as it is free.
+            // The number of batches is also `count`, so that a thread starts the next call of `task` as soon as it is
+            // free.
             OrtStatus* status = call->api_.KernelContext_ParallelFor(call->context_, run_task, count, count, &job);
             acquire(&job.end);
             if (status == nullptr) return;

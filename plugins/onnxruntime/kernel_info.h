@@ -1,4 +1,4 @@
-// The node and call data that ONNX Runtime passes to a kernel, checked against the declaration of its op.
+// The data of a node and of its calls that ONNX Runtime passes to a kernel, checked against the declaration of the op.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -16,7 +16,7 @@
 
 namespace vmoe::ort {
 
-// A tensor, not owned. Its memory is on the device that the kernel runs on.
+// A tensor that this object does not own. Its memory is on the device that the kernel runs on.
 struct Tensor {
   const void* data = nullptr;  // null if omitted
   ElementType type = ElementType::kFloat32;
@@ -33,14 +33,14 @@ ONNXTensorElementDataType onnx_type_of(ElementType type);
 // The part of a node that is known when its kernel is created.
 class NodeInfo {
  public:
-  // Throws OpError for a node that no call could run, because of its attributes, the types of its inputs, omitted
+  // Throws OpError if no call of the node could run, because of its attributes, the types of its inputs, omitted
   // inputs, or the shapes of constants.
   NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec);
 
   const ops::Node& node() const { return node_; }
   int64_t attribute(size_t index) const { return node_.attributes[index]; }
 
-  // Returns input `index` if it is a constant; its shape has been checked.
+  // Returns input `index`, whose shape has been checked; none if the input is not a constant.
   std::optional<Tensor> constant_input(size_t index) const;
 
  private:
@@ -57,48 +57,49 @@ class NodeInfo {
 // One call of a node. The types, shapes and settings of its inputs have been checked.
 class Call {
  public:
-  // Throws OpError if the op doesn't take the inputs.
+  // Throws OpError if the op doesn't accept the inputs.
   Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node);
 
   const ops::OpSpec& spec() const { return *node_.spec; }
 
   const Tensor& input(size_t index) const { return inputs_[index]; }
 
-  // Returns the values of an input; null if it is omitted.
+  // Returns the values of input `index`, or null if the input is omitted.
   template <class T>
   const T* data(size_t index) const {
     return inputs_[index].as<T>();
   }
 
-  // Returns the values of an int32 input. Throws OpError if one is neither -1 nor an index of one of `count` things,
-  // such as "tokens".
+  // Returns the values of an int32 input. Throws OpError if a value is neither -1 nor an index from 0 to count - 1.
+  // `things` is what the indices refer to, such as "tokens", for the message.
   const int32_t* indices(size_t index, size_t count, const char* things) const;
 
-  // Returns the scales of input `weights`; null if it is not quantized.
+  // Returns the scales of input `weights`, or null if that input is not quantized.
   const void* scales(size_t weights) const {
     const size_t input = node_.spec->inputs[weights].scale;
     return input == ops::kNoScale ? nullptr : inputs_[input].data;
   }
 
-  // Returns all dimensions of the op. For an op that routes, they include K, and M for separate slots per expert.
+  // Returns the sizes of all dimensions of the op. If the op routes, they include K; if each expert has its own slots,
+  // they also include M.
   const ops::Sizes& sizes() const { return sizes_; }
 
-  // Returns the value of a setting; none if it is omitted.
+  // Returns the value of a setting, or none if the setting is omitted.
   std::optional<int64_t> setting(size_t setting) const { return settings_[setting]; }
 
   const ops::Types& types() const { return types_; }
 
-  // Returns the routing of an op that routes.
+  // Returns the routing, if the op routes.
   const RoutingShape& routing() const { return routing_; }
 
-  // Creates output `index`; returns null if the node omits it.
+  // Creates output `index` and returns its memory, or null if the node omits the output.
   template <class T>
   T* output(size_t index) const {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Creates output `index`, whose dimension `dim` gets its `size` only during the call; returns null if the node omits
-  // the output. Throws OpError if there are more slots than 32-bit indices.
+  // Creates output `index` if the size of its dimension `dim` becomes known only during the call, as `size`. Returns
+  // null if the node omits the output. Throws OpError if there are more slots than a 32-bit index can reach.
   template <class T>
   T* output(size_t index, char dim, size_t size) const {
     ops::Sizes sizes = sizes_;
@@ -107,7 +108,7 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes));
   }
 
-  // Returns a runner on ONNX Runtime's own threads, valid during the call.
+  // Returns a runner that uses ONNX Runtime's own threads. It is valid only during the call.
   TaskRunner runner() const;
 
   const OrtApi& api() const { return api_; }

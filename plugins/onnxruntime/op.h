@@ -1,8 +1,8 @@
-// Ops for ONNX Runtime. Each consists of its declaration in the op table and a function that makes the kernel of a
-// node.
+// Ops for ONNX Runtime. Each consists of its declaration in the op table and a function `make`, which creates the
+// kernel of a node.
 //
-// Nodes are checked against the declaration before `make`, and calls before the kernel. Both may throw OpError, which
-// becomes a status that begins with the op's name.
+// Each node is checked against the declaration before `make` runs, and each call before the kernel runs. `make` and the
+// kernel may throw OpError, which becomes a status whose message begins with the op's name.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -24,7 +24,7 @@ struct Op {
   bool in_place = false;  // output 0 may use the memory of input 0
 };
 
-// Makes a kernel that needs nothing from its node.
+// Makes a kernel that does not depend on its node.
 template <void (*kCompute)(const Call&)>
 Kernel without_state(const NodeInfo&) {
   return kCompute;
@@ -33,16 +33,17 @@ Kernel without_state(const NodeInfo&) {
 // The ops of a library, in order of registration. They live as long as the process.
 using OpList = std::vector<const OrtCustomOp*>;
 
-// Adds an op for each token type that it supports, for an execution provider; null is the CPU.
+// Adds one op for each token type that `op` supports, for the execution provider `provider`; null is the CPU.
 void add_op(OpList& list, const Op& op, const char* provider = nullptr);
 
-// The kernels for the CPU, by subject.
+// These functions add the ops with kernels for the CPU, grouped by subject.
 void add_routing_ops(OpList& list);
 void add_expert_ops(OpList& list);
 void add_dense_ops(OpList& list);
 void add_soft_ops(OpList& list);
 
-// Returns all ops of this library; each library defines its own. Throws OpError if this process can't run them.
+// Returns all ops of this library. Every op library defines this function itself. Throws OpError if this process can't
+// run the ops.
 OpList library_ops();
 
 }  // namespace vmoe::ort

@@ -12,7 +12,7 @@
 
 namespace vmoe::ort {
 
-// An error of ONNX Runtime or CUDA, with the status code that it becomes.
+// An error that ONNX Runtime or CUDA reports, and the code of the status that the error is converted to.
 class StatusError : public std::runtime_error {
  public:
   explicit StatusError(const std::string& message, OrtErrorCode code = ORT_FAIL)
@@ -23,7 +23,7 @@ class StatusError : public std::runtime_error {
   OrtErrorCode code_;
 };
 
-// Throws StatusError if a status is an error, and releases the status.
+// Releases a status, and throws StatusError if it is an error.
 inline void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
   const StatusError error(api.GetErrorMessage(status), api.GetErrorCode(status));

@@ -74,7 +74,8 @@ class CustomOp : public OrtCustomOp {
   static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
-    // Weights may have any type, which NodeInfo checks. ONNX Runtime's "any" excludes types of less than a byte.
+    // Weights may have any type, and NodeInfo checks their type. They are still declared by type if a weight has less
+    // than a byte, because ONNX Runtime's "any" excludes such types.
     return value.type == ops::ValueType::kW && weight_type(types_[value.type]).bits >= 8
                ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
                : onnx_type_of(types_[value.type]);
@@ -85,8 +86,8 @@ class CustomOp : public OrtCustomOp {
   }
 };
 
-// Returns the domain for one ONNX Runtime, of which a process may hold several. It lives as long as the process,
-// because sessions refer to it.
+// Returns the domain for the ONNX Runtime of `api`. A process may contain several ONNX Runtimes, each with its own
+// domain. A domain lives as long as the process, because sessions refer to it.
 OrtCustomOpDomain* domain_of(const OrtApi& api) {
   static std::mutex mutex;
   static const auto* const ops = new OpList(library_ops());
@@ -105,7 +106,7 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 }  // namespace
 
 void add_op(OpList& list, const Op& op, const char* provider) {
-  // Type choices that differ only in W need one op, as long as the scales have the same type.
+  // Type choices that differ only in W share one op, if their scales have the same type.
   std::set<std::pair<ElementType, ElementType>> added;
   for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
     const ops::TypeChoice& choice = ops::kTypeChoices[i];
@@ -123,7 +124,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
   using vmoe::ort::check;
   const OrtApi* api = base->GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
-    // The first entry of OrtApi creates a status in every version.
+    // CreateStatus is the first entry of OrtApi in every version, so version 1 of the API is enough to report the
+    // error.
     api = base->GetApi(1);
     if (api == nullptr) return nullptr;
     const std::string version = base->GetVersionString();

@@ -1,4 +1,4 @@
-// The weights of a node's layers. Constant weights are packed at load, others in each call.
+// The weights of a node's layers. Constant weights are packed when the model is loaded, other weights in each call.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,12 @@ namespace vmoe::ort {
 // Returns the kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names an unavailable path.
 const Kernels& process_kernels();
 
-// A linear layer of a node: input w, [depth, columns] or [matrices, depth, columns], the bias that follows it, and the
-// scales of w.
+// A linear layer of a node. Its inputs are the weights w, [depth, columns] or [matrices, depth, columns]; the bias,
+// which is the input after w; and the scales of w.
 class NodeLinear {
  public:
-  // `input` is the index of w; for depth_chunk see StoredWeights. A constant w is packed, and its mapped pages are
-  // returned to the system, because nothing reads the original again.
+  // `input` is the index of w; for depth_chunk, see StoredWeights. If w is constant, it is packed here, and its mapped
+  // pages are given back to the system, because nothing reads the original again.
   NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk = 0);
 
   // Returns the weights for one call, valid during the call.
@@ -39,7 +39,7 @@ class NodeLinear {
 class NodeMlp {
  public:
   // `input` is the index of w1; Attribute lists the attributes of the op. Throws OpError if the kernels don't support
-  // its hidden_chunk.
+  // the node's hidden_chunk.
   template <class Attribute>
   NodeMlp(const NodeInfo& node, size_t input, Attribute)
       : NodeMlp(node, input, node.attribute(Attribute::kHiddenChunk),
@@ -57,11 +57,11 @@ class NodeMlp {
   NodeLinear first_, second_;
 };
 
-// Whether two inputs that belong together are given, such as a matrix or scale and its bias. Throws OpError if only one
-// of them is given.
+// Returns whether input `first` and the next input, which belong together, are present: for example, a scale and its
+// bias. Throws OpError if only one of the two is present.
 bool is_pair_given(const Call& call, size_t first);
 
-// Returns the norm with input `scale` and the bias that follows it; an empty norm if both are omitted.
+// Returns the norm whose scale is input `scale` and whose bias is the next input; an empty norm if both are omitted.
 LayerNorm read_norm(const Call& call, size_t scale);
 
 }  // namespace vmoe::ort

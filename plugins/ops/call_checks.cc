@@ -11,9 +11,10 @@ namespace vmoe::ops {
 
 namespace {
 
-// Checks that slots, and pairs of a token and an expert, can be numbered in int32. Factors are not negative.
+// Throws OpError if the product of the factors exceeds INT32_MAX, because slots and choices of tokens are numbered in
+// int32. `what` says what is counted. Factors must not be negative.
 void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
-  double count = 1;  // exact up to the limit
+  double count = 1;  // exact for products up to INT32_MAX
   for (const auto& factor : factors) count *= static_cast<double>(factor.second);
   if (count <= INT32_MAX) return;
   std::string names, values;
@@ -165,7 +166,7 @@ RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes) {
   const int64_t experts = size_of(sizes, 'E');
   if (experts < 1) throw OpError("there are no experts");
   if (experts_choose(*node.spec)) {
-    // With experts choice, every expert is a choice of each token.
+    // If experts choose their tokens, each token has one choice for each expert.
     settings[Setting::kK] = experts;
     settings[Setting::kBpr] = 0;
   }

@@ -10,7 +10,7 @@
 
 namespace vmoe::ops {
 
-// An invalid node or call. The message is for the user; it may be the end of one that begins with the op's name.
+// The error for an invalid node or call. The message is for the user. A caller may put the op's name in front of it.
 class OpError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -20,7 +20,8 @@ class OpError : public std::runtime_error {
 enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT };
 inline constexpr size_t kValueTypes = 6;
 
-// The element type of each ValueType. A choice assigns one to each type variable.
+// One possible combination of element types. It assigns an element type to every ValueType, including the type
+// variables.
 struct TypeChoice {
   ElementType types[kValueTypes];
 
@@ -30,8 +31,8 @@ struct TypeChoice {
 enum class Presence : uint8_t {
   kRequired,
   kOptional,
-  kSetting,  // a setting that is not optional: an input or an INT attribute
-  kScale,    // scales of weights: given if, and only if, the weights are quantized
+  kSetting,  // a required setting, which is an input or an INT attribute
+  kScale,    // scales of weights, which are given if and only if the weights are quantized
 };
 
 inline constexpr size_t kNoScale = SIZE_MAX;
@@ -49,17 +50,17 @@ struct ValueSpec {
   ValueType type;
   const char* dims;
   Presence presence = Presence::kRequired;
-  size_t scale = kNoScale;             // for weights: the input that holds their scales
-  const char* grouped_dims = nullptr;  // for float16 scales, one per group: replaces `dims`
+  size_t scale = kNoScale;             // only for weights: the input that contains their scales
+  const char* grouped_dims = nullptr;  // used instead of `dims` if the scales are float16, one per group
   size_t setting =
-      kNoSetting;  // the setting that this input is, if any: a number that the host reads even for a GPU kernel
+      kNoSetting;  // the setting that this input provides, if any: a number that the host reads even for a GPU kernel
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
 };
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
 
-// A setting of a call, and the range that its values have whatever the sizes.
+// A setting of a call, and the range of its values that is valid whatever the sizes are.
 struct SettingSpec {
   const char* name;
   int64_t minimum, maximum;  // kNoMaximum: none
@@ -70,7 +71,7 @@ struct AttributeSpec {
   const char* name;
   int64_t otherwise;         // the value if a node omits it
   int64_t minimum, maximum;  // kNoMaximum: none
-  char divides;              // the dimension that a value other than 0 must divide; or 0 for none
+  char divides;              // the dimension that a nonzero value must divide, or 0 for none
   bool only_quantized;       // must be 0 if weights are not quantized
 };
 

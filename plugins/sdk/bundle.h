@@ -1,4 +1,4 @@
-// Opens a bundle folder and checks that its files are those that were exported.
+// Opens a bundle folder and checks that its files are unchanged since the export.
 #pragma once
 
 #include <map>
@@ -12,34 +12,37 @@ namespace vmoe::sdk {
 
 // A graph whose bytes have been checked.
 struct BundleGraph {
-  std::string path;    // of the file, for messages
-  std::string bytes;   // the content that was read and checked
-  std::string folder;  // the folder of the weights file
+  std::string path;    // path of the graph's file, for messages
+  std::string bytes;   // content of the file, read and checked
+  std::string folder;  // folder that contains the weights file
 };
 
 class Bundle {
  public:
   // Reads the manifest of a NAME.vmoe folder. Checks the kind and size of every file, and that no graph reads data
-  // outside the weights file. With `verify`, also compares the SHA-256 of every file except the weights.
+  // outside the weights file. If `verify` is true, also compares the SHA-256 of every file except the weights.
   //
   // Throws:
   // - VMOE_BUNDLE_ERROR if the folder is not a bundle, or if a file is missing, was changed or refers to data outside
   //   the bundle;
-  // - ChangedError if the bundle is replaced meanwhile.
+  // - ChangedError if the bundle is replaced while it is being read.
   Bundle(const std::string& path, bool verify);
 
   const Manifest& manifest() const { return manifest_; }
 
-  // Returns the graph kCanonicalGraph, kInlinedGraph or, if the bundle has it, kMergingGraph.
+  // Returns a graph of the bundle. `name` is kCanonicalGraph, kInlinedGraph or, if the bundle has that graph,
+  // kMergingGraph.
   BundleGraph graph(const std::string& name) const;
 
-  // Returns a key that is equal for bundles opened on the same, unchanged files.
+  // Returns a key that identifies the files of the bundle. Two bundles have equal keys if they were opened on the same
+  // files and no file changed in between.
   std::string content_key() const;
 
-  // Compares the SHA-256 of the weights. May run in parallel with a load. Throws VMOE_BUNDLE_ERROR if it differs.
+  // Compares the SHA-256 of the weights with the manifest. May run in parallel with a load. Throws VMOE_BUNDLE_ERROR if
+  // the two differ.
   void verify_weights() const;
 
-  // Throws ChangedError if the bundle has changed since it was opened. Call this when a load is done.
+  // Throws ChangedError if the bundle has changed since it was opened. Must be called at the end of a load.
   void check_unchanged() const;
 
  private:
@@ -48,7 +51,7 @@ class Bundle {
   void check_graph(const std::string& name, const std::string& bytes) const;
 
   std::string path_;
-  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights is const but opens a file
+  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights is const but opens a file through it
   std::string manifest_text_;
   Manifest manifest_;
   std::map<std::string, std::string> graphs_;  // bytes of the graphs that this library runs

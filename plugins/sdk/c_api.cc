@@ -37,7 +37,7 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots,
          " MoE layers");
   }
   vmoe_profile c = VMOE_PROFILE_INIT;
-  // The name fits for every double and k.
+  // c.name has room for the name of any profile, whatever its ratio and k.
   profile.name.copy(c.name, sizeof(c.name) - 1);
   c.set = profile.values.set;
   c.effective_ratio = profile.effective_ratio;
@@ -57,7 +57,7 @@ Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_
   return {read_struct(images, "images"), read_setting(setting)};
 }
 
-// Gets one of the names in a list of the manifest.
+// Sets `name` to the entry at `index` in a list of names of the manifest.
 void write_name(const vmoe_engine* engine, std::vector<std::string> Manifest::* list, int64_t index, const char* what,
                 const char** name) {
   check_pointer(engine, "engine");

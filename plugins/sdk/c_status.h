@@ -1,4 +1,5 @@
-// Shared code of the C functions: checks of what C callers can get wrong, and the conversion of exceptions to a status.
+// Shared code of the C functions: checks for mistakes that a C caller can make, and the conversion of exceptions to a
+// status.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +13,13 @@
 
 namespace vmoe::sdk {
 
-// Returns a static status that is never freed, for when there is no memory for a new one.
+// Returns a status for VMOE_MEMORY_ERROR. The status is static and never freed, because there may be no memory for a
+// new one.
 vmoe_status* out_of_memory();
 
 vmoe_status* make_status(vmoe_code code, const char* message) noexcept;
 
-// Runs `call` and converts what it throws to a status; returns null on success.
+// Runs `call`. Returns null on success; converts an exception of `call` to a status.
 template <typename Call>
 vmoe_status* guarded(const Call& call) noexcept {
   try {
@@ -56,8 +58,8 @@ int32_t reserved_of(const Struct& /*given*/, int64_t /*otherwise*/) {
   return 0;
 }
 
-// Copies a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if it is too
-// small or sets fields that this version doesn't know.
+// Copies a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if the struct
+// is too small, or sets fields that this version doesn't know.
 template <typename Struct>
 Struct read_struct(const Struct* given, const char* name) {
   check_size(given, name);
@@ -70,8 +72,8 @@ Struct read_struct(const Struct* given, const char* name) {
   return *given;
 }
 
-// Fills a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if it is too
-// small.
+// Fills a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if the struct
+// is too small.
 template <typename Struct>
 void write_struct(Struct* target, Struct source, const char* name) {
   check_size(target, name);

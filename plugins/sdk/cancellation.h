@@ -11,10 +11,10 @@ namespace vmoe::sdk {
 
 class RunOptions;
 
-// Ends calls from another thread. One object serves any number of calls.
+// Lets one thread end the calls of other threads. One object serves any number of calls.
 class Cancellation {
  public:
-  // Ends the calls that use this object before their next op, and makes later calls fail.
+  // Ends the calls that use this object, before their next op, and makes later calls that use it fail.
   void cancel();
 
   // Throws VMOE_CANCELLED if cancel() has been called.
@@ -28,7 +28,7 @@ class Cancellation {
   std::set<const RunOptions*> running_;
 };
 
-// The options of one ONNX Runtime run. While they exist, the cancellation can end the run.
+// The options of one ONNX Runtime run. While this object exists, the cancellation can end the run.
 class RunOptions {
  public:
   // cancellation: null for a run that cannot be cancelled; must outlive the options.

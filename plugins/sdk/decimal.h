@@ -1,4 +1,4 @@
-// Conversion of numbers to and from text, the same in every locale and the same as in Python.
+// Conversion of numbers to and from text. The results are the same in every locale, and the same as in Python.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace vmoe::sdk {
 
-// Returns the shortest text that reads back as the same double, like Python's `repr`: "0.3", "1.0" or "1e-06".
+// Returns the shortest text from which the same double can be read, like Python's `repr`: "0.3", "1.0" or "1e-06".
 std::string shortest(double value);
 
 // Returns the number with six significant digits, like "%g" of C.

@@ -1,7 +1,7 @@
 // Elastic capacity and its C API: chooses the setting of the next call so that answers meet a latency target.
 //
-// docs/elastic.md derives the rules. The arithmetic is plain doubles, in the same order as vmoe_serve/elastic.py, so
-// that both make the same decisions.
+// docs/elastic.md derives the rules. All arithmetic uses doubles, in the same order as vmoe_serve/elastic.py, so that
+// C++ and Python make the same decisions.
 #include "vmoe/elastic.h"
 
 #include <algorithm>
@@ -43,7 +43,7 @@ void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_leve
   }
 }
 
-// Makes the decisions, and holds the state between them.
+// The decisions of elastic capacity, and the state that it keeps between them.
 class Elastic {
  public:
   // levels: at least one, the cheapest first. Throws VMOE_ARGUMENT_ERROR if a level or option is invalid.
@@ -57,9 +57,9 @@ class Elastic {
     check(plan_, levels_);
   }
 
-  // Chooses the level of the next call. Goes down at once, and as far as needed, if the queue would not be served in
-  // time or the load is too high. Goes up only after a higher level has been affordable for a while, and then as far as
-  // is affordable.
+  // Chooses the level of the next call. If the current level would not serve the queue in time, or its load is too
+  // high, goes down at once, as far as needed. Goes up only after a higher level has been affordable for a while, and
+  // then to the highest level that is affordable.
   void decide(const vmoe_elastic_seen& seen) {
     count_arrivals(seen);
     size_t level = level_;
@@ -81,15 +81,15 @@ class Elastic {
     affordable_since_.reset();
   }
 
-  // Records the time of a call; ignores it if it is not a positive finite number.
+  // Records the seconds of a call; ignores `seconds` if it is not a positive finite number.
   void served(size_t level, int64_t images, double seconds) {
     if (!(seconds > 0 && std::isfinite(seconds))) return;
     const double old = scales_[level];
     const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
-    // A single slow call says little, so it counts at most double.
+    // A single slow call says little, so its ratio is limited to twice the old scale.
     const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-    // The cause that slowed this level down may also slow the others. Conversely, the cause that once slowed the others
-    // may be gone.
+    // What slowed this level down may also slow the others; what once slowed the others may be gone. So the scales of
+    // all levels drift towards the new one.
     for (double& scale : scales_) scale += (now - scale) * kDrift;
     scales_[level] = now;
   }
@@ -97,10 +97,10 @@ class Elastic {
   size_t level() const { return level_; }
   size_t num_levels() const { return levels_.size(); }
 
-  // Returns the maximum number of images of a call at a level.
+  // Returns the maximum number of images in a call at this level.
   int64_t images_per_call(size_t level) const {
     const vmoe_elastic_level& at = levels_[level];
-    // An image may wait for one whole call before its own call starts, so each gets half of the time.
+    // An image may wait for one whole call before its own call starts, so each call may take half of the target.
     const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
     if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
     if (images < static_cast<double>(plan_.multiple)) return plan_.multiple;
@@ -118,7 +118,7 @@ class Elastic {
     arrived_ += static_cast<double>(seen.arrived);
     const double elapsed = seen.time - time_;
     if (!(elapsed > 0)) return;
-    // At first, the span is the time since the start, so that the rate is the mean of all arrivals so far.
+    // Early on, the span is the time since the start, so that the rate is the mean over all arrivals so far.
     const double span = std::min(kMemory * plan_.target + elapsed, seen.time - began_);
     rate_ = rate_ + (arrived_ / elapsed - rate_) * (elapsed / span);
     arrived_ = 0;
@@ -129,7 +129,8 @@ class Elastic {
     return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
   }
 
-  // Whether the first and the last image of the queue would be answered in time, if nothing changes.
+  // Returns whether the first and the last image in the queue would both be answered in time at this level, if nothing
+  // changes.
   bool in_time(size_t level, const vmoe_elastic_seen& seen) const {
     const double limit = plan_.target * kSafetyMargin;
     const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
@@ -145,10 +146,10 @@ class Elastic {
   vmoe_elastic_options plan_;
   std::vector<vmoe_elastic_level> levels_;
   size_t level_;
-  std::vector<double> scales_;  // per level: measured time of its calls divided by the plan's
+  std::vector<double> scales_;  // per level: measured seconds of a call, divided by the seconds that the plan expects
   double rate_ = 0;             // arriving images per second
   double arrived_ = 0;          // images since time_
-  double began_, time_;         // `target` before the start; the time of the last decision that advanced the clock
+  double began_, time_;         // the start minus `target`; the last decision that advanced the clock
   std::optional<double> affordable_since_;
 };
 

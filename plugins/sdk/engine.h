@@ -16,11 +16,11 @@
 
 namespace vmoe::sdk {
 
-// An output that a call requests, and the caller's memory for it.
+// An output that a call requests, and the caller's memory for its values.
 struct OutputRoom {
   std::string name;
   float* data;
-  size_t size;  // floats that `data` can hold
+  size_t size;  // number of floats that `data` can hold
 };
 
 class Engine {
@@ -37,9 +37,9 @@ class Engine {
   bool uses_op_library() const { return session_->uses_op_library(); }
   int threads() const { return threads_; }
 
-  // Returns the profile that a call with this setting uses; none for a dense ViT or Soft MoE that merges no tokens.
-  // Throws VMOE_ARGUMENT_ERROR if the setting sets unknown fields, or VMOE_ROUTING_ERROR if the model does not support
-  // it.
+  // Returns the profile that a call with this setting uses. Returns none for a dense ViT or Soft MoE that merges no
+  // tokens. Throws VMOE_ARGUMENT_ERROR if `setting` sets unknown fields, or VMOE_ROUTING_ERROR if the model does not
+  // support the setting.
   std::optional<Profile> setting(const vmoe_setting& setting) const;
 
   // See vmoe_engine_warm_up, vmoe_engine_run and vmoe_engine_routing.
@@ -56,8 +56,8 @@ class Engine {
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                       const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
-  // Whether the graph for this profile can merge tokens. With the op library it always can; on standard ops, only the
-  // merging graph can, and only calls that merge use it.
+  // Returns whether the graph for this profile can merge tokens. With the op library, every graph can. On standard ops,
+  // only the merging graph can, and only calls that merge tokens use it.
   bool merges(const std::optional<Profile>& profile) const {
     return uses_op_library() || (profile && profile->values.merge > 0);
   }
@@ -65,9 +65,9 @@ class Engine {
   Manifest manifest_;
   pid_t process_;  // the process that loaded the bundle
   int threads_;
-  std::optional<Profile> profile_;  // for calls that pass no setting
+  std::optional<Profile> profile_;  // the profile of calls that pass no setting
   std::shared_ptr<Session> session_;
-  std::shared_ptr<Session> merging_session_;  // on standard ops, if the bundle has the merging graph
+  std::shared_ptr<Session> merging_session_;  // only on standard ops, if the bundle has the merging graph
   std::string runtime_;
 };
 

@@ -1,5 +1,5 @@
-// The only exception type inside the library, and functions that build its message. The C API turns it into a
-// vmoe_status.
+// The only exception type inside the library, and functions that build its message. The C API converts the exception to
+// a vmoe_status.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ class Error : public std::runtime_error {
   vmoe_code code_;
 };
 
-// A bundle that was written to, renamed or replaced while it was being loaded.
+// The error if a bundle was written to, renamed or replaced while it was being loaded.
 class ChangedError : public Error {
  public:
   explicit ChangedError(const std::string& message) : Error(VMOE_BUNDLE_ERROR, message) {}
@@ -36,7 +36,7 @@ void append(std::string& message, T part) {
 
 void append(std::string& message, double part);
 
-// Throws an Error whose message consists of the parts: text and numbers.
+// Throws an Error whose message is the concatenation of `parts`, which are strings and numbers.
 template <typename... Parts>
 [[noreturn]] void fail(vmoe_code code, const Parts&... parts) {
   std::string message;
@@ -44,7 +44,7 @@ template <typename... Parts>
   throw Error(code, message);
 }
 
-// Puts external text in quotes, as one line of at most 80 bytes.
+// Returns external text in quotes, for a message, as one line of at most 80 bytes.
 std::string in_quotes(std::string_view text);
 
 // Returns the text as UTF-8 on one line: each control character becomes a space, and each invalid byte U+FFFD.

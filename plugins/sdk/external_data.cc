@@ -16,7 +16,7 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr int kVarintBits = 70;
-constexpr int kLastShift = 63;  // only one bit is left at this position
+constexpr int kLastShift = 63;  // at this shift, only one bit of the 64 is left
 
 using Entries = std::map<std::string_view, std::string_view>;
 
@@ -33,7 +33,8 @@ class FieldReader {
   bool next() {
     if (position_ == bytes_.size()) return false;
     const uint64_t key = varint();
-    // Runtimes drop the higher bits, so they would see a different field from the one checked here.
+    // Runtimes drop the higher bits of a field number, so they would see another field than the one that is checked
+    // here.
     if (key >> 32 != 0) unreadable("a field number of more than 29 bits");
     number = static_cast<uint32_t>(key) >> 3;
     payload.reset();
@@ -77,7 +78,7 @@ class FieldReader {
 };
 
 int64_t bytes_of(std::string_view text) {
-  // A runtime may parse signs and spaces differently.
+  // Only digits are allowed, because a runtime may parse signs and spaces differently.
   const bool digits = std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
   if (text.empty() || text.size() > kMaxByteDigits || !digits)
     unreadable(in_quotes(text) + " is not a number of bytes");
@@ -100,7 +101,7 @@ std::string_view value_of(const Entries& entries, std::string_view key, std::str
   return entry == entries.end() ? missing : entry->second;
 }
 
-// A function: its name, and the op types that it calls.
+// A function of the model: its name, and the types of the ops that it calls.
 struct Function {
   std::string_view name;
   std::set<std::string_view> called;
@@ -110,8 +111,8 @@ struct Function {
   }
 };
 
-// Refuses a function that calls one that itself calls a function. Without a limit, deep calls would exhaust the stack
-// of a runtime.
+// Refuses function calls that are more than one level deep: a function that is called must not call another function.
+// Without this limit, deep calls would exhaust the stack of a runtime.
 void check_calls(const std::vector<Function>& functions) {
   std::set<std::string_view> names, callers;
   for (const Function& function : functions) names.insert(function.name);
@@ -128,8 +129,8 @@ struct Found {
   std::vector<Function> functions;
 };
 
-// Collects the references and functions of a message and of everything inside it. `function` is the function that the
-// message belongs to.
+// Collects the external-data references and the functions in a message and in all messages inside it. `function` is the
+// function that the message belongs to.
 void collect(std::string_view bytes, Message message, int depth, Found& found, Function& function) {
   if (depth > kMaxGraphDepth) unreadable("nested too deeply");
   Entries entries;

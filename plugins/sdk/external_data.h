@@ -1,6 +1,7 @@
-// Finds the files that an ONNX graph would open. Reads them from the graph's bytes, without the onnx library.
+// Finds the files that a runtime would open for an ONNX graph. Reads the graph's bytes directly, without the onnx
+// library.
 //
-// A runtime opens any external-data location that a graph names. Bundles may come from untrusted sources, so every
+// A runtime opens every external-data location that a graph names. Bundles may come from untrusted sources, so every
 // location is checked before a runtime sees the graph.
 #pragma once
 
@@ -11,7 +12,8 @@
 
 namespace vmoe::sdk {
 
-// The external data of one tensor: the file name in the graph, and offset and length in bytes (0 if not given).
+// The external data of one tensor: the file name as written in the graph, and offset and length in bytes (0 if the
+// graph omits them).
 struct ExternalData {
   std::string location;
   int64_t offset = 0;
@@ -20,8 +22,8 @@ struct ExternalData {
 
 // Returns every external-data reference of a serialized ONNX model.
 //
-// Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (reason)", if the bytes can't be read, or if a function calls
-// one that itself calls a function.
+// Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (reason)", if the bytes can't be read, or if function calls are
+// more than one level deep.
 std::vector<ExternalData> external_data(std::string_view graph);
 
 }  // namespace vmoe::sdk

@@ -1,6 +1,6 @@
-// Checks that a loaded graph has the inputs and outputs that the manifest describes, as ONNX Runtime reports them.
+// Checks that a loaded graph, as ONNX Runtime reports it, has the inputs and outputs that the manifest describes.
 //
-// Otherwise a manifest that contradicts its graph would be noticed only in the first call, or never.
+// Without this check, a manifest that contradicts its graph would be noticed only in the first call, or never.
 #pragma once
 
 #include <string>
@@ -10,10 +10,10 @@
 
 namespace vmoe::sdk {
 
-// graph: its path, for messages.
-// merges: whether it is a graph that can merge tokens.
+// graph: the path of the graph, for messages.
+// merges: whether the graph can merge tokens.
 //
-// Throws VMOE_BUNDLE_ERROR with the graph and the difference.
+// Throws VMOE_BUNDLE_ERROR, whose message names the graph and the difference.
 void check_interface(const std::string& graph, const Session& session, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

@@ -72,13 +72,13 @@ void check_data(const vmoe_images& images) {
   check_memory(images.data, images.dtype, "the images' data");
 }
 
-// Refuses unscaled pixels in 0..255, for which the model would give wrong results. Python does the same.
+// Refuses unscaled pixels in 0..255, for which the model would give wrong results. The Python runtime refuses them too.
 void check_values(const vmoe_images& images) {
   if (images.dtype != VMOE_FLOAT32) return;
   const auto* values = static_cast<const float*>(images.data);
   const size_t count = images.data_bytes / sizeof(float);
   const auto* end = values + count;
-  int is_beyond = 0, is_nan = 0;  // no branch, so that the compiler can vectorize this
+  int is_beyond = 0, is_nan = 0;  // counted without a branch, so that the compiler can vectorize the loop
   for (const auto* value = values; value != end; ++value) {
     is_beyond |= std::fabs(*value) > static_cast<float>(kLargestFloat) ? 1 : 0;
     is_nan |= std::isnan(*value) ? 1 : 0;
@@ -113,7 +113,7 @@ void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
   check_memory(picture.data, VMOE_UINT8, "the picture's data");
 }
 
-// Blends pixels with their last channel, alpha, onto the background. Rounds as Pillow does.
+// Blends pixels onto the background; the last channel is alpha. Rounds as Pillow does.
 std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std::array<uint8_t, 3>>& background) {
   const auto channels = static_cast<size_t>(picture.channels - 1);
   const auto [red, green, blue] = background.value_or(std::array<uint8_t, 3>{});
@@ -132,7 +132,7 @@ std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std
   return pixels;
 }
 
-// Turns pixels according to an EXIF orientation from 2 to 8.
+// Returns the pixels, rotated or mirrored as an EXIF orientation from 2 to 8 prescribes.
 std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
   const auto is_one_of = [&](const char* orientations) {
     return std::strchr(orientations, '0' + orientation) != nullptr;
@@ -153,7 +153,7 @@ std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
   return pixels;
 }
 
-// Warns once, because a service may receive thousands of such pictures.
+// Warns only once per process, because a service may receive thousands of pictures that it does not turn.
 void warn_unturned(int32_t orientation) {
   static std::atomic_flag is_told = ATOMIC_FLAG_INIT;
   if (is_told.test_and_set()) return;
@@ -195,7 +195,7 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
   auto* bytes = static_cast<uint8_t*>(image);
   resample(pixels, geometry, [&](const float* row) {
     for (size_t i = 0; i < count; ++i) {
-      // The official bilinear step returns uint8 again, and the cast truncates.
+      // The official bilinear step casts its result to uint8, which truncates.
       const float pixel = geometry.method == Method::kBilinear ? std::floor(row[i]) : row[i];
       if (info.input_dtype == VMOE_UINT8) {
         *bytes++ = static_cast<uint8_t>(std::clamp(std::nearbyint(pixel), 0.0F, 255.0F));

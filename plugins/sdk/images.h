@@ -1,4 +1,4 @@
-// Converts a caller's images to the batch that a graph takes.
+// Converts a caller's images to the batch that a graph accepts.
 #pragma once
 
 #include <vector>
@@ -18,8 +18,8 @@ struct Batch {
 // Throws VMOE_IMAGE_ERROR if the model can't run a batch of `count` images.
 void check_count(int64_t count, const Manifest& manifest);
 
-// Checks the shape, dtype, number, size in bytes and values of images. Throws VMOE_IMAGE_ERROR with the actual and the
-// required ones, or VMOE_ARGUMENT_ERROR if the data is null or not aligned.
+// Checks the number, shape, dtype, size in bytes and values of images. Throws VMOE_IMAGE_ERROR, whose message states
+// what the caller passed and what the model requires, or VMOE_ARGUMENT_ERROR if the data is null or not aligned.
 void check_images(const vmoe_images& images, const Manifest& manifest);
 
 // Checks images as check_images does, and makes a batch of them.

@@ -15,8 +15,8 @@ constexpr ONNXTensorElementDataType dtype_of(const int32_t*) { return ONNX_TENSO
 constexpr ONNXTensorElementDataType dtype_of(const uint8_t*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL; }
 constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-// Calls visit(name, pointer) for each output that a layer of this kind has. `name` is the part of the output's name
-// after the layer's name, and `pointer` is the field of `routing` to set.
+// Calls visit(name, pointer) for each routing output of a layer of this kind. `name` is the part of the output's name
+// after the layer's name, and `pointer` is the field of `routing` that receives the values.
 template <typename Visit>
 void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visit) {
   switch (routing.kind) {
@@ -34,7 +34,8 @@ void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visi
   if (merges && routing.image_tokens > 0) visit("token", routing.token);
 }
 
-// Returns what the manifest says about a layer's routing. Variable sizes are -1: groups, and the choices of top-k.
+// Returns the routing of a layer, as far as the manifest determines it. Sizes that vary between calls are -1: the
+// number of groups, for top-k the number of choices, and with merging the number of tokens.
 vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges) {
   const RoutingRules& rules = manifest.rules;
   vmoe_layer_routing routing = VMOE_LAYER_ROUTING_INIT;
@@ -48,7 +49,7 @@ vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges)
   return routing;
 }
 
-// Returns the shape of an output; variable extents are negative.
+// Returns the shape of a layer's output. Extents that vary between calls are negative.
 std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_view name, const RoutingRules& rules) {
   if (name == "token") {
     return {routing.groups * (rules.group_tokens / rules.image_tokens), routing.image_tokens};
@@ -57,7 +58,8 @@ std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_vie
   return {routing.groups, routing.tokens, routing.experts, routing.slots};
 }
 
-// Copies the values of a layer's output. Sets the pointer to them, and the sizes that were not known before.
+// Copies the values of a layer's output and points `values` to the copy. Also sets the sizes of layer.routing that were
+// still unknown.
 template <typename T>
 void read(const OutputTensor& output, const char* name, const RoutingRules& rules, LayerRouting& layer,
           const T*& values) {
@@ -78,7 +80,7 @@ void read(const OutputTensor& output, const char* name, const RoutingRules& rule
   values = reinterpret_cast<const T*>(copy.data());
 }
 
-// Refuses indices of experts or tokens with which a caller would read out of bounds.
+// Refuses an index of an expert or token that would make a caller read out of bounds.
 void check_range(const int32_t* values, int64_t count, int64_t limit, const std::string& layer) {
   const auto is_outside = [&](int32_t value) { return value < 0 || value >= limit; };
   if (values != nullptr && std::any_of(values, values + count, is_outside)) {

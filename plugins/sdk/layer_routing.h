@@ -1,4 +1,4 @@
-// The routing of a MoE layer: the outputs that a graph has for it, and their form in the C API.
+// The routing of a MoE layer: the outputs in which a graph reports it, and its form in the C API.
 #pragma once
 
 #include <string>
@@ -17,12 +17,13 @@ struct LayerRouting {
   std::vector<std::vector<unsigned char>> values;
 };
 
-// Returns the routing outputs of a graph, layer by layer; none for a dense ViT. `merges` says whether the graph can
-// merge tokens.
+// Returns the routing outputs of a graph, layer by layer; none for a dense ViT. `merges`: whether the graph can merge
+// tokens.
 std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges);
 
-// Reads the values of these outputs. Throws VMOE_RUNTIME_ERROR if an output's shape contradicts the manifest or the
-// other outputs, or if its values name an expert or token that does not exist.
+// Reads the routing of each layer from the outputs that layer_ports lists. Throws VMOE_RUNTIME_ERROR if the shape of an
+// output contradicts the manifest or another output, or if a value is the index of an expert or token that does not
+// exist.
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

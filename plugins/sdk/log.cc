@@ -14,7 +14,7 @@ namespace {
 
 constexpr int32_t kNothing = VMOE_LOG_ERROR + 1;
 
-// A callback that is set or running. Its destructor releases the callback.
+// A log callback that is set or running. The destructor releases the callback.
 struct Hook {
   int32_t least_level;
   vmoe_log_callback callback;
@@ -29,7 +29,7 @@ struct Hook {
 
 struct Log {
   std::mutex mutex;
-  std::shared_ptr<Hook> hook;  // null if no callback is set; running calls hold references too
+  std::shared_ptr<Hook> hook;  // null if no callback is set; each running call also has a reference
   std::condition_variable dropped;
   std::atomic<int32_t> least_level{kNothing};
 };
@@ -48,7 +48,8 @@ std::shared_ptr<Hook> begin_call(vmoe_log_level level) {
   return hook != nullptr && level >= hook->least_level ? hook : nullptr;
 }
 
-// Drops a reference. The last one is released without holding the lock, because `release` may need the lock.
+// Drops a reference to a hook. If it is the last reference, the hook is released without holding the lock, because
+// `release` may need the lock.
 void drop(std::shared_ptr<Hook> hook) {
   {
     const std::lock_guard lock(the_log().mutex);
@@ -69,8 +70,8 @@ void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (
   std::unique_lock lock(log.mutex);
   log.least_level = callback == nullptr ? kNothing : least_level;
   std::swap(log.hook, hook);
-  // Doesn't wait in a forked process, where calls inherited from the parent never end, nor in a callback, which would
-  // wait for itself.
+  // Waits for running calls of the previous callback, with two exceptions. In a forked process, calls that were
+  // inherited from the parent never end. Inside a callback, that callback would wait for itself.
   if (hook != nullptr && hook->process == getpid() && !inside) {
     log.dropped.wait(lock, [&] { return hook.use_count() == 1; });
   }

@@ -1,5 +1,5 @@
-// Log messages for the callback of vmoe_set_log. Don't log while holding a lock that a callback could need. The
-// exception is ONNX Runtime's messages during a load.
+// Log messages for the callback of vmoe_set_log. Code must not log while it holds a lock that a callback could need.
+// Only ONNX Runtime's messages during a load are an exception.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,17 @@ namespace vmoe::sdk {
 // Sets the callback: see vmoe_set_log. Throws VMOE_ARGUMENT_ERROR if there is no such level.
 void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (*release)(void*));
 
-// Whether a message of this level would reach a callback.
+// Returns whether a message of this level would reach a callback.
 bool is_logged(vmoe_log_level level) noexcept;
 
-// Whether this thread is inside the callback.
+// Returns whether this thread is inside the callback.
 bool in_log_callback() noexcept;
 
-// Passes a message to the callback, as one line. If there is no memory for it, the message is lost.
+// Passes a message to the callback as one line. The message is lost if there is no memory for it.
 void log_message(vmoe_log_level level, const char* message) noexcept;
 
-// Runs `step` and ignores exceptions. Logging must not disturb its caller if there is no memory or a callback throws.
+// Runs `step` and ignores its exceptions: logging must not disturb its caller, even if there is no memory or a callback
+// throws.
 template <typename Step>
 void ignoring_failures(const Step& step) noexcept {
   try {
@@ -31,7 +32,7 @@ void ignoring_failures(const Step& step) noexcept {
   }
 }
 
-// Logs a message that consists of parts, as in `fail`.
+// Logs a message, which is the concatenation of `parts`, as in `fail`.
 template <typename... Parts>
 void log(vmoe_log_level level, const Parts&... parts) noexcept {
   if (!is_logged(level)) return;

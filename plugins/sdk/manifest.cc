@@ -16,7 +16,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Throws VMOE_BUNDLE_ERROR for a part of the manifest.
+// Throws VMOE_BUNDLE_ERROR. The message is the concatenation of `parts` and says which part of the manifest is wrong.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   fail(VMOE_BUNDLE_ERROR, parts...);
@@ -25,12 +25,12 @@ template <typename... Parts>
 template <const char* kPattern>
 bool matches(const Json& text) {
   static const std::regex pattern(kPattern);
-  // Longer texts match none of the patterns, and could exhaust std::regex's stack.
+  // Longer strings match none of the patterns, and could exhaust the stack of std::regex.
   if (!text.is_string() || text.get_ref<const std::string&>().size() > kMaxName) return false;
   return std::regex_match(text.get_ref<const std::string&>(), pattern);
 }
 
-// Returns the index of a text that is one of `choices`.
+// Returns the index of a string in `choices`, which must contain it.
 template <size_t kCount>
 int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   int32_t index = 0;
@@ -38,7 +38,7 @@ int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   return index;
 }
 
-// Returns the kOf* bit of a manifest whose kKindFields have been checked.
+// Returns the kOf* bit of a manifest, whose kKindFields must have been checked.
 unsigned kind_of(const Json& raw) {
   const Json* routing = optional_field(raw, "routing");
   if (routing == nullptr) return kOfDense;
@@ -48,7 +48,7 @@ unsigned kind_of(const Json& raw) {
   return kind == kOfTopK && has_members ? kOfEnsemble : kind;
 }
 
-// Reads the grid of patches. It stays 0 if the model description does not give it, which is not an error.
+// Reads the size of the patch grid. The size stays 0 if the model description omits it, which is not an error.
 void read_patches(const Json& model, vmoe_info& info) {
   const Json* size = optional_field(model, "patch_size");
   const auto fits = [](const Json& side, int64_t whole) {
@@ -85,8 +85,8 @@ std::vector<std::string> read_layers(const Json& layers) {
   return names;
 }
 
-// Reads the routing group: "image", "batch", a number of images or "tokens:S". A number in it must agree with the rest
-// of the manifest.
+// Reads the routing group: "image", "batch", a number of images or "tokens:S". The number of images or S must agree
+// with the rest of the manifest.
 std::string read_group(const Json& raw) {
   const Json& routing = raw["routing"];
   const auto group = routing["group"].get<std::string>();
@@ -102,7 +102,7 @@ std::string read_group(const Json& raw) {
   return group;
 }
 
-// Returns E of each MoE layer.
+// Returns the number of experts, E, of each MoE layer.
 std::vector<int64_t> read_experts(const Json& routing, size_t layers) {
   const int64_t largest = routing["num_experts"];
   const Json* given = optional_field(routing, "layer_experts");
@@ -179,7 +179,7 @@ std::vector<GraphOutput> read_outputs(const Json& raw, const Manifest& manifest)
   return outputs;
 }
 
-// Whether a list consists of these whole numbers; 1.0 and true are not whole numbers.
+// Returns whether a list consists of exactly these whole numbers; 1.0 and true do not count as whole numbers.
 bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
   return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
                     [](const Json& item, int64_t number) { return item.is_number_integer() && item == number; });

@@ -35,7 +35,7 @@ constexpr size_t kMaxMessage = 300;
 
 using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
 
-// The entry point of a library, and the library's name for messages.
+// The entry point of an ONNX Runtime library, and the name of the library for messages.
 struct Found {
   GetApiBase entry = nullptr;
   std::string name;
@@ -43,9 +43,9 @@ struct Found {
 
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
-// Disables telemetry, unless the variable is already set. ONNX Runtime reads the variable when it is loaded. With
-// telemetry, versions from 1.29 on look up a host and write files without the user's consent, and a process that is
-// forked afterwards never ends.
+// Disables telemetry, unless the environment variable is already set. ONNX Runtime reads the variable when it is
+// loaded. With telemetry, versions from 1.29 on look up a host and write files without the user's consent, and a
+// process that is forked afterwards never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {
@@ -71,8 +71,8 @@ Found find_loaded() {
   return open_first({std::begin(kNames), std::end(kNames)}, RTLD_NOLOAD);
 }
 
-// The paths to try if no path was requested: next to the Python package that holds this library, then on the library
-// path.
+// Returns the paths to try if no path was requested: first the onnxruntime package next to the Python package that
+// contains this library, then the names to look for on the library path.
 std::vector<std::string> candidates() {
   std::vector<std::string> paths;
   const std::filesystem::path package = own_folder().parent_path();
@@ -98,7 +98,7 @@ Found find(const std::string& path) {
        " on the library path; give its path in the load options or in ", kVariable);
 }
 
-// Whether a version is too old. GetApi decides on versions that can't be parsed.
+// Returns whether a version is too old. Returns false if the version can't be parsed, and GetApi then decides.
 bool is_old(const char* version) {
   int major = 0, minor = 0;
   if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(*-string-to-number-conversion)
@@ -107,7 +107,7 @@ bool is_old(const char* version) {
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
-  // An old library prints a message if a newer API is requested, so the version is checked first.
+  // An old library prints a message if a newer API is requested from it, so the version is checked first.
   const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,
@@ -121,8 +121,8 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   }
   OrtEnv* env = nullptr;
   const OrtLoggingLevel severity = onnxruntime_severity();
-  // A process has only one environment, and its other users log there too. Without a callback, this library leaves
-  // their messages alone.
+  // A process has only one ONNX Runtime environment, and other users of ONNX Runtime log there too. Without a log
+  // callback, this library leaves their messages alone.
   check(*api,
         severity == ORT_LOGGING_LEVEL_FATAL
             ? api->CreateEnv(severity, "vmoe", &env)
@@ -131,14 +131,14 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   return std::make_unique<OnnxRuntime>(OnnxRuntime{api, env, version});
 }
 
-// Whether a message warns about settings. They are graph inputs with default values on purpose; the warning is for
-// graphs that have such inputs by accident.
+// Returns whether a message is ONNX Runtime's warning about the settings. The settings are graph inputs with default
+// values on purpose; the warning is meant for graphs that have such inputs by accident.
 bool is_about_settings(std::string_view message) {
   return message.find("appears in graph inputs and will not be treated as constant") != std::string_view::npos;
 }
 
-// Returns the level of a severity. INFO becomes DEBUG: a load has hundreds of such messages, and none says what was
-// loaded.
+// Returns the log level for a severity of ONNX Runtime. INFO becomes DEBUG, because a load logs hundreds of such
+// messages and none says what was loaded.
 vmoe_log_level level_of(OrtLoggingLevel severity) {
   if (severity >= ORT_LOGGING_LEVEL_ERROR) return VMOE_LOG_ERROR;
   return severity == ORT_LOGGING_LEVEL_WARNING ? VMOE_LOG_WARNING : VMOE_LOG_DEBUG;
@@ -175,7 +175,7 @@ void check(const OrtApi& api, OrtStatus* status, const std::string& what) {
   if (status == nullptr) return;
   const std::unique_ptr<OrtStatus, void(ORT_API_CALL*)(OrtStatus*)> owner(status, api.ReleaseStatus);
   std::string_view message = api.GetErrorMessage(status);
-  // This prefix of the message repeats the path that is in `what`.
+  // This prefix of the message repeats the path, which is already in `what`.
   constexpr std::string_view kPrefix = "Load model from ", kEnd = " failed:";
   if (message.substr(0, kPrefix.size()) == kPrefix) {
     if (const size_t end = message.find(kEnd); end != std::string_view::npos) message.remove_prefix(end + kEnd.size());

@@ -12,7 +12,8 @@ namespace {
 
 constexpr char kName[] = "libvmoe_onnxruntime" VMOE_LIBRARY_SUFFIX;
 
-// Returns why the op library is missing and what to do. The build recorded what its machine lacked in missing.txt.
+// Returns why the op library is missing, and what to do about it. The build writes to missing.txt what the build
+// machine lacked.
 std::string why_missing(const std::filesystem::path& folder) {
   std::ifstream record(folder / "missing.txt");
   const std::string start = std::string(kName) + ": ";
@@ -45,7 +46,8 @@ std::filesystem::path find_own_folder() {
   return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
 
-// Runs when this library is loaded. Its path may be relative, and the process may change its working directory later.
+// Runs when this library is loaded, because the library's path may be relative, and the process may change its working
+// directory later.
 __attribute__((constructor)) void find_own_folder_early() { own_folder(); }
 
 }  // namespace

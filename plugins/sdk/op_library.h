@@ -1,4 +1,4 @@
-// The op library installed next to this library.
+// The op library, which is installed next to this library.
 #pragma once
 
 #include <filesystem>
@@ -6,13 +6,13 @@
 
 namespace vmoe::sdk {
 
-// Returns the folder that this library was loaded from; empty if unknown.
+// Returns the folder that this library was loaded from, or an empty path if the folder is unknown.
 const std::filesystem::path& own_folder();
 
 struct OpLibrary {
-  std::string path;      // empty if there is none that can be loaded
-  std::string cpu_path;  // the instruction set that its kernels use, such as "amx"
-  std::string failure;   // if there is none: a message with the reason and the remedy
+  std::string path;      // empty if no op library can be loaded
+  std::string cpu_path;  // the instruction set that the library's kernels use, such as "amx"
+  std::string failure;   // if no op library can be loaded: a message with the reason and the remedy
 };
 
 // Finds libvmoe_onnxruntime.so next to this library. The first call searches; later calls return the same result.

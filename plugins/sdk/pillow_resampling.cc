@@ -13,8 +13,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Fraction bits of a coefficient: 32 bits less the 8 of a pixel, and less 2 for the sign and for sums above the
-// brightest pixel.
+// Number of fraction bits of a coefficient. Of the 32 bits of a sum, 8 are for the pixel, and 2 for the sign and for
+// sums above the brightest pixel.
 constexpr int kFractionBits = 22;
 constexpr int32_t kOne = 1 << kFractionBits;
 
@@ -33,8 +33,8 @@ struct Filter {
   double reach;  // the weight is 0 beyond this distance
 };
 
-// The source pixels of one pixel of a resized axis: the first source pixel, and the fixed-point coefficients of that
-// pixel and its successors.
+// The source pixels that contribute to one pixel of a resized axis: the first of them, and the fixed-point coefficients
+// of that pixel and its successors.
 struct Taps {
   int64_t first = 0;
   std::vector<int32_t> coefficients;
@@ -42,7 +42,7 @@ struct Taps {
   int64_t end() const { return first + static_cast<int64_t>(coefficients.size()); }
 };
 
-// Returns the taps of `count` positions from `start` on, for an axis resized from `source` to `size` pixels.
+// Returns the taps of the `count` positions that start at `start`, for an axis resized from `source` to `size` pixels.
 std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, int64_t start, int64_t count) {
   const double scale = static_cast<double>(source) / static_cast<double>(size);
   const double stretch = std::max(scale, 1.0), reach = filter.reach * stretch;
@@ -65,8 +65,8 @@ std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, i
   return found;
 }
 
-// Converts a fixed-point sum, which started at one half, to a pixel. Negative sums round the same way and are clamped
-// to 0.
+// Converts a fixed-point sum to a pixel. The sum started at one half, so the shift rounds to the nearest number.
+// Negative sums round the same way and are clamped to 0.
 uint8_t whole(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kFractionBits, 0, 255)); }
 
 // Resizes one row along its length.
@@ -95,7 +95,7 @@ void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const Ta
   const auto count = static_cast<size_t>((geometry.down_first ? source.width : target.width) * pixels.channels);
   std::vector<uint8_t> across(static_cast<size_t>(target.width * pixels.channels)), down(count);
   std::vector<float> result(across.size());
-  std::deque<std::vector<int32_t>> sums;  // of unfinished result rows, starting with row `done`
+  std::deque<std::vector<int32_t>> sums;  // sums of the unfinished rows of the result; the first is row `done`
   size_t done = 0;
   for (int64_t y = rows[0].first; done < rows.size(); ++y) {
     while (done + sums.size() < rows.size() && rows[done + sums.size()].first <= y) sums.emplace_back(count, kOne / 2);

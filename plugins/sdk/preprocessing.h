@@ -17,7 +17,7 @@ struct Window {
 
 enum class Method { kNone, kArea, kBilinear, kPillowBilinear, kPillowBicubic };
 
-// The effect of the steps on a picture of one size.
+// The effect of the preprocessing steps on pictures of one size.
 struct Geometry {
   Window source;                  // the part of the picture that is used
   Method method = Method::kNone;  // how it is resized
@@ -26,19 +26,21 @@ struct Geometry {
   bool down_first = false;        // whether Pillow resizes columns before rows
 };
 
-// One step, with sizes in pixels. For a step that keeps the aspect ratio, height and width are both the short side.
+// One step, with sizes in pixels. If the step keeps the aspect ratio, height and width both contain the length of the
+// short side.
 struct Step {
   std::string name;
   int64_t height = 0, width = 0;
 
   Method method() const;     // kNone for a crop
-  bool keeps_shape() const;  // whether it resizes by the short side and keeps the aspect ratio
+  bool keeps_shape() const;  // whether the step resizes by the short side and keeps the aspect ratio
 };
 
 struct Preprocessing {
   std::vector<Step> steps;  // the steps that crop and resize
   bool rotates = false;     // whether pictures are first turned according to their EXIF orientation
-  // The colour (red, green, blue) behind transparent pixels; if none, transparent pixels keep their stored colours.
+  // The colour (red, green, blue) behind transparent pixels. If there is none, transparent pixels keep their stored
+  // colours.
   std::optional<std::array<uint8_t, 3>> background;
   std::string text;  // such as "exif|resize_small(256)|central_crop(224)"
 
@@ -47,8 +49,8 @@ struct Preprocessing {
   Geometry geometry(int64_t height, int64_t width) const;
 };
 
-// Reads the steps in a manifest. Throws VMOE_BUNDLE_ERROR if the text is invalid, or if the steps don't produce images
-// of height x width.
+// Reads the steps in a manifest. Throws VMOE_BUNDLE_ERROR if `text` is invalid, or if the steps don't produce images of
+// height x width.
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
 
 }  // namespace vmoe::sdk

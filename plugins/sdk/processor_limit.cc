@@ -30,8 +30,8 @@ int usable_processors([[maybe_unused]] int online) {
 }  // namespace
 
 int processor_limit() {
-  // Cgroups version 2 has quota and period in one file, with "max" for no limit. Version 1 has a file for each, with -1
-  // for no limit.
+  // In cgroups version 2, one file contains the quota, or "max" for no limit, and the period. In version 1, each of the
+  // two has its own file, and a quota of -1 means no limit.
   std::string text = first_line("/sys/fs/cgroup/cpu.max");
   if (text.empty()) {
     text = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + ' ' + first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");

@@ -1,5 +1,5 @@
-// Resampling as in TensorFlow's kernels. Each operation is one of their float32 operations, in the same order: along
-// rows first, then down columns. This file is compiled without fused multiply-adds, which would round differently.
+// Resampling as in TensorFlow's kernels. Every operation is one of their float32 operations, in the same order: first
+// along rows, then down columns. This file is compiled without fused multiply-adds, which would round differently.
 #include "sdk/resampling.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// The two pixels along one axis on either side of a position.
+// The two pixels on either side of a position along one axis.
 struct Neighbours {
   int64_t low = 0, high = 0;
   float share = 0;  // weight of `high`
@@ -78,7 +78,7 @@ Overlap overlap(float scale, int64_t cell) {
   return found;
 }
 
-// Returns the overlaps of the `count` cells from `start` on.
+// Returns the overlaps of the `count` cells that start at `start`.
 std::vector<Overlap> overlaps(float scale, int64_t start, int64_t count) {
   std::vector<Overlap> found;
   for (int64_t i = start; i < start + count; ++i) found.push_back(overlap(scale, i));
@@ -93,7 +93,7 @@ void by_area(const Pixels& pixels, const Geometry& geometry, const TakeRow& take
   const float whole = 1.0F / (down * across);
   const std::vector<Overlap> columns = overlaps(across, target.left, target.width);
   std::vector<float> sum(static_cast<size_t>(target.width * pixels.channels));
-  // Adds `weight` times one row of the picture, resized to the target's width, to `sum`.
+  // Resizes one row of the picture to the target's width, and adds `weight` times that row to `sum`.
   const auto add = [&](int64_t row, float weight) {
     const int64_t y = source.top + std::min(row, source.height - 1);
     float* out = sum.data();

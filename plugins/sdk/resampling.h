@@ -1,4 +1,5 @@
-// Resizes pictures according to the steps, bit for bit. Holds only a few rows of a picture at a time.
+// Resizes pictures as the preprocessing steps prescribe, bit for bit. Keeps only a few rows of a picture in memory at a
+// time.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ using TakeRow = std::function<void(const float* row)>;
 // 0..255, not rounded. A row is valid until `take` returns.
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
-// As above, with Pillow's methods; equal to Pillow's results, whose values are whole numbers.
+// As above, for Pillow's methods. The values equal Pillow's results, so they are whole numbers.
 void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
 }  // namespace vmoe::sdk

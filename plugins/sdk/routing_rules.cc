@@ -12,7 +12,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// "k", "k or bpr", "k, bpr or pool".
+// Returns the names of the settings in `set` as a list for messages: "k", "k or bpr", or "k, bpr or pool".
 std::string listed(int set) {
   std::string names;
   for (const SettingRow& row : kSettingRows) {
@@ -59,7 +59,7 @@ void RoutingRules::check_settings(int set) const {
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
-  // A name must set every value that the kind needs, and none that only another kind needs.
+  // A name must set every value that this kind needs, and no value that only other kinds need.
   if (!setting || ((setting->set ^ settings()) & needed_settings(~0U)) != 0) return std::nullopt;
   return profile(*setting);
 }
@@ -128,7 +128,8 @@ void RoutingRules::count_slots(Profile& profile) const {
 int64_t RoutingRules::slots(int64_t pairs, int64_t count, double ratio) const {
   const double most = std::min(ratio, static_cast<double>(count));
   const int64_t slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
-  // An expert can receive at most all pairs. A multiple far above that would only cost memory.
+  // An expert can receive at most all pairs. If the multiple gives far more slots than that, the rest would only cost
+  // memory.
   if (slots > std::max(2 * pairs, kSmallGroup)) {
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", slots,
          " slots per expert, where a group has ", pairs, " token-expert pairs");

@@ -18,7 +18,7 @@ Options make_options(const OrtApi& api, int threads, bool spin) {
   OrtSessionOptions* created = nullptr;
   check(api, api.CreateSessionOptions(&created), what);
   Options options(created, api.ReleaseSessionOptions);
-  // The session logs here even if another user of the process created the environment.
+  // Log messages go to log_of_onnxruntime even if another user of ONNX Runtime in this process created the environment.
   check(api, api.SetUserLoggingFunction(created, log_of_onnxruntime, nullptr), what);
   check(api, api.SetSessionLogSeverityLevel(created, onnxruntime_severity()), what);
   check(api, api.SetInterOpNumThreads(created, 1), what);
@@ -101,7 +101,7 @@ Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threa
   OrtSession* session = nullptr;
   check(api, api.AddSessionConfigEntry(options.get(), kWeightsFolder, graph.folder.c_str()),
         "ONNX Runtime refuses the session options");
-  // Loads the bytes that were checked, because the file may have changed since.
+  // Loads the bytes that were checked rather than the file, because the file may have changed since the check.
   check(api, api.CreateSessionFromArray(runtime.env, graph.bytes.data(), graph.bytes.size(), options.get(), &session),
         "ONNX Runtime can't load " + graph.path);
   session_.reset(session);
@@ -122,7 +122,7 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, c
   std::vector<const char*> names, output_names;
   for (const InputTensor& input : inputs) {
     OrtValue* value = nullptr;
-    // The C API takes a mutable pointer, but doesn't write to inputs.
+    // The C API takes a mutable pointer, but does not write to an input.
     check(api,
           api.CreateTensorWithDataAsOrtValue(memory_.get(), const_cast<void*>(input.data), input.bytes,
                                              input.shape.data(), input.shape.size(), input.dtype, &value),
@@ -142,7 +142,7 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, c
   try {
     check(api, status, "ONNX Runtime failed");
   } catch (const Error&) {
-    if (cancellation != nullptr) cancellation->check();  // if the call was cancelled, that explains the failure
+    if (cancellation != nullptr) cancellation->check();  // throws VMOE_CANCELLED if the call was cancelled
     throw;
   }
   return results;

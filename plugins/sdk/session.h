@@ -1,4 +1,4 @@
-// A graph that is loaded on the CPU. Any number of threads may run it.
+// A graph that is loaded for the CPU. Any number of threads may run it.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace vmoe::sdk {
 
-// An input or output of a graph: its element type and extents; -1 for a variable extent.
+// An input or output of a graph: its element type, and its extents; a variable extent is -1.
 struct Port {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   std::vector<int64_t> shape;
@@ -22,7 +22,7 @@ struct Port {
 
 using Ports = std::map<std::string, Port>;
 
-// Lists the names of the ports, such as "capacity, image"; "nothing" if there are none.
+// Lists the names of the ports, such as "capacity, image"; returns "nothing" if there are no ports.
 std::string names(const Ports& ports);
 
 // A graph input; `data` is not owned, and is read only during the call.
@@ -39,7 +39,7 @@ class OutputTensor {
  public:
   OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
 
-  // Returns the data, whose type the session reports, and sets `shape`.
+  // Returns the data and sets `shape`. The type of the data is the one that Session::outputs() reports.
   const void* data(std::vector<int64_t>& shape) const;
 
  private:
@@ -52,9 +52,9 @@ class Session {
   // Loads a graph.
   //
   // graph: its bytes are not needed after the constructor returns.
-  // threads: intra-op threads, or 0 for the default: ONNX Runtime's choice, limited by processor_limit().
-  // spin: whether threads spin after a call, waiting for work.
-  // op_library: registered if it has a path.
+  // threads: number of intra-op threads. 0 is the default: ONNX Runtime's choice, limited by processor_limit().
+  // spin: whether threads wait for more work by spinning after a call.
+  // op_library: registered if its path is not empty.
   //
   // Throws VMOE_RUNTIME_ERROR if ONNX Runtime can't load the graph or the op library.
   Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, bool spin, const OpLibrary& op_library);
@@ -63,16 +63,16 @@ class Session {
   //
   // cancellation: null for a call that cannot be cancelled.
   //
-  // Throws VMOE_RUNTIME_ERROR if ONNX Runtime fails, and VMOE_CANCELLED.
+  // Throws VMOE_RUNTIME_ERROR if ONNX Runtime fails, and VMOE_CANCELLED if the call is cancelled.
   std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
                                 Cancellation* cancellation) const;
 
-  // Describes the runtime, its version, and the op library or standard ops.
+  // Returns a description of the runtime: its name and version, and whether it uses the op library or standard ops.
   std::string description() const;
 
   bool uses_op_library() const { return !op_library_.path.empty(); }
 
-  // All inputs of the graph, including those with default values: a call must pass every setting explicitly.
+  // All inputs of the graph, including those with default values, because a call must pass every setting explicitly.
   const Ports& inputs() const { return inputs_; }
   const Ports& outputs() const { return outputs_; }
 

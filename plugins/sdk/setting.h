@@ -1,5 +1,5 @@
-// The functions that depend only on the declarations of a call's settings: the routing kinds that have a setting, its
-// default and range, and the names of profiles. The effect of a setting is in routing_rules.cc and in the kernels.
+// Functions that depend only on the declarations of a call's settings: which routing kinds have a setting, its default
+// and range, and the names of profiles. The effect of a setting is in routing_rules.cc and in the kernels.
 #pragma once
 
 #include <optional>
@@ -19,14 +19,16 @@ vmoe_setting replaced(vmoe_setting base, const vmoe_setting& changes);
 // Throws VMOE_ROUTING_ERROR if a value is outside the range that holds for all models.
 void check_ranges(const vmoe_setting& setting);
 
-// Returns the systematic name of a setting, which has a part for each value that is not the default, and at least one
-// part: "c0.3-k1", "c1.05-k2-vanilla-pool-m4-r8"; "c1.0" for a ratio alone, and "r0" for merging alone.
+// Returns the systematic name of a setting. The name has a part for each value that is not the default, and at least
+// one part: "c0.3-k1", "c1.05-k2-vanilla-pool-m4-r8"; "c1.0" for a ratio alone, and "r0" for merging alone.
 std::string profile_name(const vmoe_setting& setting);
 
-// Parses a systematic name. The result sets only the values in the name; none if it is not a systematic name.
+// Parses a systematic name. The result sets only the values in the name. Returns none if `name` is not a systematic
+// name.
 std::optional<vmoe_setting> parse_profile_name(std::string_view name);
 
-// Returns the VMOE_SET_* bits of the settings without a default for the kinds in `kinds`, a set of kOf* bits.
+// Returns the VMOE_SET_* bits of the settings that have no default, for the routing kinds in `kinds`, a set of kOf*
+// bits.
 int needed_settings(unsigned kinds);
 
 }  // namespace vmoe::sdk

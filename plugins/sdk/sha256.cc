@@ -146,7 +146,7 @@ __attribute__((target("+sha2"))) void add_blocks_armv8(uint32_t* state, const un
 
 bool has_instructions() {
 #if defined(__APPLE__)
-  return true;  // all Apple processors have them
+  return true;  // all Apple processors have SHA instructions
 #else
   constexpr unsigned long kSha2 = 1UL << 6;  // HWCAP_SHA2
   return (getauxval(AT_HWCAP) & kSha2) != 0;

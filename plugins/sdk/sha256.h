@@ -18,8 +18,8 @@ struct Sha256Method {
 // Returns the methods that this processor supports, the fastest first.
 std::vector<Sha256Method> sha256_methods();
 
-// Returns the SHA-256 of the data from `read`, as 64 lower-case hex digits. `read` must return as many bytes as
-// requested, and fewer only at the end.
+// Returns the SHA-256 of the data that `read` provides, as 64 lower-case hex digits. `read` must return as many bytes
+// as requested, and may return fewer only at the end of the data.
 std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha256Method& method);
 std::string sha256(const std::function<size_t(char*, size_t)>& read);
 

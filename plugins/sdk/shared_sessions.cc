@@ -7,7 +7,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// A session that is being loaded or shared. The slot exists while a thread loads the session or an engine holds it.
+// A session that is being loaded or shared. A slot exists as long as a thread loads its session or an engine uses it.
 struct Slot {
   std::mutex turn;  // locked during the load
   std::shared_ptr<Session> session;

@@ -9,7 +9,7 @@
 
 namespace vmoe::sdk {
 
-// Returns the session with this key if an engine still holds one, otherwise the session that `load` creates. If several
+// Returns the session with this key if an engine still uses one, otherwise the session that `load` creates. If several
 // threads request the same session, one of them loads it and the others wait.
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load);

@@ -16,7 +16,8 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-// The clocks of file systems advance in steps of at most 10 ms. A second change within the same step leaves no trace.
+// In nanoseconds. The clocks of file systems advance in steps of at most 10 ms, and a second change within the same
+// step leaves no trace.
 constexpr int64_t kStep = 20'000'000;
 constexpr size_t kChunkBytes = size_t{1} << 20;
 
@@ -61,7 +62,7 @@ OpenFile WatchedFolder::open(const std::string& name) {
   }
   const auto known = states_.find(name);
   const FileState state = known == states_.end() ? states_[name] = state_of(found) : known->second;
-  // Doesn't follow a link or wait for a pipe that has replaced the file.
+  // The file may have been replaced: does not follow a link, and does not wait for a pipe.
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (descriptor < 0) fail_system(name);
   OpenFile file(fdopen(descriptor, "rb"), std::fclose);

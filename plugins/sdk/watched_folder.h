@@ -1,9 +1,9 @@
-// A folder whose files are read once. Detects whether it or a file that was read is written, renamed or replaced
-// meanwhile.
+// A folder whose files are read once. Detects whether the folder, or a file that was read, has been written to, renamed
+// or replaced meanwhile.
 //
-// ONNX Runtime opens files by name, after they have been checked. So when the load is done, the states of the folder
-// and of each file that was read are compared with those at the start. A rename, a new link and a write each change a
-// file's ctime, and no program can set a ctime.
+// ONNX Runtime opens files by name, after they have been checked. So at the end of a load, the states of the folder and
+// of each file that was read are compared with their states at the start. A rename, a new link and a write each change
+// a file's ctime, and no program can set a ctime.
 #pragma once
 
 #include <sys/stat.h>
@@ -25,36 +25,36 @@ using OpenFile = std::unique_ptr<FILE, int (*)(FILE*)>;
 
 class WatchedFolder {
  public:
-  // path: a folder, or a link to one. Throws VMOE_BUNDLE_ERROR if there is none.
+  // path: a folder, or a link to a folder. Throws VMOE_BUNDLE_ERROR if there is none.
   explicit WatchedFolder(const std::string& path);
 
-  // The path for the runtime, with links resolved.
+  // The folder's path, with links resolved, to pass to the runtime.
   const std::string& path() const { return path_; }
 
-  // Opens a regular file for reading. Several threads may open files again that were opened before.
+  // Opens a regular file for reading. Several threads may at once reopen files that have been opened before.
   //
-  // Throws VMOE_BUNDLE_ERROR if the file is missing, or a link, folder, device or pipe. Throws ChangedError if the file
-  // changed since it was first opened.
+  // Throws VMOE_BUNDLE_ERROR if the file is missing, or is a link, folder, device or pipe. Throws ChangedError if the
+  // file has changed since it was first opened.
   OpenFile open(const std::string& name);
 
-  // The size of a file in bytes when it was first opened.
+  // The size in bytes that a file had when it was first opened.
   int64_t size(const std::string& name) const { return states_.at(name)[2]; }
 
-  // Waits until any further change of the folder or of an opened file is sure to get a new timestamp.
+  // Waits until any further change of the folder or an opened file is certain to get a new timestamp.
   void settle() const;
 
-  // Whether the folder or an opened file has been written to, renamed or replaced since it was opened.
+  // Returns whether the folder or an opened file has been written to, renamed or replaced since it was opened.
   bool has_changed() const;
 
-  // Returns the states of the folder and of the opened files, with their names, as text.
+  // Returns, as text, the names and states of the folder and of the opened files.
   std::string states() const;
 
  private:
   std::string path_;
-  std::map<std::string, FileState> states_;  // "." is the folder itself
+  std::map<std::string, FileState> states_;  // by file name; "." is the folder itself
 };
 
-// Reads at most `size` bytes from a file, and fewer only at its end. Throws VMOE_BUNDLE_ERROR if reading fails.
+// Reads `size` bytes from a file, or fewer at the end of the file. Throws VMOE_BUNDLE_ERROR if reading fails.
 size_t read_some(FILE* file, char* buffer, size_t size);
 
 // Reads the rest of a file, at most `limit` bytes. Throws VMOE_BUNDLE_ERROR if reading fails.

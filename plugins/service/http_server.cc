@@ -36,15 +36,15 @@ using boost::beast::flat_buffer;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a connection may stay idle
-constexpr auto kLinger = std::chrono::seconds(2);       // wait for a client to stop sending and read its answer
-constexpr auto kPause = std::chrono::milliseconds(50);  // delay if the system is out of file descriptors
-constexpr size_t kMostRefused = 256;                    // clients above the limit, which get 503
-constexpr uint32_t kMostHead = 16384;                   // bytes of a request's first line and headers
-constexpr size_t kMostBuffered = 65536;                 // bytes per connection, in addition to the body
-constexpr size_t kFirstRead = 1024;                     // bytes: an idle connection's buffer
-constexpr size_t kRead = 16384;                         // bytes of later reads: a TLS record
-constexpr size_t kSmallBody = 16384;                    // bytes: such a body is sent together with the head
+constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a connection may be idle
+constexpr auto kLinger = std::chrono::seconds(2);       // time for a client to stop sending and to read its answer
+constexpr auto kPause = std::chrono::milliseconds(50);  // delay before the next accept if file descriptors ran out
+constexpr size_t kMostRefused = 256;                    // maximum clients above the limit; each of them gets a 503
+constexpr uint32_t kMostHead = 16384;                   // maximum bytes of a request's first line and headers
+constexpr size_t kMostBuffered = 65536;                 // maximum bytes per connection, in addition to the body
+constexpr size_t kFirstRead = 1024;                     // bytes of an idle connection's buffer
+constexpr size_t kRead = 16384;                         // bytes of each later read: the size of a TLS record
+constexpr size_t kSmallBody = 16384;                    // maximum bytes of a body that is sent together with the head
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 #if defined(POLLRDHUP)
 constexpr short kPeerClosed = POLLRDHUP;
@@ -63,8 +63,8 @@ Response parse_error(const error_code& error, size_t most_body) {
   return refusal(kNoHttp, error.message());
 }
 
-// Removes the scheme and host with which requests to proxies begin (RFC 9112, 3.2.2), and decodes characters that need
-// no encoding (RFC 3986, 6.2.2.2).
+// Removes the scheme and host, with which requests to proxies begin (RFC 9112, 3.2.2), and decodes percent-encoded
+// characters that need no encoding (RFC 3986, 6.2.2.2).
 std::string normalized(std::string_view target) {
   if (const size_t host = target.find("://") + 3; boost::beast::iequals(target.substr(0, host), "http://") ||
                                                   boost::beast::iequals(target.substr(0, host), "https://")) {
@@ -99,7 +99,7 @@ std::string head_of(const Response& response) {
 
 }  // namespace
 
-// A client's connection. Only has_gone() may be called on a thread other than the server's.
+// A client's connection. Only has_gone() may be called by a thread other than the server's.
 class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServer& server, Socket accepted)
@@ -110,7 +110,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Sets one deadline for all operations that follow, so that a client that sends a byte a second gains nothing.
+  // Sets one deadline for all following operations, so that a client gains no time by sending one byte per second.
   void expire_at(Clock::time_point end) {
     end_ = end;
     if (end < timer_.expiry()) watch();  // an earlier timer sees the new deadline when it fires
@@ -133,7 +133,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     co_return error;
   }
 
-  // Reads until the parser has the head of a request, or all of it.
+  // Reads until the parser has the head of a request or, if `all` is true, the whole request.
   template <typename Stream, typename Parser>
   asio::awaitable<error_code> parse(Stream& stream, Parser& parser, bool all) {
     parser.eager(all);
@@ -163,7 +163,8 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     co_return error;
   }
 
-  // Closing a connection with unread bytes would discard an answer that the client has not read.
+  // Reads what the client still sends before the connection is closed. Closing a connection with unread bytes would
+  // discard an answer that the client has not read yet.
   asio::awaitable<void> close_gently() {
     error_code error;
     size_t size = 0;
@@ -175,13 +176,13 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     }
   }
 
-  // Ends the wait for the next request.
+  // Ends the wait for the next request, if the connection is idle.
   void stop() {
     if (is_idle) cancel_.emit(asio::cancellation_type::terminal);
   }
 
-  // Whether the client has disconnected. One that only shuts down its sending side counts as gone too, even if a
-  // complete request arrived before.
+  // Returns whether the client has disconnected. A client that only shuts down its sending side counts as disconnected,
+  // even if it sent a complete request before.
   bool has_gone() {
     pollfd polled{socket.native_handle(), kPeerClosed, 0};
     return poll(&polled, 1, 0) > 0;  // also true after an error, or once both sides are shut down
@@ -254,7 +255,7 @@ asio::awaitable<void> HttpServer::accept() {
     Socket socket(io_);
     auto [error] = co_await acceptor_.async_accept(socket, asio::as_tuple(asio::use_awaitable));
     if (!error) {
-      start(std::move(socket));  // also if stopping: it was accepted before the signal
+      start(std::move(socket));  // also while the server stops, because the connection was accepted before the signal
     } else if (!stopping_) {
       timer.expires_after(kPause);
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
@@ -266,7 +267,7 @@ void HttpServer::stop() {
   stopping_ = true;
   error_code error;
   acceptor_.non_blocking(true, error);
-  while (!error) {  // connections in the queue arrived before the signal
+  while (!error) {  // accepts connections in the queue, which arrived before the signal
     Socket socket(io_);
     if (!acceptor_.accept(socket, error)) start(std::move(socket));
   }
@@ -284,7 +285,7 @@ void HttpServer::start(Socket socket) {
     auto connection = std::make_shared<Connection>(*this, std::move(socket));
     asio::co_spawn(io_, serve_connection(std::move(connection), refused), asio::detached);
   } catch (const std::bad_alloc&) {
-    // There is not enough memory even for a refusal.
+    // Does not even refuse the client, because there is not enough memory.
   }
 }
 
@@ -304,7 +305,7 @@ asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> c
   co_await connection->close_gently();
 }
 
-// Uses if statements instead of ?: between awaitables: GCC 12 destroys an awaitable that ?: has chosen twice.
+// Uses if statements instead of ?: between awaitables, because with ?:, GCC 12 destroys the chosen awaitable twice.
 template <typename Stream>
 asio::awaitable<void> HttpServer::serve_or_refuse(Stream& stream, Connection& connection, bool refused) {
   if (refused) {
@@ -335,7 +336,7 @@ asio::awaitable<bool> HttpServer::wait_for_request(Stream& stream, Connection& c
     std::tie(error, size) = co_await stream.async_read_some(space, connection.by_deadline());
     connection.is_idle = false;
   }
-  // Requests that arrived before the signal are answered.
+  // Requests that arrived before the signal are still answered.
   if (error == asio::error::operation_aborted && stopping_) size = stream.read_some(space, error);
   buffer.commit(size);
   co_return !error;
@@ -360,7 +361,7 @@ asio::awaitable<bool> HttpServer::serve_request(Stream& stream, Connection& conn
   } else {
     co_return false;  // the client has gone
   }
-  // The rest of an unread body must not be read as the next request.
+  // The unread rest of a body must not be read as the next request.
   const bool again = is_clear && parser.is_done() && parser.get().keep_alive() && !stopping_;
   response->keep_alive(again);
   response->prepare_payload();
@@ -379,7 +380,8 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   while (!error && buffer.size() < kMostHead && text_of(buffer).find("\r\n\r\n") == std::string_view::npos) {
     error = co_await connection.read(stream);
   }
-  // Beast joins a line that begins with white space to the previous line; a proxy may read it as a header, or skip it.
+  // Beast joins a line that begins with white space to the previous line. A proxy may instead read it as a header, or
+  // skip it. So such requests are refused.
   const std::string_view lines = text_of(buffer).substr(0, text_of(buffer).find("\r\n\r\n"));
   if (lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos) {
     co_return refusal(kNoHttp, "a line of its headers begins with a space");
@@ -402,8 +404,9 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   co_return std::nullopt;
 }
 
-// Refuses two kinds of requests before their bodies are read: those that no route takes; and those that declare the end
-// of the body in two ways, because a proxy may have used the other one.
+// Checks the head of a request before its body is read. Returns a response if the request is refused, for example
+// because no route accepts it. A request that declares the end of its body in two ways is refused too, because a proxy
+// may have used the other way.
 std::optional<Response> HttpServer::check_head(const Request& request) const {
   const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
   const size_t encodings = request.count(http::field::transfer_encoding);
@@ -451,7 +454,7 @@ asio::awaitable<Response> HttpServer::answer(Request& request, Connection& conne
   } catch (const std::exception& error) {
     response = error_response(RequestError(error.what(), 500));
   }
-  // If the client has gone, a 503 says nothing about the load.
+  // If the client has disconnected, a 503 says nothing about the load, so it is not counted.
   const bool is_unheard = response.result() == http::status::service_unavailable && connection.has_gone();
   if (!endpoint.label.empty() && !is_unheard) {
     metrics_.replied(std::string(endpoint.label), static_cast<int>(response.result_int()),

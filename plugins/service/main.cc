@@ -1,4 +1,4 @@
-// An HTTP service on the SDK: one engine, micro-batches, and elastic capacity.
+// An HTTP service on the SDK, with one engine, micro-batches and elastic capacity.
 //
 //   vmoe-serve-http BUNDLE [options]
 #include <malloc.h>
@@ -22,7 +22,7 @@ namespace {
 
 void complain(const std::string& message) { std::fprintf(stderr, "vmoe-serve-http: %s\n", message.c_str()); }
 
-// During the start, a signal ends the process at once: no client is waiting yet.
+// Handles a signal during the start: ends the process at once, because no client is waiting yet.
 void end_start(int number) {
   const std::string_view message =
       number == SIGINT ? "vmoe-serve-http: interrupted\n" : "vmoe-serve-http: ended by SIGTERM\n";
@@ -37,7 +37,8 @@ T value_of(vmoe::Result<T> result) {
 }
 
 void run(const Options& options) {
-  // Return the memory of bodies to the system at once, instead of fragmenting the heaps of many threads.
+  // With these settings, the memory of request bodies returns to the system at once, instead of fragmenting the heaps
+  // of many threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
   Metrics metrics;
@@ -76,7 +77,7 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   std::signal(SIGINT, end_start);
   std::signal(SIGTERM, end_start);
-  std::signal(SIGPIPE, SIG_IGN);  // the process that reads the log may end first
+  std::signal(SIGPIPE, SIG_IGN);  // ignored, because the process that reads the log may end first
   try {
     run(parse_options(argc, argv));
     return 0;

@@ -19,8 +19,8 @@ struct Response : http::response<http::string_body> {
   using http::response<http::string_body>::message;
 };
 
-// Whether the client has disconnected, so that nobody waits for the response. Any thread may call it until the response
-// is returned.
+// Returns whether the client has disconnected, so that nobody waits for the response. Any thread may call it until the
+// response is returned.
 using HasGone = std::function<bool()>;
 
 // A request that waits for its response.
@@ -29,10 +29,10 @@ struct Exchange {
   HasGone has_gone;
 };
 
-// The handler of a path.
+// The handler of a URL path.
 struct Endpoint {
   bool is_post = false;                                        // otherwise GET and HEAD
-  std::string_view label;                                      // in the metrics; empty if requests are not counted
+  std::string_view label;                                      // label in the metrics; empty if not counted
   std::function<asio::awaitable<Response>(Exchange&)> answer;  // throws RequestError
 };
 
@@ -41,7 +41,7 @@ struct Routes {
   std::function<RequestError(const std::string& path)> no_path;  // makes the error for any other path
 };
 
-// The parts of a request's address before and after the `?`.
+// The parts of a request's target before and after the `?`.
 std::string_view path_of(const Request& request);
 std::string_view query_of(const Request& request);
 

@@ -9,7 +9,7 @@
 
 namespace {
 
-// Adds the ratios of LOW:HIGH[:N]: N ratios, evenly spaced on a log scale, rounded to three digits.
+// Parses LOW:HIGH[:N] and adds N ratios, evenly spaced on a log scale and rounded to three digits.
 void add_sweep(const std::string& text, std::vector<double>& ratios) {
   const std::vector<std::string> parts = CLI::detail::split(text, ':');
   double low = 0, high = 0;
@@ -28,8 +28,8 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
   }
 }
 
-// Makes a model name from a bundle's folder as the Python service does: each run of characters that names can't have
-// becomes '-'.
+// Makes a model name from the name of a bundle's folder, as the Python service does: each run of characters that a name
+// can't contain becomes '-'.
 std::string folder_name(const std::string& bundle) {
   const std::string folder = std::filesystem::weakly_canonical(bundle).filename().string();
   const std::string name = std::regex_replace(folder, std::regex("\\.vmoe$|[^A-Za-z0-9._-]+"), "-");

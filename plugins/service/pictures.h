@@ -6,9 +6,12 @@
 #include <string_view>
 #include <vmoe/engine.hpp>
 
-// Reads the number of pixels from a picture's header. Returns twice that for 16 bits per channel. Throws RequestError.
+// Returns the number of pixels that a picture's header states, or twice that number if a channel has 16 bits. Throws
+// RequestError.
 size_t pixels_of(std::string_view file);
 
-// Decodes a picture to an image of info.image_bytes(). pixels: the result of pixels_of(); decoding takes up to fifteen
-// bytes for each. Returns the picture's EXIF orientation, or 0. Throws RequestError.
+// Decodes a picture to an image of info.image_bytes(). Returns the picture's EXIF orientation, or 0. Throws
+// RequestError.
+//
+// pixels: the result of pixels_of(); decoding needs up to fifteen bytes of memory for each of them.
 int decode_picture(const vmoe::Engine& engine, std::string_view file, size_t pixels, uint8_t* image);

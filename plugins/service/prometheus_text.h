@@ -11,18 +11,18 @@
 
 #include "generated/endpoints.h"
 
-// Any thread may call any function.
+// The service's metrics. Any thread may call any function.
 class Metrics {
  public:
   // Counts a reply. request: the label of a route, or "server".
   void replied(const std::string& request, int status, double seconds);
 
-  // unturned: pictures so far whose EXIF orientation was ignored.
+  // unturned: number of pictures so far whose EXIF orientation was ignored.
   std::string text(const std::string& model, const vmoe::BatcherLoad& load, int64_t unturned) const;
 
  private:
   struct Histogram {
-    std::array<uint64_t, std::size(kRequestBuckets) + 1> counts{};  // of each bucket alone; the last has no upper bound
+    std::array<uint64_t, std::size(kRequestBuckets) + 1> counts{};  // not cumulative; the last has no upper bound
     double seconds = 0;
   };
 

@@ -8,10 +8,10 @@
 
 namespace {
 
-constexpr size_t kMostShown = 60;  // bytes of a client's text that a message quotes
-constexpr int kMostDepth = 64;     // levels of nested JSON: copying and printing it are recursive
-// Maximum number of objects, enough for a thousand outputs with parameters. Limited because the parser walks the list
-// around an object each time that an object ends.
+constexpr size_t kMostShown = 60;  // maximum bytes of a client's text that a message quotes
+constexpr int kMostDepth = 64;     // maximum levels of nested JSON, because copying and printing JSON are recursive
+// Maximum number of objects, enough for a thousand outputs with parameters. The limit is needed because the parser
+// walks through the list around an object at the end of each object.
 constexpr size_t kMostObjects = 2100;
 
 int status_of(vmoe_code code) {
@@ -28,7 +28,8 @@ int status_of(vmoe_code code) {
 }
 
 bool decode_base64(std::string& text) {
-  // OpenSSL's decoder accepts more: white space around the text, and = within it, which it reads as zeros.
+  // Refuses what OpenSSL's decoder would accept: white space around the text, and = within it, which the decoder reads
+  // as zeros.
   const size_t digits = text.find_last_not_of('=') + 1;
   const auto is_digit = [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/'; };
   if (text.size() - digits > 2 || !std::all_of(text.begin(), text.begin() + digits, is_digit)) return false;
@@ -66,7 +67,8 @@ void read_value(const Field& row, Input& value, const std::string& where) {
   if (row.type == FieldType::kObject) read_object(row.value_object, value, where + '.');
 }
 
-// Refuses a field that the object does not have, or that is not allowed in a query. where: the object's path.
+// Refuses a field that the object does not have, or that is not allowed in a query. where: the path of the object in
+// the request.
 void check_known(std::string_view object, const std::string& name, bool in_query, const std::string& where = "") {
   std::string known;
   for (const Field& row : kFields) {
@@ -96,7 +98,8 @@ Input read_json(std::string_view text, size_t most_numbers, size_t most_others) 
   try {
     object = Input::parse(text, check);
   } catch (const Input::exception& error) {
-    // Omits "[json.exception.parse_error.101] " at the start, and the last read and expected tokens at the end.
+    // Omits two parts of the parser's message: "[json.exception.parse_error.101] " at the start, and the last read and
+    // expected tokens at the end.
     const std::string what = error.what();
     const size_t from = std::min(what.size(), what.find("] ") + 2);
     throw RequestError(kNoJson, what.substr(from, std::min<size_t>(what.find("; ", from) - from, 100)));

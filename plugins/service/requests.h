@@ -1,4 +1,4 @@
-// Reads JSON requests and checks them against the table of fields. Also defines the error that refuses a request.
+// Functions that read JSON requests and check them against the table of fields, and the error that refuses a request.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,15 @@
 #include "generated/endpoints.h"
 
 using Json = nlohmann::ordered_json;  // of replies
-using Input = nlohmann::json;         // of requests: finding a field is fast even if there are many
+using Input = nlohmann::json;         // JSON of a request; finding a field is fast even among many fields
 
-// Refuses a request: the status and the message of the reply.
+// An error that refuses a request, with the status and the message of the reply.
 class RequestError : public std::runtime_error {
  public:
   explicit RequestError(const std::string& message, int status = 400) : std::runtime_error(message), status_(status) {}
   // Converts an error of the engine.
   explicit RequestError(const vmoe::Error& error);
-  // facts: one for each {} in the message.
+  // facts: one value for each {} in the message.
   template <typename... Facts>
   explicit RequestError(const Refusal& refusal, const Facts&... facts)
       : RequestError(filled(refusal.message, facts...), refusal.status) {}
@@ -45,22 +45,26 @@ class RequestError : public std::runtime_error {
   int status_;
 };
 
-// Parses a JSON object. Stops as soon as there are more numbers or other values than the request can need, because a
-// number takes 16 bytes of memory, and any other value up to 100, even if its text is short. Throws RequestError.
+// Parses a JSON object. Stops at the first number or other value beyond the limits `most_numbers` and `most_others`,
+// because even a short text may need much memory: 16 bytes for a number, and up to 100 for any other value. Throws
+// RequestError.
 Input read_json(std::string_view text, size_t most_numbers, size_t most_others);
 
-// Reads the fields of an object of kFields from the query of an address. Throws RequestError.
+// Reads the fields of the object named `object` in kFields from a URL's query. Throws RequestError.
 Input read_query(std::string_view object, std::string_view query);
 
-// Checks an object against its rows of kFields, adds missing fields with their defaults, and decodes base64. where: the
-// object's path in the request. most_items: limits its lists further than the table does. Throws RequestError.
+// Checks an object against its rows of kFields, adds missing fields with their defaults, and decodes base64. Throws
+// RequestError.
+//
+// where: the path of the object in the request.
+// most_items: maximum number of items of its lists, in addition to the limits in the table.
 void read_object(std::string_view name, Input& object, const std::string& where = "", size_t most_items = SIZE_MAX);
 
-// Reads a whole number; returns nothing if the text is something else.
+// Reads a whole number; returns none if the text is anything else.
 std::optional<int64_t> whole_number(std::string_view text);
 
-// Formats a client's value for a message, shortened.
+// Formats a client's value for a message, and shortens it.
 std::string shown(const Input& value);
 
-// Writes JSON; replaces bytes that are not UTF-8.
+// Converts JSON to text. Replaces bytes that are not UTF-8.
 std::string to_text(const Json& json);

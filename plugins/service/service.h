@@ -31,17 +31,17 @@ class Service {
   // All arguments must outlive the service.
   Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics);
 
-  // Returns the endpoints of the table, for a server that ends before this service does.
+  // Returns the endpoints of the table. The server that uses them must end before this service does.
   Routes routes();
 
-  // Decodes a list of picture files. Must run on the threads `pictures`. Throws RequestError.
+  // Decodes a list of picture files. Must run on a thread of `pictures`. Throws RequestError.
   asio::awaitable<ImageBatch> decode(const Input& files, const HasGone& has_gone);
-  // Returns the model's answer. If one call can't take all images, makes several calls in sequence. setting: a text, or
-  // null if the server chooses. Throws RequestError.
+  // Returns the model's answer. If the images do not fit into one call, makes several calls in sequence. setting: a
+  // string, or null if the server chooses. Throws RequestError.
   asio::awaitable<vmoe::Answer> run(ImageBatch images, const Input& setting, const HasGone& has_gone);
   // Returns the classes of an image, the most probable first.
   std::vector<size_t> likeliest(const float* logits) const;
-  // Returns the current setting of requests that name none, or null.
+  // Returns the profile that currently serves requests that name none; null if the model has no profiles.
   Json level() const;
 
   const Options& options;
@@ -50,20 +50,20 @@ class Service {
   const Metrics& metrics;
   std::atomic<int64_t> unturned{0};  // pictures whose EXIF orientation was ignored
   ClientWatch clients;
-  // Requests with a body are read and answered on these threads, and leave them while they wait for the model. There
-  // are few threads, since each request may take much memory. They are separate, so that infer does not wait for
-  // pictures, and small pictures do not wait for large ones.
+  // These threads read and answer requests with a body. A request does not occupy a thread while it waits for the
+  // model. There are few threads, because each request may need much memory. The three pools are separate, so that
+  // infer does not wait for pictures, and small pictures do not wait for large ones.
   Workers tensors, pictures, large_pictures{1};
 
  private:
   asio::awaitable<Response> serve(const Route& route, Exchange& exchange);
   RequestError no_path(const std::string& path) const;
-  // Makes one call. Returns the answer to `count` images of a batch, from `first` on.
+  // Makes one call, and returns the answer to the `count` images of a batch that start at index `first`.
   asio::awaitable<vmoe::Result<vmoe::Answer>> call(std::shared_ptr<const ImageBatch> batch, int64_t first,
                                                    int64_t count, const std::string& profile, const HasGone& has_gone);
 };
 
-// Runs a coroutine on these threads, and returns what it returns.
+// Runs a coroutine on these threads, and returns its result.
 template <typename T>
 asio::awaitable<T> run_on(Workers& threads, asio::awaitable<T> task) {
   co_return co_await asio::co_spawn(asio::make_strand(threads.context()), std::move(task), asio::use_awaitable);

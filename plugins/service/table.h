@@ -1,4 +1,4 @@
-// Types of the rows in generated/endpoints.h, which both HTTP services share.
+// Types of the rows in generated/endpoints.h, a table that both HTTP services share.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -9,7 +9,7 @@ struct Exchange;
 struct Response;
 class Service;
 
-// A status and a message. The message has {} for each fact that is known only at run time.
+// The status and the message of a refusal. The message contains {} for each fact that is known only at run time.
 struct Refusal {
   int status;
   const char* message;
@@ -17,32 +17,32 @@ struct Refusal {
 
 enum class FieldType { kText, kWhole, kFlag, kPicture, kAny, kObject };
 
-// A field of a JSON object in requests.
+// A field of a JSON object in a request.
 struct Field {
-  const char* object;  // the object that has the field
+  const char* object;  // the kind of object that has the field
   const char* name;
-  const char* value_object;   // if the value, or an item of the list, is an object: its name
+  const char* value_object;   // if the value, or each item of the list, is an object: the kind of that object
   const char* default_value;  // JSON
-  const char* takes;          // the accepted values, for messages
-  FieldType type;             // of the value, or of each item of the list
-  int64_t minimum;            // of a whole number, or of a text's characters
-  size_t fewest, most;        // items of the list; most is 0 if the field is a single value
+  const char* takes;          // description of the accepted values, for messages
+  FieldType type;             // type of the value, or of each item of the list
+  int64_t minimum;            // smallest whole number, or smallest number of characters of a string
+  size_t fewest, most;        // number of items of the list; `most` is 0 if the field is a single value
   bool is_required, in_query;
-  bool is_exact;           // the object has no other fields
-  const char* choices[2];  // the allowed texts; empty if any text is allowed
+  bool is_exact;           // the object may have no fields except those in the table
+  const char* choices[2];  // the allowed strings; null if any string is allowed
 };
 
 struct Metric {
   const char* name;
   const char* help;
-  bool is_gauge;                              // a state, not a sum
-  double (*count)(const vmoe::BatcherLoad&);  // null if the metric is more than one number
+  bool is_gauge;                              // the metric is a current state rather than a sum
+  double (*count)(const vmoe::BatcherLoad&);  // null if the metric has more than one value
 };
 
-// The handler of an address.
+// The handler of a URL path.
 struct Route {
-  const char* path;                                                 // {model} stands for the model's name
+  const char* path;                                                 // {model} is replaced by the model's name
   bool is_post;                                                     // otherwise GET and HEAD
-  const char* label;                                                // in the metrics; empty if not counted
+  const char* label;                                                // label in the metrics; empty if not counted
   boost::asio::awaitable<Response> (*answer)(Service&, Exchange&);  // throws RequestError
 };

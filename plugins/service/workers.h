@@ -22,11 +22,11 @@ inline void run_all(boost::asio::io_context& context) {
   }
 }
 
-// A pool of threads. boost::asio::thread_pool can't be used: if the system does not start all of its threads, it waits
-// forever for the ones that were started.
+// A pool of threads. boost::asio::thread_pool can't be used: if the system starts only some of its threads, it waits
+// forever for those.
 class Workers {
  public:
-  // Throws std::runtime_error if the system has no more threads.
+  // Throws std::runtime_error if the system can't start all threads.
   explicit Workers(size_t count) : context_(static_cast<int>(count)), work_(context_.get_executor()) {
     try {
       while (threads_.size() < count) threads_.emplace_back([this] { run_all(context_); });

@@ -1,4 +1,4 @@
-// The two functions that TensorRT calls when it loads the library, and the creators that make plugins from the fields
+// The two functions that TensorRT calls when it loads the library, and the creators, which make plugins from the fields
 // of nodes.
 #include <NvInferRuntime.h>
 
@@ -46,8 +46,8 @@ int32_t read_int32(const nvinfer1::PluginField& field) {
   return value;
 }
 
-// Reads the fields. An op that routes has capacity, k and bpr, each once and as one INT32; other ops have no fields.
-// Throws OpError for any other field, and for a value out of range.
+// Reads the fields of a node. An op that routes has exactly the fields capacity, k and bpr, each as one INT32; other
+// ops have none. Throws OpError for missing, repeated or other fields, and for a value out of range.
 Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
@@ -88,7 +88,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   Creator(const Creator&) = delete;  // fields_ and field_names_ point to its own members
   Creator& operator=(const Creator&) = delete;
 
-  // The phase makes no difference, because an engine stores the same fields that a network is built with.
+  // The phase makes no difference, because an engine stores the same fields that the network was built with.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
     char message[512];

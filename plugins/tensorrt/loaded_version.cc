@@ -14,8 +14,8 @@ namespace {
 
 std::atomic<int32_t> loaded_by{NV_TENSORRT_MAJOR};
 
-// Returns the major version of the library that contains the virtual table of `object`, or else of the program; 0 if
-// unknown.
+// Returns the major version of the TensorRT library that contains the virtual table of `object`. If no library contains
+// it, returns the version of the TensorRT in the program. Returns 0 if the version is unknown.
 int32_t major_behind(void* object) {
   Dl_info info{};
   void* library = nullptr;

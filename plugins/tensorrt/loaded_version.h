@@ -3,11 +3,11 @@
 
 namespace vmoe::tensorrt {
 
-// Whether `object`, which TensorRT passed, is null or has the major version of the headers. An object of another
-// version has a different memory layout: it must not be touched, and plugins are refused from then on.
+// Returns whether `object`, which TensorRT passed, is null or has the major version of the headers. An object of
+// another version has a different memory layout, so it must not be used, and this library then refuses to make plugins.
 bool loaded_by_known_major(void* object) noexcept;
 
-// Throws ops::OpError if a TensorRT of another major version than the headers' has loaded the plugin.
+// Throws ops::OpError if the TensorRT that loaded the plugin has another major version than the headers.
 void check_tensorrt_major();
 
 }  // namespace vmoe::tensorrt

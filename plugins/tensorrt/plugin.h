@@ -1,4 +1,5 @@
-// A node of one of the ops, as TensorRT's IPluginV3. No function throws; errors become a logged message and a status.
+// A node of one of the ops, as TensorRT's IPluginV3. No function throws: an error is logged as a message and returned
+// as a status.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -18,12 +19,13 @@ namespace vmoe::tensorrt {
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
 
-// An op: the function that puts it on a stream, and its declaration, which determines shapes, types, formats, limits
-// and errors.
+// An op: its declaration, which determines shapes, types, formats, limits and errors, and the function that puts the op
+// on a stream.
 struct Op {
   const ops::OpSpec& spec;
   cudaError_t (*put)(const cuda::OpCall& call);
-  // Returns the bytes of workspace for a supported shape. Null for ops that do not route, which need no workspace.
+  // Returns the size in bytes of the workspace for a supported shape. Null for ops that do not route, which need no
+  // workspace.
   size_t (*workspace_bytes)(const RoutingShape& shape) = nullptr;
 };
 
@@ -72,21 +74,22 @@ class Plugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &field_collection_; }
 
  private:
-  // Returns body(), or `failed` if it throws. The message is then logged, and reported to the context's error recorder.
+  // Returns body(). If body() throws, logs the message, reports it to the context's error recorder, and returns
+  // `failed`.
   template <class Result, class Body>
   Result guarded(Result failed, Body body) const noexcept;
 
   void check_counts(int32_t in_count, int32_t out_count) const;
 
-  // Returns the declaration of the value at `position`; positions count inputs first, then outputs.
+  // Returns the declaration of the input or output at `position`; positions number the inputs first, then the outputs.
   const ops::ValueSpec& value_spec(size_t position) const;
 
-  // Reads the sizes of all the op's dimensions and checks them against its limits. Returns the routing of an op that
-  // routes. `shape_of(i)` is the shape of input i. Throws OpError.
+  // Reads the sizes of all dimensions of the op and checks them against its limits. If the op routes, returns its
+  // routing. `shape_of(i)` is the shape of input i. Throws OpError.
   template <class ShapeOf>
   RoutingShape read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const;
 
-  // Reads the types of the inputs. Throws OpError if an input may not have its type.
+  // Reads the types of the inputs. Throws OpError if the op does not accept the type of an input.
   template <class TypeOf>
   ops::Types read_types(TypeOf type_of) const;
 
@@ -97,7 +100,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   std::array<int32_t, std::size(ops::kSettings)> field_values_{};
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection field_collection_;
-  nvinfer1::IPluginResourceContext* context_ = nullptr;  // set if this plugin is attached to one
+  nvinfer1::IPluginResourceContext* context_ = nullptr;  // null if this plugin is not attached to a context
 };
 
 }  // namespace vmoe::tensorrt

@@ -1,5 +1,6 @@
 // Registers the plugin's creators with TensorRT when this library is loaded, for programs that can only dlopen a plugin
-// library. Exports no function. Its only code is a constructor, which prints the reason to stderr if it fails.
+// library. The library exports no function. Its only code is a constructor, which prints the reason to stderr if it
+// fails.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -26,8 +27,9 @@ Function* find_function(void* library, const char* name, const std::string& owne
   return reinterpret_cast<Function*>(function);
 }
 
-// Finds the registry of the TensorRT that this process already has, as a library or in the program itself, or else of
-// the one that the dynamic loader finds. TensorRT stays loaded, because creators are registered with it.
+// Finds TensorRT's plugin registry. Uses the TensorRT that this process already contains, as a library or in the
+// program itself; if there is none, loads the one that the dynamic loader finds. TensorRT is never unloaded, because
+// the creators are registered with it.
 nvinfer1::IPluginRegistry& find_registry() {
   std::string name = "libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR);
   void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_NOLOAD);
@@ -64,7 +66,7 @@ std::string own_folder() {
 void register_all() {
   nvinfer1::IPluginRegistry& registry = find_registry();
   const std::string path = own_folder() + "/" + kPluginLibrary;
-  void* library = dlopen(path.c_str(), RTLD_NOW);  // never closed: the registry keeps the creators
+  void* library = dlopen(path.c_str(), RTLD_NOW);  // never closed, because the registry keeps the library's creators
   if (!library) throw std::runtime_error(std::string("the plugin library can't be loaded: ") + dlerror());
   int32_t count = 0;
   using GetCreators = nvinfer1::IPluginCreatorInterface* const*(int32_t&);

@@ -1,1 +1,1 @@
-"""Measures the cost and accuracy of a bundle: FLOPs, comparison of answers, labelled and synthetic images, timing."""
+"""Tools that measure the cost and accuracy of a bundle: FLOPs, timing, comparison of runs, and the images to measure on."""

@@ -1,4 +1,8 @@
-"""The margin at which a cascade is as accurate as its second setting."""
+"""Calibration of a cascade: the margin at which the cascade is as accurate as its second setting alone.
+
+A cascade runs every image at its first setting. If the margin of the answer (the difference of the two largest
+probabilities) is too small, the cascade escalates the image: it runs the image again at the second setting.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,20 @@ ESCALATE_ALL = 2.0
 
 
 def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lost: int = 0) -> float:
-    """The smallest margin from which on a cascade is as accurate as its second setting alone.
+    """Return the smallest margin at which, and above which, a cascade is as accurate as its second setting alone.
 
     Args:
-        first: logits at the first setting, number[N, classes]; each image routed alone, or together with the usual others.
-        then: logits of the same images at the second setting.
-        labels: i64[N], their classes; without them, the answers of the second setting count as correct.
-        lost: number of correct answers that may be lost.
+        first: number[N, classes], logits at the first setting. Route each image alone, or with the images that it is usually
+            routed with.
+        then: number[N, classes], logits of the same images at the second setting.
+        labels: i64[N], the class of each image. Without labels, the answers of the second setting count as correct.
+        lost: number of correct answers that the cascade may lose.
 
     Returns:
-        0 if nothing needs to be escalated, up to `ESCALATE_ALL`.
+        The margin: 0 if no image needs to be escalated, at most `ESCALATE_ALL`.
 
     Raises:
-        ClassifyError: logits or labels have other shapes, or labels are not numbers.
+        ClassifyError: the logits or labels have other shapes, or the labels are not numbers.
     """
     answers = then.argmax(axis=-1)
     truth = answers if labels is None else np.asarray(labels)
@@ -39,17 +44,17 @@ def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lo
 
 
 def margin_of_gains(margins: Array, gain: Array, lost: int = 0) -> float:
-    """As `calibrated_margin`, but from margins and gains instead of logits.
+    """Return the same margin as `calibrated_margin`, from margins and gains instead of logits.
 
     Args:
-        margins: f64[N], margins of the answers at the first setting; see `margins_of`.
-        gain: i64[N], 1 for an image that only the second setting gets right, -1 for one that only the first does, else 0.
-        lost: number of correct answers that may be lost.
+        margins: f64[N], the margin of each answer at the first setting; see `margins_of`.
+        gain: i64[N]: 1 if only the second setting classifies the image correctly, -1 if only the first setting does, else 0.
+        lost: number of correct answers that the cascade may lose.
     """
-    ranked = np.where(np.isnan(margins), -1.0, margins)  # NaN is escalated at any margin
+    ranked = np.where(np.isnan(margins), -1.0, margins)  # rank NaN lowest, so that the image is always escalated
     order = np.argsort(ranked)
     candidates = np.unique([0.0, *ranked[ranked > 0], ESCALATE_ALL])
-    # right[n]: correct answers at a margin of candidates[n], minus those of the first setting alone.
+    # right[n]: number of correct answers at the margin candidates[n], minus the number at the first setting alone.
     right = np.concatenate([[0], np.cumsum(gain[order])])[np.searchsorted(ranked[order], candidates)]
     short = np.flatnonzero(right < right[-1] - lost)
     return float(candidates[min(short[-1] + 1, len(candidates) - 1) if len(short) else 0])

@@ -1,4 +1,4 @@
-"""Compares the outputs and the routing of two runs of one model on the same images."""
+"""Comparison of the outputs and the routing of two runs of one model on the same images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SEED = 20220622
 
 
 def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
-    """Random images with the smooth shading of photographs, the same every time.
+    """Return random images with smooth shading, like photographs. Every call returns the same images.
 
     Returns:
-        uint8[count, height, width, channels]. A smaller count returns the first `count` of the same images.
+        uint8[count, height, width, channels]. A smaller `count` returns the first `count` of the same images.
     """
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)
@@ -38,8 +38,10 @@ class Run:
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        kept: for each MoE layer with top-K routing i32[images, pairs], the expert that kept the pair, or -1 if the pair was
-            dropped; with experts choice bool[images, pairs], whether the expert chose the token; empty for a Soft MoE.
+        kept: an array for each MoE layer; empty for a Soft MoE.
+
+            - Top-K routing: i32[images, pairs], the expert that kept the pair, or -1 if the pair was dropped.
+            - Expert choice: bool[images, pairs], whether the expert chose the token.
     """
 
     output: Array
@@ -47,12 +49,16 @@ class Run:
 
     @classmethod
     def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None, *, by_token: bool = False) -> Self:
-        """The run with these outputs of a graph: first the model's output, then for each MoE layer the outputs `names`.
+        """Create a run from the outputs of a graph.
 
-        With `by_token`, pairs are those of an image's original tokens, even if some were merged.
+        Args:
+            names: names of the outputs of a MoE layer; the same for every layer.
+            values: the model's output, followed by the outputs of each MoE layer in the order of `names`.
+            profile: the routing setting.
+            by_token: whether the pairs are those of an image's original tokens, even if some tokens were merged.
         """
         output = values[0]
-        # A group may contain a part of an image, so the pairs are put back into the order of the images.
+        # The outputs are arranged by routing group, which may be only a part of an image. So regroup the pairs by image.
         layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
         kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
         if by_token:
@@ -71,7 +77,7 @@ class Run:
         return cls(np.concatenate([run.output for run in runs]), [np.concatenate(layer) for layer in layers])
 
     def of_images(self, chosen: slice | Array) -> Run:
-        """The run of some of the images, by their index in the batch."""
+        """Return the run of some images only; `chosen` selects them by their index in the batch."""
         return Run(self.output[chosen], [layer[chosen] for layer in self.kept])
 
 
@@ -79,14 +85,14 @@ class Run:
 class RunDifferences:
     """The differences between two runs.
 
-    A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. Then the
-    image's later activations differ too, and its output says nothing about precision. So compare the images whose routing
-    agrees, and medians over images.
+    If two tokens have nearly the same gate, a rounding difference of one unit in the last place may decide which of them an
+    expert keeps. Then the image's later activations differ too, and its output says nothing about precision. So compare only
+    images whose routing agrees, and use medians over the images.
 
     Attributes:
         largest: f32[images], the largest absolute difference of each image's output.
         relative: f32[images], see `relative_differences`.
-        pairs: for each MoE layer bool[images, pairs], the pairs that both runs keep at the same expert, or both drop.
+        pairs: for each MoE layer bool[images, pairs], whether both runs keep the pair at the same expert, or both drop it.
     """
 
     largest: Array
@@ -103,12 +109,12 @@ class RunDifferences:
 
     @property
     def agreement(self) -> float:
-        """Share of the pairs that both runs route alike; 1 for a dense ViT."""
+        """The share of the pairs that both runs route alike; 1 for a dense ViT."""
         return float(np.mean(self.pairs)) if self.pairs else 1.0
 
 
 def differences(expected: Run, found: Run) -> RunDifferences:
-    """How far `found` is from `expected`, two runs on the same images."""
+    """Return the differences between two runs on the same images, `expected` and `found`."""
     images = len(expected.output)
     return RunDifferences(
         np.abs(expected.output - found.output).reshape(images, -1).max(axis=1),
@@ -118,10 +124,10 @@ def differences(expected: Run, found: Run) -> RunDifferences:
 
 
 def relative_differences(expected: Array, found: Array) -> Array:
-    """The error of each image's logits relative to their norm: |found - expected| / |expected|, f32[images].
+    """Return each image's error relative to the norm of its logits: |found - expected| / |expected|, f32[images].
 
-    Use the median, which is a typical image's. If a token went to another expert, the error may be far larger, which says
-    nothing about precision.
+    Use the median over the images. If a token was routed to another expert, the error of its image may be far larger, and
+    says nothing about precision.
     """
     by_image = expected.reshape(len(expected), -1)
     size = np.maximum(np.linalg.norm(by_image, axis=1), np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""Floating-point operations of one image through a model: two per multiply-add, matrix products only."""
+"""FLOPs (floating-point operations) of a model per image. A multiply-add is two; only matrix products are counted."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class ModelShape:
     """The sizes of a model's matrix products.
 
     Attributes:
-        patches, patch_values: patches of an image, and values in each.
-        tokens: T, the patches and a classifier token, if there is one.
-        width: D.
+        patches, patch_values: number of patches of an image, and number of values in a patch.
+        tokens: T, number of tokens of an image: its patches and, if the model has one, a classifier token.
+        width: D, number of values in a token.
         num_layers: number of encoder blocks.
         mlp_dim: width of a dense MLP's hidden layer.
         moe_layers: indices of the blocks with experts; empty for a dense ViT.
         expert_mlp_dim: width of an expert's hidden layer.
-        members: M of an ensemble (E3), whose tokens are repeated in the first MoE layer; 1 otherwise.
-        router_products: products of all tokens with all experts, or with all slots of a Soft MoE, in a MoE layer.
-        router_columns: for each MoE layer, the number of its experts, or of the slots of all its experts.
-        has_map_head: whether attention pools the tokens.
-        reads_class_token: whether the head reads only one token, so that the last block can leave out work for the others.
-        representation_size, classes: sizes of the head's layers; 0 if it has no such layer.
+        members: M of an ensemble (E3), which repeats its tokens M times in the first MoE layer; 1 for other models.
+        router_products: number of matrix products with the router's columns in a MoE layer: 1, or 3 in a Soft MoE.
+        router_columns: number of experts of each MoE layer; in a Soft MoE, the number of slots of all its experts.
+        has_map_head: whether the head pools the tokens by attention.
+        reads_class_token: whether the head reads only one token, so that the last block can skip work for the other tokens.
+        representation_size, classes: widths of the head's two layers; 0 if the head lacks that layer.
         pooled_tokens: number of tokens whose features are concatenated as the input of the head.
-        has_gate: whether dense MLPs have a third product.
-        has_bare_map_head: whether the map head projects no query, and has no MLP.
+        has_gate: whether a dense MLP has a third matrix product, its gate.
+        has_bare_map_head: whether the map head has neither a query projection nor an MLP.
     """
 
     patches: int
@@ -64,15 +64,16 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Mapping[str, Any], *, features: bool = False, outputs: Collection[str] = ()) -> ModelShape:
-        """The sizes in a manifest's model description.
+        """Return the sizes in a manifest's model description.
 
         Args:
-            model: as `vmoe-export` writes it.
-            features: whether the bundle outputs features, and so lacks the layer of the classes.
-            outputs: names of the bundle's outputs. If the last block's is among them, that block computes all of its tokens.
+            model: the description, as `vmoe-export` writes it.
+            features: whether the bundle outputs features. It then lacks the layer that computes the logits.
+            outputs: names of the bundle's outputs. If they include the output of the last block, that block computes all
+                tokens.
 
         Raises:
-            BundleError: the description lacks a size; the reader of bundles doesn't check it.
+            BundleError: the description lacks a size. The bundle reader doesn't check this.
         """
         try:
             (height, width), (patch_height, patch_width) = model["image_size"], model["patch_size"]
@@ -111,24 +112,30 @@ class ModelShape:
 
 
 def dense_flops(shape: ModelShape) -> int:
-    """FLOPs per image of the dense ViT of the same size, in which every MoE layer is an MLP that runs once per token."""
+    """Return the FLOPs per image of the dense ViT of the same size, in which an MLP replaces every MoE layer."""
     return sparse_flops(replace(shape, moe_layers=(), router_columns=(), members=1), ())
 
 
 def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> int:
-    """FLOPs per image.
+    """Return the FLOPs per image.
 
     Args:
         shape: the model's sizes.
-        expert_rows: for each MoE layer, the rows per image that its experts compute in total.
-        merge: tokens that each block merges; the cost of selecting them is not counted.
+        expert_rows: for each MoE layer, the number of rows per image that all of its experts compute together.
+        merge: number of tokens that each block merges. The cost of selecting them is not counted.
     """
     return round(sum(flops_by_kind(shape, expert_rows, merge).values()))
 
 
 def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> dict[str, float]:
-    """FLOPs per image by kind of product: attention's `projections` and its products of tokens with `tokens`, `dense` MLPs,
-    `experts`, and the `others`.
+    """Return the FLOPs per image by kind of matrix product. The arguments are those of `sparse_flops`.
+
+    Returns:
+        - `projections`: the projections of attention
+        - `tokens`: attention's products of tokens with tokens
+        - `dense`: dense MLPs
+        - `experts`: the experts
+        - `others`: all other products
     """
     tokens, width, members = tokens_of_blocks(shape, merge), shape.width, 1
     found: dict[str, float] = dict.fromkeys(("projections", "tokens", "dense", "experts"), 0)
@@ -151,7 +158,9 @@ def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 
 
 
 def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
-    """Number of an image's tokens before each encoder block and after the last one, if each block merges `merge` tokens.
+    """Return an image's number of tokens before each encoder block and after the last block.
+
+    Each block merges `merge` tokens, or as many as it can.
 
     Examples:
         >>> shape = ModelShape(49, 0, 50, 0, 3, 0, (), 0, 1, 0, (), False, True, 0, 0)
@@ -165,12 +174,12 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
 
 
 def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
-    """Rows per image of each MoE layer if every slot of every expert is used, for `sparse_flops`.
+    """Return the rows per image of each MoE layer, for `sparse_flops`, if every slot of every expert is used.
 
-    If tokens are merged, a layer may have more slots than choices. Then the choices are counted.
+    If tokens are merged, a layer may have more slots than (token, choice) pairs. Then its rows are the pairs.
 
     Args:
-        rules: the model's rules.
+        rules: the model's routing rules.
         profile: the setting; None for a Soft MoE and a dense ViT.
         shape: the model's sizes.
     """

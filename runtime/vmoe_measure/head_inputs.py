@@ -1,6 +1,6 @@
-"""Describes the features that a head is fitted to, for the head's file.
+"""Description of the features that a head is fitted to, for the head's file.
 
-Otherwise a head could be used with another model that has features of the same size, and return wrong classes.
+Without it, a head could be used with another model whose features have the same size, and would return wrong classes.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from vmoe_runtime.preprocessing import Preprocessing
 FITTED_TO = "fitted_to"
 """The array of a head's npz file with the result of `head_inputs` as JSON."""
 
-_ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # these may differ for the same features
+_ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # models with the same features may differ in these fields
 
 
 def is_sampled(name: str) -> bool:
-    """Whether `head_inputs` hashes a tensor: biases and norms except the head's, which are float32 in every precision."""
+    """Return whether `head_inputs` hashes a tensor.
+
+    It hashes biases and norms outside the head. These are float32 in every precision.
+    """
     return name.rpartition("/")[2] in ("bias", "scale") and not name.startswith("head/")
 
 
 def head_inputs(
     model: Mapping[str, Any], preprocessing: Preprocessing, tensors: Iterable[tuple[str, bytes]]
 ) -> dict[str, Any]:
-    """Everything that a model's features depend on. It is the same for the model's checkpoint and for all its bundles,
-    whatever their output and precision.
+    """Return everything that a model's features depend on.
+
+    The result is the same for the model's checkpoint and all its bundles, whatever their output and precision.
 
     Args:
         model: the model's description in a manifest.
-        preprocessing: preprocessing of pictures; whether it turns them by their EXIF orientation doesn't matter.
+        preprocessing: preprocessing of pictures. The result doesn't depend on whether it applies the EXIF orientation.
         tensors: name and float32 bytes of each tensor for which `is_sampled` is true.
     """
     digest = hashlib.sha256()

@@ -13,22 +13,22 @@ _MOST_BYTES = 256 << 20
 
 
 def unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
-    """Index by class name, without names that two classes share (ImageNet has two cranes)."""
+    """Return the index of each class by its name, without names that several classes share (ImageNet has two cranes)."""
     times = Counter(class_names)
     return {name: index for index, name in enumerate(class_names) if times[name] == 1}
 
 
 def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -> dict[str, int]:
-    """Index of the class by picture, in the order of a CSV file.
+    """Return the class index of each picture by its path, in the order of a CSV file.
 
     Args:
-        path: a CSV file in UTF-8. Each line has the path of a picture inside the folder, and the name or index of its
-            class. A first line without these is a heading.
-        class_names: names of the model's classes; None if only indices are known.
+        path: a CSV file in UTF-8. Each line has the path of a picture inside `folder`, and the name or index of its class.
+            The first line may be a heading.
+        class_names: names of the model's classes; None if the classes have only indices.
         folder: folder of the pictures.
 
     Raises:
-        ImageError: the file can't be read, or a line has no label.
+        ImageError: the file can't be read, or a line has no valid path and label.
     """
     try:
         if not path.is_file():
@@ -67,7 +67,10 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
 
 
 def class_index(text: str, index_of: Mapping[str, int]) -> int | None:
-    """The index of the class that a text names, or the index that the text is; None if neither. It may be out of range."""
+    """Return the index of the class whose name or index is `text`; None if it is neither.
+
+    An index may be out of range.
+    """
     text = text if text in index_of else text.strip()
     if text in index_of:
         return index_of[text]

@@ -1,4 +1,4 @@
-"""Where the images of a comparison or measurement come from: an npz file, a folder of pictures, or a fixed seed."""
+"""Sources of the images for a comparison or measurement: an npz file, a folder of pictures, or a fixed random seed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class ImageSource:
     """Images, and their classes if these are known.
 
     Attributes:
-        images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, which are
-            read batch by batch.
-        labels: i64[N], index of the class of each image; None if they are unknown.
-        note: why expected labels are missing, or which pictures are left out; None otherwise.
-        of_sizes: replacements of the images for models of other sizes, by (height, width, channels).
+        images: uint8 or float32 [N,H,W,C] of the model's image size, or the paths of N picture files, which are read batch
+            by batch.
+        labels: i64[N], the class index of each image; None if the classes are unknown.
+        note: a sentence that says why there are no labels, or that some pictures are left out; None if there is nothing to
+            say.
+        of_sizes: by (height, width, channels), the images for models with another image size.
     """
 
     images: Array | tuple[Path, ...]
@@ -43,12 +44,12 @@ class ImageSource:
         return len(self.images)
 
     def chosen(self, indices: Array) -> ImageSource:
-        """The images at the indices i64[M], in this order."""
+        """Return the images at `indices`, i64[M], in this order."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in indices)
         return ImageSource(images, None if self.labels is None else self.labels[indices])
 
     def first_batch(self, size: int, spec: InputSpec) -> Array:
-        """The first `size` images as input of the graph, spec.dtype[size,H,W,C].
+        """Return the first `size` images as an input of the graph, spec.dtype[size,H,W,C].
 
         Raises:
             ImageError: there are fewer images, they don't fit the model, or a file can't be read.
@@ -58,15 +59,17 @@ class ImageSource:
         return self.batch(0, size, spec)
 
     def batch(self, start: int, size: int, spec: InputSpec) -> Array:
-        """The `size` images from `start` on as the graph takes them: spec.dtype[size,H,W,C].
+        """Return `size` images, beginning with the image at index `start`, as an input of the graph: spec.dtype[size,H,W,C].
 
         Raises:
-            ImageError: they don't fit the model, or a file can't be read.
+            ImageError: the images don't fit the model, or a file can't be read.
         """
         return to_batch(self.of_sizes.get(spec.size, self.images)[start : start + size], spec)
 
     def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
-        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); skips the remaining images.
+        """Yield each full batch with its labels: (spec.dtype[size,H,W,C], i64[size] or None).
+
+        Images at the end that don't fill a batch are skipped.
 
         Raises:
             ImageError: the images don't fit the model, or a file can't be read.
@@ -79,18 +82,20 @@ class ImageSource:
 def open_images(
     path: Path, class_names: tuple[str, ...] | None, num_classes: int | None, labels: Path | None = None
 ) -> ImageSource:
-    """The user's images.
+    """Open the user's images.
 
     Args:
-        path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
-            `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
-        class_names: names of the model's classes; None if only indices are known. Each subfolder has the name or index of a
-            class, to which all pictures in it belong, however deep.
+        path: one of these:
+
+            - an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and optionally `labels`
+              (integers [N])
+            - a folder of pictures, optionally with a subfolder per class, whose name is the name or index of the class
+        class_names: names of the model's classes; None if the classes have only indices.
         num_classes: number of the model's classes, or None if it outputs no logits.
-        labels: a CSV file with the classes of the pictures of a folder, instead of its subfolders; see `read_labels`.
+        labels: a CSV file with the classes of the pictures of a folder, instead of subfolders; see `read_labels`.
 
     Raises:
-        ImageError: there are no such images, or no labels for all of them.
+        ImageError: there are no such images, the labels can't be read or don't fit the images, or a label is out of range.
     """
     if labels is not None:
         if not path.is_dir():
@@ -111,26 +116,32 @@ def open_images(
 
 
 def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSource:
-    """Smooth random images, the same ones every time.
+    """Return smooth random images. Every call returns the same ones.
 
-    With noise in every pixel, all tokens would look alike to the router, which would send them to the same experts. Smooth
-    images differ from patch to patch, as photographs do.
+    If every pixel were noise, all tokens would look alike to the router, which would send them all to the same experts. The
+    patches of a smooth image differ from each other, like those of a photograph.
 
     Returns:
-        uint8[count, H, W, C] without labels; and as many images for each size in `others`.
+        uint8[count, H, W, C] without labels, and `count` images for each other image size in `others`.
     """
     of_sizes = {other.size: smooth_images(count, *other.size) for other in others if other.size != spec.size}
     return ImageSource(smooth_images(count, *spec.size), of_sizes=of_sizes)
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The files of a folder that have one of these suffixes, which are given in lower case with their dots.
+    """Find the files of a folder whose names end with one of `suffixes`, in upper or lower case.
 
-    Hidden files and folders are left out, since they are thumbnails and notes of other systems. Links are followed.
+    Hidden files and folders are skipped: they contain thumbnails and notes of other systems. Links are followed.
+
+    Args:
+        folder: the folder to search.
+        suffixes: suffixes in lower case, with their dots.
 
     Returns:
-        The files directly in the folder; and by name of each subfolder with such files, those in it, however deep. Both are
-        sorted.
+        Two results:
+
+        - The files directly in the folder, sorted.
+        - For each subfolder, by its name, the files in it and below it, sorted. Subfolders without such files are omitted.
 
     Raises:
         ImageError: a folder can't be read, or a link leads nowhere or to a folder that contains the link.
@@ -150,10 +161,10 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dic
 
 
 def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The pictures of a folder; see `find_files`.
+    """Return the pictures of a folder in the format of `find_files`.
 
     Raises:
-        ImageError: there are none, or a folder can't be read.
+        ImageError: there are no pictures, or a folder can't be read.
     """
     loose, below = find_files(folder, PICTURE_SUFFIXES)
     if not loose and not below:
@@ -183,7 +194,7 @@ def _from_npz(path: Path) -> ImageSource:
 def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
     loose, by_class = pictures_of(folder)
     paths = loose + [path for pictures in by_class.values() for path in pictures]
-    # In the order of the folders, all pictures of a batch would belong to one class, and so need few experts.
+    # Shuffle the pictures. Otherwise, all pictures of a batch would belong to one class, and so use few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)
     if loose:
@@ -203,7 +214,7 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes:
 
 
 def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
-    """The pictures that a CSV file names, in the order of the file."""
+    """Return the pictures that a CSV file names, with their labels, in the order of the file."""
     paths = tuple(folder / name for name in labels)
     if missing := next((path for path in paths if not path.is_file()), None):
         raise ImageError(f"the labels name {missing}, which is no file; write paths as they are inside {folder}")

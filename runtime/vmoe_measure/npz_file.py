@@ -15,11 +15,11 @@ from vmoe_runtime.pictures import open_regular
 
 @contextmanager
 def opened_npz(path: Path, expected: str) -> Iterator[np.lib.npyio.NpzFile]:
-    """An npz file whose arrays are read before the block ends; nothing in it is executed.
+    """Open an npz file for the duration of a `with` block, without executing any code that it contains.
 
     Args:
         path: path of the file.
-        expected: the content that it should have, in words for messages.
+        expected: description of the expected content, for error messages.
 
     Raises:
         ImageError: the file can't be read, or is not an npz file.
@@ -34,7 +34,7 @@ def opened_npz(path: Path, expected: str) -> Iterator[np.lib.npyio.NpzFile]:
         raise
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
-    # A damaged archive may raise any error of zipfile, zlib or numpy.
+    # If the archive is damaged, zipfile, zlib or numpy may raise any error.
     except Exception as error:
         if "allow_pickle" in str(error):
             raise ImageError(f"{path} holds an array of Python objects, which is not loaded; {expected}") from None

@@ -1,4 +1,4 @@
-"""Timing: many calls measured side by side, and the speed behind their times."""
+"""Timing of several calls in turn, and the speed computed from their times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 MINIMUM_ROUNDS = 3
 _WARM_UP_ROUNDS = 2
-_DEVIATIONS = 1.96  # standard deviations of a normal distribution, for a confidence of 95 %
+_DEVIATIONS = 1.96  # half the width of the 95 % confidence interval of a normal distribution, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class Speed:
     """The speed of a call.
 
     Attributes:
-        images_per_second: images per call divided by the median time of a call, which single delayed calls don't change.
-        p50_ms, p90_ms, p99_ms: median and percentiles of the time of one call, in milliseconds.
-        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median; of fewer than 6 calls, the shortest and longest.
+        images_per_second: images per call divided by the median time of a call. Single delayed calls don't change the
+            median.
+        p50_ms, p90_ms, p99_ms: the median, 90th and 99th percentile of the time of one call, in milliseconds.
+        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median; with fewer than 6 calls, the shortest and the
+            longest time.
     """
 
     images_per_second: float
@@ -33,11 +35,11 @@ class Speed:
 
 
 def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
-    """The speed behind measured times.
+    """Compute the speed from measured times.
 
-    Percentiles are interpolated linearly between neighbouring samples, as numpy does by default; the p99 of
-    fewer than a hundred calls says little more than their maximum. The interval of the median is computed from order
-    statistics: the number of calls below the true median is binomial, whatever the distribution of the times.
+    Percentiles are interpolated linearly between neighbouring samples, as numpy does by default. With fewer than 100 calls,
+    p99 says little more than the maximum. The confidence interval of the median is computed from order statistics: the
+    number of calls below the true median is binomial, whatever the distribution of the times.
 
     Args:
         seconds: time of each call; at least one.
@@ -54,9 +56,9 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:
-    """The order of calls in one round. Each call comes once, and each round begins one call later than the one before.
+    """Return the order of the calls in one round. Each call occurs once.
 
-    So no call is always the first of its round.
+    Each round begins one call later than the round before, so that the calls take turns at being first.
 
     Examples:
         >>> [call_order(3, index) for index in range(4)]
@@ -73,21 +75,24 @@ def time_interleaved(
     into: list[list[float]] | None = None,
     settle: Sequence[Callable[[], object]] = (),
 ) -> list[list[float]]:
-    """Times every call once per round, so that a slow phase of the machine affects all of them.
+    """Time every call once per round, so that a slow phase of the machine affects all calls alike.
 
-    Two rounds of warm-up come first and are not counted. Rounds are never cut short, so all calls are timed equally often.
+    Two warm-up rounds come first and are not counted. A round is never cut short, so all calls are timed equally often.
 
     Args:
         calls: the functions to time.
-        duration: seconds of the whole measurement; at least `MINIMUM_ROUNDS` rounds are run, however long they take.
+        duration: seconds of the whole measurement. At least `MINIMUM_ROUNDS` rounds are run, however long they take.
         clock: returns seconds.
-        after_round: called after each round, including warm-up, with the round's share of the whole measurement, 0 to 1.
-        into: a list per call that receives the seconds as they are measured, for callers that are interrupted.
-        settle: for each call, an untimed call of the same session, which is made first if the previous call used another
-            session: the caches still hold that session's data, and its threads may still spin.
+        after_round: called after each round, including warm-up, with the share of the whole measurement that the round took,
+            0 to 1.
+        into: a list per call that receives the times in seconds as they are measured. After an interruption, the caller can
+            still read them.
+        settle: for each call, a function that makes an untimed call of the same engine; calls of one engine share the
+            function. It is called first if the previous call used another engine, whose data are still in the caches and
+            whose threads may still spin.
 
     Returns:
-        The seconds of each round, per call.
+        For each call, its seconds in each round.
     """
     first = begin = clock()
     done = 0.0

@@ -1,1 +1,1 @@
-"""Files at addresses such as s3://bucket/name: private copies of them, and which package opens which address."""
+"""Files at URLs such as s3://bucket/name: private copies of them, and the package that opens each kind of URL."""

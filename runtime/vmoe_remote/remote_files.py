@@ -1,4 +1,4 @@
-"""Private copies of files at addresses such as s3://bucket/name, read with fsspec."""
+"""Private copies of files at URLs such as s3://bucket/name, read with fsspec."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from vmoe_runtime.errors import BundleError, VmoeError, shown
 
 T = TypeVar("T")
 
-_BLOCK, _SMALLEST_BLOCK = 16 << 20, 64 << 10  # bytes per request: at first, and the least after failures
-_SMALL_FILE, _SMALL_FILES = 1 << 20, 64  # bytes of a file that is requested along with others, and their number
+_BLOCK, _SMALLEST_BLOCK = 16 << 20, 64 << 10  # bytes per request: the initial number, and the minimum after failures
+_SMALL_FILE, _SMALL_FILES = 1 << 20, 64  # files of at most 1 MiB are requested in parallel, up to 64 at once
 TRIES = 5
 """Number of successive tries without a byte after which a request fails."""
 _PAUSE = 0.5  # seconds between the first two tries; each further pause is twice as long
-_SILENCE = 30.0  # seconds without a byte from the server after which a try ends
+_SILENCE = 30.0  # a try ends if the server sends no byte for this many seconds
 _ABSENT, _ABSENT_STATUS = (FileNotFoundError, NotADirectoryError, PermissionError), (401, 403, 404, 410)
 
 Seen = tuple[int, object]
@@ -36,18 +36,18 @@ Seen = tuple[int, object]
 
 
 class RemoteError(VmoeError):
-    """A file at an address is missing or can't be copied."""
+    """Raised if a remote file is missing or can't be copied."""
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, and the path on it.
+    """Return fsspec's file system for a URL, and the path on it.
 
-    fsspec's packages are told to give up on a server that sends nothing for 30 s, and not to try again, which is left to the
-    caller. The user's own settings of fsspec take precedence.
+    The packages behind fsspec are told to give up on a server that sends nothing for 30 s. They are also told not to retry,
+    because the caller does. The user's own fsspec settings take precedence.
 
     Raises:
-        ImportError: fsspec, or its package for such addresses, is missing.
-        Exception: whatever these packages raise.
+        ImportError: fsspec, or its package for such URLs, is missing.
+        Exception: any error that these packages raise.
     """
     import fsspec
 
@@ -55,10 +55,10 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         "s3": {"config_kwargs": {"connect_timeout": _SILENCE, "read_timeout": _SILENCE, "retries": {"max_attempts": 0}}}
     }
     options["s3a"] = options["s3"]
-    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials as pyarrow accepts them
+    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials in the form that pyarrow accepts
         options["s3"] |= {"key": unquote(user[2]), "secret": unquote(user[3])}
         address = address.replace(user[0], user[1])
-    with suppress(ModuleNotFoundError):  # without aiohttp, none of the packages for these addresses works
+    with suppress(ModuleNotFoundError):  # URLs of these kinds can't be opened without aiohttp anyway
         from aiohttp import ClientTimeout
 
         silence = ClientTimeout(sock_connect=_SILENCE, sock_read=_SILENCE)
@@ -78,31 +78,31 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
 
 class RemoteFiles(AbstractContextManager["RemoteFiles"]):
-    """The files at an address, and private copies of some of them, which are deleted when the `with` block ends.
+    """The files at a URL, and private copies of some of them, which are deleted when the `with` block ends.
 
-    A file's `suffix` is what comes after the address: ".index" if the address is a prefix, "/manifest.json" if it is a
-    folder, "" if it is the file itself.
+    A file's `suffix` is the rest of its URL after `address`: ".index" if the address is a prefix, "/manifest.json" if it is
+    a folder, "" if it is the file itself.
 
     Args:
-        address: a file, a folder, or the beginning of several addresses.
-        tell: called during copies with the number of bytes copied so far, and with the total known to be needed.
+        address: the URL of a file or a folder, or the common beginning of several URLs.
+        tell: called during copies with two numbers of bytes: the number copied so far, and the total known to be needed.
 
     Attributes:
-        address: the address without secrets.
-        path: where the copy is; its name is the last part of the address.
+        address: the URL without secrets.
+        path: path of the copy; its name is the last part of the URL.
 
     Raises:
-        RemoteError: fsspec, or its package for such addresses, is missing.
+        RemoteError: fsspec, or its package for such URLs, is missing.
     """
 
     def __init__(self, address: str, tell: Callable[[int, int], object] = lambda done, total: None) -> None:
         self.address, self._tell, self._is_web = public_address(address), tell, is_web(address)
-        # A signature in the query of a web address is assumed to hold for files next to it and below it as well.
+        # If the query of a web URL is a signature, assume that it is also valid for files next to the URL and below it.
         base, mark, query = address.partition("#")[0].partition("?") if self._is_web else (address, "", "")
         self._query, base = mark + query, base.rstrip("/")
         try:
             self._fs, self._root = open_filesystem(base)
-        except Exception as error:  # most often a package is missing, and the error names it
+        except Exception as error:  # usually a package is missing, and the error names it
             if isinstance(error, ModuleNotFoundError) and error.name == "fsspec":
                 needed = f"{self.address} needs fsspec, which is missing; pip install 'vmoe-export[remote]'"
                 raise RemoteError(needed) from None
@@ -117,16 +117,16 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         self._folder.cleanup()
 
     def size(self, suffix: str) -> int | None:
-        """Size of a file in bytes; None if there is no such file.
+        """Return the size of a file in bytes; None if there is no such file.
 
         Raises:
-            RemoteError: the server doesn't answer, or doesn't give the size.
+            RemoteError: the server doesn't answer, or doesn't report the size.
         """
         seen = self._look(self._root + suffix + self._query)
         return None if seen is None else seen[0]
 
     def names(self) -> list[str]:
-        """Sorted names of the files and folders directly in the folder; empty if it can't be listed."""
+        """Return the sorted names of the files and folders directly in the folder; empty if the folder can't be listed."""
         try:
             found = self._patiently(self.address, lambda: answer_of(lambda: self._fs.ls(self._root, detail=False)))
         except RemoteError:
@@ -134,7 +134,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def copy(self, suffixes: Iterable[str]) -> None:
-        """Copies files.
+        """Copy the files with the given `suffixes`.
 
         Raises:
             RemoteError: a file is missing or can't be read, or the disk has too little space.
@@ -142,31 +142,33 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         self._copy({suffix: (self._root + suffix + self._query, None) for suffix in suffixes})
 
     def copy_all(self) -> None:
-        """Copies the bundle at the address; if there is none, the file there, or all files below the folder there."""
+        """Copy the bundle at the URL. If there is none, copy the file at the URL, or all files of the folder and its
+        subfolders.
+        """
         if not self.copy_bundle():
             self.copy_below("")
 
     def copy_bundle(self) -> bool:
-        """Copies the manifest and all files that it lists; returns False if there is no manifest that a reader accepts."""
+        """Copy the manifest and all files that it lists. Return False if there is no valid manifest."""
         manifest = f"/{MANIFEST_NAME}"
         if not 0 < (self.size(manifest) or 0) <= MAX_MANIFEST_BYTES:
             return False
         self.copy([manifest])
         try:
             files = parse_manifest((self.path / MANIFEST_NAME).read_bytes()).files
-        except BundleError:  # perhaps another program's; whoever opens the copy gets the explanation
+        except BundleError:  # the manifest may belong to another program; opening the copy later reports the error
             return False
         self.copy(f"/{name}" for name in files)
         return True
 
     def copy_below(self, suffix: str) -> None:
-        """Copies a file, or all files of a folder and its subfolders."""
+        """Copy the file with this `suffix`. If it is a folder, copy all files of the folder and its subfolders."""
         if self.size(suffix) is not None:
             self.copy([suffix])
             return
         root = self._root + suffix
         found = self._patiently(f"{self.address}{suffix}", lambda: self._fs.find(root, detail=True))
-        # A web server's listing may link to other places, and has links that only sort it.
+        # A web server's listing may contain links to other places, and links that only sort the listing. Skip both.
         below = {
             self._unquoted(name[len(self._root) :]): (name + self._query, None if self._is_web else _seen(info))
             for name, info in sorted(found.items())
@@ -197,9 +199,9 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._copy_file(suffix, remote, seen, failures=int(suffix in small))
 
     def _copy_small(self, files: Mapping[tuple[str, Seen], str]) -> None:
-        """Copies files in parallel; those that don't arrive complete are left to `_copy_file`."""
+        """Copy files in parallel. Leave incomplete files to `_copy_file`."""
         contents: Mapping[str, object] = {}
-        with suppress(Exception):  # _copy_file tries again and explains what fails
+        with suppress(Exception):  # `_copy_file` tries again, and reports what fails
             contents = self._fs.cat([remote for remote, _ in files], on_error="return")
         for (remote, (size, _)), suffix in files.items():
             content = contents.get(remote)
@@ -208,7 +210,11 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._advance(size)
 
     def _copy_file(self, suffix: str, remote: str, seen: Seen, failures: int) -> None:
-        """Copies one file. A transfer that breaks resumes where it stopped, with smaller and smaller requests."""
+        """Copy one file.
+
+        If a transfer breaks, it resumes where it stopped, with smaller requests after each failure. If the server can't send
+        parts of a file, the transfer starts again from the beginning.
+        """
         size, done, block = seen[0], 0, _BLOCK
         with self._target(suffix).open("wb") as out:
             while done < size:
@@ -221,7 +227,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                     if done < size:
                         raise EOFError(f"{done} of {size} bytes came")
                 except Exception as error:
-                    if done and block and isinstance(error, ValueError):  # no failure: the server can't send parts
+                    if done and block and isinstance(error, ValueError):  # not a failure: the server can't send parts
                         block = 0
                     else:
                         failures = 1 if done > start and block else failures + 1
@@ -241,7 +247,10 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 yield piece
 
     def _look(self, remote: str, failures: int = 0) -> Seen | None:
-        """Size and version of a file, for which `failures` tries have failed so far; None if there is no such file."""
+        """Return the size and version of a file; None if there is no such file.
+
+        `failures` is the number of tries that have already failed.
+        """
         name = self.address + remote[len(self._root) :].removesuffix(self._query)
         self._fs.invalidate_cache()
         try:
@@ -257,7 +266,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return _seen(info)
 
     def _patiently(self, name: str, call: Callable[[], T], failures: int = 0) -> T:
-        """Returns the result of a call, which is repeated if it fails."""
+        """Return the result of `call`. If the call fails, repeat it as long as `_wait` permits."""
         if not failures:
             self._heard = time.monotonic()
         while True:
@@ -268,13 +277,13 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._wait(name, error, failures)
 
     def _wait(self, name: str, error: Exception, failures: int) -> None:
-        """Waits before another try; raises RemoteError if there were too many, or if another one can't help."""
-        # For any failure on the web, fsspec says that the file doesn't exist. s3fs fails while it handles its own timeout.
-        # In both cases, the error behind that error is the cause.
+        """Wait before another try. Raise RemoteError if too many tries have failed, or if another try can't help."""
+        # If a web server fails in any way, fsspec reports that the file doesn't exist. If a request times out, s3fs fails
+        # while it handles the timeout. In both cases, the cause is the earlier error in the chain.
         behind = error.__cause__ or error.__context__
         hides_cause = isinstance(behind, TimeoutError) or (isinstance(error, FileNotFoundError) and self._is_web)
         cause = (hides_cause and behind) or error
-        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # in case the package itself tries again
+        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # a limit even if the package itself retries
         if _is_absent(cause) or failures >= TRIES or is_silent:
             raise RemoteError(f"{name} can't be read: {reason_of(cause, self._secret)}") from cause
         time.sleep(_PAUSE * 2 ** (failures - 1))
@@ -298,15 +307,15 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
 
 
 def answer_of(request: Callable[[], T], tries: int = 1) -> T:
-    """Makes a short request in a thread and returns its result. A request that takes too long is left behind there.
+    """Make a short request in a thread, and return its result. If the request takes too long, abandon the thread.
 
     Args:
         request: makes the request.
-        tries: number of tries that the package makes itself; in each, the server may be silent for 30 s.
+        tries: number of tries that the package itself makes. In each of them, the server may be silent for 30 s.
 
     Raises:
-        TimeoutError: the request takes longer.
-        Exception: whatever the request raises.
+        TimeoutError: the request takes longer than 30 s per try.
+        Exception: any error that `request` raises.
     """
     answer: Future[T] = Future()
 
@@ -321,7 +330,10 @@ def answer_of(request: Callable[[], T], tries: int = 1) -> T:
 
 
 def _is_absent(error: BaseException) -> bool:
-    """Whether there is no such file. Servers that don't reveal which files exist refuse access to missing ones."""
+    """Return whether the error means that there is no such file.
+
+    Refused access counts too: servers that don't reveal which files exist refuse access to missing files.
+    """
     return isinstance(error, _ABSENT) or getattr(error, "status", None) in _ABSENT_STATUS
 
 
@@ -330,11 +342,11 @@ def _seen(info: Mapping[str, Any]) -> Seen:
 
 
 def reason_of(error: BaseException, *addresses: str) -> str:
-    """The reason for a package's error on one line of at most 300 characters, without the secrets of the addresses."""
+    """Return the reason for a package's error on one line of at most 300 characters, without secrets in the URLs."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         said = "it is not there"
-    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # pyarrow's message ends with the system's
+    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # keep only the operating system's message at the end of pyarrow's
     if isinstance(error, TimeoutError):
         said = f"the server sent nothing for {_SILENCE:g} s"
     return " ".join(without_secrets(said, *addresses).split())[:300]

@@ -1,4 +1,7 @@
-"""Runs vmoe bundles: V-MoE models at the capacity you choose. Needs numpy and one backend."""
+"""The runtime for vmoe bundles, which runs V-MoE models at the capacity that the caller chooses.
+
+It needs numpy and one backend.
+"""
 
 import os
 
@@ -19,8 +22,8 @@ from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.settings import Setting
 
-# ONNX Runtime reads this variable when it is imported. With telemetry, versions from 1.29 on look up a host and write files,
-# and a process that is forked after the import never ends.
+# ONNX Runtime reads this variable when it is imported. With telemetry enabled, ONNX Runtime 1.29 and later looks up a host
+# and writes files, and a process that is forked after the import never ends.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [

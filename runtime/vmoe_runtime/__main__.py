@@ -8,7 +8,7 @@ import sys
 from vmoe_runtime import installation
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, OP_LIBRARY, SDK_LIBRARY, TENSORRT_PLUGIN, TENSORRT_REGISTER
 
-# By option: its help text, and the arguments of `installation.native_path`.
+# Maps each option to its help text and to the arguments of `installation.native_path`.
 _FILES = {
     "--cmake-dir": ("folder of the CMake package", "CMake package", SDK_LIBRARY, "lib", "cmake", "vmoe"),
     "--include-dir": ("folder of the C++ headers", "C++ headers", SDK_LIBRARY, "include"),
@@ -21,7 +21,10 @@ _FILES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a path and returns 0. If this installation has no such file, prints a message on stderr and returns 1."""
+    """Print the requested path and return 0.
+
+    If this installation lacks the file, print a message on stderr and return 1.
+    """
     parser = argparse.ArgumentParser("python -m vmoe_runtime", description="Prints where a native file or folder is.")
     parser.add_argument("--version", action="version", version=f"vmoe_runtime, version {installation.__version__}")
     choice = parser.add_mutually_exclusive_group(required=True)

@@ -1,20 +1,22 @@
-"""Addresses of files, such as s3://bucket/name, and what people may see of them."""
+"""Recognizes URLs of files, such as s3://bucket/name, and removes their secrets from texts that people may see."""
 
 from __future__ import annotations
 
 import re
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without a limit, the time for a long word would be quadratic in its length
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without this limit, a long word would take time quadratic in its length
 _ADDRESS = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://[^\s'\")]")
 _WEB = re.compile(rf"(?:{_SCHEME}::)*https?:/", re.IGNORECASE)
-# One slash is enough, since an address that was made a Path loses the other one. Punctuation at the end is not part of it.
+# One slash is enough, because turning a URL into a `Path` removes the second slash. Punctuation at the end is not part of
+# the URL.
 _IN_TEXT = re.compile(rf"{_SCHEME}:/\S*[^\s.,:;'\")\]>]")
-# By the standard, a password has no slash, but S3's keys may. So anything after a colon that isn't a port counts as one.
+# The URL standard allows no slash in a password, but S3 keys may contain one. So the text from a colon to the last @ counts
+# as a password, unless the colon starts a port number.
 _USER = re.compile(r"(?<=:/)(/?)([^/?#]*@|[^/?#@:]*:(?!:|\d*(?:[/?#]|$)).*@)")
 
 
 def is_address(source: object) -> bool:
-    """Whether a source is the address of a file or folder elsewhere, rather than a path.
+    """Return whether `source` is the URL of a file or folder, rather than a path.
 
     Examples:
         >>> is_address("s3://bucket/photos"), is_address("simplecache::s3://bucket/photos"), is_address("photos")
@@ -24,12 +26,12 @@ def is_address(source: object) -> bool:
 
 
 def is_web(address: str) -> bool:
-    """Whether an address belongs to a web server, whether or not a cache of fsspec is chained before it."""
+    """Return whether the URL `address` belongs to a web server, even if fsspec caches are chained before it."""
     return _WEB.match(address) is not None
 
 
 def public_address(address: str) -> str:
-    """An address without the parts that may be secret: user, password, query and, for a web server, fragment.
+    """Return a URL without the parts that may be secret: user, password, query and, for a web server, fragment.
 
     Examples:
         >>> public_address("https://me:secret@example.org/b16.vmoe?token=1")
@@ -39,7 +41,10 @@ def public_address(address: str) -> str:
 
 
 def without_secrets(text: str, *used: str) -> str:
-    """A text in which every address is made public, and from which the secrets of the addresses `used` are removed.
+    """Return `text` without secrets.
+
+    Each URL in `text` is reduced to its `public_address`. Then the secrets of the URLs in `used` are removed wherever they
+    occur.
 
     Examples:
         >>> without_secrets('no bucket "me:secret@zoo" at https://example.org?token=1', "s3://me:secret@zoo/b16")
@@ -52,7 +57,7 @@ def without_secrets(text: str, *used: str) -> str:
 
 
 def secrets_of(text: str) -> list[str]:
-    """The secrets in the first address in a text: user, query and fragment; empty if the text has no address."""
+    """Return the secrets in the first URL in `text`: user, query and fragment. The list is empty if there is no URL."""
     found = _IN_TEXT.search(text)
     if found is None:
         return []

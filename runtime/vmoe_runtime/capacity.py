@@ -1,8 +1,8 @@
-"""Capacity arithmetic: how many slots every expert has in one group of tokens, and how many tokens a block merges.
+"""Capacity arithmetic: the number of slots per expert and group, and the number of tokens that a block merges.
 
 Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in the
-official `vmoe/moe.py`. The integer is computed in double precision and in the official order of operations, because
-another order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 slots.
+official `vmoe/moe.py`. The number of slots is computed in double precision and in the official order of operations, because
+another order can give another integer. For example, 100 pairs with E=10 and C=1.1 give 11.000000000000002, so 12 slots.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def compute_slots(
     rounding: Rounding = DEFAULT_ROUNDING,
     multiple_of: int = 1,
 ) -> int:
-    """Slots per expert and group.
+    """Return the number of slots per expert and group.
 
     Args:
         num_pairs: (token, expert) pairs of one group: S * K.
         num_experts: E.
-        capacity_ratio: C, the share of the pairs that there are slots for, when the router is balanced.
+        capacity_ratio: C, the slots of all experts divided by the pairs, before rounding.
         rounding: "ceil" (official default) or "round" (half to even).
         multiple_of: the result is rounded up to a multiple of this; 1 changes nothing.
 
     Returns:
-        c >= 1.
+        The number of slots c, at least 1.
 
     Raises:
         RoutingError: the ratio is not a positive finite number, or gives no slot at all.
@@ -60,12 +60,13 @@ def compute_slots(
 
 
 def count_merged(tokens: int, merge: int, prefix: int) -> int:
-    """Number of tokens of an image that a block merges.
+    """Return the number of tokens of an image that a block merges.
 
     Args:
         tokens: number of tokens of the image that the block receives.
         merge: maximum number of tokens that each block merges.
-        prefix: number of tokens at the front that are never merged. Every second token after them may join another one.
+        prefix: number of tokens at the front that are never merged. After them, every second token may be merged into
+            another token.
 
     Examples:
         >>> count_merged(50, 100, 1), count_merged(9, 100, 2), count_merged(4, 100, 3)

@@ -1,4 +1,4 @@
-"""The likeliest classes by logits, and their probabilities."""
+"""Computes the most likely classes and their probabilities from logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def softmax(logits: Array) -> Array:
-    """float64[N, classes] of logits number[N, classes]: each row sums to 1; rows that are not finite give NaN."""
+    """Return the softmax of logits number[N, classes] as float64[N, classes].
+
+    Each row sums to 1. A row that is not finite gives NaN.
+    """
     exact = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):
         powers = np.exp(exact - exact.max(axis=1, keepdims=True))
@@ -22,7 +25,10 @@ def softmax(logits: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """float64[N, classes] of logits number[N, classes]: the probability of each class alone; NaN gives NaN."""
+    """Return the sigmoid of logits number[N, classes] as float64[N, classes].
+
+    Each class gets its own probability, independent of the other classes. NaN gives NaN.
+    """
     exact = logits.astype(np.float64)
     powers = np.exp(-np.abs(exact))
     shares: Array = np.where(exact < 0, powers, 1) / (1 + powers)
@@ -30,7 +36,10 @@ def sigmoid(logits: Array) -> Array:
 
 
 def probabilities_of(logits: Array, kind: Probabilities) -> Array:
-    """float64[N, classes] of logits number[N, classes]: probabilities of the kind that a bundle's manifest names."""
+    """Return the probabilities float64[N, classes] of logits number[N, classes].
+
+    `kind` is the kind of probabilities that a bundle's manifest names.
+    """
     return _FUNCTIONS[kind](logits)
 
 
@@ -38,14 +47,18 @@ _FUNCTIONS: Mapping[Probabilities, Callable[[Array], Array]] = {"softmax": softm
 
 
 def likeliest(logits: Array, top: int) -> Array:
-    """i64[N, min(top, classes)]: the classes with the largest logits of each row, largest first, ties lower index first."""
+    """Return i64[N, min(top, classes)]: the classes with the largest logits of each row, largest first.
+
+    If two logits are equal, the class with the lower index comes first.
+    """
     order: Array = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :top]
     return order
 
 
 def margins_of(logits: Array) -> Array:
-    """The margin of each answer, float64[N]: the difference of the two largest softmax probabilities; 1 if there is only one
-    class.
+    """Return the margin of each answer, float64[N].
+
+    The margin is the difference of the two largest softmax probabilities. If there is only one class, it is 1.
 
     Args:
         logits: number[N, classes]; an image with a logit that is not finite has the margin NaN.

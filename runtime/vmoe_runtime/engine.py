@@ -1,4 +1,4 @@
-"""The engine: one loaded bundle that answers at any capacity."""
+"""The engine: one loaded bundle that runs at any capacity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vmoe_runtime.settings import Setting, SettingFields, as_whole, checked_flag
 
 
 class Engine:
-    """A loaded bundle. One session serves every profile, from any number of threads.
+    """A loaded bundle. One loaded graph serves every profile, from any number of threads.
 
     The backends "cuda-fixed", "ort-tensorrt" and "tensorrt" are exceptions: they run only the profile that they load.
 
@@ -32,7 +32,7 @@ class Engine:
         manifest: the bundle's checked manifest.
         backend: the name of the backend that runs.
         backend_description: the backend's runtime and version, and whether the op library is used.
-        only_profile: the only `profile` that the backend can run; None with other backends.
+        only_profile: the only profile that the backend can run; None if the backend runs any profile.
 
     Examples:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
@@ -43,18 +43,18 @@ class Engine:
     """
 
     def __init__(self, manifest: Manifest, profile: Profile | None, backend: str, loaded: Backend) -> None:
-        """Makes an engine of a loaded backend; `load` makes one from a bundle.
+        """Make an engine from a loaded backend; `load` makes one from a bundle.
 
         Args:
             manifest: the bundle's manifest.
-            profile: the setting of calls that name none.
+            profile: the setting for calls that name no setting.
             backend: name of the backend.
             loaded: the backend, with the bundle's graph.
         """
         self.manifest, self._profile = manifest, profile
         self.backend, self.backend_description = backend, loaded.description
         self.only_profile = profile if BACKENDS[backend].one_profile else None
-        self._backend: Backend | None = loaded  # None once the engine is closed
+        self._backend: Backend | None = loaded  # None after the engine is closed
         self._process = os.getpid()
         self._warned: set[str] = set()
 
@@ -71,19 +71,19 @@ class Engine:
         verify: bool = True,
         exif: bool | None = None,
     ) -> Engine:
-        """Loads a bundle. Engines in a process share one loaded copy if files, backend and thread options match.
+        """Load a bundle. Engines in a process share one loaded copy if files, backend and thread options match.
 
         Args:
             path: the `NAME.vmoe` folder.
-            profile: the setting of calls that name none: the name of a stored profile, any systematic name such as
+            profile: the setting for calls that name no setting: the name of a stored profile, any systematic name such as
                 `c0.3-k1` or `c0.2-k1-pool-m4`, or a `Setting`. Default: the first stored profile.
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
-                NVIDIA GPU; or "auto" for CUDA if it works, else the fastest that is installed. `engine.backend` and
+                NVIDIA GPU; or "auto" for CUDA if it works, else the fastest backend that is installed. `engine.backend` and
                 `engine.backend_description` name the backend in use.
-            threads: CPU threads per call, at most 64 or four per CPU, whichever is more. Default: the runtime's own choice,
-                within a container's limit on CPU time. Backends on a GPU ignore it.
-            streams: maximum number of concurrent calls, each on `threads` threads of its own; further ones wait. Only
-                "openvino" has more than one. Default: the runtime's own choice.
+            threads: CPU threads per call. The maximum is 64 or four per CPU, whichever is more. Default: the runtime's own
+                choice, within a container's limit on CPU time. Backends on a GPU ignore it.
+            streams: maximum number of concurrent calls, each on its own `threads` threads; further calls wait. Only
+                "openvino" supports more than one stream. Default: the runtime's own choice.
             spin: let ONNX Runtime's threads spin for tens of milliseconds after a call, instead of sleeping.
             verify: check the SHA-256 of every file.
             exif: whether to turn pictures by their EXIF orientation. Default: as in the bundle's preprocessing.
@@ -108,7 +108,7 @@ class Engine:
                     try:
                         name, loaded = open_backend(backend, bundle, cpu, chosen)
                     finally:
-                        # If the weights have changed, say that: it explains every other error.
+                        # If the weights have changed, raise that error first, because it explains every other error.
                         weights.result()
                 return cls(manifest, chosen, name, loaded)
 
@@ -116,7 +116,7 @@ class Engine:
 
     @property
     def profile(self) -> Profile | None:
-        """The setting of calls that name none; None for a dense ViT or a Soft MoE without profiles."""
+        """The setting for calls that name no setting; None for a dense ViT or a Soft MoE without profiles."""
         return self._profile
 
     @property
@@ -130,19 +130,22 @@ class Engine:
         return self.manifest.class_names
 
     def __call__(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Array | Any:
-        """Logits, features or tokens of a batch of images.
+        """Return the logits, features or tokens of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
                 `batch_multiple`.
-            setting: a profile from `engine.setting`, the name of one, or a `Setting`; default: the engine's profile.
+            setting: a profile from `engine.setting`, the name of a profile, or a `Setting`. Default: the engine's profile.
             **fields: values that replace fields of the setting, such as capacity=0.5, k=2, bpr=False, merge=8, or
                 profile="c0.3-k1".
 
         Returns:
-            float32[N, classes]. A bundle that was exported for features returns float32[N, feature size]; for the members
-            of an ensemble (E3), float32[N, M, classes]; for tokens, float32[N, tokens, hidden size]; and with `--layers`, a
-            dict of all its outputs, see `outputs`.
+            The output that the bundle was exported for:
+            - logits: float32[N, classes]
+            - features: float32[N, feature size]
+            - members of an ensemble (E3): float32[N, M, classes]
+            - tokens: float32[N, tokens, hidden size]
+            - with `--layers`: a dict of all outputs, see `outputs`
 
         Raises:
             ImageError, RoutingError: images or setting don't suit the model or its graph.
@@ -152,18 +155,18 @@ class Engine:
         return found if len(found) > 1 else found[self.manifest.output]
 
     def outputs(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Array]:
-        """All outputs of a batch of images by name; arguments and errors as for a call.
+        """Return all outputs of a batch of images by name. Arguments and errors are those of a call.
 
         Returns:
-            Arrays by name. `manifest.output` names the array that a call returns for a bundle without `--layers`. "layerB"
-            is the residual stream after block B, before any norm, float32[N, tokens, hidden size], for each block that the
-            bundle was exported for.
+            Arrays by name. `manifest.output` is the name of the array that a call returns if the bundle was exported without
+            `--layers`. For each block that the bundle was exported for, "layerB" is the residual stream after block B,
+            before any norm, float32[N, tokens, hidden size].
         """
         names = [*self.manifest.answers]
         return dict(zip(names, self._run(images, names, setting, fields), strict=True))
 
     def batch(self, images: Images) -> Array:
-        """Converts images to the input of the graph, for callers that run the same images more than once.
+        """Convert images to the graph's input, for callers that run the same images more than once.
 
         Returns:
             float32 or uint8 [N,H,W,C], which a call uses without another conversion.
@@ -180,19 +183,19 @@ class Engine:
         setting: SettingLike = None,
         **fields: Unpack[SettingFields],
     ) -> list[list[tuple[str | int, float]]]:
-        """The most likely classes of a batch of images; images and settings as for a call.
+        """Return the most likely classes of a batch of images.
 
         Args:
             images: as for a call.
-            top: number of classes; all of them if the model has fewer.
+            top: number of classes per image; all classes if the model has fewer.
             setting: as for a call.
             **fields: as for a call.
 
         Returns:
-            For each image, pairs of a class and its probability, the most likely first, and on ties the lower index. The
-            class is a name, or an index if the bundle has no names. Probabilities are in double precision, by softmax over
-            all classes or by the sigmoid of the class's own logit, as `manifest.probabilities` says; NaN if a logit is not
-            finite.
+            For each image, a list of (class, probability) pairs, the most likely class first. If two are equally likely, the
+            lower index comes first. The class is a name, or an index if the bundle has no names. The probability is a
+            double: the softmax over all classes or the sigmoid of the class's own logit, depending on
+            `manifest.probabilities`. It is NaN if a logit is not finite.
 
         Raises:
             ClassifyError: the bundle outputs features, tokens or members, or `top` is not a whole number of at least 1.
@@ -219,28 +222,30 @@ class Engine:
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:
-        """The routing of a batch in each MoE layer; arguments as for a call.
+        """Return the routing of a batch in each MoE layer; arguments as for a call.
 
         Returns:
-            Routings by the name of the MoE block, such as "encoderblock_1"; empty for a dense ViT.
+            A `Routing` for each MoE block, by the block's name, such as "encoderblock_1"; empty for a dense ViT.
         """
         return self._routed(images, self.setting(setting, **fields), [])[1]
 
     def logits_and_routing(
         self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]
     ) -> tuple[Array, dict[str, Routing]]:
-        """The results of a call and of `routing`, from one run of the model; arguments as for a call."""
+        """Return the results of a call and of `routing`, from one run of the model; arguments as for a call."""
         outputs, routing = self._routed(images, self.setting(setting, **fields), [self.manifest.output])
         return outputs[0], routing
 
     def cascade(self, *, first: SettingLike, then: SettingLike, margin: float) -> Cascade:
-        """Two-step inference with one loaded engine: a low setting, and a high one for images with low confidence.
+        """Return a cascade, which runs a low setting and repeats images with low confidence at a high setting.
+
+        Both steps use this engine.
 
         Args:
             first: the setting of the first step, as for a call.
             then: the setting of the second step.
-            margin: images are escalated if their two largest probabilities differ by less; 0 to 1, or more to escalate all.
-                `vmoe_measure.cascade.calibrated_margin` computes one from images.
+            margin: an image is escalated if its two largest probabilities differ by less than this. The margin is 0 to 1, or
+                more to escalate all images. `vmoe_measure.cascade.calibrated_margin` computes one from images.
 
         Raises:
             RoutingError: the model can't be run with one of the settings.
@@ -263,7 +268,7 @@ class Engine:
         return Cascade(self, low, high, float(margin))
 
     def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
-        """The profile that a call with these arguments runs with; None for a model that routes and merges nothing.
+        """Return the profile that a call with these arguments uses; None for a model that routes and merges nothing.
 
         Pass this profile to calls that share a setting, so that the setting is validated only once.
 
@@ -273,9 +278,9 @@ class Engine:
         return _profile_of(self.manifest, self.profile, setting, fields)
 
     def close(self) -> None:
-        """Releases the session; later calls raise BackendError.
+        """Close the engine; later calls raise BackendError.
 
-        The session's memory is freed once running calls are done and no other engine shares the session.
+        The memory of the loaded graph is freed once running calls are done and no other engine shares the graph.
         """
         self._backend = None
 
@@ -297,7 +302,7 @@ class Engine:
         return f"<Engine: {self.manifest.summary}{profile}, {self.manifest.precision}, {self.backend_description}{closed}>"
 
     def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
-        """Some outputs of the model, and the routing of each of its MoE layers."""
+        """Return the requested outputs of the model, and the routing of each MoE layer by name."""
         names = list(layer_outputs(self.manifest, fixed=self.only_profile))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
         # Runtimes refuse a call that requests no outputs.
@@ -305,7 +310,7 @@ class Engine:
         return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
 
     def _run(self, images: Images, outputs: list[str], setting: SettingLike, fields: SettingFields) -> list[Array]:
-        """The graph's outputs of these names; setting and fields as for a call."""
+        """Return the graph's outputs that `outputs` names; setting and fields as for a call."""
         backend, manifest = self._backend, self.manifest
         profile = self.profile if setting is None and not fields else self.setting(setting, **fields)
         if backend is None:
@@ -347,10 +352,11 @@ class Cascade:
     """An engine that answers in two steps; `Engine.cascade` makes one.
 
     Attributes:
-        engine: runs both steps.
+        engine: the engine that runs both steps.
         first: the low setting, at which all images are answered.
         then: the high setting, at which escalated images are answered again.
-        margin: images are escalated if their two largest probabilities differ by less than this, 0 to 1.
+        margin: images are escalated if their two largest probabilities differ by less than this. It is 0 to 1, or more to
+            escalate all images.
     """
 
     engine: Engine
@@ -359,18 +365,19 @@ class Cascade:
     margin: float
 
     def __call__(self, images: Images) -> Array:
-        """Logits of a batch of images; see `Engine.__call__`.
+        """Return the logits of a batch of images; see `Engine.__call__`.
 
         Returns:
-            float32[N, classes]: the logits of each image from its last step.
+            float32[N, classes]. The logits of an escalated image come from the second step.
         """
         return self.answers(images)[0]
 
     def answers(self, images: Images) -> tuple[Array, Array]:
-        """The logits, and which images were escalated.
+        """Return the logits, and which images were escalated.
 
-        If groups are larger than one image, whole groups are escalated: the images with the lowest confidence, and enough
-        further ones to fill the last group. The answers of the second step then depend on the choice of these images.
+        If a routing group contains several images, only whole groups are escalated. The images with the lowest confidence
+        are escalated first, and further images fill the last group. The answers of the second step then depend on which
+        images share a group.
 
         Returns:
             float32[N, classes] and bool[N].
@@ -383,7 +390,7 @@ class Cascade:
         margins = margins_of(logits)
         count = int(np.count_nonzero(~(margins >= self.margin)))
         count += -count % self.engine.manifest.batch_multiple
-        # NaN counts as the lowest confidence.
+        # Treat NaN as the lowest confidence.
         order = np.argsort(np.where(np.isnan(margins), -1.0, margins), kind="stable")
         chosen = np.sort(order[:count])
         escalated = np.zeros(len(batch), bool)
@@ -396,7 +403,10 @@ class Cascade:
 
 
 def _profile_of(manifest: Manifest, base: Profile | None, setting: SettingLike, fields: SettingFields) -> Profile | None:
-    """The profile of a setting and its fields, as `Engine.setting` returns it; `base` is used if they name no profile."""
+    """Return the profile for a setting and its fields, as `Engine.setting` does.
+
+    If `setting` and `fields` name no profile, `base` is used.
+    """
     if isinstance(setting, Profile):
         if setting.rules is None:
             raise RoutingError(
@@ -418,7 +428,7 @@ def _profile_of(manifest: Manifest, base: Profile | None, setting: SettingLike, 
 
 
 def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results: Sequence[Array]) -> None:
-    """Checks that the results have a row for each image, and for each of their routing groups."""
+    """Check the number of rows of each result: one per image, or one per routing group for routing outputs."""
     for name, values in zip(outputs, results, strict=True):
         expected = (images, *manifest.answers.get(name, ()))
         if name not in manifest.answers:
@@ -428,5 +438,5 @@ def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results
 
 
 def _all_finite(values: Array) -> bool:
-    # argmax and argmin both find a NaN. np.isfinite(values).all() would take 2 % of a small model's call.
+    # If there is a NaN, both argmax and argmin find it. np.isfinite(values).all() would take 2 % of a small model's call.
     return math.isfinite(values.item(values.argmax())) and math.isfinite(values.item(values.argmin()))

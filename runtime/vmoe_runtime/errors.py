@@ -1,4 +1,4 @@
-"""The errors that vmoe_runtime raises. Each has a message for the person who made the call."""
+"""The errors that vmoe_runtime raises. Each error has a message for the person who made the call."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from vmoe_runtime.addresses import without_secrets
 
 
 class VmoeError(Exception):
-    """Base of all errors that vmoe_runtime and vmoe_export raise on purpose. Its message hides the secrets of addresses."""
+    """Base of all errors that vmoe_runtime and vmoe_export raise on purpose. Its message hides secrets in URLs."""
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
 
 
 class BundleError(VmoeError):
-    """A bundle is missing, damaged, changed after export, or of a format this version can't read."""
+    """A bundle is missing, damaged, changed after export, or has a format that this version can't read."""
 
 
 class ChangedError(BundleError):
@@ -53,7 +53,9 @@ class UnavailableError(BackendError):
 
 
 def shown(value: object, most: int = 40) -> str:
-    """A value as text for a message: on one line, of at most `most` characters, without a space at the end.
+    """Return a value as text for an error message.
+
+    The text is on one line, has at most `most` characters, and doesn't end with a space.
 
     Examples:
         >>> shown([1, 2, 3], 4)
@@ -61,6 +63,6 @@ def shown(value: object, most: int = 40) -> str:
     """
     try:
         text = repr(value)
-    except Exception:  # a number with too many digits for Python, or whatever a foreign object raises
+    except Exception:  # for example, an int with too many digits for `repr`, or an error in another library's object
         text = f"{type(value).__name__} that can't be shown"
     return " ".join(text.split())[:most].rstrip()

@@ -1,4 +1,4 @@
-"""Turns the images of callers (arrays, tensors, PIL images, files, bytes) into the batch that a graph takes."""
+"""Turns images from callers (arrays, tensors, PIL images, files, bytes) into the batch that a graph takes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vmoe_runtime.resampling import Array, resampled
 if TYPE_CHECKING:
     from PIL.Image import Image
 else:
-    Image = Any  # so that type hints can be evaluated without Pillow
+    Image = Any  # a placeholder, so that type hints can be evaluated without Pillow
 
 
 class Tensor(Protocol):
-    """An object that numpy converts to an array, such as a torch CPU tensor."""
+    """An object that numpy can convert to an array, such as a torch CPU tensor."""
 
     def __array__(self) -> Any: ...
 
@@ -36,7 +36,7 @@ TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file
 
 _UINT8 = np.dtype(np.uint8)
 _MOST_NESTED = 4
-_LARGEST_FLOAT = 2  # somewhat beyond [-1, 1]: a model may have been trained with other scaling
+_LARGEST_FLOAT = 2  # limit of absolute values; larger than 1, because a model may have been trained with another scaling
 
 
 _counting = forkable_lock()
@@ -44,18 +44,21 @@ _taken = Counter[str]()
 
 
 class ImageWarning(UserWarning):
-    """Images that a model accepts, but that are probably a mistake."""
+    """A warning about images that a model accepts, but that are probably a mistake."""
 
 
 def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) -> Array:
-    """A batch for the graph.
+    """Return a batch for the graph.
 
     Args:
-        images: an array or torch CPU tensor [N,H,W,C], [H,W,C], or for one channel [N,H,W] or [H,W], of the model's size:
-            float32 in [-1, 1], or uint8 in 0..255. Or a PIL image, the path of a picture, its bytes or an open file, of any
-            size, which `spec.steps` prepare. Or a sequence of these.
+        images: one of these, or a sequence of them:
+            - An array or torch CPU tensor [N,H,W,C] or [H,W,C], or for one channel [N,H,W] or [H,W]. It has the model's
+              size, and is float32 in [-1, 1] or uint8 in 0..255.
+            - A picture of any size: a PIL image, a path, the bytes of a file, or an open file. `spec.steps` bring it to the
+              model's size.
         spec: the graph's input.
-        warned: kinds of warnings that were already given and are not repeated; None repeats them.
+        warned: kinds of warnings that were already given. They are not repeated, and new kinds are added. None repeats all
+            warnings.
 
     Returns:
         spec.dtype[N,H,W,C], contiguous.
@@ -64,7 +67,7 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
         ImageError: the model can't take the images; the message says what it needs.
 
     Warns:
-        ImageWarning: float images that are all within [0, 1], or have NaN; the first picture of a process with an EXIF
+        ImageWarning: float images are all within [0, 1] or contain NaN. Also for the first picture of a process with an EXIF
             orientation that the steps ignore.
     """
     if isinstance(images, np.ndarray) and _is_usual(images, spec):
@@ -77,18 +80,18 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
 
 
 def unturned_pictures() -> int:
-    """Number of pictures of this process so far whose EXIF orientation was ignored."""
+    """Return the number of pictures whose EXIF orientation this process has ignored so far."""
     return _taken["unturned"]
 
 
 def scale_pixels(pixels: Array) -> Array:
-    """uint8 or float pixels 0..255 to float32 [-1, 1]: the official `value_range(-1, 1)`."""
+    """Scale uint8 or float pixels from 0..255 to float32 in [-1, 1], as the official `value_range(-1, 1)` does."""
     scaled: Array = pixels.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
     return scaled
 
 
 def _is_usual(array: Array, spec: InputSpec) -> bool:
-    """Whether the graph can take an array unchanged, and its values need no warning.
+    """Return whether the graph can take `array` unchanged and its values need no warning.
 
     This is a shortcut around the other checks, which take a good part of a small model's call.
     """
@@ -101,8 +104,8 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
-    """Batches dtype[N,H,W,C] of an image, an array or a list of these; adds those that were floats to `floats`."""
-    # An item of a numpy array of strings also has `__array__`, but is a path.
+    """Return the batches dtype[N,H,W,C] of an image, an array or a list of these. Append float batches to `floats`."""
+    # An item of a numpy array of strings has `__array__` too, but it is a path.
     if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
     if isinstance(images, np.ndarray):
@@ -122,7 +125,7 @@ def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> lis
 
 
 def _as_array(tensor: Any) -> Array:
-    """The array of a torch tensor or of another library's array; torch itself is never imported."""
+    """Return the array of a torch tensor or of another library's array, without importing torch."""
     try:
         return np.asarray(tensor)
     except Exception as error:  # whatever another library raises
@@ -163,7 +166,7 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuses float images that don't seem to be scaled to [-1, 1], or warns about them."""
+    """Refuse float images that don't seem to be scaled to [-1, 1], or warn about them."""
     if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
     low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))
@@ -173,7 +176,8 @@ def _check_values(floats: list[Array], warned: set[str]) -> None:
             f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "
             "uint8, or scale them: pixels / 255 * 2 - 1"
         )
-    # Decoded pixels that were scaled to [-1, 1] are k / 255 * 2 - 1: odd multiples of 1 / 255.
+    # Pixels that were correctly scaled to [-1, 1] are k / 255 * 2 - 1, which is an odd multiple of 1 / 255. If all values
+    # are such multiples, the images are just bright.
     if low >= 0 and high <= 1 and not all(np.all(np.rint(part * 255) % 2 == 1) for part in floats):
         _warn(
             "unit",
@@ -191,7 +195,7 @@ def _warn(kind: str, text: str, warned: set[str]) -> None:
 
 
 def _warn_caller(text: str) -> None:
-    # Skip the frames of these packages, so that a warning names the caller's line.
+    # Skip the stack frames of these packages, so that the warning names the caller's line.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
         level, frame = level + 1, frame.f_back
@@ -203,7 +207,7 @@ def _is_pil(value: object) -> bool:
 
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
-    """One picture after the model's preprocessing steps, dtype[H,W,C]."""
+    """Return one picture after the model's preprocessing steps, dtype[H,W,C]."""
     steps = spec.steps
     with opened(picture, spec.channels, steps.background is not None) as (stored, name):
         if not steps.rotates and (orientation := orientation_of(stored)) > 1:
@@ -212,7 +216,7 @@ def _from_picture(picture: Any, spec: InputSpec) -> Array:
         geometry = steps.geometry(image.height, image.width, name)
         pixels = resampled(image, spec.channels, geometry)
     if geometry.method == "bilinear":
-        pixels = np.floor(pixels)  # the official step returns uint8 again, by a cast that truncates
+        pixels = np.floor(pixels)  # the official step casts back to uint8, which truncates
     return np.rint(pixels).clip(0, 255).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(pixels)
 
 

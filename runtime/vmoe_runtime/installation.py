@@ -1,4 +1,4 @@
-"""This installation: its version, the paths of its native files, and why it lacks some."""
+"""The version of this installation, the paths of its native files, and the reasons why it lacks some of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
 TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # built along with the plugin
 
-_MISSING = Path("lib", "missing.txt")  # "LIBRARY: what its build lacked", written when the package was built
+_MISSING = Path("lib", "missing.txt")  # lines such as "LIBRARY: what its build lacked", written when the package was built
 
 
 def installed_version(name: str) -> str | None:
-    """Version of a distribution; None if it is not installed."""
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -33,8 +33,9 @@ __version__ = installed_version("vmoe-export") or "0+unknown"
 
 
 def oldest_supported(name: str) -> str:
-    """The oldest supported version of a distribution such as "onnxruntime", from pyproject.toml; "0+unknown" if this package
-    is not installed.
+    """Return the oldest supported version of a distribution such as "onnxruntime", as declared in pyproject.toml.
+
+    The result is "0+unknown" if this package is not installed.
     """
     needed = requires("vmoe-export") if installed_version("vmoe-export") else None
     found = (each.partition(";")[0].strip().partition(">=") for each in needed or ())
@@ -42,7 +43,7 @@ def oldest_supported(name: str) -> str:
 
 
 def too_old(name: str, version: str) -> bool:
-    """Whether a version of a distribution is older than the oldest supported one, by major and minor number."""
+    """Return whether a version is older than the oldest supported one. Only major and minor numbers are compared."""
     release, oldest = ([int(n) for n in re.findall(r"\d+", each)[:2]] for each in (version, oldest_supported(name)))
     return release < oldest
 
@@ -52,18 +53,19 @@ class NotInstalledError(UnavailableError):
 
 
 def find_native(*path: str) -> Path | None:
-    """Path of a native file or folder, given below the package's folder; None if this installation has none.
+    """Return the path of a native file or folder, or None if this installation lacks it.
 
-    An editable installation has native files next to its metadata, not next to these sources.
+    The arguments are the parts of its path below the package's folder. An editable installation keeps native files next to
+    its metadata, not next to these sources.
     """
     return next((folder.joinpath(*path) for folder in _folders() if folder.joinpath(*path).exists()), None)
 
 
 def native_path(what: str, library: str, *path: str) -> Path:
-    """Path of a native file or folder that is installed along with a library.
+    """Return the path of a native file or folder that is installed along with a library.
 
     Args:
-        what: the file in words, for the error.
+        what: a description of the file for the error message.
         library: file name of the library.
         path: parts of the file's path below the package's folder.
 
@@ -86,7 +88,7 @@ def _folders() -> list[Path]:
 
 
 def why_missing(library: str) -> str:
-    """The reason why this installation was built without a library, and what to do about it."""
+    """Return the reason why this installation was built without `library`, and what to do about it."""
     built_for = ("linux", "darwin") if library in (OP_LIBRARY, SDK_LIBRARY) else ("linux",)
     if sys.platform not in built_for:
         return f"{library} can't be built for {sys.platform}"

@@ -1,4 +1,4 @@
-"""Finds the native op library, if this installation has one."""
+"""Finds and loads the native op library, if this installation has one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vmoe_runtime.installation import OP_LIBRARY, find_native, native_path, why_
 
 
 def find_library() -> Path | None:
-    """Path of the op library, or None if the package was installed without it."""
+    """Return the path of the op library, or None if the package was installed without it."""
     return find_native("lib", OP_LIBRARY)
 
 
 def usable_library() -> tuple[Path | None, str]:
-    """The op library and an empty text, or None and the reason why this process can't load it.
+    """Return the path of the op library and an empty string, or None and the reason why this process can't load it.
 
-    In the latter case, a process warns once: bundles then run on standard ops, which are several times slower.
+    If loading fails, the process warns once. Bundles then run on standard ops, which are several times slower.
     """
     library = find_library()
     if library is None:
@@ -35,21 +35,24 @@ def usable_library() -> tuple[Path | None, str]:
 
 @functools.cache
 def warn_once(sentence: str) -> None:
-    """Gives a warning, but the same one only once in a process."""
+    """Give a warning. The same warning is given only once per process."""
     warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 
 def library_path() -> str:
-    """Path of the op library, for `SessionOptions.register_custom_ops_library`.
+    """Return the path of the op library, for `SessionOptions.register_custom_ops_library`.
 
     Raises:
-        BackendError: this installation has none; the message says what to install. Bundles run without it, on standard ops.
+        BackendError: this installation has no op library; the message says what to install. Without it, bundles run on
+            standard ops.
     """
     return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
 
 
 def cpu_path(library: Path) -> str:
-    """Name of the instruction set that the op library's kernels use on this machine, such as "amx" or "avx512_vnni".
+    """Return the name of the instruction set that the op library's kernels use on this machine.
+
+    Examples of names are "amx" and "avx512_vnni".
 
     Args:
         library: an op library that this process can load.
@@ -60,7 +63,7 @@ def cpu_path(library: Path) -> str:
 
 
 def load_failure(library: Path) -> str | None:
-    """Loads a library; returns the reason if this process can't load it, else None."""
+    """Load a library. Return the reason if this process can't load it, else None."""
     try:
         ctypes.CDLL(str(library))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Checks whole PNG and JPEG files, because a damaged picture must not get an answer, and decoders accept many of them.
+"""Checks whole PNG and JPEG files. A damaged picture must not get an answer, and decoders accept many damaged files.
 
 `plugins/service/picture_files.cc` has the same rules.
 """
@@ -13,8 +13,8 @@ from itertools import islice
 from vmoe_runtime.errors import ImageError
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_MOST_SCANS = 100  # maximum for a progressive JPEG; decoding each scan covers the whole picture
-_MOST_PARTS = 1 << 16  # maximum number of chunks, of segments and bytes between them, or of restarts in a scan
+_MOST_SCANS = 100  # maximum number of scans in a progressive JPEG; decoding each scan covers the whole picture
+_MOST_PARTS = 1 << 16  # maximum number of chunks in a PNG, of segments and padding bytes in a JPEG, or of restarts in a scan
 _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # a marker that ends a scan
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _ENDS_EARLY, _TOO_MANY = "it ends too early", "it has too many parts"
@@ -22,14 +22,14 @@ _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
 def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
-    """Checks a picture file. Returns a PNG without the chunks that its pixels don't need, and any other file unchanged.
+    """Check a picture file. Return a PNG without the chunks that its pixels don't need, and any other file unchanged.
 
-    Some of these chunks break decoders.
+    Some of the chunks that are removed would break decoders.
 
     Args:
         file: bytes of the file.
         name: name of the file in messages.
-        transparent: whether to keep the chunk that says which colours are transparent.
+        transparent: whether to keep the chunk that declares which colours are transparent.
 
     Raises:
         ImageError: the file is cut off, a checksum of a PNG is wrong, or a marker of a JPEG is damaged.

@@ -1,4 +1,4 @@
-"""Opens pictures: PIL images, files, encoded bytes."""
+"""Opens pictures: PIL images, files and encoded bytes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from vmoe_runtime.resampling import MODES, read_pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow reads more formats, but some of those run other programs or need far more memory than their pixels.
+# Pillow can read more formats. Some of them run other programs or need far more memory than their pixels, so they are left
+# out.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# Pillow keeps a pointer for each row, which takes more memory than the pixels if a picture is one pixel wide.
+# Maximum number of rows. Pillow keeps a pointer for each row, and for a picture one pixel wide these pointers take more
+# memory than the pixels.
 _MOST_ROWS = 1 << 22
-_MOST_FILE = 1 << 29  # bytes that are read of a file; a longer file is refused as cut off
-_MOST_PIXELS = 1 << 25  # half as many with 16 bits per channel, as decoders need up to 8 bytes per pixel
+_MOST_FILE = 1 << 29  # maximum number of bytes read from a file; a longer file is refused as cut off
+_MOST_PIXELS = 1 << 25  # pixels; half as many with 16 bits per channel, as decoders need up to 8 bytes per pixel
 
 _ORIENTATION = 0x0112
 
@@ -34,7 +36,7 @@ _filters = forkable_lock()
 
 
 def check_takes_pictures(channels: int) -> None:
-    """Checks that this installation can decode pictures for a model with this number of channels.
+    """Check that this installation can decode pictures for a model with this number of channels.
 
     Raises:
         ImageError: Pillow is missing or can't be loaded, or the model takes neither grey nor RGB.
@@ -52,7 +54,9 @@ def check_takes_pictures(channels: int) -> None:
 
 @contextmanager
 def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[tuple[Image, str]]:
-    """A decoded PIL image of 8 bits per channel, and its name in messages.
+    """Yield a decoded PIL image, and its name for messages.
+
+    The image has 8 bits per channel; a grey PNG may have 16.
 
     Args:
         picture: a PIL image, a path, the bytes of a file, or a binary file object.
@@ -60,9 +64,9 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
         transparent: whether the preprocessing steps need to know which colours are transparent.
 
     Raises:
-        ImageError: the picture can't be opened, is not a picture, or has too many pixels or bits. If the operating system
-            refused to open or read the file, the cause is an OSError with a number.
-        MemoryError: its pixels don't fit into memory.
+        ImageError: the picture can't be opened, is not a picture, or has too many pixels or too many bits per channel. If
+            the operating system refused to open or read the file, the cause is an OSError with a number.
+        MemoryError: the picture's pixels don't fit into memory.
     """
     check_takes_pictures(channels)
     from PIL import Image
@@ -80,9 +84,12 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
 
 
 def orientation_of(image: Image) -> int:
-    """The `Orientation` in a picture's EXIF, 1 to 8; 1 (not turned) if the picture has no readable one."""
+    """Return the `Orientation` in a picture's EXIF data, 1 to 8.
+
+    If there is none, or it can't be read, return 1 (not turned).
+    """
     try:
-        with _filters, warnings.catch_warnings():  # Pillow warns of damaged EXIF
+        with _filters, warnings.catch_warnings():  # Pillow warns about damaged EXIF data
             warnings.simplefilter("ignore")
             found: int = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # whatever Pillow's readers raise
@@ -91,7 +98,7 @@ def orientation_of(image: Image) -> int:
 
 
 def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
-    """A decoded picture, after the steps that turn it and fill its background."""
+    """Return a decoded picture after the steps that turn it and fill its background."""
     from PIL import Image, ImageOps
 
     if steps.rotates and orientation_of(image) > 1:
@@ -104,7 +111,7 @@ def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a regular file for reading; other files may have no end, or wait for a writer.
+    """Open a regular file for reading. Refuse other files, because they may have no end or wait for a writer.
 
     Raises:
         OSError, ValueError: the file can't be opened.
@@ -121,19 +128,19 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path as printable text, whatever bytes it has."""
+    """Return a path as printable text, even if it contains bytes that can't be decoded."""
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
 def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
-    """Opens a picture file without decoding it.
+    """Open a picture file without decoding it.
 
     Args:
-        file: its bytes.
+        file: bytes of the file.
         transparent: see `opened`, which accepts the returned picture without a second check.
 
     Returns:
-        The picture, and its number of pixels according to its header, doubled if they have 16 bits per channel.
+        The picture and its number of pixels according to the header. The number is doubled for 16 bits per channel.
 
     Raises:
         ImageError: the file is not a picture, is damaged, or has too many pixels.
@@ -143,18 +150,19 @@ def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
 
 
 def _opened(file: bytes, name: str) -> tuple[Image, int]:
-    """As `open_picture`, but for a file that has been checked."""
+    """Open a file like `open_picture`, without checking it first."""
     from PIL import Image, UnidentifiedImageError
 
     with _explained(name):
         try:
-            # Pillow warns of large pictures, and of each of up to 65,535 damaged tags.
+            # Pillow warns about large pictures, and about each damaged tag, of which there may be up to 65,535.
             with _filters, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 Image.init()
                 image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
                 if image.format == "TIFF":
-                    image.getexif()  # while warnings are off, as Pillow also reads it to decode the picture
+                    # read EXIF data while warnings are off; otherwise Pillow reads it and warns when it decodes the picture
+                    image.getexif()
         except Image.DecompressionBombError:
             raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
         except UnidentifiedImageError:
@@ -170,7 +178,7 @@ def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
         with suppress(AttributeError, io.UnsupportedOperation):
             file.seek(0)
         content = file.read(_MOST_FILE)
-        if not isinstance(content, bytes | bytearray):  # of a text file, or of a web framework's upload
+        if not isinstance(content, bytes | bytearray):  # as from a text file, or from a web framework's upload
             raise ImageError(f"{name} is not a readable image (read() returns a {type(content).__name__}, not bytes)")
         content = checked_picture(content, name, transparent)
     return _opened(content, name)[0]
@@ -178,7 +186,7 @@ def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
 
 def _decode(image: Image, channels: int, name: str) -> None:
     if image.mode.startswith("F") or (image.mode.startswith("I") and image.format != "PNG"):
-        # Pillow would cut such pixels off at 255 instead of scaling them.
+        # Pillow would clip such pixels at 255 instead of scaling them.
         raise ImageError(f"{name} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if image.height > _MOST_ROWS:
         raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
@@ -194,7 +202,7 @@ def _decode(image: Image, channels: int, name: str) -> None:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns every exception of the system, of a file object or of a decoder into an ImageError."""
+    """Turn every exception of the system, of a file object or of a decoder into an ImageError, except MemoryError."""
     try:
         yield
     except (ImageError, MemoryError):

@@ -1,4 +1,4 @@
-"""The precisions of bundles: the number types in which the weights of their large products are stored."""
+"""The precisions of bundles: the number types in which a bundle stores the weights of its large matrix products."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ StoredType = Literal["F32", "F16", "BF16", "I8", "U8"]
 
 
 class StoredElement(NamedTuple):
-    """An element of a stored tensor: the usual name of its type, and its size in bytes."""
+    """The element type of a stored tensor: its usual name, and the size of an element in bytes."""
 
     name: str
     bytes: float

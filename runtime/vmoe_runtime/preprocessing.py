@@ -1,8 +1,8 @@
-"""The preprocessing steps: how a picture of any size becomes an image of the model's size.
+"""The preprocessing steps, which turn a picture of any size into an image of the model's size.
 
-`resize_small`, `central_crop` and `resize` are the official steps of V-MoE; the others are those of timm, torchvision and
-transformers. `exif` turns a picture by its EXIF orientation, and `background` fills transparent pixels; both come first. A
-picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
+`resize_small`, `central_crop` and `resize` are the official steps of V-MoE. Further steps crop and resize like timm,
+torchvision and transformers. Before all of these, `exif` turns a picture by its EXIF orientation, and `background` fills
+transparent pixels. A picture is decoded to 8 bits per channel before the steps, and scaled to [-1, 1] after them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from vmoe_runtime.errors import ImageError
 
 MAX_STEPS = 6
 MAX_SIDE = 65_536
-# Positions are float32, as in the official code. On a longer side, neighbouring pixels would get the same position.
+# Maximum length of a side after resizing. Pixel positions are float32, as in the official code, so neighbouring pixels of a
+# longer side would get the same position.
 MAX_RESIZED_SIDE = 1 << 23
-# Limit of the memory that Pillow needs to resize a picture, counted in pixels of 4 bytes.
+# Maximum memory that Pillow may use to resize a picture, in pixels of 4 bytes.
 MAX_PILLOW_PIXELS = 1 << 24
 
 _STEP_PATTERN = re.compile(
@@ -43,7 +44,10 @@ class Window:
     width: int
 
     def center(self, height: int, width: int, *, to_even: bool) -> Window:
-        """The rectangle of this size in the middle. Half offsets are rounded to even, or else towards the top left."""
+        """Return the centred rectangle of this size.
+
+        An offset that ends in a half is rounded to an even number if `to_even`, else towards the top left.
+        """
         top, left = self.height - height, self.width - width
         if to_even:
             top, left = top + (top % 4 == 3), left + (left % 4 == 3)
@@ -52,7 +56,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, with `height` and `width` in pixels. If the step keeps the aspect ratio, both are the short side."""
+    """One step, with `height` and `width` in pixels. For a step that keeps the aspect ratio, both are the short side."""
 
     name: str
     height: int
@@ -60,19 +64,19 @@ class Step:
 
     @property
     def method(self) -> str | None:
-        """The method of resizing, see `Geometry`; None for a crop."""
+        """The resizing method, see `Geometry`; None for a crop."""
         if self.name.endswith("central_crop"):
             return None
         return {"resize_small": "area", "resize": "bilinear"}.get(self.name, self.name.removesuffix("_small"))
 
     @property
     def by_pillow(self) -> bool:
-        """Whether it resizes as Pillow does."""
+        """Whether the step resizes as Pillow does."""
         return self.name.startswith("pillow")
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether it sets only the short side of a picture, and keeps its aspect ratio."""
+        """Whether the step resizes the short side to a given length and keeps the aspect ratio."""
         return self.name.endswith("_small")
 
     def __str__(self) -> str:
@@ -86,7 +90,7 @@ class Geometry:
 
     Attributes:
         source: the part of the picture that is used.
-        method: method of resizing: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None for no resizing.
+        method: resizing method: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None if there is no resizing.
         height, width: the size after resizing.
         target: the part of the resized picture that is kept.
     """
@@ -100,7 +104,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Checked steps; `str` writes them as in a manifest.
+    """Checked preprocessing steps. `str` returns them in the format of a manifest.
 
     Attributes:
         steps: the steps that crop and resize.
@@ -123,13 +127,13 @@ class Preprocessing:
         return "|".join([*first, *map(str, self.steps)])
 
     def check_size(self, height: int, width: int) -> None:
-        """Checks that the steps turn pictures of any size into images of the model's size.
+        """Check that the steps turn pictures of any size into images of the model's size.
 
         Raises:
-            ValueError: they don't; the message says why.
+            ValueError: they don't; the message gives the reason.
         """
-        size: tuple[int, int] | None = None  # size at this point, if it is the same for every picture
-        least: tuple[int, int] | None = None  # minimum size of any picture at this point
+        size: tuple[int, int] | None = None  # size at this point if it is the same for every picture, else None
+        least: tuple[int, int] | None = None  # smallest size that a picture can have at this point; None if unknown
         for step in self.steps:
             if step.keeps_shape:
                 size = size and _resized(step, *size)
@@ -143,7 +147,9 @@ class Preprocessing:
             raise ValueError(f"the steps {self} give {made}, and the model takes {height}x{width}")
 
     def geometry(self, height: int, width: int, name: str) -> Geometry:
-        """The effect of the steps on a picture of height x width pixels; `name` is the picture's name in messages.
+        """Return the effect of the steps on a picture of height x width pixels.
+
+        `name` is the picture's name in error messages.
 
         Raises:
             ImageError: the picture is empty, too small to be cropped, or too long and narrow to be resized.
@@ -172,10 +178,10 @@ class Preprocessing:
 
 
 def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, int]]:
-    """The (height, width) after each of the two passes of Pillow's resize. Their order matters, as each rounds to 8 bits.
+    """Return the (height, width) after each of the two passes of Pillow's resize.
 
-    The first pass is along rows. Since Pillow 13, it is down columns if the height shrinks by more than twice as many pixels
-    as the width.
+    The order of the passes matters, because each pass rounds to 8 bits. Normally the first pass is along rows. Since Pillow
+    13, the first pass is down columns if the height shrinks by more than twice as many pixels as the width.
     """
     lost = source.height - height
     down_first = lost > 0 and lost > 2 * (source.width - width)
@@ -183,12 +189,12 @@ def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, in
 
 
 def squash(height: int, width: int) -> Preprocessing:
-    """The official `resize(PX)`, which resizes the whole picture and ignores its aspect ratio."""
+    """Return the official `resize(PX)`, which resizes the whole picture and ignores its aspect ratio."""
     return Preprocessing((Step("resize", height, width),))
 
 
 def read_steps(text: str) -> Preprocessing:
-    """Reads steps in the form that a manifest holds.
+    """Read the steps from a manifest's text.
 
     Raises:
         ValueError: the text is not a list of valid steps; the message is one sentence.
@@ -226,11 +232,11 @@ def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
     short = min(height, width)
     if step.by_pillow:
         return step.height * height // short, step.height * width // short
-    # Each operation is rounded to float32, as in the official code.
+    # Round each operation to float32, as in the official code.
     ratio = np.float32(step.height) / np.float32(short)
     return int(np.rint(np.float32(height) * ratio)), int(np.rint(np.float32(width) * ratio))
 
 
 def _held(source: Window, resized: tuple[int, int]) -> int:
-    """Number of pixels that Pillow keeps in memory to resize: the results of both passes, and coefficients."""
+    """Return the number of pixels that Pillow keeps in memory to resize: the results of both passes, and coefficients."""
     return sum(height * width for height, width in pillow_passes(source, *resized)) + 8 * (source.height + source.width)

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use."""
+"""The number of CPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def usable_processors() -> int:
-    """Number of CPUs that this process may run on; in a container, it is often less than the machine's."""
+    """Return the number of CPUs that this process may run on. In a container, it is often less than the machine's number."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def max_threads() -> int:
-    """The maximum number of threads of a call on this machine."""
+    """Return the maximum number of threads per call on this machine."""
     return max(MAX_THREADS, MAX_THREADS_PER_PROCESSOR * usable_processors())
 
 
 def processor_limit() -> int | None:
-    """Number of CPUs that this process may use, or None if it may use all CPUs of the machine.
+    """Return the number of CPUs that this process may use, or None if it may use all CPUs of the machine.
 
-    If the process's control group limits its CPU time, as in a container, that limit counts too, rounded up to whole CPUs.
-    Without a number, ONNX Runtime starts a thread for each core of the machine and pins it there. Then the process may use
-    up the CPU time of a period, and is stopped until the next period begins.
+    If the process's control group limits its CPU time, as in a container, the result is at most that limit, rounded up to
+    whole CPUs. If ONNX Runtime is not told a number of threads, it starts a thread on each core of the machine. These
+    threads can use up the process's CPU time for a period, and then the process stops until the next period begins.
     """
     usable = usable_processors()
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of versions 2 and 1
-        with suppress(OSError, ValueError):  # "max" is no limit, and so is -1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # in versions 2 and 1 of control groups
+        with suppress(OSError, ValueError):  # "max" (a ValueError here) and -1 both mean no limit
             quota, period = map(int, " ".join((_CONTROL_GROUP / name).read_text() for name in names).split())
             if quota > 0 and math.ceil(quota / period) < usable:
                 return math.ceil(quota / period)

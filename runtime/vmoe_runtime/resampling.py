@@ -1,4 +1,4 @@
-"""Resizes pictures as the official code does, bit for bit, or with Pillow.
+"""Resizes pictures with Pillow, or bit for bit as the official code does.
 
 To match the official code, each operation is one float32 operation of TensorFlow's kernels, in the same order: along rows
 first, then down columns.
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_CACHED = 1 << 19  # size of a piece of a picture in bytes, so that its sums stay in a core's cache
-_BAND = 256  # number of rows that are read from Pillow at once
+_CACHED = 1 << 19  # bytes per piece of a picture, so that a piece's sums stay in a core's cache
+_BAND = 256  # number of rows that are copied from Pillow at once
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's modes for grey and RGB, by the model's number of channels."""
@@ -28,7 +28,7 @@ GREY_WEIGHTS = (19595, 38470, 7471)
 
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
-    """uint8[height, width, channels] of a rectangle of a decoded PIL image: grey for one channel, RGB for three."""
+    """Return a rectangle of a decoded PIL image as uint8[height, width, channels]: grey for one channel, RGB for three."""
     pixels = np.empty((window.height, window.width, channels), np.uint8)
     for top in range(0, window.height, _BAND):  # copying all rows at once would take several times the memory
         band = pixels[top : top + _BAND]
@@ -43,15 +43,15 @@ def _converted(image: Image, window: Window, channels: int) -> Image:
     part = image
     if window != Window(0, 0, image.height, image.width) or "transparency" in image.info:  # a copy
         part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
-    if part.mode.startswith("I"):  # of 16 bits; Pillow would cut such pixels off at 255 instead of scaling them
+    if part.mode.startswith("I"):  # 16-bit pixels, which Pillow would clip at 255 instead of scaling them
         part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
-    # Pillow would warn that it can't keep the transparency, which is not needed here.
+    # Without this, Pillow would warn that it can't keep the transparency, which is not needed here.
     part.info.pop("transparency", None)
     return part if part.mode == MODES[channels] else part.convert(MODES[channels])
 
 
 def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
-    """The pixels of a geometry's target, float32[height, width, channels], not rounded."""
+    """Return the pixels of the geometry's target, float32[height, width, channels], not rounded."""
     source, target = geometry.source, geometry.target
     if geometry.method == "area":
         return _by_area(image, channels, geometry)
@@ -68,15 +68,15 @@ def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
 
 
 def resize_bilinear(pixels: Array, height: int, width: int, target: Window | None = None) -> Array:
-    """Bilinear with half-pixel centres and without antialiasing, as `tf.image.resize` does.
+    """Resize bilinearly, with half-pixel centres and without antialiasing, as `tf.image.resize` does.
 
     Args:
         pixels: number[H,W,C].
-        height, width: size of the result, in pixels.
-        target: the part of the result that is kept; default: all.
+        height, width: size of the whole resized picture, in pixels.
+        target: the part of the resized picture to return; default: all of it.
 
     Returns:
-        float32[height, width, C], or of the target's size.
+        float32[height, width, C] of the target or, by default, of the whole resized picture.
     """
     target = target or Window(0, 0, height, width)
     up, down, share_y = _neighbours(height, pixels.shape[0], target.top, target.height)
@@ -90,14 +90,18 @@ def resize_bilinear(pixels: Array, height: int, width: int, target: Window | Non
 
 
 def _mixed(first: Array, second: Array, share: Array) -> Array:
-    """The weighted mean of two neighbours; `share` is the weight of the second."""
+    """Return the weighted mean of two neighbours. `share` is the weight of `second`."""
     mixed: Array = first + (second - first) * share
     return mixed
 
 
 def _neighbours(size: int, source: int, start: int, count: int) -> tuple[Array, Array, Array]:
-    """The neighbours of `count` positions from `start` on, out of `size` along one axis: i64 indices of the pixels on both
-    sides, and float32 share of the second."""
+    """Return the two source pixels between which each resized position lies, along one axis.
+
+    The axis has `source` pixels before resizing and `size` positions after it. The result is for `count` positions from
+    `start` on: the i64 indices of the lower pixels, the i64 indices of the higher pixels, and the float32 weights of the
+    higher pixels.
+    """
     scale = np.float32(source) / np.float32(size)
     position = (np.arange(start, start + count).astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     floor = np.floor(position)
@@ -121,7 +125,7 @@ def _by_area(image: Image, channels: int, geometry: Geometry) -> Array:
 
 
 def _sum_of_cells(values: Array, axis: int, index: Array, weight: Array) -> Array:
-    """The sum over t of values.take(index[:, t], axis) * weight[:, t], in the order of t."""
+    """Return the sum over t of values.take(index[:, t], axis) * weight[:, t], added in the order of t."""
     shape = list(values.shape)
     shape[axis] = len(index)
     result = np.zeros(shape, np.float32)
@@ -131,9 +135,14 @@ def _sum_of_cells(values: Array, axis: int, index: Array, weight: Array) -> Arra
 
 
 def _overlaps(size: int, source: int, start: int, count: int) -> tuple[np.float32, Array, Array]:
-    """The pixels that `count` cells from `start` on overlap, out of `size` cells along one axis: pixels per cell,
-    i64[count, T] indices of the pixels, and float32[count, T] the overlap with each. Cells that overlap fewer than T pixels
-    end in overlaps of 0."""
+    """Return the source pixels that each cell overlaps along one axis.
+
+    The axis has `source` pixels, divided into `size` cells of equal length. The result is for `count` cells from `start` on:
+
+    - the number of pixels per cell
+    - i64[count, T], the indices of the pixels
+    - float32[count, T], the overlap with each pixel; 0 at the end of a row if the cell overlaps fewer than T pixels
+    """
     scale = np.float32(source) / np.float32(size)
     cells = np.arange(start, start + count)
     low, high = (cells.astype(np.float32) * scale)[:, None], ((cells + 1).astype(np.float32) * scale)[:, None]

@@ -1,4 +1,4 @@
-"""The routing of a batch: reads the outputs of a graph for each MoE layer."""
+"""The routing of a batch, read from the graph's outputs for each MoE layer."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ Element = Literal["bool", "int32", "float32"]
 _ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": "bool", TOKEN_OUTPUT: "int32"}
 
 
-@dataclass(frozen=True, eq=False)  # arrays can't be compared by ==
+@dataclass(frozen=True, eq=False)  # no generated ==, since it can't compare arrays
 class Routing:
-    """The routing of a batch in one MoE layer: G groups of S tokens. Fields that its kind doesn't have are None.
+    """The routing of a batch in one MoE layer, with G groups of S tokens. A field is None if the routing kind lacks it.
 
-    Tokens are in the order of their groups: image by image, first the classifier token if there is one, then patches row by
-    row, unless some were merged. In an ensemble (E3), the members of a token follow one another.
+    Tokens are in the order of their groups: image by image. In an image, the classifier token comes first if there is one,
+    then the patches row by row, unless some were merged. In an ensemble (E3), the copies of a token for each member follow
+    one another.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
         experts: E of the layer; in an ensemble, the total over its members.
-        kept: top-k: bool[G,S,K], whether the choice got a slot; experts choice: bool[G,S,E], whether the expert chose the
-            token.
-        weight: raw gates; top-k: f32[G,S,K], including those of dropped choices; experts choice: f32[G,S,E], all of them.
-        expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
-        dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
-        combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
+        kept: which choices were kept. For top-k: bool[G,S,K], whether the choice got a slot. For expert choice: bool[G,S,E],
+            whether the expert chose the token.
+        weight: raw gates. For top-k: f32[G,S,K], including dropped choices. For expert choice: f32[G,S,E], for all pairs of
+            token and expert.
+        expert: for top-k: i32[G,S,K], the expert of each choice, the best first. In graphs for TensorRT, a dropped choice
+            has -1.
+        dispatch: for Soft MoE: f32[G,S,E,P], the share of each token in each slot of an expert.
+        combine: for Soft MoE: f32[G,S,E,P], the share of each slot in the output of a token.
         token: i32[N,T], the position of each original token among the remaining tokens of its image; merged tokens share a
             position. None if the model can't merge.
     """
@@ -50,7 +53,10 @@ class Routing:
     token: Array | None = None
 
     def by_token(self) -> Routing:
-        """The routing of each original token of the images, [N,T,..]; a merged token has the values of the joint token."""
+        """Return the routing of each original token of the images, [N,T,..].
+
+        Tokens that were merged get the values of their joint token.
+        """
         if self.token is None:
             return self
         images, fields = len(self.token), ("kept", "weight", "expert", "dispatch", "combine")
@@ -63,9 +69,10 @@ class Routing:
         return replace(self, token=None, **spread)
 
     def patch_mask(self) -> Array:
-        """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All patches in Soft MoE.
+        """Return which patches went through the layer, bool[N,h,w].
 
-        A merged patch has the value of the joint token. The classifier token is left out.
+        A patch went through if any choice of any member was kept. In Soft MoE, all patches go through. Merged patches get
+        the value of their joint token. The classifier token is left out.
 
         Raises:
             RoutingError: the bundle's manifest doesn't say where patches are.
@@ -84,14 +91,14 @@ class Routing:
 
 
 def front_tokens(model: Mapping[str, Any]) -> int:
-    """Number of tokens before the patches of an image, by a manifest's model description."""
+    """Return the number of tokens before the patches of an image, according to a manifest's model description."""
     extra = model.get("extra_tokens", 0)
     return str(model.get("classifier")).startswith("token") + (extra if type(extra) is int and extra > 0 else 0)
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The tokens of an image: `tokens` for each of the `members`; the last rows x columns of these are patches."""
+    """The tokens of an image. Each of the `members` has `tokens` tokens, the last rows x columns of which are patches."""
 
     tokens: int
     members: int
@@ -100,7 +107,10 @@ class TokenLayout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> TokenLayout | None:
-        """The layout in a manifest's model description; None if it has none, or if the routing groups contradict it."""
+        """Return the layout that a manifest's model description gives.
+
+        The result is None if the description gives none, or if the routing groups contradict it.
+        """
         patch, image = manifest.model.get("patch_size"), manifest.input
         if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
             return None
@@ -116,7 +126,9 @@ class TokenLayout:
 def layer_outputs(
     manifest: Manifest, experts: int | None = None, *, fixed: Profile | None = None
 ) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
-    """The outputs of a graph for each MoE layer, by the part of their names after the slash: element type and shape.
+    """Return the element type and shape of each output that a graph has for an MoE layer.
+
+    The key is the part of the output's name after the slash.
 
     Args:
         manifest: manifest of the bundle.
@@ -139,7 +151,10 @@ def layer_outputs(
 
 
 def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
-    """Number of rows of a layer's output: groups, or images for `token`; None if the manifest has no count of tokens."""
+    """Return the number of rows of a layer's output: the images for `token`, else the groups.
+
+    The result is None if the manifest doesn't give the number of tokens.
+    """
     if output.rpartition("/")[2] == TOKEN_OUTPUT:
         return images
     layout, group_tokens = TokenLayout.of(manifest), manifest.rules.group_tokens
@@ -149,13 +164,13 @@ def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
 def layer_routings(
     manifest: Manifest, profile: Profile | None, names: Sequence[str], values: Sequence[Array]
 ) -> dict[str, Routing]:
-    """The routing of each MoE layer, by its name, from the outputs of a graph.
+    """Return the routing of each MoE layer by name, from the outputs of a graph.
 
     Args:
         manifest: manifest of the bundle.
         profile: the profile that the graph ran with.
         names: names of a layer's outputs, from `layer_outputs`.
-        values: the outputs of each layer in turn, in the order of the names.
+        values: the outputs of all layers, one layer after another. Within a layer, they are in the order of `names`.
 
     Raises:
         BackendError: outputs of a layer contradict one another, or name an expert or a token that does not exist.
@@ -171,7 +186,7 @@ def _check_fields(layer: str, experts: int, fields: Mapping[str, Array]) -> None
     shapes = {values.shape for name, values in fields.items() if name != TOKEN_OUTPUT}
     groups, tokens, *_ = next(iter(shapes))
     images = len(fields.get(TOKEN_OUTPUT, ())) or 1
-    # Graphs for TensorRT have -1 for a dropped choice.
+    # In graphs for TensorRT, -1 is the expert of a dropped choice.
     limits = {"expert": (-1, experts), TOKEN_OUTPUT: (0, groups * tokens // images)}
     named = [(fields[name], *limits[name]) for name in limits if name in fields]
     inside = all(low <= values.min(initial=0) and values.max(initial=0) < high for values, low, high in named)
@@ -182,13 +197,14 @@ def _check_fields(layer: str, experts: int, fields: Mapping[str, Array]) -> None
 
 
 def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
-    """The outputs of each MoE layer by name, with `expert` and `kept` in place of a `slot`."""
+    """Return the outputs of each MoE layer by name. An output `slot` is replaced by `expert` and `kept`."""
     layers = []
     for i in range(len(values) // len(names) if names else 0):
         fields = dict(zip(names, values[i * len(names) : (i + 1) * len(names)], strict=True))
         if "slot" in fields:
             assert profile is not None
-            # e * M + g * c + p, with M = G * c; or -1.
+            # For expert e, group g and place p among the c slots, `slot` is e * M + g * c + p with M = G * c. For a dropped
+            # choice, it is -1.
             slot = fields.pop("slot")
             expert = np.where(slot < 0, -1, slot // (len(slot) * profile.slots[i])).astype(np.int32)
             fields |= {"expert": expert, "kept": slot >= 0}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_MASS_TOKENS = 131_071
 """Maximum number of tokens of a group for which the sum of their masses, up to 2^14 each, always fits an int32."""
 
-_SMALL_GROUP = 128  # slots that are always allowed, even if there are fewer pairs
+_SMALL_GROUP = 128  # number of slots per expert that is always allowed, even if a group has fewer pairs
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,18 @@ class RoutingRules:
     """The routing rules of a model, which turn a requested setting into a profile.
 
     Attributes:
-        kind: "top-k": each token chooses its k best experts, and an expert accepts as many tokens as it has slots;
-            "experts-choice": each expert chooses the tokens with the largest gates, as many as it has slots; "soft": each
-            slot of an expert is a mean of all tokens, and nothing is dropped; or "dense", which routes nothing.
+        kind: the routing kind:
+            - "top-k": each token chooses its k best experts, and an expert accepts as many tokens as it has slots.
+            - "experts-choice": each expert chooses the tokens with the largest gates, as many as it has slots.
+            - "soft": each slot of an expert is a weighted mean of all tokens, and nothing is dropped.
+            - "dense": nothing is routed.
         experts: E of each MoE layer.
         group_tokens: S, tokens per routing group; 0 for a dense ViT.
-        image_tokens: T, tokens of an image, if blocks can merge some; else None.
+        image_tokens: T, tokens of an image; None if the blocks can't merge tokens.
         rounding: how slots are rounded to a whole number, "ceil" or "round".
         capacity_multiple_of: slots are rounded up to a multiple of this.
-        ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for every other model.
-        slots_per_expert: P, Soft MoE only.
+        ensemble_size: M, the number of members of an ensemble (E3), which have E / M experts each; 1 for every other model.
+        slots_per_expert: P, for Soft MoE only.
     """
 
     kind: ModelKind
@@ -56,7 +58,7 @@ class RoutingRules:
 
     @property
     def num_experts(self) -> int:
-        """E; the largest one if the layers differ."""
+        """The number of experts E. If the layers differ, it is the largest."""
         return max(self.experts, default=0)
 
     @property
@@ -74,11 +76,11 @@ class RoutingRules:
         )
 
     def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
-        """The profile of a systematic name.
+        """Return the profile with a systematic name.
 
         Args:
-            name: such as `c0.3-k1`.
-            stored: names that a bundle has, for the message.
+            name: a systematic name, such as `c0.3-k1`.
+            stored: names of the bundle's stored profiles, for the error message.
 
         Raises:
             RoutingError: the name is not systematic, or belongs to another routing kind.
@@ -90,10 +92,10 @@ class RoutingRules:
         return self.profile_of(setting)
 
     def check_names(self, names: Collection[str]) -> None:
-        """Checks that the routing kind has these settings.
+        """Check that the model has all settings in `names`.
 
         Raises:
-            RoutingError: it lacks some; the message names them and says why.
+            RoutingError: the model lacks some of them; the message names these and gives the reason.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             if refused == [MERGE]:
@@ -107,15 +109,15 @@ class RoutingRules:
             raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
     def profile(self, base: Profile | None = None, **fields: Unpack[SettingFields]) -> Profile:
-        """The profile of a setting; see `profile_of`."""
+        """Return the profile for a setting whose fields are keyword arguments; see `profile_of`."""
         return self.profile_of(Setting(**fields), base)
 
     def profile_of(self, setting: Setting, base: Profile | None = None) -> Profile:
-        """The profile of a setting.
+        """Return the profile for a setting.
 
         Args:
-            setting: the requested values; its `profile` is not read.
-            base: the profile that provides the other values; None for their defaults.
+            setting: the requested values; its field `profile` is ignored.
+            base: the profile that provides the values that `setting` lacks; None for the default values.
 
         Raises:
             RoutingError: the model doesn't have one of the settings, or can't be run with its value.
@@ -127,7 +129,7 @@ class RoutingRules:
         self._check(values)
         named = dict(values)
         if "max_experts" in values and values["max_experts"] >= self.num_experts:
-            # There is no limit, so the name leaves it out.
+            # A limit of all experts is no limit, so the name omits it.
             named["max_experts"], values["max_experts"] = ROWS["max_experts"].default, self.num_experts
         slots = self._slots(values)
         pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
@@ -145,7 +147,7 @@ class RoutingRules:
         return merging if self.settings else "the model has nothing to set"
 
     def _refusal(self, names: str) -> str:
-        """The reason why the routing kind doesn't have these settings."""
+        """Return the reason why models of this routing kind don't have the settings in `names`."""
         merges = MERGE in self.settings
         match self.kind:
             case "dense":
@@ -158,7 +160,11 @@ class RoutingRules:
         return f"ensembles (E3) are routed officially: they take no {names}"
 
     def _check(self, values: dict[str, Any]) -> None:
-        """Raises RoutingError if the model can't be run with these complete values, each of which is valid by itself."""
+        """Check that the model can be run with `values`, which are complete and each valid by itself.
+
+        Raises:
+            RoutingError: it can't; the message gives the reason.
+        """
         if "k" in values:
             k, most = values["k"], min(self.experts) // self.ensemble_size
             if not 1 <= k <= most:
@@ -176,16 +182,16 @@ class RoutingRules:
             )
 
     def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
-        """Slots per expert and group, one integer per MoE layer; empty if the kind has no capacity."""
+        """Return the slots per expert and group, one integer per MoE layer; empty if the kind has no capacity."""
         if "capacity" not in values:
             return ()
         ratio, pairs = values["capacity"], self.group_tokens * (values.get("k") or 1)
-        # With a ratio of E, a layer drops nothing. So a larger ratio gives it no more slots.
+        # With a ratio of E, a layer drops no token. A larger ratio gives the layer no more slots.
         slots = {
             experts: compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
             for experts in dict.fromkeys(self.experts)
         }
-        # An expert can't receive more than all pairs; rounding far above them would only waste memory.
+        # An expert receives at most all pairs of a group, so rounding far above that number would only waste memory.
         if (most := max(slots.values())) > max(2 * pairs, _SMALL_GROUP):
             raise RoutingError(
                 f"rounding up to a multiple of {self.capacity_multiple_of} gives {most} slots per expert, "
@@ -196,5 +202,8 @@ class RoutingRules:
 
 @lru_cache(maxsize=1024)
 def profile_named(rules: RoutingRules, name: str, stored: tuple[str, ...]) -> Profile:
-    """A cached `rules.named`, for calls that repeat a name: parsing a name takes 25 us, a tenth of a small model's call."""
+    """Return `rules.named(name, stored)` from a cache, for calls that repeat a name.
+
+    Parsing a name takes 25 us, which is a tenth of a small model's call.
+    """
     return rules.named(name, stored)

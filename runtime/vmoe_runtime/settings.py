@@ -1,9 +1,16 @@
 """The settings of a call, each declared once: a field of `Setting` carries its row, a `SettingRow`.
 
-Everything that lists settings is derived from the rows: profiles and their names, manifest entries and their checks, graph
-inputs, options of commands, columns of tables, controls of pages, and the structs of the C and C++ API
-(`tools/cpp_headers.py`). The effect of a setting is not declared here, but implemented in a kernel, a graph or a rule of a
-routing kind.
+Everything that lists settings is derived from these rows:
+
+- profiles and their names
+- manifest entries and their checks
+- graph inputs
+- options of commands
+- columns of tables
+- controls of pages
+- the structs of the C and C++ API (`tools/cpp_headers.py`)
+
+A row does not declare the effect of a setting. A kernel, a graph or a rule of a routing kind implements it.
 """
 
 from __future__ import annotations
@@ -38,21 +45,21 @@ class SettingRow:
     """The declaration of a setting.
 
     Attributes:
-        place: its position among the inputs of a graph, in names of profiles and in tables, counted from 0.
-        type: a capacity ratio, a whole number, or true or false.
-        kinds: the routing kinds that have it.
-        suffix: the letters before its value in names of profiles, such as `k` in `c0.3-k1`. For a flag, the whole part of
-            the name, which a name has only if the flag differs from its default.
-        title: its description in controls and in the help of options; for a flag, the effect of True.
-        label: the format of its value in legends and columns, such as `K={:g}`; for a flag, the label of True.
-        off_title, off_label: a flag's title and label for False.
-        metavar: placeholder of its option's value in help texts; empty for a flag.
-        default: its value in a profile that doesn't give it; None if a profile must give it.
+        place: position of the setting among the inputs of a graph, in names of profiles and in tables, counted from 0.
+        type: type of the value: a capacity ratio, a whole number, or a flag (true or false).
+        kinds: the routing kinds that have the setting.
+        suffix: the letters before the value in names of profiles, such as `k` in `c0.3-k1`. For a flag, the whole part of
+            the name; a name contains it only if the flag differs from its default.
+        title: description of the setting in controls and in the help of options. For a flag, it describes True.
+        label: format of the value in legends and columns, such as `K={:g}`. For a flag, the label of True.
+        off_title, off_label: for a flag, the title and the label of False.
+        metavar: placeholder for the option's value in help texts; empty for a flag.
+        default: value in a profile that doesn't give one; None if every profile must give one.
         range: the smallest and the largest whole number; None if they depend on the model.
-        routing: "official" if ops that route need it, "policy" if they accept it as an addition to the official routing, ""
-            if they don't accept it.
-        merging: whether a model has it only if its blocks can merge tokens.
-        stored: its key in manifests and results, and its field in the C API; by default, its name.
+        routing: how ops that route use the setting. "official": they need it. "policy": they accept it as an addition to
+            official routing. Empty: they don't accept it.
+        merging: whether a model has the setting only if its blocks can merge tokens.
+        stored: key in manifests and results, and name of the field in the C API. Default: `name`.
         name: name of the field, the keyword argument, the graph input and the parameter of requests.
     """
 
@@ -74,11 +81,11 @@ class SettingRow:
 
     @property
     def word(self) -> str:
-        """Its name as part of an option, such as `max-experts`."""
+        """The setting's name in options, such as `max-experts`."""
         return self.name.replace("_", "-")
 
     def check(self, value: Any) -> SettingValue:
-        """A user's value, converted to the setting's type.
+        """Check a user's value, and return it in the setting's type.
 
         Raises:
             RoutingError: the value has another type or is out of range.
@@ -94,13 +101,13 @@ class SettingRow:
         return number
 
     def as_option(self, value: SettingValue) -> str:
-        """The option that sets a value on a command line, such as `--k 2` or `--no-bpr`."""
+        """Return the command line option that sets a value, such as `--k 2` or `--no-bpr`."""
         if self.type == "flag":
             return f"--{'' if value else 'no-'}{self.word}"
         return f"--{self.word} {value!r}"
 
     def text(self, value: SettingValue) -> str:
-        """A value as a legend shows it: `K=2`, `4 experts`, `vanilla`."""
+        """Return a value in the form that legends show, such as `K=2`, `4 experts` or `vanilla`."""
         if self.type == "flag":
             return self.label if value else self.off_label
         return self.label.format(value)
@@ -112,13 +119,16 @@ def _declared(**row: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The settings of a call except capacity ratio and k. An export stores them in all profiles. None changes nothing.
+    """The settings of a call, except capacity ratio and k. An export stores these settings in all profiles.
+
+    A field that is None changes nothing.
 
     Attributes:
         bpr: True for Batch Priority Routing, False for vanilla order.
-        pool: True makes the slots of a group one pool, which goes to the first pairs, whichever experts they are for.
-        max_experts: maximum number of experts that a group uses: those with the largest gates among its tokens' first
-            choices. E means no limit.
+        pool: True combines all slots of a group into one pool. The first (token, expert) pairs get the slots of the pool,
+            whichever experts they are for.
+        max_experts: maximum number of experts that a group uses. The group uses the experts with the largest gates among the
+            first choices of its tokens. E means no limit.
         merge: number of tokens of an image that each encoder block merges, by the similarity of their keys (ToMe); 0 merges
             none.
     """
@@ -175,14 +185,14 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setting(Choices):
-    """A routing setting of one call, as `vmoe::Setting` is in C++. Fields that are None come from the profile.
+    """A routing setting of one call; `vmoe::Setting` is its equivalent in C++. Fields that are None come from the profile.
 
     Attributes:
-        profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
+        profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's profile.
         capacity: capacity ratio, more than 0 and at most the number of experts.
-        k: experts per token, from 1 to the number of experts of the layer with the fewest.
+        k: experts per token, from 1 to the number of experts in the layer with the fewest experts.
 
-    The others are those of `Choices`: `bpr`, `pool`, `max_experts` and `merge`.
+    The other attributes are those of `Choices`: `bpr`, `pool`, `max_experts` and `merge`.
 
     Examples:
         >>> Setting("c0.3-k1", pool=True) == Setting(profile="c0.3-k1", pool=True)
@@ -213,7 +223,11 @@ class Setting(Choices):
     )
 
     def __new__(cls, *_values: object, **fields: object) -> Self:
-        """Raises TypeError for an unknown field; the message names the most similar one."""
+        """Refuse unknown fields.
+
+        Raises:
+            TypeError: a field is unknown; the message names the most similar field.
+        """
         known = cls.__dataclass_fields__
         if unknown := next((name for name in fields if name not in known), None):
             names = ("profile", *SETTINGS)
@@ -224,7 +238,7 @@ class Setting(Choices):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Setting:
-        """The setting with these values, given by name."""
+        """Return the setting with these values, which are given by name."""
         return Setting(**values)
 
     @cached_property
@@ -288,8 +302,9 @@ _READ: Mapping[str, Any] = {"ratio": float, "whole": int}
 
 
 def profile_name(setting: Setting) -> str:
-    """The systematic name of a setting: a part for each value that is not the default. If `merge` is the only setting of a
-    model, it is part of the name even if it is 0.
+    """Return the systematic name of a setting, which has a part for each value that is not the default.
+
+    If `merge` is the only setting of a model, it is part of the name even if it is 0.
 
     Examples:
         >>> profile_name(Setting(capacity=0.3, k=1)), profile_name(Setting(capacity=1.05, k=2, bpr=False))
@@ -304,14 +319,17 @@ def profile_name(setting: Setting) -> str:
         row = ROWS[name]
         if value == row.default and parts:
             continue
-        # Without k, as in experts choice, a ratio keeps its decimal point. Nothing else tells it from a whole number.
+        # A name without k, as in expert choice, keeps the decimal point of the ratio. Nothing else distinguishes it from a
+        # whole number.
         shortest = repr(value).removesuffix(".0") if setting.k is not None else repr(value)
         parts.append(row.suffix if row.type == "flag" else row.suffix + shortest)
     return "-".join(parts)
 
 
 def parse_profile_name(name: str) -> Setting | None:
-    """The setting of a systematic name, with only the values in the name; None if the name is not systematic.
+    """Return the setting that a systematic name describes, with only the values in the name.
+
+    The result is None if the name is not systematic.
 
     Examples:
         >>> parse_profile_name("c0.2-k1-pool-m4-r8").values
@@ -347,7 +365,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def as_whole(value: Any) -> int | None:
-    """Converts an integer of Python, numpy or another library to an int; returns None for anything else, even a bool."""
+    """Convert an integer of Python, numpy or another library to an int. Return None for anything else, including a bool."""
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -355,11 +373,11 @@ def as_whole(value: Any) -> int | None:
 
 
 def checked_flag(name: str, value: Any, error: type[VmoeError] = RoutingError) -> bool:
-    """Converts a value that equals True or False, such as numpy's, to a bool; raises `error` for anything else."""
+    """Convert a value that equals True or False, such as numpy's booleans, to a bool. Raise `error` for anything else."""
     try:
         if value in (True, False):
             return bool(value)
-    except Exception:  # libraries have errors of their own for an array of several values
+    except Exception:  # each library raises its own error for an array of several values
         pass
     raise error(f"{name} must be True or False, not {shown(value)}")
 

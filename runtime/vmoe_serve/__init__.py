@@ -1,1 +1,1 @@
-"""Serves bundles: answers micro-batches at a capacity that meets a latency target. Needs the extra `serve`."""
+"""Serves bundles. It answers micro-batches at a capacity that meets a latency target, and needs the extra `serve`."""

@@ -1,4 +1,7 @@
-"""Micro-batches: requests wait in one bounded queue; a call answers several, at a setting that meets the latency target."""
+"""Micro-batches: one engine call answers several requests, at a setting that meets the latency target.
+
+Requests wait in one bounded queue.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,11 @@ class Answer:
     """The answer to a request.
 
     Attributes:
-        outputs: float32[N, ...] by name, the engine's outputs for the request's images.
-        setting: the setting that served them; None for a model that has none.
-        waited: seconds in the queue, from `submit` on.
+        outputs: the engine's outputs for the request's images, float32[N, ...] by name.
+        setting: the setting that the call used; None for a model without settings.
+        waited: seconds that the request waited in the queue after `submit`.
         seconds: duration of the call.
-        batch_size: images of the call, including those of other requests.
+        batch_size: number of images in the call, including those of other requests.
     """
 
     outputs: Mapping[str, Array]
@@ -51,7 +54,7 @@ class Answer:
 
     @property
     def logits(self) -> Array:
-        """The first output: logits, or features or tokens of a model without them."""
+        """The first output: logits or, for a model without logits, features or tokens."""
         return next(iter(self.outputs.values()))
 
 
@@ -66,21 +69,21 @@ class _Request:
 class Batcher:
     """Answers requests from any number of threads with calls of one engine, one call at a time.
 
-    Requests are served in order of arrival. A call takes the first request and later ones with the same setting; it never
-    splits a request. Requests that name no setting are elastic: see `vmoe_serve.elastic`.
+    Requests are served in order of arrival. A call answers the first request in the queue and later requests with the same
+    setting; it never splits a request. For requests that name no setting, `vmoe_serve.elastic` chooses one.
 
     Attributes:
-        most_images: maximum number of images of a call, and of a request.
+        most_images: maximum number of images per call, and per request.
         most_waiting: maximum number of images in the queue.
     """
 
     def __init__(self, engine: Engine, plan: Elastic | None, *, most_images: int, most_waiting: int) -> None:
-        """Starts the thread that calls the engine.
+        """Start the thread that calls the engine.
 
         Args:
-            engine: its bundle must route every image alone, so that no answer depends on other requests.
-            plan: for requests that name no setting; None serves them at the engine's profile.
-            most_images, most_waiting: see above.
+            engine: an engine whose bundle routes every image alone, so that no answer depends on other requests.
+            plan: the plan for requests that name no setting. None serves them at the engine's profile.
+            most_images, most_waiting: see the attributes of the class.
         """
         self._engine, self._plan = engine, plan
         self.most_images, self.most_waiting = most_images, most_waiting
@@ -89,7 +92,7 @@ class Batcher:
         self._load = Load()
         self._elastic_waiting = self._elastic_arrived = 0
         levels = () if plan is None else plan.levels
-        # The settings of requests that name none, by level.
+        # For each level, the setting of requests that name no setting.
         self._settings = [engine.setting(level.profile) for level in levels] or [engine.setting()]
         self._named = {*engine.manifest.profiles, *map(_name, [engine.setting(), *self._settings])}
         self._open = True
@@ -98,17 +101,18 @@ class Batcher:
         self._thread.start()
 
     def submit(self, images: Array, setting: Profile | str | None = None) -> Future[Answer]:
-        """Adds a request to the queue.
+        """Add a request to the queue.
 
         Args:
-            images: a batch as `Engine.batch` makes it, of 1 to `most_images` images.
-            setting: the profile to serve it at, or its name; None leaves the choice to the batcher.
+            images: a batch that `Engine.batch` returned, of 1 to `most_images` images.
+            setting: the profile for the request, or its name; None lets the batcher choose.
 
         Returns:
-            The future answer, or the error of the call. To remove the request from the queue, cancel it.
+            A future with the answer, or with the error of the call. If it is cancelled, the request is removed from the
+            queue.
 
         Raises:
-            VmoeError: there are no images, or more than a call takes; or the model can't be run with the setting.
+            VmoeError: there are no images, or more than `most_images`; or the model can't be run with the setting.
             QueueFullError: too many images wait.
             ClosedError: `close` was called.
         """
@@ -132,12 +136,12 @@ class Batcher:
         return request.answer
 
     def load(self) -> Load:
-        """The state of the queue, and the counts so far."""
+        """Return the state of the queue, and the counts since the start."""
         with self._changed:
             return replace(self._load, level=_name(self._level_setting()) or None, served=self._load.served.copy())
 
     def close(self) -> None:
-        """Accepts no more requests, and returns when all have been answered."""
+        """Stop accepting requests, and return when all waiting requests have been answered."""
         with self._changed:
             self._open = False
             self._changed.notify()
@@ -159,7 +163,9 @@ class Batcher:
                 self._answer(requests, setting)
 
     def _next_setting(self) -> tuple[Profile | None, int]:
-        """The setting of the next call, which the first request determines, and its maximum number of images."""
+        """Return the setting and the maximum number of images of the next call. The first request in the queue determines
+        both.
+        """
         requested = self._queue[0].setting
         if requested is not None:
             return requested, self.most_images
@@ -172,7 +178,10 @@ class Batcher:
         return self._level_setting(), images_per_call(self._plan, self._state, self._state.level)
 
     def _take(self, requested: Profile | None, most: int) -> list[_Request]:
-        """Removes the requests of the next call from the queue: at least one, unless all were cancelled."""
+        """Remove the requests of the next call from the queue and return them.
+
+        The list is empty only if all of them were cancelled.
+        """
         taken: list[_Request] = []
         space, left = most, deque[_Request]()
         while self._queue:
@@ -200,7 +209,7 @@ class Batcher:
         try:
             images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
             outputs = self._engine.outputs(images, setting)
-        except Exception as error:  # the clients must learn of every error
+        except Exception as error:  # every error must reach the clients
             for request in requests:
                 request.answer.set_exception(error)
             return
@@ -218,7 +227,8 @@ class Batcher:
             request.answer.set_result(Answer(own, setting, waited, seconds, len(images)))
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
-            # The next call also waits until the batch is built and the answers are handed out.
+            # Also count the time for building the batch and handing out the answers, because the next call waits for that
+            # too.
             self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)
 
 

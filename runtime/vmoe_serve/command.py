@@ -1,4 +1,4 @@
-"""The command `vmoe serve`: each of its subcommands is a module of its own, which is imported when it is called."""
+"""The command `vmoe serve`. Each subcommand is a module of its own, which is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUBCOMMANDS = {
 
 
 def service_options(command: Command) -> Command:
-    """Adds the options that both HTTP services have."""
+    """Add the options that both HTTP services share."""
     for option in reversed(endpoints.OPTIONS):
         words = f"--{option.name.replace('_', '-')}"
         command = count_option(words, most=option.maximum, default=option.default, help=option.help)(command)
@@ -42,7 +42,10 @@ name_option = click.option(
 
 
 class _Subcommands(LazyCommands):
-    """Imports a subcommand only when it is called, so that help and wrong command lines don't wait for Ray's import."""
+    """A command group that imports a subcommand only when it is called.
+
+    So help texts and errors in the command line don't wait for the import of Ray.
+    """
 
     entries = _SUBCOMMANDS
 

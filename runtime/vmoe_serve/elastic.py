@@ -1,6 +1,6 @@
-"""Elastic capacity: choose the setting of the next call so that answers meet a latency target.
+"""Elastic capacity, which chooses the setting of the next call so that answers meet a latency target.
 
-`docs/elastic.md` derives the rules. They are plain double arithmetic, so that the C++ SDK decides the same.
+`docs/elastic.md` derives the rules. They use only double arithmetic, so that the C++ SDK makes the same decisions.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Level:
 
     Attributes:
         profile: name of the setting.
-        fixed: seconds of a call that don't depend on the number of images, 0 or more.
-        each: seconds per image, more than 0.
+        fixed: the part of a call's time that doesn't depend on the number of images, in seconds; 0 or more.
+        each: seconds per image; more than 0.
     """
 
     profile: str
@@ -48,13 +48,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Elastic:
-    """The levels and limits of the decisions.
+    """The levels to choose from, and the limits of a choice.
 
     Attributes:
         levels: the settings, the cheapest first.
-        target: seconds from a request's arrival to its answer.
+        target: maximum time from a request's arrival to its answer, in seconds.
         most_images: maximum number of images per call, a multiple of `multiple`.
-        multiple: the number of images of a call is a multiple of this.
+        multiple: the number of images per call must be a multiple of this.
 
     Raises:
         ElasticError: on construction, if a value is out of range or the levels are out of order.
@@ -97,10 +97,10 @@ class Elastic:
                 )
 
     def start(self, time: float = 0.0) -> State:
-        """The state before the first decision: the highest level, and no load.
+        """Return the state before the first decision: the highest level, and no load.
 
         Args:
-            time: seconds of a monotonic clock.
+            time: the current time on a monotonic clock, in seconds.
         """
         top = len(self.levels) - 1
         return State(top, (1.0,) * len(self.levels), 0.0, 0.0, time - self.target, time, None)
@@ -110,13 +110,14 @@ class State(NamedTuple):
     """The state between decisions.
 
     Attributes:
-        level: index of the level that the next call runs with.
-        scales: for each level, the ratio of measured to predicted time of its calls; 1 at first.
+        level: index of the level for the next call.
+        scales: for each level, the measured time of its calls divided by their predicted time; 1 at first.
         rate: average number of images that arrive per second.
-        arrived: images since `time`.
-        began: the start minus one target, as if a target without arrivals had come before the start.
-        time: time of the last decision that was later than the one before it.
-        affordable_since: time since which a higher level has been affordable; None if none is.
+        arrived: number of images that have arrived since `time`.
+        began: the start time minus `Elastic.target`. So `rate` begins as if no image had arrived for that long before the
+            start.
+        time: time of the last decision; not updated if the clock has not advanced.
+        affordable_since: time since which a higher level has been affordable; None if no higher level is affordable.
     """
 
     level: int
@@ -132,10 +133,10 @@ class Seen(NamedTuple):
     """The load when a call is about to start.
 
     Attributes:
-        time: seconds of the clock of `Elastic.start`.
-        waiting: images in the queue.
-        oldest: seconds that the first image has waited.
-        arrived: images since the last decision.
+        time: seconds on the clock that `Elastic.start` uses.
+        waiting: number of images in the queue.
+        oldest: time that the first image in the queue has waited, in seconds.
+        arrived: number of images that have arrived since the last decision.
     """
 
     time: float
@@ -145,10 +146,11 @@ class Seen(NamedTuple):
 
 
 def decide(plan: Elastic, state: State, seen: Seen) -> State:
-    """The state for the next call: its `level` is that of the call, which has up to `images_per_call` images.
+    """Return the state for the next call: the call runs at `level`, with up to `images_per_call` images.
 
-    If the queue would not be served in time or the load is above UTILIZATION_LIMIT, the level goes down at once, as far as
-    needed. It goes up to the highest affordable level once a higher one has been affordable for COOLDOWN targets.
+    If the queue would not be served in time, or the load is above UTILIZATION_LIMIT, the level goes down at once, as far as
+    needed. If a higher level has been affordable for COOLDOWN times the target, the level goes up to the highest affordable
+    one.
     """
     state = _with_arrivals(plan, state, seen)
     level = state.level
@@ -168,29 +170,33 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
 
 
 def served(plan: Elastic, state: State, level: int, images: int, seconds: float) -> State:
-    """The state after a call.
+    """Return the state after a call.
 
     Args:
         plan: the levels and limits.
-        state: the last one.
+        state: the state before the call.
         level: index of the call's level.
-        images: number of images of the call, 1 or more.
-        seconds: duration of the call; ignored unless it is a positive number.
+        images: number of images in the call, 1 or more.
+        seconds: duration of the call; ignored unless it is a positive finite number.
     """
     if not (0 < seconds < math.inf):
         return state
     old = state.scales[level]
     ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
-    # One delayed call says little, so it moves the scale only a little.
+    # A single call may be slow by accident, so it changes the scale only a little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
-    # Whatever slows this level down may slow down the others too, and whatever slowed them down before may be over.
+    # A cause that slows this level down may also slow down the other levels, and a cause that slowed them down before may be
+    # over. So move their scales a little towards this one.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
 
 
 def images_per_call(plan: Elastic, state: State, level: int) -> int:
-    """Maximum number of images of a call at a level: an image may wait for one such call before its own."""
+    """Return the maximum number of images of a call at a level.
+
+    The number leaves enough time for an image to wait for one such call before its own call.
+    """
     at = plan.levels[level]
     budget = (plan.target * SAFETY_MARGIN / (2 * state.scales[level]) - at.fixed) / at.each
     if budget >= plan.most_images:
@@ -199,7 +205,10 @@ def images_per_call(plan: Elastic, state: State, level: int) -> int:
 
 
 def load(plan: Elastic, state: State, level: int) -> float:
-    """Seconds of full calls that a level needs for the images that arrive in one second. At 1 or more, the queue grows."""
+    """Return the load at a level: the seconds of full calls that are needed for the images that arrive in one second.
+
+    If the load is 1 or more, the queue grows.
+    """
     images = images_per_call(plan, state, level)
     return state.rate * _seconds(plan, state, level, images) / images
 
@@ -208,7 +217,7 @@ def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
     arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
     if not elapsed > 0:
         return state._replace(arrived=arrived)
-    # At first, this is the mean over the time since the start.
+    # At first, the rate is the mean over the time since the start.
     span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
     rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
     return state._replace(rate=rate, arrived=0.0, time=seen.time)
@@ -220,7 +229,7 @@ def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
 
 
 def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    """Whether the first and the last image of the queue are answered in time at a level."""
+    """Return whether both the first and the last image of the queue would be answered in time at a level."""
     budget = plan.target * SAFETY_MARGIN
     images = images_per_call(plan, state, level)
     calls, rest = divmod(seen.waiting, images)
@@ -230,14 +239,15 @@ def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
-    """The level of a setting, fitted to the times of calls by least squares.
+    """Return the level of a setting, fitted to the times of calls by least squares.
 
     Args:
         profile: name of the setting.
-        times: images and seconds of at least one call; if all have one size, the time is proportional to the images.
+        times: (images, seconds) of at least one call. If all calls have the same number of images, the time is taken as
+            proportional to the images.
 
     Raises:
-        ElasticError: there are no times, or they are not positive numbers.
+        ElasticError: there are no times, or a number is not positive.
     """
     if not times or not all(images > 0 and 0 < seconds < math.inf for images, seconds in times):
         raise ElasticError(f"{profile}: a level needs the times of calls, which are positive numbers")

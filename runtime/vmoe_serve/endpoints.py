@@ -1,7 +1,8 @@
-"""What both HTTP services share: endpoints, fields of JSON, refusals, options and limits; C++ gets them as a header.
+"""What both HTTP services share: endpoints, fields of JSON objects, refusals, options and limits.
 
-A new endpoint is a row of ENDPOINTS and a function of its name in each service: in a module of `vmoe_serve.http`, and in a
-file of plugins/service/endpoints. After a change: `python tools/cpp_headers.py`.
+A generated header contains them for the C++ service. To add an endpoint, add a row to ENDPOINTS, and a function of the same
+name to each service: in a module of `vmoe_serve.http`, and in a file of plugins/service/endpoints. After any change, run
+`python tools/cpp_headers.py`.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class Field:
         name: name of the field.
         type: type of the value, or of each item of a list: "text", "whole" (a whole number), "number", "flag", "picture" (a
             file in base64), "any", or the name of an object in OBJECTS.
-        minimum: smallest whole number, or minimum length of a text.
-        items: fewest and most items of a list; None for a single value.
-        required: whether a request is refused without it.
-        default: its value in a request that leaves it out, or has null.
-        choices: allowed values of a text; empty for any.
-        in_query: whether it may be in the query of the address instead.
+        minimum: smallest whole number, or minimum length of a string.
+        items: minimum and maximum number of items of a list; None for a single value.
+        required: whether a request without the field is refused.
+        default: value if a request leaves the field out or sets it to null.
+        choices: allowed strings; empty if any string is allowed.
+        in_query: whether the field may also be given in the query of the URL.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Field:
 
     @property
     def takes(self) -> str:
-        """What a value must be, for messages."""
+        """A description of the allowed values, for error messages."""
         if self.type == "whole":
             return f"a whole number, {self.minimum} or more"
         if self.choices:
@@ -128,16 +129,17 @@ is null or absent."""
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A function of the service, and the addresses at which it answers.
+    """A function of the service, and the URL paths at which it answers.
 
     Attributes:
         name: name of the function that answers, in both services.
-        module: the function's module in `vmoe_serve.http`, and its file in plugins/service/endpoints.
-        paths: addresses; `{model}` stands for the name of the model that is served.
-        summary: what it answers, for people.
-        answer: type of an answer in JSON, as in ANSWERS; empty for Prometheus text.
-        request: name in OBJECTS of a body in JSON; empty if it takes no body, and is called by GET or HEAD.
-        label: value of the label `request` of its metrics; empty if it is not counted.
+        module: name of the function's module in `vmoe_serve.http`, and of its file in plugins/service/endpoints.
+        paths: URL paths; `{model}` is replaced by the name of the model that is served.
+        summary: what the endpoint answers, for people to read.
+        answer: type of a JSON answer, as in ANSWERS; empty for Prometheus text.
+        request: name in OBJECTS of the object in a JSON body. Empty if the endpoint takes no body; it is then called by GET
+            or HEAD.
+        label: value of the label `request` in the metrics; empty if requests are not counted.
     """
 
     name: str
@@ -159,7 +161,7 @@ _HEALTH = ("/healthz", "/v2/health/live", "/v2/health/ready")
 
 
 def _of_model(path: str = "") -> tuple[str, ...]:
-    """The addresses of a model's resource, without and with the model's version."""
+    """Return the URL paths of a model's resource: one without and one with the model's version."""
     return tuple(f"/v2/models/{{model}}{version}{path}" for version in ("", f"/versions/{VERSION}"))
 
 
@@ -186,11 +188,11 @@ MEDIA_TYPES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal of requests.
+    """A reason to refuse requests.
 
     Attributes:
         status: HTTP status.
-        message: the reason, with {} for each fact that is known only when a request is refused.
+        message: text of the reason, with {} for each detail that is known only when a request is refused.
     """
 
     status: int
@@ -233,7 +235,8 @@ WRONG_COUNT = Refusal(400, "'image' of shape {} has {} values, and 'data' has {}
 WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255")
 NOT_FINITE = Refusal(400, "'image' has NaN or infinite values")
 
-# Only the C++ service needs these: Ray's own server refuses or accepts such requests before the service on Ray sees them.
+# Only the C++ service needs these refusals. In the service on Ray, Ray's own server decides about such requests before the
+# service sees them.
 NO_HTTP = Refusal(400, "the request can't be understood: {}")
 OLD_HTTP = Refusal(400, "only HTTP/1.0 and HTTP/1.1 are supported")
 NO_HOST = Refusal(400, "the request must have one Host header")
@@ -247,13 +250,13 @@ MANY_CLIENTS = Refusal(503, "too many clients are connected")
 
 @dataclass(frozen=True)
 class Option:
-    """An option of both programs that takes a whole number.
+    """A command line option of both HTTP services whose value is a whole number.
 
     Attributes:
-        name: its name as a Python attribute.
+        name: name of the option as a Python attribute.
         maximum: the largest value; the smallest is 1.
-        default: its value if it is not given.
-        help: its description for `--help`.
+        default: the value if the option is not given.
+        help: description for `--help`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The settings that a server chooses between, and the times of their calls on the machine that serves."""
+"""The settings that a server chooses between, and the times of their calls on the machine that serves them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _ROUNDS = 5
 
 
 def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str]) -> list[Profile]:
-    """The settings that elastic capacity chooses between, the least accurate first.
+    """Return the settings that elastic capacity chooses between, the least accurate first.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         ratios: capacity ratios, in rising order; may be empty.
-        profiles: names of profiles, the least accurate first; with `ratios`, at most one, which has the settings' other
-            fields. Empty for the stored profiles, in the order of their capacity.
+        profiles: names of profiles, the least accurate first. If there are `ratios`, at most one profile, which provides the
+            other fields of each setting. If `profiles` and `ratios` are empty, the stored profiles are used, in the order of
+            their capacity.
 
     Raises:
         click.UsageError: the bundle has no settings to choose between, or can't be run at one of the ratios.
@@ -47,13 +48,15 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
             profile = manifest.rules.profile(base, capacity=ratio)
         except RoutingError as error:
             raise click.UsageError(f"--capacity {ratio:g}: {error}") from None
-        # Ratios that are rounded to the same slots are one level.
+        # Two ratios that are rounded to the same slots give one level.
         found.setdefault(profile.effect, profile)
     return list(found.values())
 
 
 def served_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle whose answers don't depend on which images share a call; checks all bytes of the bundle.
+    """Check all bytes of a bundle and return its manifest. The bundle must route every image alone.
+
+    Otherwise, an answer would depend on the images that share its call.
 
     Raises:
         BundleError: the bundle is damaged, or not a bundle.
@@ -71,22 +74,26 @@ def served_manifest(bundle: Path) -> Manifest:
 
 
 def model_name(bundle: Path) -> str:
-    """The name of a bundle's model in URLs: the name of its folder, with "-" for characters that are not allowed."""
+    """Return the name of a bundle's model in URLs.
+
+    It is the name of the bundle's folder, with "-" in place of characters that are not allowed.
+    """
     stem = bundle.resolve().name.removesuffix(".vmoe")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME] or "model"
 
 
 def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, most_images: int) -> tuple[Elastic, list[str]]:
-    """A plan for these settings on this machine.
+    """Return a plan for these settings on this machine.
 
     Args:
         engine: an engine whose bundle routes every image alone.
         profiles: the settings, the least accurate first.
-        target: seconds from a request's arrival to its answer.
+        target: maximum time from a request's arrival to its answer, in seconds.
         most_images: maximum number of images per call.
 
     Returns:
-        A plan with the levels that are faster than all more accurate ones, and notes about the plan.
+        A plan, and notes about it for people. A setting becomes a level of the plan if it is faster than all settings that
+        are more accurate.
 
     Raises:
         ElasticError: the target is out of range.
@@ -103,11 +110,11 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
 
 
 def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level], list[str]]:
-    """The levels whose full calls are faster than those of all later ones, and a note for each other level.
+    """Return the levels that are faster than all more accurate levels, and a note for each level that is not.
 
     Args:
         levels: the levels, the least accurate first.
-        most_images: number of images of a full call.
+        most_images: number of images in the full calls whose times are compared.
     """
     kept: list[Level] = []
     notes = []
@@ -120,7 +127,7 @@ def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level]
 
 
 def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int) -> list[Level]:
-    """The levels of settings, from the times of calls with one image and with `most_images` images.
+    """Return the levels of settings, from the times of calls with one image and with `most_images` images.
 
     The settings take turns, so that a slow phase of the machine affects all of them.
     """
@@ -134,7 +141,7 @@ def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int)
             engine(batches[size], profile)
             times.append(time.perf_counter() - start)
     return [
-        # The first round is a warm-up.
+        # Leave out the first round, which is a warm-up.
         fitted_level(profile.name, [(size, float(np.median(taken[profile, size][1:]))) for size in sizes])
         for profile in profiles
     ]

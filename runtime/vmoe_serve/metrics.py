@@ -1,7 +1,7 @@
-"""The metrics of both services for Prometheus. The generated headers have their rows for C++.
+"""The Prometheus metrics of both services. The generated headers contain them for C++.
 
-To add a metric that is one number, add a field with its row to `Load` and run `python tools/cpp_headers.py`. Count it in
-`vmoe_serve.batcher`, and in C++ in `vmoe/batcher.hpp`.
+To add a metric that is one number, add a field with a `Metric` to `Load` and run `python tools/cpp_headers.py`. Count it in
+`vmoe_serve.batcher`, and for C++ in `vmoe/batcher.hpp`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of a metric.
+    """The declaration of a metric.
 
     Attributes:
         name: name of the metric.
-        help: its description.
-        is_gauge: whether it is a current value rather than a running total.
+        help: description of the metric.
+        is_gauge: whether the metric is a current value rather than a running total.
     """
 
     name: str
@@ -33,14 +33,14 @@ def _number(name: str, help: str, *, is_gauge: bool = False) -> Any:
 
 @dataclass
 class Load:
-    """The queue of a batcher, and its counts so far.
+    """The state of a batcher's queue, and its counts since the start.
 
     Attributes:
-        level: name of the current setting of requests that name none; None for a model that has no settings.
-        served: answered images, by the name of their setting if the bundle or the plan has it, otherwise as "other"; as ""
-            for a model that has no settings.
+        level: name of the current setting for requests that name no setting; None for a model without settings.
+        served: number of answered images, by the name of their setting. Settings that neither the bundle nor the plan names
+            are counted as "other". For a model without settings, the name is "".
 
-    The other fields are numbers; each is declared with the row of its metric.
+    The other fields are numbers. Each one is declared with its `Metric`.
     """
 
     level: str | None = None

@@ -16,13 +16,13 @@ from vmoe_serve.metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED
 
 
 class Metrics(Collector):
-    """The metrics of one served model: replies by status and time, and the counts of its batcher."""
+    """The metrics of one served model: the number of replies by status and duration, and the counts of its batcher."""
 
     def __init__(self, model: str, batcher: Batcher) -> None:
-        """Starts all counts at zero.
+        """Start all counts at zero.
 
         Args:
-            model: name of the model, a label of all metrics.
+            model: name of the model, which is a label of all metrics.
             batcher: the batcher whose load is reported.
         """
         self._registry = CollectorRegistry()
@@ -37,11 +37,11 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def replied(self, request: str, status: int, seconds: float) -> None:
-        """Counts a reply.
+        """Count a reply.
 
         Args:
-            request: the label of its endpoint.
-            status: its HTTP status.
+            request: the label of the reply's endpoint.
+            status: HTTP status of the reply.
             seconds: time from the request to the reply.
         """
         self._replies.labels(self._model, request, str(status)).observe(seconds)

@@ -1,4 +1,7 @@
-"""The Ray Serve application: replicas with an engine, a batcher and a `Service` each, behind Ray's HTTP proxy."""
+"""The Ray Serve application, which runs behind Ray's HTTP proxy.
+
+Each of its replicas has an engine, a batcher and a `Service`.
+"""
 
 import asyncio
 import os
@@ -19,15 +22,16 @@ from vmoe_serve.service import Service
 
 
 def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve.Application:
-    """The application, for `ray.serve.run`.
+    """Return the application for `ray.serve.run`.
 
     Args:
-        name: name of the model, in addresses.
-        replicas: minimum and maximum number of replicas; Ray starts more if all are busy.
+        name: name of the model in URLs.
+        replicas: minimum and maximum number of replicas. Ray starts more replicas while all are busy.
         **arguments: arguments of `Replica`.
     """
     fewest, most = replicas
-    # The most requests that a call and the queue can hold. Ray admits more, which the replica refuses with a message.
+    # The maximum number of requests in a call and in the queue. Ray admits twice as many, so that the replica refuses the
+    # excess with a message.
     at_once = arguments["max_waiting"] + arguments["batch_size"]
     bounds = {"min_replicas": fewest, "max_replicas": most, "target_ongoing_requests": arguments["batch_size"]}
     deployment = serve.deployment(
@@ -37,9 +41,9 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         max_ongoing_requests=2 * at_once,
         ray_actor_options={"num_cpus": arguments["threads"] or 1},
         graceful_shutdown_timeout_s=GRACE_SECONDS,
-        # Interval at which a stopping replica checks whether it has answered everything; 2 s by default.
+        # Interval at which a stopping replica checks whether it has answered all requests; the default is 2 s.
         graceful_shutdown_wait_loop_s=0.5,
-        # Interval at which Ray looks for dead replicas, to replace them; 10 s by default.
+        # Interval at which Ray looks for dead replicas to replace; the default is 10 s.
         health_check_period_s=2,
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )(Replica)
@@ -64,19 +68,19 @@ class Replica:
         threads: int | None,
         backend: str,
     ) -> None:
-        """Loads the engine, and times the levels.
+        """Load the engine, and time the levels.
 
         Args:
-            name: name of the model, in addresses.
+            name: name of the model in URLs.
             bundle: absolute path of the bundle's folder, the same on every machine of the cluster.
-            levels: names of the settings of elastic capacity, the least accurate first; empty for none.
-            profile: setting of requests that name none, without levels; None for the first stored profile.
-            slo_ms: milliseconds from a request's arrival to its answer, for elastic capacity.
+            levels: names of the settings for elastic capacity, the least accurate first; empty for no elastic capacity.
+            profile: setting for requests that name no setting, if there are no levels; None for the first stored profile.
+            slo_ms: latency target of elastic capacity: milliseconds from a request's arrival to its answer.
             batch_size: maximum number of images per call and per request.
             max_waiting: maximum number of images in the queue.
             max_body: maximum size of a request's body, in megabytes.
             request_seconds: maximum time for a body to arrive, in seconds.
-            threads: CPU threads per call; None for the runtime's own choice.
+            threads: CPU threads per call; None lets the runtime choose.
             backend: name of the backend.
         """
         _tell("a replica to load the bundle")
@@ -92,11 +96,14 @@ class Replica:
         self._service = Service(engine, batcher, name, max_body=max_body, seconds=request_seconds)
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """The application, for Ray's HTTP proxy."""
+        """Return the ASGI application for Ray's HTTP proxy."""
         return self._service.app
 
     def described(self) -> tuple[str, str, list[str]]:
-        """The endpoint for pictures, "classify" or "features"; the runtime; and notes about the elastic levels."""
+        """Return a description of the replica.
+
+        It consists of the endpoint for pictures ("classify" or "features"), the runtime, and notes about the elastic levels.
+        """
         return self._what, self._runtime, self._notes
 
     async def __del__(self) -> None:
@@ -104,6 +111,9 @@ class Replica:
 
 
 def _tell(awaited: str) -> None:
-    """Writes what the command waits for into its progress file, which exists only on the command's own machine."""
+    """Write what the command is waiting for into the command's progress file.
+
+    The file exists only on the machine that runs the command.
+    """
     with suppress(OSError), Path(os.environ.get(SERVING, "")).open("r+") as step:
         step.truncate(step.write(awaited))

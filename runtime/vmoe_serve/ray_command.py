@@ -1,4 +1,7 @@
-"""`vmoe serve ray`: starts Ray if none runs, deploys the application, and stops it on SIGTERM or Ctrl-C."""
+"""The command `vmoe serve ray`.
+
+It starts Ray if Ray isn't running, deploys the application, and stops it on SIGTERM or Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -69,10 +72,10 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.
 
     It runs on this machine, or on the cluster that RAY_ADDRESS names. POST /v1/classify (or features) takes a picture or
-    JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics report its state. With --slo-ms
-    the capacity follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that
-    meets the target. Without it, they get the one --profile, or the first stored one. SIGTERM and Ctrl-C stop it after it
-    has answered the requests in its queues.
+    JSON. POST /v2/models/NAME/infer takes requests of the Open Inference Protocol. GET /healthz and GET /metrics report the
+    state. With --slo-ms, the capacity follows the load: requests that name no setting get the best setting that meets the
+    target, among those of --sweep, --capacity or --profile. Without --slo-ms, they get the one --profile, or the first
+    stored profile. SIGTERM and Ctrl-C stop the server after it has answered the requests in its queues.
     """
     from ray import cluster_resources, serve
 
@@ -85,7 +88,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         _claim(claim, host, port)
         if not quiet:
             click.echo("vmoe: starting Ray and its replicas", err=True)
-        # Other processes open the file by this name. It disappears with this process, however the process ends.
+        # Other processes open the progress file by this name. The name disappears with this process, however the process
+        # ends.
         step, start = Path(f"/proc/{os.getpid()}/fd/{serving.fileno()}"), time.monotonic()
         step.write_text("Ray's own processes")
 
@@ -100,7 +104,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         try:
             handle, running = _deploy(bundle, name, host, port, arguments)
         except BaseException:
-            if os.environ.get("RAY_ADDRESS"):  # leave nothing behind on the user's own cluster
+            if os.environ.get("RAY_ADDRESS"):  # on the user's own cluster, leave nothing behind
                 with suppress(Exception):
                     serve.delete(name)
             raise
@@ -118,14 +122,14 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
             if not quiet:
                 click.echo(f"vmoe: stopping; requests in its queues get at most {GRACE_SECONDS} s", err=True)
         finally:
-            # Replicas now accept no more requests, and answer those that they have.
+            # From now on, replicas accept no more requests, and answer those that they already have.
             serve.delete(name)
             step.write_text("")
-            time.sleep(1)  # lets refusals end that have begun
+            time.sleep(1)  # lets refusals finish that have already begun
 
 
 def _address(host: str, port: int) -> str:
-    """The address of the server.
+    """Return the URL of the server.
 
     Examples:
         >>> _address("::1", 8000)
@@ -135,10 +139,12 @@ def _address(host: str, port: int) -> str:
 
 
 def _claim(claim: socket.socket, host: str, port: int) -> None:
-    """Refuses a port that is in use, which Ray would share, or that another run of this command is about to use.
+    """Refuse a port that is in use, or that another run of this command is about to use.
+
+    Ray itself would share a port that is in use.
 
     Args:
-        claim: a Unix socket, which reserves the port among runs of this command until it is closed or the process ends.
+        claim: a Unix socket. It reserves the port among runs of this command until it is closed or the process ends.
         host: host name or IP address to listen on.
         port: TCP port to listen on.
     """
@@ -150,11 +156,11 @@ def _claim(claim: socket.socket, host: str, port: int) -> None:
 
 
 def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `ray_application.application`.
+    """Check the command line, and return the arguments of `ray_application.application`.
 
     Args:
-        bundle: the bundle of the command line.
-        values: the values of its options.
+        bundle: the bundle on the command line.
+        values: the values of the command line options.
     """
     profiles = tuple(dict.fromkeys(values.pop("profiles")))
     ratios = options.ratios_of(values.pop("sweeps"), values.pop("capacities"))
@@ -174,7 +180,10 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_cpus(values: dict[str, Any], cpus: float) -> None:
-    """Refuses more replicas than this machine has CPUs for, as Ray would wait for more; a cluster may still get some."""
+    """Refuse more replicas than this machine has CPUs for, because Ray would wait for more CPUs.
+
+    On a cluster any number is accepted, because the cluster may still get more CPUs.
+    """
     fewest, each = values["replicas"][0], values["threads"] or 1
     if fewest * each > cpus and not os.environ.get("RAY_ADDRESS"):
         raise click.ClickException(
@@ -185,7 +194,7 @@ def _check_cpus(values: dict[str, Any], cpus: float) -> None:
 def _deploy(
     bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any], *, is_last: bool = False
 ) -> tuple[Any, int]:
-    """Deploys the application; returns Ray's handle of it and the number of replicas that run."""
+    """Deploy the application. Return Ray's handle for it, and the number of replicas that run."""
     from ray import serve
 
     from vmoe_serve.ray_application import application
@@ -197,11 +206,12 @@ def _deploy(
         target = serve.RunTarget(application(name, **arguments), name, "/")
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         return handle, _await_replicas(name, arguments["replicas"][0])
-    except Exception as error:  # Ray raises whatever its parts raise
+    except Exception as error:  # Ray raises any error that one of its components raises
         status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
         told = reason(reasons[0] if reasons else error)
-        # Ray gives up on a replica that a slow machine hasn't started in time. The bundle is not at fault, so try again.
+        # If a replica did not start in time, Ray gives up. That is the fault of a slow machine and not of the bundle, so try
+        # once more.
         if is_last or "never ran" not in told:
             raise click.ClickException(advised(f"Ray can't serve {bundle}: {told}", _INSTEAD)) from None
     serve.delete(name)
@@ -209,7 +219,9 @@ def _deploy(
 
 
 def _await_replicas(name: str, fewest: int) -> int:
-    """Waits until the replicas run, and returns how many do. After a while, one is enough on a cluster that lacks CPUs.
+    """Wait until the replicas run, and return how many run.
+
+    On a cluster that lacks CPUs, one replica is enough after a while.
 
     Raises:
         RuntimeError: a replica can't start, or the cluster's Ray Serve does not listen for HTTP.

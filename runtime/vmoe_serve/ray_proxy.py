@@ -1,4 +1,4 @@
-"""Sends JSON in place of the plain text with which Ray Serve's HTTP proxy itself refuses requests."""
+"""Replaces the plain-text refusals of Ray Serve's HTTP proxy by JSON."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ the proxy is about to be killed."""
 
 
 class JsonRefusals:
-    """An ASGI application whose refusals are JSON: plain-text errors of the proxy become status 503."""
+    """An ASGI application that wraps another application.
+
+    It replaces plain-text errors of that application by JSON with status 503.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles a request, as ASGI defines it."""
+        """Handle a request, as ASGI defines it."""
         started = refused = False
 
         async def send_json(message: Message) -> None:
@@ -37,14 +40,16 @@ class JsonRefusals:
                 await send(message)
 
         await self._app(scope, receive, send_json)
-        if not started:  # the proxy refused the request, or lost its replica and sent nothing
-            # If clients could retry at once, they would keep the proxy busy, and be cut off when it stops.
+        if not started:  # the proxy refused the request, or it lost its replica and sent nothing
+            # Delay the refusal. If clients could retry at once, they would keep the proxy busy, and be cut off when the
+            # proxy stops.
             await asyncio.sleep(1)
             if not Path(os.environ.get(SERVING, __file__)).stat().st_size:
-                await asyncio.Event().wait()  # starts no refusal, as the kill could fall between its two writes
+                # send nothing: the proxy is about to be killed, possibly between the two writes of a refusal
+                await asyncio.Event().wait()
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """The proxy's middlewares; Ray's variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names this function."""
+    """Return the proxy's middlewares. Ray calls this function, which RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names."""
     return [Middleware(JsonRefusals)]

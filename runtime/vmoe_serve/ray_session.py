@@ -1,4 +1,4 @@
-"""Connects the subcommands that run on Ray to it, and shortens Ray's error messages."""
+"""Connects subcommands to Ray, and shortens Ray's error messages."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def connected_ray(
     variables: Mapping[str, str] = MappingProxyType({}),
     instead: str = "",
 ) -> Iterator[None]:
-    """A connection to the cluster of RAY_ADDRESS, or to a new Ray of this process.
+    """Connect to the cluster that RAY_ADDRESS names, or else to a new Ray of this process, until the block ends.
 
     Args:
         cpus: CPUs for the actors of a new Ray; None for all CPUs of the machine.
-        object_store: size of its shared memory in bytes.
-        variables: environment variables of its processes.
+        object_store: size of the shared memory of a new Ray, in bytes.
+        variables: environment variables for the processes of a new Ray.
         instead: advice for users if Ray is too slow; see `advised`.
 
     Raises:
         VmoeError: Ray can't be started.
     """
-    # By default, Ray sends usage reports to its maker.
+    # By default, Ray sends usage reports to its developers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -72,7 +72,7 @@ def connected_ray(
                 os.environ.setdefault(name, value)
             with _leaving_nothing(), _children_outliving_sigterm():
                 ray.init(
-                    address="local",  # the default joins whatever `ray start` has started on this machine
+                    address="local",  # by default, Ray joins any Ray that `ray start` has started on this machine
                     include_dashboard=False,
                     num_cpus=cpus,
                     _node_ip_address="127.0.0.1",
@@ -80,17 +80,18 @@ def connected_ray(
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-    except SystemExit:  # from the handler that Ray installs for SIGTERM
+    except SystemExit:  # raised by the handler that Ray installs for SIGTERM
         signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])
         signal.raise_signal(signal.SIGTERM)
         raise
-    except Exception as error:  # Ray raises whatever its parts raise
+    except Exception as error:  # Ray raises any error that one of its components raises
         told = advised(f"Ray can't be started: {reason(error)}", instead)
-        if getattr(error, "filename", None) or "home directory" in told:  # pathlib's error if there is none
+        # pathlib raises this error if there is no home folder
+        if getattr(error, "filename", None) or "home directory" in told:
             told += _FOLDERS
         raise VmoeError(told) from None
     try:
-        # Ray has installed handlers of its own.
+        # Restore the handlers, because Ray has installed its own.
         for number, handler in handlers.items():
             signal.signal(number, handler)
         yield
@@ -100,9 +101,9 @@ def connected_ray(
 
 @contextmanager
 def _children_outliving_sigterm() -> Iterator[None]:
-    """Blocks SIGTERM in processes that the block starts, and in their children.
+    """Block SIGTERM in processes that are started in the block, and in their children.
 
-    So they outlive a SIGTERM to the whole process group, and this process can stop them in order.
+    So they survive a SIGTERM to the whole process group, and this process can stop them in order.
     """
     starting = [True]
 
@@ -110,7 +111,7 @@ def _children_outliving_sigterm() -> Iterator[None]:
         if starting:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    os.register_at_fork(after_in_child=block)  # Python has no way to unregister it
+    os.register_at_fork(after_in_child=block)  # Python can't unregister this function
     try:
         yield
     finally:
@@ -119,8 +120,11 @@ def _children_outliving_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _leaving_nothing() -> Iterator[None]:
-    """Kills all processes that the block started, if it fails. Ray kills its own processes, but not their children."""
-    import psutil  # Ray's copy, which can be imported after Ray
+    """If the block fails, kill all processes that were started in it.
+
+    Ray kills its own processes, but not the children of these.
+    """
+    import psutil  # the copy inside Ray, which can be imported once Ray has been imported
 
     def started() -> set[Any]:
         return set(psutil.Process().children(recursive=True))
@@ -137,7 +141,10 @@ def _leaving_nothing() -> Iterator[None]:
 
 @contextmanager
 def told_if_ended() -> Iterator[None]:
-    """Has another process print a message if this one is killed, because Ray ends it silently if Ray's own processes die."""
+    """Let another process print a message if this process is killed during the block.
+
+    Without it, there would be no message, because Ray ends this process silently if Ray's own processes die.
+    """
     message = "vmoe: this process was killed, or ended by Ray, which lost its other processes"
     words = ["sh", "-c", 'read -r _ || echo "$0" >&2', message]
     with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as watch:
@@ -149,10 +156,10 @@ def told_if_ended() -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Hides Ray's output until the block ends, because no setting of Ray turns off all of it.
+    """Hide the output of Ray until the block ends, because no setting of Ray turns off all of it.
 
     Yields:
-        Standard error, for the messages of the command itself.
+        Standard error, for the command's own messages.
     """
     with os.fdopen(os.dup(2), "w", errors="backslashreplace") as kept, Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -164,7 +171,9 @@ def silenced() -> Iterator[TextIO]:
 
 
 def reason(error: object) -> str:
-    """The last line of an error, which gives the reason. Earlier lines are the stack, or Ray Data's report of its retries.
+    """Return the last line of an error, which gives the reason.
+
+    The lines before it are the stack trace, or Ray Data's report of its retries.
 
     Examples:
         >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")
@@ -181,7 +190,7 @@ def reason(error: object) -> str:
 
 
 def advised(told: str, instead: str = "") -> str:
-    """An error message, with advice if Ray was too slow.
+    """Return the error message `told`. If Ray was too slow, add advice.
 
     Examples:
         >>> advised("Ray can't be started: it timed out")

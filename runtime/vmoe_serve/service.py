@@ -1,4 +1,4 @@
-"""A served model as an ASGI application: requests in, replies out."""
+"""An ASGI application that serves one model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_MOST_ARRIVING = 1 << 27  # bytes of all arriving bodies, and of unpacked bodies until their answer
+_MOST_ARRIVING = 1 << 27  # limit of the bytes of arriving bodies, and of unpacked bodies until they are answered
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """The `wbits` argument with which zlib unpacks a body, by the body's encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
@@ -48,24 +48,24 @@ class Service:
         app: the application.
         engine, batcher, name: the model's engine, batcher and name.
         metrics: counts of the service's replies.
-        seconds: time limit for the body of a request to arrive, and then for its pictures to be decoded.
-        tensors, pictures, large_pictures: pools of threads that read tensors and decode pictures. They are separate so that
-            `infer` doesn't wait for pictures, nor a small picture for a large one.
+        seconds: time limit for a request's body to arrive. The same limit then applies to decoding its pictures.
+        tensors, pictures, large_pictures: thread pools that read tensors, decode pictures and decode large pictures. They
+            are separate so that `infer` doesn't wait for pictures, and small pictures don't wait for large ones.
     """
 
     def __init__(self, engine: Engine, batcher: Batcher, name: str, *, max_body: int, seconds: float) -> None:
-        """Serves an engine through a batcher.
+        """Create the service for an engine and its batcher.
 
         Args:
             engine: the batcher's engine.
-            batcher: answers the requests.
-            name: name of the model, in addresses.
+            batcher: the batcher that answers the requests.
+            name: name of the model in URLs.
             max_body: maximum size of a request's body, in megabytes.
-            seconds: see the attribute.
+            seconds: see the attributes of the class.
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
-        self._arriving = 0  # bytes of arriving bodies, and of unpacked ones until their answer
+        self._arriving = 0  # bytes of bodies that are arriving, and of unpacked bodies until they are answered
         threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
@@ -77,16 +77,16 @@ class Service:
             for path in row.paths
         ]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
-        self.app.router.redirect_slashes = False  # redirects would name the proxy's address, which clients can't reach
+        self.app.router.redirect_slashes = False  # a redirect would contain the proxy's address, which clients can't reach
 
     def close(self) -> None:
-        """Answers the waiting requests, then ends all threads."""
+        """Answer the waiting requests, then end all threads."""
         self.batcher.close()
         for executor in (self.tensors, self.pictures, self.large_pictures):
             executor.shutdown()
 
     async def body(self, request: Request) -> bytes:
-        """The unpacked body of a request. It never holds more of the body in memory than the limit.
+        """Return the unpacked body of a request. At most `max_body` megabytes of it are kept in memory.
 
         Raises:
             RequestError: the body is too large or too slow, it can't be unpacked, or too many bodies arrive at once.
@@ -115,8 +115,8 @@ class Service:
             body = await run(self.tensors, unpacking.decompress, body, self._most_body + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
-        # A client has to send a large body itself, but a small one that unpacks to a large one costs it nothing. So unpacked
-        # bytes count until the answer.
+        # A client can send a small body that unpacks to a large one, at no cost to itself. So unpacked bytes count towards
+        # the limit until the answer.
         request.state.unpacked = len(body)
         self._arriving += len(body)
         self._check_size(len(body))
@@ -125,14 +125,14 @@ class Service:
         return body
 
     def _check_size(self, size: int) -> None:
-        """Refuses a body of this size if it is too large, or if too many bodies arrive."""
+        """Refuse a body of this size if it is too large, or if too many bytes of bodies are in memory."""
         if size > self._most_body:
             raise RequestError(endpoints.TOO_LARGE, self._most_body >> 20)
         if self._arriving > max(_MOST_ARRIVING, self._most_body):
             raise RequestError(endpoints.MANY_BODIES)
 
     async def decoded(self, pictures: Sequence[Any]) -> Array:
-        """Decodes picture files to the input of the graph, dtype[N,H,W,C].
+        """Decode picture files to the graph's input, dtype[N,H,W,C].
 
         Raises:
             RequestError: the time limit passed, because other pictures took too long.
@@ -145,7 +145,7 @@ class Service:
             raise RequestError(endpoints.DECODING, f"{self.seconds:g}") from None
 
     async def _decoded(self, picture: bytes) -> Array:
-        """Decodes one picture file, to dtype[1,H,W,C]."""
+        """Decode one picture file to dtype[1,H,W,C]."""
         needs_transparency = self.engine.manifest.input.steps.background is not None
         image, pixels = await run(self.pictures, open_picture, picture, needs_transparency)
         return await run(
@@ -153,10 +153,11 @@ class Service:
         )
 
     async def answer(self, batch: Array, setting: str | None) -> Answer:
-        """Answers a batch that `Engine.batch` made, with several calls if it has more images than a call takes.
+        """Answer a batch that `Engine.batch` returned, in several calls if it has more images than one call takes.
 
         Raises:
-            RequestError: the request names a setting, and the model has none; or it has no images, or more than may wait.
+            RequestError: the request names a setting but the model has none, or the request has no images or more than may
+                wait in the queue.
             VmoeError: as for `Batcher.submit` and a call of the engine.
         """
         if setting is not None and self.engine.setting() is None:
@@ -167,14 +168,17 @@ class Service:
         answers = list[Answer]()
         requested: Profile | str | None = setting
         for start in range(0, len(batch), most):
-            # If the client disconnects, this coroutine is cancelled, which removes the request from the queue.
+            # If the client disconnects, this coroutine is cancelled. That removes the request from the queue.
             answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], requested)))
-            requested = answers[0].setting  # the setting that was chosen for the first images serves all of them
+            requested = answers[0].setting  # the setting that was chosen for the first call also serves the other calls
         outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}
         return replace(answers[0], outputs=outputs)
 
     def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
-        """The handler of an endpoint: calls its function, turns errors into a status and a message, and counts replies."""
+        """Return the handler of an endpoint.
+
+        The handler calls the endpoint's function, turns an error into a status and a message, and counts the reply.
+        """
         function = getattr(import_module(f"vmoe_serve.http.{endpoint.module}"), endpoint.name)
 
         async def reply_to(request: Request) -> Response:
@@ -200,9 +204,9 @@ class Service:
         return reply_to
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        """A reply to a request that no route accepts, in the same words as other refusals."""
+        """Return a reply to a request that no route accepts, with the same messages as other refusals."""
         assert isinstance(error, HTTPException)
-        path = request.scope["path"][:200]  # request.url raises if the query is not UTF-8
+        path = request.scope["path"][:200]  # request.url would raise an error if the query is not UTF-8
         known = {404: self._no_path(path), 405: RequestError(endpoints.NO_METHOD, request.method, path)}
         message = str(known.get(error.status_code, error.detail))
         return JSONResponse({"error": message}, error.status_code, error.headers)
@@ -217,7 +221,7 @@ class Service:
 
 
 def run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
-    """Runs a function in a thread, and returns its result."""
+    """Run a function in a thread of `executor`, and return an awaitable for its result."""
     return asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
 

@@ -22,21 +22,21 @@ from vmoe_tools.bench.point_result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
 
-# Without parse_math, a name with dollar signs would be drawn as a formula.
+# With `parse_math`, a name with dollar signs would be drawn as a formula.
 matplotlib.rcParams |= {
     "font.family": "DejaVu Sans", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "vmoe",
 }  # fmt: skip
 
 _PIXELS_PER_INCH = 150
 _KEPT, _DROPPED = "#0072b2", "#b0b0b0"
-_NEAREST_RATIOS = 1.33  # least quotient of neighbouring capacity ratios that are both labelled on the axis
+_NEAREST_RATIOS = 1.33  # a labelled capacity ratio is at least this many times the previous labelled one
 _MOST_COLUMNS = 5
 _MOST_NAMED_CLASSES = 40
 _MOST_TICKS = 11
 _LONGEST_NAME = 32
-_COLOURS, _MARKERS = 10, "o^sv"  # lines of the same colour have different markers
-_MOST_COVERED = 4  # lines; the legend of more would cover too much of the chart, so it goes below
-_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # inches of an entry in a legend below the charts
+_COLOURS, _MARKERS = 10, "o^sv"  # the colours repeat after 10 lines, with another marker
+_MOST_COVERED = 4  # the most lines in a legend inside a chart; a longer legend would cover too much and goes below
+_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # inches, for one entry of a legend below the charts
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Scale:
 
     Attributes:
         label: label of the axis, with the unit.
-        value: returns the value of a point; None if it has none.
-        percent: whether values are shares.
-        ratios: whether values are capacity ratios, on a logarithmic axis.
+        value: returns the quantity of a point; None if it is unknown.
+        percent: whether the quantity is a share, shown in percent.
+        ratios: whether the quantity is a capacity ratio, shown on a logarithmic axis.
         from_zero: whether the axis begins at 0.
     """
 
@@ -66,9 +66,10 @@ KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
 
 
 def overview(points: Sequence[PointResult]) -> Figure:
-    """Draw accuracy over capacity, FLOPs and time per image; without labels, draw the share of kept pairs instead.
+    """Draw a chart each of accuracy over capacity, over FLOPs and over time per image.
 
-    If no point has a capacity ratio, there is no chart over capacity.
+    Without labels, the share of kept pairs replaces the accuracy. If no point has a capacity ratio, the chart over capacity
+    is left out.
     """
     figure = Figure((14.0, 4.4), layout="constrained")
     up = ACCURACY if any(point.top1 is not None for point in points) else KEPT_PAIRS
@@ -82,7 +83,7 @@ def overview(points: Sequence[PointResult]) -> Figure:
 
 
 def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figure:
-    """Draw one chart of a measurement."""
+    """Draw one chart: `up` on the vertical axis, `across` on the horizontal one."""
     figure = Figure((5.4, 3.9), layout="constrained")
     _draw_lines(figure.subplots(), points, across, up)
     _name_lines(figure)
@@ -104,7 +105,7 @@ def data_address(figure: Figure) -> str:
 
 
 def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """Draw, for each layer, the pairs that each expert kept and, stacked on them, those that it dropped, if known."""
+    """Draw, for each layer, a bar per expert: its kept pairs and, stacked on them if known, its dropped pairs."""
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         experts = np.arange(len(layer.load))
@@ -123,7 +124,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
 
 
 def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """Draw, for each layer, a histogram of the gates of kept pairs and, stacked on them, of dropped pairs."""
+    """Draw, for each layer, a histogram of gates: kept pairs and, stacked on them, dropped pairs."""
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         bins = len(layer.gates_kept)
@@ -147,7 +148,8 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
 def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[str] | None) -> Figure:
     """Draw, for each layer, the mean routing weight of each class and expert as a colour: experts across, classes down.
 
-    If there are too many classes to show their names, each layer orders them by the expert with the largest weight.
+    If there are too many classes to show their names, the classes of each layer are sorted by the expert with the largest
+    weight.
     """
     weights = {name: layer.class_weight for name, layer in layers.items() if layer.class_weight is not None}
     first = next(iter(weights.values()))
@@ -188,21 +190,23 @@ def layer_name(layer: str) -> str:
 def _saved(figure: Figure, suffix: str) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # class names in scripts that the font lacks
+        warnings.simplefilter("ignore", UserWarning)  # the font lacks characters of some class names
         metadata = {"Date": None} if suffix == "svg" else None
         figure.savefig(file, format=suffix, dpi=_PIXELS_PER_INCH, metadata=metadata)
     return file.getvalue()
 
 
 def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Scale) -> None:
-    """Draw a line for each group of points that differ only in capacity; stars mark the Pareto front.
+    """Draw a line for each group of points that differ only in capacity. Stars mark the Pareto front.
 
-    A line connects its points by ascending capacity. Points without a capacity become a horizontal line in a chart over
-    capacity. Diamonds are other models. Dashed lines are cascades, only over FLOPs and time; a cascade is left out if
-    another one of its line is as cheap and as accurate.
+    - A line connects its points by ascending capacity.
+    - A point without a capacity is a horizontal line in a chart over capacity.
+    - A diamond is another model.
+    - A dashed line connects cascades, in charts over FLOPs and time only. A cascade is left out if another cascade of its
+      line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
-        # A line has the same colour in all charts, so count it even if it has no values in this one.
+        # Number all lines, even those without points in this chart, so that a line has the same colour in all charts.
         colour, is_cascade = f"C{number % _COLOURS}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]
@@ -230,7 +234,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
 
 
 def _name_lines(figure: Figure) -> None:
-    """Add a legend if there are several lines: inside each chart or, for many lines, one below all charts."""
+    """Add a legend if there are several lines: inside each chart or, if it is long, a single one below all charts."""
     named = [(axes, *axes.get_legend_handles_labels()) for axes in figure.axes]
     names = {name: handle for _, handles, labels in named for name, handle in zip(labels, handles, strict=True)}
     if len(names) > _MOST_COVERED:
@@ -245,7 +249,7 @@ def _name_lines(figure: Figure) -> None:
 
 
 def _ratios(points: Sequence[PointResult]) -> list[float]:
-    """Return the capacity ratios to label on the axis: the measured ones, except any too close to the previous label."""
+    """Return the measured capacity ratios to label on the axis, except ratios that are too close to the previous label."""
     shown: list[float] = []
     for ratio in sorted({ratio for point in points if (ratio := CAPACITY.value(point)) is not None}):
         if not shown or ratio >= shown[-1] * _NEAREST_RATIOS:
@@ -254,7 +258,7 @@ def _ratios(points: Sequence[PointResult]) -> list[float]:
 
 
 def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
-    """Return the points of each line by ascending capacity; the keys name what distinguishes the lines."""
+    """Return the points of each line, sorted by capacity. A line's key names the properties that distinguish the lines."""
     parts = [
         {
             "bundle": point.name if point.compared else point.bundle,

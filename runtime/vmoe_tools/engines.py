@@ -29,11 +29,11 @@ class LoadedBundle:
     """A bundle on one backend.
 
     Attributes:
-        name: name of the bundle, or its path if several have that name.
-        path: its folder.
-        engine: its engine.
-        compared: whether it is another model, loaded for comparison with the measured one.
-        parallelism: threads and streams as requested.
+        name: name of the bundle, or its path if several bundles have the same name.
+        path: folder of the bundle.
+        engine: the engine that runs the bundle.
+        compared: whether the bundle is another model, loaded for comparison with the measured one.
+        parallelism: requested numbers of threads and streams.
         load_seconds: duration of loading, including the check of every file.
         resident_bytes: growth of the process's memory during loading; None if the system doesn't report it.
     """
@@ -58,17 +58,17 @@ def load_engines(
     any_groups: bool = False,
     same_images: bool = True,
 ) -> list[LoadedBundle]:
-    """Load one engine per bundle and backend, and per profile if the backend fixes each engine to one.
+    """Load one engine per bundle and backend. If the backend fixes each engine to one profile, load one per profile.
 
     Args:
-        bundles: folders of one model, such as exports in several precisions.
-        compared: folders of other models, each loaded with its first profile.
+        bundles: folders with exports of one model, for example in several precisions.
+        compared: folders with other models, each loaded with its first profile.
         backends: names of backends, or "auto".
         profiles: names of the requested profiles; None for a bundle's first one.
         parallelism: threads per call, and streams.
-        closing: closes the engines.
-        any_groups: whether exports of one model may differ in their routing groups.
-        same_images: whether compared models must accept the same labels, because they run on the same images.
+        closing: an exit stack that closes the engines.
+        any_groups: whether the exports of the model may have different routing groups.
+        same_images: whether compared models run on the same images, and so must have the same classes.
 
     Raises:
         click.UsageError: one of these applies:
@@ -99,7 +99,7 @@ def load_engines(
 
 
 def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
-    """Describe this machine and its software, as far as measurements depend on them.
+    """Describe the properties of this machine and its software that measurements depend on.
 
     Args:
         engines: the measured engines, which describe their runtimes.
@@ -109,7 +109,9 @@ def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
 
         - `cpu`: model name
         - `cores`: number of cores that this process may use
-        - `os`; `python`, `numpy`, `vmoe_runtime`: versions; the last is None if it is not installed as a package
+        - `os`: name and version of the operating system
+        - `python`, `numpy`: versions
+        - `vmoe_runtime`: version; None if it is not installed as a package
         - `backends`: a description of each runtime, by the name of its backend
         - `engines`: for each bundle and backend, `bundle`, `backend`, `precision`, and `load_seconds` and `resident_bytes`
           as in `LoadedBundle`
@@ -168,7 +170,7 @@ def _identity(manifest: Manifest, *, any_groups: bool) -> object:
 
 
 def _profiles_to_load(bundle: Path, backend: str, profiles: Sequence[str | None]) -> Sequence[str | None]:
-    """Return the names of profiles to load a backend with, one engine each; None is the bundle's first, if it has any."""
+    """Return profile names; one engine is loaded for each. None is the bundle's first profile, if it has profiles."""
     if backend not in BACKENDS or not BACKENDS[backend].one_profile:
         return profiles[:1] or [None]
     manifest = Bundle.open(bundle, verify=False).manifest

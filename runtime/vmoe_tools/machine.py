@@ -23,12 +23,19 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
         Plain values for JSON. A value that doesn't apply is None.
 
         - `cpu`, `cores`
-        - `op_library`: `path`, `cpu_path` (the instruction set that its kernels use), and `reason` (why there is none)
-        - `backends`: for each of `vmoe_runtime.backends.BACKENDS`, at the first profile: `name`, `runs`, `auto` (whether
-          "auto" selects it), `description`, and `reason` (why it can't run the bundle)
+        - `op_library`:
+            - `path`
+            - `cpu_path`: the instruction set that its kernels use
+            - `reason`: why there is no library
+        - `backends`: for each of `vmoe_runtime.backends.BACKENDS`, at the first profile:
+            - `name`
+            - `runs`: whether the backend can run the bundle
+            - `auto`: whether "auto" selects it
+            - `description`
+            - `reason`: why it can't run the bundle
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an op library that can't be loaded; the result reports it
+        warnings.simplefilter("ignore")  # an op library that can't be loaded causes a warning; the result reports the reason
         profile = next(iter(bundle.manifest.profiles.values()), None)
         found = {name: availability(name, bundle, profile) for name in BACKENDS}
         auto = chosen_by_auto(found)
@@ -72,7 +79,7 @@ def availability(name: str, bundle: Bundle, profile: Profile | None) -> str | Ba
 
 
 def chosen_by_auto(found: Mapping[str, str | BackendError]) -> str | None:
-    """Return the backend that "auto" would select; None if it would fail.
+    """Return the backend that "auto" would select; None if "auto" would fail.
 
     Args:
         found: the `availability` of each of BACKENDS.
@@ -84,7 +91,7 @@ def chosen_by_auto(found: Mapping[str, str | BackendError]) -> str | None:
 
 
 def cpu_model() -> str:
-    """Return the model name of the CPU; its architecture if the system doesn't report the name."""
+    """Return the model name of the CPU; if the system doesn't report the name, its architecture."""
     name = _field("/proc/cpuinfo", "model name")
     return name or platform.processor() or platform.machine()
 

@@ -20,12 +20,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 _MOST_IMAGES = 65536
 _STEPS, _MOST_STEPS = 8, 1000
-_AMBIGUOUS = 0.5  # from here on, a share may be meant in percent
+_AMBIGUOUS = 0.5  # a share of at least this, typed without %, may be meant in percent
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
 class RatioRange(click.ParamType):  # type: ignore[type-arg]
-    """Capacity ratios spaced by equal factors, as a tuple of floats: 8 for `LOW:HIGH`, N for `LOW:HIGH:N`.
+    """A parameter type for capacity ratios that are spaced by equal factors: 8 for `LOW:HIGH`, N for `LOW:HIGH:N`.
 
     Examples:
         >>> RatioRange().convert("0.1:2.0:4", None, None)
@@ -35,7 +35,7 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
     name = "low:high[:n]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse one word; round the ratios to three digits."""
+        """Parse one word, and return the ratios, rounded to three significant digits."""
         if isinstance(value, tuple):
             return value
         match = _RANGE.fullmatch(value)
@@ -52,7 +52,7 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
 
 
 class FiniteRange(click.FloatRange):
-    """A finite number in a range."""
+    """A parameter type for a finite number in a range."""
 
     name = "number"
 
@@ -65,7 +65,9 @@ class FiniteRange(click.FloatRange):
 
 
 class Share(FiniteRange):
-    """A share, such as `0.01` or `1%`. Values of 0.5 and above need a `%`, because some users type `0.5` for 0.5 %.
+    """A parameter type for a share, such as `0.01` or `1%`.
+
+    Values of 0.5 and above need a `%`, because some users type `0.5` for 0.5 %.
 
     Examples:
         >>> Share(0, 100).convert("0.01", None, None), Share(0, 100).convert("0.5%", None, None)
@@ -85,18 +87,21 @@ class Share(FiniteRange):
 
 
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Combine options into one decorator that adds them in their order."""
+    """Combine options into one decorator, which adds them to a command in the given order."""
     return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
-    """Declare an argument whose value is a path or an address to read; an option if the first word begins with a dash."""
+    """Declare an argument whose value is a path or a URL to read.
+
+    If the first word begins with a dash, declare an option instead.
+    """
     decorate = click.option if words[0].startswith("-") else click.argument
     return _all_of(decorate(*words, type=ReadPath(path_type=Path), **settings), copied_first)
 
 
 def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
-    """Return the value of an option, and refuse several; click would silently use the last one."""
+    """Return the value of an option. Refuse several values, because click would silently use the last one."""
     if len(values) > 1:
         name = "/".join([*option.opts, *option.secondary_opts])
         several = "vmoe bench compares several settings, and vmoe inspect several --profile"
@@ -231,7 +236,7 @@ def _axis_option(row: SettingRow) -> Callable[[F], F]:
 
 
 def _stored_option(row: SettingRow) -> Callable[[F], F]:
-    """Declare the option for one setting of the profiles that an export stores; repeatable if the setting has no default."""
+    """Declare the option for one setting of the profiles that an export stores. It is repeatable if there is no default."""
     if row.default is None:
         kind = click.FloatRange(0, min_open=True) if row.type == "ratio" else click.IntRange(1)
         short = ("-c",) if row.name == "capacity" else ()
@@ -262,5 +267,5 @@ stored_options = _all_of(*map(_stored_option, ROWS.values()))
 
 
 def ratios_of(sweeps: Iterable[tuple[float, ...]], capacities: Iterable[float]) -> tuple[float, ...]:
-    """Combine the capacity ratios of `--sweep` and `--capacity`: each once, in ascending order."""
+    """Combine the capacity ratios of `--sweep` and `--capacity`. The result has each ratio once, in ascending order."""
     return tuple(sorted({*capacities, *(ratio for sweep in sweeps for ratio in sweep)}))

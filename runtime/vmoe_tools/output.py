@@ -1,4 +1,4 @@
-"""The output of commands: JSON and other files, written completely or not at all, and the stream for text."""
+"""The output of commands: JSON and other files, each written completely or not at all, and the stream for text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WAIT_SECONDS = 20
 def regular_lines(
     line: Callable[[], str], stream: TextIO, *, quiet: bool, seconds: float | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Print a line regularly, whenever it has changed, until the block ends.
+    """Print a line at regular intervals until the block ends. Skip the line if it hasn't changed.
 
     Args:
         line: returns the line to print.
@@ -63,10 +63,10 @@ def regular_lines(
 
 
 def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:
-    """Refuse a file that can't or mustn't be written, before the user waits for its content.
+    """Refuse a file that can't or must not be written, before the user waits for its content.
 
     Args:
-        target: path of the file; "-" for standard output; None for none.
+        target: path of the file; "-" for standard output; None if no file is written.
         used: other files and bundles that the command reads or writes.
 
     Raises:
@@ -98,7 +98,7 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
     """Refuse a drawing that can't be written, as `check_output_file` does.
 
     Raises:
-        click.UsageError: as for `check_output_file`; or the suffix is not that of a picture format.
+        click.UsageError: as in `check_output_file`, or the suffix is not a picture format.
         click.ClickException: matplotlib is not installed.
     """
     if target is None:
@@ -113,7 +113,7 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
 
 
 def people_stream(*targets: str | Path | None) -> TextIO:
-    """Return the stream for text: standard error if one of the targets is standard output, else standard output.
+    """Return the stream for text: standard error if a target is standard output, else standard output.
 
     Raises:
         click.UsageError: several targets are standard output.
@@ -139,10 +139,10 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
 
 
 def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Return classes with their probabilities as the objects of the JSON.
+    """Return the classes and their probabilities as JSON objects.
 
     Args:
-        classes: index and probability of each.
+        classes: index and probability of each class.
         names: names of all classes of the model; None if the bundle has none.
     """
     return [
@@ -152,7 +152,7 @@ def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | N
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file completely or not at all, see `write_large_file`; to standard output if the path is "-"."""
+    """Write a text file completely or not at all; see `write_large_file`. If the path is "-", write to standard output."""
     if str(path) == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
@@ -165,15 +165,15 @@ def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
 
 
 def write_large_file(path: Path, write: Callable[[IO[bytes]], object], mode: int | None = None) -> None:
-    """Write a temporary file in the same folder, and rename it.
+    """Write a file completely or not at all: write a temporary file in the same folder, then rename it.
 
     Args:
         path: path of the file. If it is a link, the file that it points to is replaced, and the link stays.
         write: writes the content to an open file.
-        mode: permissions of the file; None for those of the existing file, or the default ones of a new file.
+        mode: permissions of the file. If None, an existing file keeps its permissions, and a new file gets the default ones.
 
     Raises:
-        click.ClickException: the file can't be written; an existing one is unchanged.
+        click.ClickException: the file can't be written. An existing file stays unchanged.
     """
     real = _real(path)
     part = None
@@ -195,10 +195,10 @@ class FolderKind:
     """A kind of folder that a command writes, and may replace.
 
     Attributes:
-        noun: the kind's name in messages.
+        noun: name of the kind in messages.
         command: the command that writes such folders.
         marker: name of the JSON file in the folder that lists all of its files.
-        format: value of `format` in that file, by which the command recognizes its own folders.
+        format: value of the key `format` in the marker file. It shows that the command wrote the folder.
     """
 
     noun: str
@@ -207,14 +207,14 @@ class FolderKind:
     format: str
 
     def check(self, target: Path, *, force: bool) -> None:
-        """Refuse a target that the folder can't be written to. An empty folder is accepted.
+        """Refuse a target at which the folder can't be written. An empty folder is accepted.
 
         Args:
             target: path of the folder.
-            force: whether a folder that the command wrote may be replaced.
+            force: whether to accept an existing folder that the command wrote.
 
         Raises:
-            VmoeError: the target exists, the folder around it is missing or read-only, or it would be inside a bundle.
+            VmoeError: the target exists, its parent folder is missing or read-only, or it would be inside a bundle.
         """
         if target.name in {"", ".."}:
             raise VmoeError(f"'{target}' is not a name for a {self.noun}")
@@ -237,7 +237,7 @@ class FolderKind:
         if ours is None:
             raise VmoeError(f"{target} exists and was not written by {self.command}, so it is not replaced")
         for path in sorted(target.rglob("*")):
-            # Python adds __pycache__ to a repository when Triton runs its model.
+            # If the folder is a Triton model repository, Python adds __pycache__ when Triton runs the model.
             is_ours = path.is_dir() or path.parent.name == "__pycache__" or str(path.relative_to(target)) in ours
             if not is_ours or path.is_symlink():
                 raise VmoeError(f"{target} holds '{path.relative_to(target)}', which {self.command} didn't write")
@@ -249,15 +249,15 @@ class FolderKind:
 
         Args:
             target: path of the folder.
-            contents: by path inside the folder, the bytes of a file, or an existing file to link to.
+            contents: for each path inside the folder, the bytes of the file, or an existing file to link to.
             facts: further keys and values of the marker file.
-            force: whether a folder that the command wrote may be replaced.
+            force: whether to replace an existing folder that the command wrote.
 
         Returns:
-            The bytes of the files that were copied because they couldn't be linked to.
+            The number of bytes in files that had to be copied because they couldn't be linked.
 
         Raises:
-            VmoeError: the target holds something else, or can't be written.
+            VmoeError: the target contains something else, or can't be written.
             FileNotFoundError: a file to link to no longer exists.
         """
         marker = {"format": self.format, "files": sorted(contents), **(facts or {})}
@@ -271,7 +271,7 @@ class FolderKind:
             written.rename(target)
         except FileNotFoundError:
             raise
-        except OSError as error:  # if the disk is full, its file name is None or that of the source
+        except OSError as error:  # if the disk is full, the error's file name is None or that of the source
             raise VmoeError(f"{target} can't be written: {error.strerror or error}") from None
         finally:
             if aside.exists() and not target.exists():
@@ -282,7 +282,11 @@ class FolderKind:
 
 
 def _put(path: Path, content: bytes | Path) -> int:
-    """Write bytes to a file, or link or else copy a file to it; return the number of bytes that were copied."""
+    """Write bytes to a file, or link the path to an existing file. If linking fails, copy the file.
+
+    Returns:
+        The number of bytes that were copied.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -291,7 +295,7 @@ def _put(path: Path, content: bytes | Path) -> int:
         os.link(content, path)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(content, path)
         return path.stat().st_size
     return 0
@@ -300,7 +304,7 @@ def _put(path: Path, content: bytes | Path) -> int:
 def plain(value: Any) -> Any:
     """Convert dicts, lists, tuples and arrays to values for JSON: arrays become lists; NaN and infinity become None.
 
-    In texts, addresses replace the paths of copies.
+    In strings, the path of a copied remote file is replaced by its URL.
     """
     if isinstance(value, str):
         return with_addresses(value)

@@ -22,22 +22,25 @@ from vmoe_tools.inspect.statistics import class_name
 _PANEL_INCHES = 1.3
 _MARGIN_INCHES = 0.85
 _CAPTION_INCHES = 0.27
-# The palette of Okabe and Ito, with wine red instead of black. No colour is grey, the colour of dropped patches.
+# The palette of Okabe and Ito, with wine red instead of black. Grey is reserved for dropped patches.
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#882255")
 _LIGHTNESS = (0.45, 0.75, 0.6)
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE, _SAME, _OTHER = "#777777", "#13714a", "#b3261e"
-_PARTS = 8  # an outline is 1/8 of a patch's side wide
+_PARTS = 8  # the width of an outline is 1/8 of a patch's side
 _LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
 _MOST_PANEL_INCHES = 2.4
-_POINTS_PER_CELL = 34  # font size for a cell of one inch; an inch has 72 points
+_POINTS_PER_CELL = 34  # font size in points for a cell of one inch; an inch has 72 points
 _LONGEST_NAME = 18
 _MOST_IN_LEGEND = 32
 
 
 def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
-    """Draw the expert of each patch as a colour and, if it fits, a number: images down, MoE layers across."""
+    """Draw the expert of each patch as a colour and, if there is room, a number.
+
+    Each row of the figure is an image, each column a MoE layer.
+    """
     layers = samples.own.patches
     patches = [[patches[:, row] for patches in layers.values()] for row in range(len(samples.pixels))]
     figure, panels = _expert_panels(samples, patches, class_names)
@@ -48,7 +51,9 @@ def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figu
 
 
 def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) -> Figure:
-    """Draw the expert of each patch of one picture, and the answer of each setting: MoE layers down, settings across.
+    """Draw the expert of each patch of one picture, and the answer at each setting.
+
+    Each row of the figure is a MoE layer, each column a setting.
 
     Args:
         report: the comparison of the settings.
@@ -73,7 +78,10 @@ def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) ->
 
 
 def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] | None) -> Figure:
-    """Draw the patches that one MoE layer processed, and the answer: images down, capacity ratios across."""
+    """Draw the patches that one MoE layer processed, and the model's answer.
+
+    Each row of the figure is an image, each column a capacity ratio.
+    """
     figure, panels = _grid(samples, len(samples.frames), class_names, _CAPTION_INCHES)
     for row, line in enumerate(panels):
         for axes, frame in zip(line[1:], samples.frames, strict=True):
@@ -81,7 +89,7 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
             _overlay(axes, samples, np.where(expert[..., None] < 0, (*_VEIL, _VEIL_ALPHA), 0.0))
             _lines(axes, samples, token)
             kept = np.count_nonzero(expert >= 0)
-            # The answer gets a line of its own, because a class name may be as long as the panel is wide.
+            # Put the answer on its own line: a class name may be as long as the panel is wide.
             answer = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
             axes.set_xlabel(f"{kept} of {expert.size}{answer}", fontsize=6.5, labelpad=2)
     heads = [
@@ -97,8 +105,8 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
 def expert_colours(count: int) -> list[str]:
     """Return a colour as #rrggbb for each of `count` experts.
 
-    Up to eight colours are safe for any colour vision. More are spread over hues and three lightnesses, and successive ones
-    differ in both. Some may still look alike; the numbers in the patches identify the experts.
+    Up to eight colours can be told apart with any colour vision. More colours are spread over hues and three lightnesses,
+    and successive colours differ in both. Some of them may look alike, but the numbers in the patches identify the experts.
     """
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
@@ -116,7 +124,7 @@ def _expert_panels(
         patches: for each row, for each panel, i64[2,rows,columns]: the expert and the token of each patch.
         class_names: names of all classes; None if the bundle has none.
     """
-    # If colours don't tell the experts apart, panels must be large enough for numbers.
+    # If colours don't distinguish the experts, the panels must be large enough for numbers.
     few = samples.num_experts <= len(_PALETTE)
     wide = 0 if few else samples.pixels.shape[2] / samples.patch_size[1] * _READABLE_CELL_INCHES
     panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
@@ -143,7 +151,7 @@ def _grid(
     caption_inches: float = 0.0,
     panel_inches: float = _PANEL_INCHES,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Make a figure with a row for each sample: the image, its class to the left of it, and `columns` panels."""
+    """Make a figure with a row per sample: its class (as a label on the left), the image, and `columns` panels."""
     count, height, width = samples.pixels.shape[:3]
     tall = min(height / width, 2.0)
     size = ((columns + 1) * panel_inches + 0.4, count * (panel_inches * tall + caption_inches) + _MARGIN_INCHES)
@@ -173,7 +181,7 @@ def _show(axes: Axes, pixels: Array) -> None:
 def _show_experts(axes: Axes, samples: Samples, patches: Array, colours: Sequence[str], panel_inches: float) -> None:
     expert, token = patches
     tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
-    _overlay(axes, samples, tints[expert])  # -1, a dropped patch, selects the last tint
+    _overlay(axes, samples, tints[expert])  # a dropped patch has expert -1, which selects the last tint
     _lines(axes, samples, token)
     height, width = samples.patch_size
     cell_inches = panel_inches * width / samples.pixels.shape[2]
@@ -189,16 +197,16 @@ def _show_experts(axes: Axes, samples: Samples, patches: Array, colours: Sequenc
 
 
 def _overlay(axes: Axes, samples: Samples, colours: Array, parts: int = 1) -> None:
-    """Lay a colour f64[rows,columns,RGBA] over each patch, or over each of the parts x parts cells of a patch."""
+    """Draw a colour, f64[rows,columns,RGBA], over each patch. If `parts` > 1, divide each patch into parts x parts cells."""
     height, width = (size / parts for size in samples.patch_size)
     bottom, right = colours.shape[0] * height - 0.5, colours.shape[1] * width - 0.5
     axes.imshow(colours, extent=(-0.5, right, bottom, -0.5), interpolation="nearest")
-    # Keep the pixels at the right and bottom that belong to no patch in view.
+    # Some pixels at the right and bottom may belong to no patch. Keep them in view.
     axes.set(xlim=(-0.5, samples.pixels.shape[2] - 0.5), ylim=(samples.pixels.shape[1] - 0.5, -0.5))
 
 
 def _lines(axes: Axes, samples: Samples, token: Array) -> None:
-    """Draw thin lines between tokens, and outline merged patches, with one colour for each token."""
+    """Draw thin lines between tokens. Outline merged patches, with one colour for each merged token."""
     height, width = samples.patch_size
     y, x = np.nonzero(np.diff(token, axis=0))
     axes.hlines((y + 1) * height - 0.5, x * width - 0.5, (x + 1) * width - 0.5, colors=_LINE, linewidths=0.3)
@@ -215,7 +223,10 @@ def _lines(axes: Axes, samples: Samples, token: Array) -> None:
 
 
 def _of_merged(tokens: Iterable[Array]) -> str:
-    """Return a note that explains the outlines if any token contains several patches; `tokens` are i64[rows,columns]."""
+    """Return a note that explains the outlines if any token contains several patches, else an empty string.
+
+    `tokens` are arrays i64[rows,columns] with the token of each patch.
+    """
     merged = any(len(np.unique(token)) < token.size for token in tokens)
     return "\n(patches outlined in one colour were merged into one token)" if merged else ""
 

@@ -23,7 +23,7 @@ from click.shell_completion import CompletionItem
 
 FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides it
+_SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides the cursor
 
 _WORDS: list[str] = []
 """The command line of this run."""
@@ -35,12 +35,12 @@ ADDRESSES: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Entry:
-    """A command.
+    """A command of the program.
 
     Attributes:
-        module: the module that defines the command under its own name.
+        module: the module that defines the command under the command's name.
         summary: the command's line in `vmoe --help`.
-        extra: the extra of the package that installs the command's dependencies.
+        extra: the extra of the Python package that installs the command's dependencies.
     """
 
     module: str
@@ -64,7 +64,10 @@ _ENTRIES = {
 
 
 class LazyCommands(click.Group):
-    """A group that imports a command only when it is called. The group's help and the completion of names import none."""
+    """A group that imports a command only when it is called.
+
+    Neither the group's help nor the completion of command names imports a command.
+    """
 
     entries: Mapping[str, Entry]
 
@@ -73,13 +76,15 @@ class LazyCommands(click.Group):
         return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the command with a name; None if it is unknown."""
+        """Import the command with this name, and return it; None if the name is unknown."""
         entry = self.entries.get(cmd_name)
         command: click.Command | None = getattr(import_module(entry.module), cmd_name) if entry else None
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the first word names; if it is unknown, fail with the nearest name as a hint."""
+        """Return the command that the first word names. If the word is not a command, fail with the nearest command as a
+        hint.
+        """
         near = get_close_matches(args[0], self.entries, 1)
         if near and near[0] != args[0] and not ctx.resilient_parsing:
             ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
@@ -91,7 +96,7 @@ class LazyCommands(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return the names that begin with `incomplete`, with summaries."""
+        """Return the commands whose names begin with `incomplete`, with their summaries."""
         found = [CompletionItem(name, help=e.summary) for name, e in self.entries.items() if name.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
@@ -113,12 +118,12 @@ class _Commands(LazyCommands):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError) as error:
-            # click would lose the number of the signal, and hide a closed pipe.
+            # If click handled these errors, it would lose the number of the signal, and hide a closed pipe.
             raise _Stopped from error
 
 
 class _Stopped(Exception):
-    """A command was stopped by the exception that is the cause of this one."""
+    """A command was stopped. The `__cause__` is the exception that stopped it."""
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -128,7 +133,7 @@ def program() -> None:
 
 
 class _Signalled(KeyboardInterrupt):
-    """A signal asks the process to end. The exception lets the program close its files and remove temporary ones."""
+    """Raised when a signal asks the process to end, so that the program closes its files and removes temporary ones."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -139,8 +144,8 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     """Run the program.
 
     Args:
-        argv: the arguments without the program's name; default: those of the process.
-        prefix: words to insert before them.
+        argv: the arguments without the program's name; None for those of the process.
+        prefix: arguments to insert before `argv`.
 
     Returns:
         The exit code. Unless it is 0, one line on standard error explains the error.
@@ -159,7 +164,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     try:
         _check_standard_files()
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
-        # Flush here, not at exit: a closed pipe would print a traceback there.
+        # Flush now. If the pipe is closed, a flush at exit would print a traceback.
         sys.stdout.flush()
         if (count := _unturned_pictures() - unturned) > 1:
             complain(f"the EXIF orientation of {count} pictures was ignored; a bundle from vmoe export --exif rotates them")
@@ -187,14 +192,17 @@ def _unturned_pictures() -> int:
 
 
 def _signal_behind(error: BaseException | None) -> _Signalled | None:
-    """Return the signal behind an error. One that arrives while a module is being imported becomes an ImportError."""
+    """Return the signal behind an error; None if there is none.
+
+    If a signal arrives while a module is being imported, it may be hidden behind an ImportError.
+    """
     while error is not None and not isinstance(error, _Signalled):
         error = error.__cause__ or error.__context__
     return error
 
 
 def main_of_export() -> int:
-    """Run `vmoe export`, as the program `vmoe-export`."""
+    """Run `vmoe export` as the program `vmoe-export`."""
     return main(prefix=["export"])
 
 
@@ -207,13 +215,13 @@ def complain(sentence: str) -> None:
 def _without_secrets(text: str) -> str:
     try:
         from vmoe_runtime.addresses import without_secrets  # imports numpy, which `vmoe --help` doesn't need
-    except ImportError:  # the text reports this very error
+    except ImportError:  # `text` reports this same ImportError
         return text
     return without_secrets(text, *_WORDS)
 
 
 def printable(text: str) -> str:
-    r"""Make text of a user or a bundle safe for a terminal: put it on one line, and escape control characters.
+    r"""Make text from a user or a bundle safe for a terminal: put it on one line, and escape control characters.
 
     Examples:
         >>> print(printable("a cat\x1b[2J \udcff"))
@@ -223,15 +231,15 @@ def printable(text: str) -> str:
 
 
 def with_addresses(text: str) -> str:
-    """Replace the paths of copies in a text with the addresses that they were copied from."""
+    """Replace the path of each copy in a text by the URL that it was copied from."""
     for copy, address in ADDRESSES.items():
         text = text.replace(copy, address)
     return text
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
-    """Return a message for the user, and the exit code; None for an error that is a defect of the program."""
-    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click converts a KeyboardInterrupt into this
+    """Return a message for the user, and the exit code. For a defect of the program, return None."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click converts a KeyboardInterrupt into an Abort
         error = error.__cause__
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
@@ -257,7 +265,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
 
 
 def _end_at_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP raise an exception, except those that the process was told to ignore."""
+    """Make SIGINT, SIGTERM and SIGHUP raise an exception. Signals that the process was told to ignore stay ignored."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         raise _Signalled(number)
@@ -271,8 +279,9 @@ def _end_at_signals() -> None:
 def _check_standard_files() -> None:
     """Make sure that output can be written.
 
-    Open /dev/null for each closed standard file. Otherwise the next file that is opened would get its number, and receive
-    the output. Escape characters that the encoding of standard output lacks, as Python does on standard error.
+    - Open /dev/null for each closed standard file. Otherwise the next file that is opened would get the number of the
+      standard file, and receive the output.
+    - If the encoding of standard output lacks a character, escape it, as Python does on standard error.
 
     Raises:
         click.ClickException: standard output is closed.

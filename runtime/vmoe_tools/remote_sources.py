@@ -1,4 +1,4 @@
-"""Arguments that may be addresses. A command reads a local copy; all output shows the address instead of the copy's path."""
+"""Arguments that may be URLs. A command reads a local copy; all output shows the URL instead of the copy's path."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Address(str):
-    """An address that the user typed instead of a path."""
+    """A URL that the user typed instead of a path."""
 
 
 class ReadPath(click.Path):
-    """A path or an address to read from."""
+    """A parameter type for a path or a URL to read from."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse one word."""
@@ -32,9 +32,10 @@ class ReadPath(click.Path):
 
 
 def copied_first(command: F) -> F:
-    """Decorate a command: copy what its addresses name, pass it the paths of the copies, and delete them when it ends.
+    """Decorate a command so that its arguments may be URLs.
 
-    Decorating a command again changes nothing; one decoration covers all of its arguments.
+    The decorator copies the files at the URLs, passes the paths of the copies to the command, and deletes the copies when
+    the command ends. It covers all arguments of the command, so decorating the command again changes nothing.
     """
     if hasattr(command, "copies"):
         return command
@@ -62,7 +63,7 @@ def transfer_bar(address: str, *, quiet: bool) -> Callable[[int, int], None]:
     """Show the progress of a transfer: a bar if standard error is a terminal, else a line every minute.
 
     Returns:
-        tell(done, total), in bytes: updates the progress.
+        A function tell(done, total), with both numbers in bytes, that updates the progress.
     """
     name, told, bar = printable(public_address(address)), time.monotonic(), None
 

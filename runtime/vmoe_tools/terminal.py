@@ -28,15 +28,15 @@ Advance = Callable[..., None]
 """Reports the work since the last call: an amount of the step's total, and a number of images, by default 0."""
 
 _WIDTH_OF_A_PIPE = 120
-_LONGEST_TEXT = 200  # characters; the bundle's reader accepts longer texts
-_PACE_SECONDS = 600  # the time left is estimated from the pace in this period
+_LONGEST_TEXT = 200  # characters; the bundle reader accepts longer strings
+_PACE_SECONDS = 600  # seconds; the time left is estimated from the pace in this period
 
 
 class Progress:
     """The progress of a command's steps: a bar if the stream is a terminal, else a line every minute."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
-        """Start to show progress, until the command ends."""
+        """Show progress from now on, until the command ends."""
         self._console = Console(file=stream, markup=False, emoji=False)
         self._off = quiet or not stream.isatty()
         self._line = "loading"
@@ -45,14 +45,15 @@ class Progress:
 
     @contextmanager
     def step(self, text: str, total: float) -> Iterator[Advance]:
-        """Show how much is done, images per second and the time left, until the block ends.
+        """Show the share of work done, the images per second and the time left, until the block ends.
 
         Args:
             text: name of the step.
             total: amount of work, in any unit.
 
         Yields:
-            advance(amount, images): reports the work since the last call, in that unit and in images.
+            A function advance(amount, images) that reports the work since its last call: the amount in the unit of `total`,
+            and the number of images.
         """
         columns = (
             progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
@@ -93,7 +94,8 @@ def print_section(
         title: title of the section.
         parts: rows, tables and texts of the section.
         width: width in characters if the stream is not a terminal (rich's own default is 80). A table may be a third wider.
-        spare: headings of columns to leave out of a table that is too wide, in this order, until it fits.
+        spare: headings of columns that may be left out. If a table is too wide, its columns are left out in this order until
+            it fits.
     """
     console = Console(file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)
     most = console.width if stream.isatty() else width * 4 // 3
@@ -123,12 +125,12 @@ def print_section(
 
 
 def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> TableWithout:
-    """Return the maker of a table with a row for each item.
+    """Return a function that makes a table with a row for each item.
 
     Args:
         items: the items, one per row.
         columns: by heading, a function that returns the cell of an item.
-        text: headings of the columns of text, whose cells may take several lines; all other columns are numbers.
+        text: headings of the columns of text, whose cells may be wrapped to several lines. All other columns are numbers.
     """
     rows = list(items)
 
@@ -148,7 +150,7 @@ def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text
 
 
 def one_line(text: object) -> str:
-    """Put a text of the user or of a bundle on one line, and cut it if it is too long; return a dash for None."""
+    """Put text from a user or a bundle on one line, and cut it if it is too long. Return a dash for None."""
     words = "-" if text is None else str(text)
     return printable(words if len(words) <= _LONGEST_TEXT else f"{words[:_LONGEST_TEXT]}...")
 
@@ -159,7 +161,7 @@ def share_text(share: float | None) -> str:
 
 
 def number_text(value: float | None, layout: str, unit: float = 1.0) -> str:
-    """Format `value` times `unit` by a layout such as ".1f"; a dash if it is None or NaN."""
+    """Format `value` times `unit` in a format such as ".1f". Return a dash if `value` is None or NaN."""
     return "-" if value is None or math.isnan(value) else format(value * unit, layout)
 
 

@@ -3,8 +3,8 @@
 //
 //   service BUNDLE IMAGES [PROFILE...]
 //
-// IMAGES contains the raw uint8 pixels of one batch. Prints one line for each profile: its name and the class of each
-// image.
+// IMAGES is a file with the raw uint8 pixels of one batch. The program prints one line for each profile: the name of
+// the profile and the class of each image.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -19,8 +19,8 @@
 
 using Integers = std::vector<int64_t>;
 
-// Graph inputs by name: "capacity", the slots per expert and group of each MoE layer; and one number for each other
-// setting of the model, such as "k", the experts per token.
+// A profile's values by the name of their graph input. "capacity" is the number of slots per expert and group, for each
+// MoE layer. Every other setting of the model is a single number, such as "k", the number of experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -36,7 +36,7 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    // All integers and flags of a profile are inputs. Its ratios and its name are for people.
+    // The integers and flags of a profile are graph inputs. Its name and its ratios only inform people.
     for (const auto& [name, value] : profile.items()) {
       if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};

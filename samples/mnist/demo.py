@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
-    """Print and return the accuracy at each (capacity ratio, k, bpr), next to the official model's."""
+    """Print and return the accuracy at each (capacity ratio, k, bpr). The table also shows the official model's accuracy."""
     settings = [engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS]
     times = time_interleaved([partial(engine, images[:256], setting) for setting in settings], duration=0)
     table = Table()

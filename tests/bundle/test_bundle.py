@@ -78,7 +78,8 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
     assert [value.name for value in model.graph.input] == ["image", *SETTINGS]
     defaults = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in SETTINGS}
     assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1], "pool": [0], "max_experts": [8], "merge": [0]}
-    # The graph has only the functions that its nodes call: all blocks are sparse, and only other graphs route in one op.
+    # The graph contains only the functions that its nodes call. The functions in `others` are not called, because all blocks
+    # here are sparse, and only other graphs route and dispatch in one op.
     others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeGates", "VmoeRouteDispatch", "VmoeChooseTokens"}
     others |= {name for name in OPS if name.startswith("VmoeSoft") or name in ("VmoeClassAttentionBlock", "VmoeRotate")}
     assert {function.name for function in model.functions} == OPS.keys() - others
@@ -87,7 +88,7 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
     assert [value.name for value in model.graph.output] == ["logits", *layers]
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     ops = [node.op_type for node in nodes]
-    # Each of the five blocks is sparse; the linear layer is the patch embedding.
+    # All five blocks are sparse. The VmoeLinear node is the patch embedding.
     assert ops == ["VmoeLinear", *["VmoeAttentionBlock", "VmoeRouterBlock", "VmoeExpertBlock"] * 5]
     for node in nodes:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

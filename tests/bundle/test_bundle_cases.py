@@ -1,4 +1,4 @@
-"""Both readers, Python's and C++'s, agree on every good and bad bundle, and name the fault."""
+"""Both bundle readers, in Python and in C++, agree on every good and bad bundle, and name the fault of a bad one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Verdicts = dict[tuple[str, str], str | None]
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    """Return the message of the refusal, or None, by reader and case."""
+    """Return, by reader and case, the message with which the reader refuses the bundle, or None if it accepts it."""
     folder = tmp_path_factory.mktemp("cases")
     paths = []
     for i, case in enumerate(CASES):
@@ -58,7 +58,7 @@ def test_an_engine_refuses_what_the_readers_refuse(name: str, tmp_path: Path) ->
     case = next(case for case in CASES if case.name == name)
     bundle = case.build(tmp_path)
     for verify in (True, False):
-        if not verify and "changed" in name:  # SHA-256 are compared only with `verify`
+        if not verify and "changed" in name:  # SHA-256 digests are compared only with `verify`
             continue
         with refusal(BundleError, "x.vmoe", *case.words):
             Engine.load(bundle, verify=verify)

@@ -37,7 +37,7 @@ RULES = RoutingRules("top-k", experts=(8, 8, 8), group_tokens=50)
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_every_golden_row_gives_the_official_integer(row: list[Any]) -> None:
     num_pairs, num_experts, ratio, rounding, multiple_of, official = row
-    # The official code writes None for a capacity that is not rounded up.
+    # In the official code, `multiple_of` is None if the capacity is not rounded up to a multiple.
     arguments = (num_pairs, num_experts, ratio, rounding, multiple_of or 1)
     if official is None:
         with pytest.raises(RoutingError, match="leaves no slot per expert"):

@@ -16,7 +16,10 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 
 
 def manifests(kept: list[bytes]) -> Iterator[bytes]:
-    """Yield the given manifests and 4,000 mutations of them. A third of the mutations change bytes, the others values."""
+    """Yield the manifests in `kept`, each also with bytes appended, and then 4,000 mutations of them.
+
+    A third of the mutations change bytes, and the rest change values.
+    """
     chance = random.Random(11)
     for data in kept:
         yield from (data, data + b"\0", data + b"\0{", data + b" \n")

@@ -57,7 +57,7 @@ PARTS = [
 
 
 def random_names() -> list[str]:
-    """Yield names of valid parts in about the right order, and some that only look valid."""
+    """Return names whose parts are valid and in about the right order, and names that only look valid."""
     chance = random.Random(13)
     names = []
     for _ in range(600):
@@ -83,7 +83,7 @@ def setting_values(profile: Profile) -> list[tuple[str, Any]]:
 
 
 def python_answer(rules: RoutingRules, name: str) -> tuple[str, str]:
-    """Return the text that `sdk_readers` would print."""
+    """Return Python's answer in the format in which `sdk_readers` prints its own."""
     try:
         return "ok", described(rules.named(name))
     except RoutingError as error:

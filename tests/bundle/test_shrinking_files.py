@@ -1,4 +1,4 @@
-"""A checkpoint that shrinks while it is read gives one message, and never ends the process by SIGBUS."""
+"""A checkpoint that shrinks while it is read gives one error message, and never ends the process with SIGBUS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from damaged_files import assert_one_sentence, refusal, written
 from vmoe_export import CheckpointError, open_checkpoint
 from vmoe_export.checkpoint import safetensors_file as reader
 
-# Run in a process of its own, because SIGBUS would end it.
+# This program runs in a separate process, because SIGBUS would end the tests.
 PROGRAM = """
 import os, sys
 from vmoe_export import CheckpointError, open_checkpoint

@@ -1,4 +1,4 @@
-"""An engine runs exactly the bytes that were verified: a load notices any exchange of files, at any moment."""
+"""An engine runs exactly the bytes that were verified: loading notices if files are swapped, at any moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")
 CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
-Change = Callable[[Path, Path], None]  # changes a bundle, given another one; or changes it back
+Change = Callable[[Path, Path], None]  # called with a bundle and another bundle: changes the first, or undoes the change
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def other(bundle: Path, tmp_path: Path) -> Path:
 
 
 class Meanwhile:
-    """Calls `before` and `after` around each opening of files by a backend, at most `times` times."""
+    """A hook that calls `before` and `after` around each time a backend opens files, for the first `times` times."""
 
     def __init__(self) -> None:
         self.before = self.after = lambda: None
@@ -89,7 +89,10 @@ def exchange_graphs(bundle: Path, other: Path) -> None:
 
 
 def put_a_link_in_place(bundle: Path, other: Path) -> None:
-    """Move a link to the other weights over the old weights. The old ones keep a second name, with which to undo this."""
+    """Replace the weights by a hard link to the other bundle's weights. A second call undoes this.
+
+    The first call keeps the old weights under a second name.
+    """
     kept = bundle.parent / "kept"
     if kept.exists():
         kept.replace(bundle / WEIGHTS)
@@ -100,7 +103,7 @@ def put_a_link_in_place(bundle: Path, other: Path) -> None:
 
 
 def write_into_the_file(bundle: Path, other: Path) -> None:
-    """Exchange the contents, and restore the time of the last write."""
+    """Exchange the contents of the two weights files, and restore the time of the last write."""
     state = (bundle / WEIGHTS).stat()
     own, others = (bundle / WEIGHTS).read_bytes(), (other / WEIGHTS).read_bytes()
     for path, data in ((bundle / WEIGHTS, others), (other / WEIGHTS, own)):
@@ -191,7 +194,7 @@ def test_a_bundle_of_this_moment_is_waited_for_until_its_next_change_shows(bundl
 
 
 def descriptors(folder: Path) -> list[Path]:
-    """Return the open files of this process in a folder."""
+    """Return the paths in `folder` of the files that this process has open."""
     targets = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [target for target in targets if target.is_relative_to(folder)]
 
@@ -204,7 +207,8 @@ def test_a_load_leaves_no_descriptor_open(bundle: Path, other: Path, tmp_path: P
     with pytest.raises(ChangedError):
         engine_load("onnxruntime")(bundle)
     (bundle / WEIGHTS).unlink()
-    with pytest.raises(BundleError) as refused:  # its traceback keeps the frames alive
+    # the exception's traceback keeps the loading frames alive, which could keep files open
+    with pytest.raises(BundleError) as refused:
         Engine.load(bundle)
     assert not descriptors(tmp_path), refused
 

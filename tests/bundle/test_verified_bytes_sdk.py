@@ -1,4 +1,4 @@
-"""The C++ SDK runs exactly the bytes that were verified, and a load notices any change."""
+"""The C++ SDK runs exactly the bytes that were verified, and notices any change of the files while it loads them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def other(own: Path, tmp_path: Path) -> Path:
 
 
 def sdk_load(program: Path, library: Path, folder: Path, **environment: str) -> Load:
-    """Load a bundle with the SDK in a process of its own, and run it on one image."""
+    """Load a bundle with the SDK in a separate process, and run it on one image."""
 
     def load(bundle: Path) -> np.ndarray:
         given, output = folder / "image", folder / "logits"

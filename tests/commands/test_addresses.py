@@ -1,4 +1,4 @@
-"""Checkpoints, bundles and images at addresses give the same results as files on a disk, or an error and no result."""
+"""Checkpoints, bundles and images at URLs give the same results as local files, or an error and no result."""
 
 from __future__ import annotations
 
@@ -45,23 +45,28 @@ EXPORT = ("--capacity", "0.3", "--k", "1", "--no-validate", "-q")
 
 @pytest.fixture(autouse=True)
 def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the folder of copies, and check that a test leaves nothing in it; shorten pauses."""
+    """Yield the folder for temporary copies, and check that a test leaves nothing in it.
+
+    The fixture also shortens the pauses between attempts.
+    """
     folder = tmp_path / "copies"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # torch makes this folder when it is imported
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it is still connected to an earlier server
+    # when torch is imported, it makes this folder, which must not be in `folder`
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
+    # a cached instance would still be connected to an earlier server
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     yield folder
     fsspec.get_filesystem_class("simplecache").clear_instance_cache()
     if any(folder.iterdir()):
-        gc.collect()  # deletes the folder of its cache, too
+        gc.collect()  # deletes the folder of a discarded simplecache, too
     assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """Return the web address of an S3 server's bucket, where public files can be read."""
+    """Start an S3 server with a bucket, where public files can be read, and yield the bucket's URL."""
     with s3_server(BUCKET):
         yield f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
 
@@ -82,7 +87,7 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
 
 
 def put(address: str, folder: Path) -> str:
-    """Copy the files of a folder to an address, publicly readable."""
+    """Copy the files of a folder to a URL, publicly readable."""
     system, root = fsspec.url_to_fs(address)
     public = {"ACL": "public-read"} if address.startswith("s3:") else {}
     for path in sorted(folder.rglob("*")):
@@ -99,14 +104,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export bundles from the disk."""
+    """Export bundles from local files, for comparison."""
     bundle = tmp_path_factory.mktemp("local") / "local.vmoe"
     export_bundle(MNIST / "vmoe_mnist", bundle, capacity=[0.3], k=[1], validate=False)
     return bundle
 
 
 def assert_same_bundle(bundle: Path, local: Path, source: str) -> None:
-    """Assert that two bundles are equal byte for byte, except the lines that name the source."""
+    """Assert that two bundles have the same bytes, except in the lines that name the source."""
     found, expected = folder_bytes(bundle), folder_bytes(local)
     assert json.loads(found["manifest.json"])["source"]["name"] == source
     for name in ("manifest.json", "README.md"):
@@ -195,12 +200,12 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
         address = f"{'s3:/' if scheme == 's3' else server}/{checkpoint.name}/vmoe_mnist"
         for words in (("export", address, *EXPORT), ("run", local, f"{address}.data-00000-of-00002")):
-            if (words[0], scheme) == ("run", "s3"):  # refused earlier, with another message
+            if (words[0], scheme) == ("run", "s3"):  # this case is refused earlier, with another message
                 break
             sent.clear()
             told = vmoe.complaint(1, *words)
             assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
-            # Five silent answers, and two requests that find out that the web server sends no ranges.
+            # At most five requests time out without data, after two that detect that the web server does not support ranges.
             assert len([path for path in sent if path == sent[-1]]) <= 7
 
 
@@ -238,8 +243,8 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
     with web_server(checkpoint) as server:
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
-        # Each cut comes after half of a file, so it hits the transfer of a whole file. Without ranges, no more than this
-        # number of cuts is allowed.
+        # Each cut comes after half of a file, so it interrupts the transfer of a whole file. Without range requests, no more
+        # than these four cuts are tolerated.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

@@ -1,4 +1,4 @@
-"""vmoe bench: its measurements, the order of calls, and its messages."""
+"""`vmoe bench`: its measurements, the order of its calls, and its messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POINT_KEYS = [
 
 
 def report_of(vmoe: Vmoe, *words: object) -> dict[str, Any]:
-    """Return the JSON of a short measurement."""
+    """Run a short `vmoe bench`, and return its JSON."""
     return vmoe.json("bench", *words, *QUICK)
 
 
@@ -56,7 +56,7 @@ def test_the_interval_of_the_median_has_the_true_median_in_95_of_100_measurement
 
 
 class Stopwatch:
-    """Makes calls that take a known time on a fake clock, and records their order."""
+    """A source of calls that take a known time on a fake clock. It records the order of the calls."""
 
     def __init__(self, *durations: float) -> None:
         self.now = 0.0
@@ -97,7 +97,7 @@ def test_so_many_callers_call_concurrently_and_each_waits_for_its_answer() -> No
     seen: list[int] = []
 
     def call() -> None:
-        together.wait()  # a barrier for three callers, which breaks unless all three arrive
+        together.wait()  # this barrier fails unless all three callers reach it at the same time
         seen.append(threading.get_ident())
 
     calls = ConcurrentCalls(call, callers=3, images_per_call=2)

@@ -1,4 +1,4 @@
-"""vmoe bench of several bundles: the closeness of each bundle to the most exact one, and the recommendation."""
+"""`vmoe bench` on several bundles: how close each is to the most exact one, and which one is recommended."""
 
 from __future__ import annotations
 

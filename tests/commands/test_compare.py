@@ -1,4 +1,4 @@
-"""--compare of vmoe bench and vmoe report: a dense ViT compared with a V-MoE, the ratios, and the noise of the timing."""
+"""The option --compare of `vmoe bench` and `vmoe report`: a dense ViT against a V-MoE, the ratios, and the timing noise."""
 
 from __future__ import annotations
 

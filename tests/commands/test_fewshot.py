@@ -1,4 +1,4 @@
-"""`vmoe fewshot`: a head for new classes from a few images of each."""
+"""`vmoe fewshot`: a head for new classes, fitted to a few images of each class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from vmoe_tools.fewshot.ridge import fit_head
 
 @pytest.fixture(scope="module")
 def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export features with groups of 16 images; neither the training nor the held-out images are a multiple of 16."""
+    """Export a bundle that returns features and routes groups of 16 images.
+
+    Neither the number of training images nor that of held-out images is a multiple of 16.
+    """
     target = tmp_path_factory.mktemp("features") / "features.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[1.05], group="16", output="features", validate=False)
     return target
@@ -27,7 +30,7 @@ def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def animals(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Make a folder for each of two classes, with digits as pictures: 9 of one class, 3 of the other."""
+    """Make a folder with two classes as subfolders, which contain pictures of digits: 9 for one class, 3 for the other."""
     images, labels = mnist_images["images"], mnist_images["labels"]
     for name, digit, count in (("zebra", 0, 9), ("ant", 1, 3)):
         write_pictures(tmp_path / "animals" / name, images[labels == digit][:count])
@@ -56,7 +59,7 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     features_bundle: Path, animals: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     found = vmoe.json("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
-    # One of the three ants is held out.
+    # One of the three pictures of class "ant" is held out, so two of them and five of the other class are fitted.
     assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
     (animals / "bee").mkdir()
     words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
@@ -75,7 +78,8 @@ def test_a_head_is_refused_by_a_model_with_other_features(
     eighth, head, changed = tmp_path / "int8.vmoe", tmp_path / "head.npz", tmp_path / "changed.safetensors"
     export_bundle(features_bundle, eighth, precision="int8", validate=False)
     vmoe.run("fewshot", eighth, "--images", mnist_data, "-o", head)
-    # Models with the same features except for rounding and settings: another precision, and the checkpoint itself.
+    # These models have the same features as the one that the head was fitted to, except for rounding and settings: the
+    # bundle in another precision, and its checkpoint.
     for source, options in ((features_bundle, ()), (mnist_checkpoint, ("--precision", "bf16", "--exif", "--group", "8"))):
         vmoe.run("export", source, "--head", head, *options, "--no-validate", "--force", "-o", tmp_path / "x.vmoe")
     tensors = load_file(features_bundle / "weights.safetensors")
@@ -94,7 +98,7 @@ def test_a_head_is_refused_by_a_model_with_other_features(
 
 @pytest.mark.parametrize(("images", "width"), [(40, 12), (12, 40)], ids=["more images", "more features"])
 def test_a_head_is_the_closed_form_at_the_strength_that_left_out_images_choose(images: int, width: int) -> None:
-    """Compare with separate solutions of the equations, for each strength and each left-out image."""
+    """Compare a fitted head with solutions of the equations, solved separately for each strength and each left-out image."""
     generator = np.random.default_rng(0)
     labels = np.arange(images) % 3
     features = (generator.normal(size=(images, width)) + np.eye(3, width)[labels] * 2 + 5).astype(np.float32)

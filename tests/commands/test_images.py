@@ -1,4 +1,4 @@
-"""Images for measurements: npz files, folders of pictures, their labels, and synthetic images."""
+"""Sources of images for measurements: npz files, folders of pictures, their labels, and synthetic images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RGB = InputSpec("float32", 32, 48, 3, squash(32, 48))
 
 @pytest.fixture
 def npz(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Callable[..., Path]:
-    """Write an npz file: by default 70 labelled digits, which are four batches of 16, and six more images."""
+    """Return a function that writes an npz file: by default 70 labelled digits, which are four batches of 16 and six more."""
 
     def write(**changed: np.ndarray | None) -> Path:
         arrays = {"images": mnist_images["images"][:70], "labels": mnist_images["labels"][:70], **changed}
@@ -46,7 +46,7 @@ def manifest(mnist_bundle: Path) -> Manifest:
 
 @pytest.fixture
 def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Make a folder with 40 digits as PNG files, in one subfolder per class."""
+    """Make a folder of 40 digits as PNG files, with one subfolder per class."""
     folder = tmp_path / "pictures"
     for path in write_pictures(folder, mnist_images["images"][:40], [DIGITS[label] for label in mnist_images["labels"]]):
         path.rename(path.with_suffix(".PNG"))
@@ -55,7 +55,7 @@ def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
 
 
 def opened(path: Path, manifest: Manifest) -> ImageSource:
-    """Open the images of a path as commands do for a bundle."""
+    """Open the images at a path, as commands do for a bundle with this manifest."""
     return open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)
 
 
@@ -77,7 +77,7 @@ def test_subfolders_are_labels_by_the_name_or_the_index_of_a_class(
     first.rename(deep / first.name)
     (pictures / "nine").rename(pictures / "9")
     source = opened(pictures, manifest)
-    # The names of the files are their indices in the test set.
+    # The name of each file is the index of its image in the test set.
     chosen = [int(path.stem) for path in source.images if isinstance(path, Path)]
     assert source.labels is not None and source.labels.tolist() == mnist_images["labels"][chosen].tolist()
     assert len(set(source.labels[:16])) > 3, "a batch holds one class only"

@@ -1,4 +1,4 @@
-"""vmoe inspect: the summary of a bundle and the routing of images as JSON, and messages about bad ones."""
+"""`vmoe inspect`: the summary of a bundle, the routing of images as JSON, and messages about bad bundles and images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 
 def changed(folder: Path, kind: str, **fields: Any) -> Path:
-    """Copy a kept bundle, and change fields of its manifest; `...` removes one."""
+    """Copy the stored bundle `kind`, and change fields of its manifest. The value `...` removes a field."""
 
     def edit(manifest: dict[str, Any]) -> None:
         manifest.update(fields)
@@ -190,7 +190,7 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe
     target = changed(tmp_path, "fp32")
     assert vmoe.json("inspect", target, "--verify")["verified"] is True
     text = bytearray((target / file).read_bytes())
-    # A weight, or a letter in the graph's text.
+    # Change the last byte of the weights, or a letter in the graph's text.
     text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
     (target / file).write_bytes(text)
     assert vmoe.json("inspect", target)["verified"] is False
@@ -199,7 +199,7 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe
     assert not (tmp_path / "x.json").exists()
 
 
-# Values that a manifest may have
+# Values that the manifest is allowed to contain.
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
 
 @pytest.fixture
 def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Provide the backend on the fake of TensorRT, an empty cache for its engines, and a plugin."""
+    """Install the fake TensorRT for the backend, with an empty cache for built engines, and a plugin."""
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     fake_tensorrt.install(monkeypatch)
     backend = import_module("vmoe_runtime.backends.tensorrt.tensorrt_engine")

@@ -1,4 +1,7 @@
-"""Numbers about the routing of images (patches, statistics, neighbours, agreement), compared with counts one by one."""
+"""Numbers about the routing of images, compared with simple counts of the pairs.
+
+The numbers are patches, statistics, neighbours and agreement.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from vmoe_tools.inspect.statistics import BINS, LayerStatistics, RoutingStatisti
 pytestmark = pytest.mark.fast
 
 IMAGES = max(BUNDLES.glob("v*.npz"))
-EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model, whose first token is the classifier token
+EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model; its first token is the class token
 
 Pair = tuple[int, int, float, bool]
 """A choice: its token over all images, its expert (-1 if unknown), its gate, and whether it was kept."""
@@ -47,7 +50,7 @@ def pairs_of(routing: Routing) -> Iterator[Pair]:
 
 
 def assert_patches(routing: Routing, members: int = 1, tokens: int = TOKENS, side: int = SIDE) -> None:
-    """Compare `layer_patches` with its routing, patch by patch."""
+    """Compare the result of `layer_patches` with the layer's routing, patch by patch."""
     found = layer_patches(routing)
     kept: dict[int, list[tuple[float, int]]] = {}
     for token, expert, gate, is_kept in pairs_of(routing):
@@ -70,7 +73,7 @@ def assert_patches(routing: Routing, members: int = 1, tokens: int = TOKENS, sid
 
 
 def assert_statistics(found: LayerStatistics, routing: Routing, labels: np.ndarray, experts: int, tokens: int) -> None:
-    """Compare the statistics of one layer with its routing, pair by pair."""
+    """Compare the statistics of one layer with the layer's routing, pair by pair."""
     load, requested = Counter[int](), Counter[int]()
     bins = {True: [0] * BINS, False: [0] * BINS}
     by_class = np.zeros((CLASSES, experts))

@@ -1,4 +1,4 @@
-"""vmoe inspect BUNDLE PICTURE: one picture at several settings, as text, JSON and a drawing."""
+"""`vmoe inspect BUNDLE PICTURE`: one picture at several settings, as text, as JSON and as a drawing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROFILES = ("c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2")
 
 @pytest.fixture
 def nine(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Write a nine that only the cheapest setting classifies as a seven."""
+    """Write an image of a nine. Only the cheapest setting classifies it wrongly, as a seven."""
     Image.fromarray(mnist_images["images"][101]).save(tmp_path / "nine.png")
     return tmp_path / "nine.png"
 

@@ -27,7 +27,7 @@ def test_pictures_are_written_whole_and_replaced(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     digits, out = tmp_path / "digits.npz", tmp_path / "pictures"
-    odd = [mnist_images["labels"].tolist().index(digit) for digit in (1, 3)]  # two classes with odd names
+    odd = [mnist_images["labels"].tolist().index(digit) for digit in (1, 3)]  # images of two classes with unusual names
     np.savez(digits, **{name: array[odd] for name, array in mnist_images.items()})
     out.mkdir()
     (out / "load.png").write_text("an old one")
@@ -49,7 +49,7 @@ def samples(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> Samples:
 
 
 def overlay(figure: Any, row: int, column: int, columns: int) -> np.ndarray:
-    """Return the colours RGBA over the patches of a panel; column 0 is the image itself."""
+    """Return the RGBA colours drawn over the patches in a panel. The panel in column 0 shows the image itself."""
     layers = figure.axes[row * columns + column].images
     return np.asarray(layers[1].get_array())
 
@@ -105,7 +105,7 @@ def test_merged_patches_are_outlined(mnist_image_bundle: Path, mnist_images: dic
 
 
 def assert_outlined(pixels: np.ndarray, token: np.ndarray) -> None:
-    """Assert that the opaque pixels of f64[56,56,RGBA] outline merged patches, with one colour for each token."""
+    """Assert that the opaque pixels of `pixels`, f64[56,56,RGBA], outline the merged patches, in one colour per token."""
     of_patch = pixels.reshape(7, 8, 7, 8, 4).swapaxes(1, 2)
     is_drawn = of_patch[..., 3] == 1
     tokens, counts = np.unique(token, return_counts=True)

@@ -1,4 +1,7 @@
-"""A mistake on a command line gives one line, exit code 2 for wrong usage or 1 otherwise, and leaves nothing behind."""
+"""A mistake on a command line gives one line of error and leaves nothing behind.
+
+The exit code is 2 for wrong usage, and 1 otherwise.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.fast
 
-# Words in capitals are replaced by the paths of `paths`.
+# Words in capitals are placeholders, which are replaced by the paths in `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),
     ("run x.vmoe", 2, "Missing argument 'IMAGE|DIR...'"),
@@ -162,7 +165,7 @@ REPORT = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Make the folder that the commands read, and check that none of them changes it."""
+    """Make the folder that the commands read. After the tests, check that no command has changed it."""
     folder = tmp_path_factory.mktemp("mistakes")
     images, labels = mnist_images["images"][:8], mnist_images["labels"][:8]
     np.savez(folder / "EIGHT.npz", images=images, labels=labels)

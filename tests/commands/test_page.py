@@ -1,4 +1,7 @@
-"""`vmoe page`: a folder that runs a bundle in a browser as the engine does, without requests to other hosts."""
+"""`vmoe page`: a folder that runs a bundle in a browser.
+
+The answers are the engine's, and the page sends no requests to other hosts.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ pytestmark = pytest.mark.long
 SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("g4", {}), "ensemble": ("g5", {"group": "image"})}
-NO_GPU = {"No available adapters."}  # a warning of the browser
+NO_GPU = {"No available adapters."}  # a warning of the browser that is allowed
 SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
 
 
@@ -62,7 +65,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(page: Path, browser: Browser) -> Iterator[Page]:
-    """Open the page at 1440 px, and wait for its first answers."""
+    """Open the page in a window 1440 px wide, and wait until its images have answers."""
     with served(page) as address:
         shown = show(browser, address, 1440)
         until_answered(shown)
@@ -70,7 +73,7 @@ def opened(page: Path, browser: Browser) -> Iterator[Page]:
 
 
 def state(page: Page) -> dict[str, Any]:
-    """Return the texts of the page's first setting."""
+    """Return the texts that the page shows for its first setting."""
     found: dict[str, Any] = page.evaluate("""(side => ({
       name: side.querySelector('.setting').textContent, classes: side.querySelector('.classes').textContent,
       dropped: [...side.querySelectorAll('figcaption')].map(text => parseInt(text.textContent.split(': ')[1])),
@@ -122,7 +125,11 @@ def test_200_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
 
 
 def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
-    """Assert that logits are within 1e-4 of the engine's, and that each layer has the same experts and tokens of patches."""
+    """Compare the page's answers with the engine's.
+
+    Logits must be within 1e-4, and each layer must have the same experts and the same tokens of patches. `most_near_ties`
+    images may be routed differently.
+    """
     profile = engine.setting(setting)
     logits, routing = engine.logits_and_routing(images, profile)
     experts = [layer_patches(layer).expert.reshape(len(images), -1) for layer in routing.values()]
@@ -153,7 +160,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         began = time.monotonic()
         drop(shown, picture_file(images[0]))
         told = re.search("took ([0-9.]+) s", until_answered(shown))
-        assert told and float(told[1]) <= time.monotonic() - began + 0.01  # not counting the time before there was a picture
+        assert told and float(told[1]) <= time.monotonic() - began + 0.01  # excludes the time before the picture was dropped
         assert state(shown)["problem"] == ""
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         assert shown.locator(".drops").is_visible() == (kind not in ("dense", "soft"))
@@ -168,7 +175,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
 def test_every_precision_is_answered(
     precision: str, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, browser: Page
 ) -> None:
-    """Compare with the engine's standard ops; sums in another order may round to the next step of int8."""
+    """Compare the page with the engine on standard ops. Sums in another order may round to the next step of int8."""
     options: dict[str, Any] = {"precision": precision, "input": "uint8"}
     bundle = export_bundle(mnist_checkpoint, tmp_path / "m.vmoe", capacity=[0.3], k=[1], validate=False, **options).path
     with Engine.load(bundle) as engine, served(write_page(bundle, tmp_path / "site")) as address:
@@ -216,7 +223,9 @@ def test_a_long_name_is_cut_between_characters(opened: Page) -> None:
 
 
 def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
-    """Compare with the engine: a few grey levels in smooth areas, and the same part in the middle."""
+    """Compare a prepared picture with the engine's: it may differ by a few grey levels in smooth areas, and must show the
+    same part.
+    """
     across, down = np.meshgrid(np.arange(96), np.arange(72))
     pixels = np.stack([across * 2.6, down * 3.5, (across + down) * 1.5], axis=2).astype(np.uint8)
     exif, alpha = Image.Exif(), np.full((72, 96, 1), 128, np.uint8)
@@ -227,7 +236,7 @@ def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
     ways = ("resize_small(40)|central_crop(32)", "exif|background(9,0,200)|pillow_bicubic(32)", *exact)
     for file, steps, channels in itertools.product(files, ways, (1, 3)):
         if file is files[-1] and "background" not in steps:
-            continue  # a canvas loses the colours of transparent pixels
+            continue  # a browser's canvas discards the colours of transparent pixels
         spec = InputSpec("uint8", 32, 32, channels, read_steps(steps))
         listed = [[step.name, step.height, step.width, step.keeps_shape] for step in spec.steps.steps]
         script = """async ([file, facts, channels]) => {
@@ -283,9 +292,10 @@ def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: B
         until_answered(shown)
         requests = [request.url for request in shown.requests()]
         assert [asked for asked in requests if not asked.startswith((address, "data:", "blob:"))] == []
-        assert any(asked.endswith(".wasm") for asked in requests)  # shows that requests of workers are recorded
+        assert any(asked.endswith(".wasm") for asked in requests)  # proves that the requests of web workers are recorded
         weights = hashlib.sha256((page / "weights.safetensors").read_bytes()).hexdigest()
-        assert f"{address}/weights.safetensors?{weights}" in requests  # not a file that a cache has from an earlier page
+        # the digest in the URL keeps the browser from using an earlier page's file in its cache
+        assert f"{address}/weights.safetensors?{weights}" in requests
         assert faults_of(shown, width) == [] and {*problems(shown)} <= NO_GPU
         assert shown.locator("img").count() == 0
 

@@ -1,4 +1,4 @@
-"""The program `vmoe`: its commands, one line for each error, signals, and files that are written completely."""
+"""The program `vmoe`: its commands, one line for each error, signals, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_version_is_that_of_the_package(vmoe: Vmoe) -> None:
 
 
 def leaves(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
-    """Yield the words of each command, including those of `vmoe serve`."""
+    """Yield the words of each command, including the subcommands of `vmoe serve`."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -78,7 +78,7 @@ def test_every_command_explains_itself_and_its_options(words: tuple[str, ...], v
     text, _, options = rest.partition("Options:\n")
     assert re.fullmatch(rf"Usage: vmoe {' '.join(words)} \[OPTIONS\]( \[?[A-Z|_]+\]?(\.\.\.)?)+", usage) and text.strip()
     for option in re.split(r"\n(?=  -)", options):
-        assert re.search(r"\S(  +|\n +)\S", option), option  # a name, then what it does
+        assert re.search(r"\S(  +|\n +)\S", option), option  # the name of an option, then its description
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
@@ -181,7 +181,7 @@ def test_a_signal_ends_a_report_and_leaves_nothing(
 ) -> None:
     words = ["report", mnist_image_bundle, "--images", mnist_digits, "--duration", 60, "-o", tmp_path / "r.html"]
     found, complaint = ended_by(number, [VMOE, *words], seconds)
-    # If the signal arrives while Python starts or makes a class, Python itself ends by the signal.
+    # If the signal arrives while Python starts or creates a class, Python ends with the signal, not with an exit code.
     assert found in (code, -number)
     assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
     name = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
@@ -193,7 +193,7 @@ def test_a_signal_ends_a_measurement_which_shows_what_there_is(
 ) -> None:
     target = tmp_path / "report.json"
     words = ["bench", mnist_image_bundle, "--sweep", "0.1:2.0", "--images", mnist_digits, "--duration", 60, "--json", target]
-    for seconds in (6, 12, 24, 48):  # on a loaded machine, nothing may have been measured by then
+    for seconds in (6, 12, 24, 48):  # retry with more time, because a busy machine may not have measured anything yet
         found, complaint = ended_by(signal.SIGINT, [VMOE, *words], seconds)
         assert (found, "Traceback" in complaint) == (130, False)
         if target.exists():
@@ -248,7 +248,8 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypa
     for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
         with pytest.raises(click.UsageError, match=r"(is used by this command|x\.vmoe is a bundle); choose another file"):
             check_output_file(target, [None, bundle, image])
-    for target in (bundle / "manifest.json", bundle / "new.json"):  # a file inside any bundle
+    # targets inside a bundle that is not an input of the command
+    for target in (bundle / "manifest.json", bundle / "new.json"):
         with pytest.raises(click.UsageError, match="is a bundle"):
             check_output_file(target)
     with pytest.raises(click.UsageError, match="there is no folder"):

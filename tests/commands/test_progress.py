@@ -88,5 +88,5 @@ def test_a_terminal_shows_a_bar_for_each_step_of_an_export(mnist_checkpoint: Pat
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # raised on Linux when the last writer closes the terminal
+    except OSError:  # on Linux, raised once the last writer has closed the terminal
         return b""

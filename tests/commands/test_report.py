@@ -1,4 +1,4 @@
-"""vmoe report: its numbers equal those of vmoe bench and of plain counting, and its page shows all of them."""
+"""`vmoe report`: its numbers equal the numbers of `vmoe bench` and of simple counts, and its page shows all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOSTILE = (
     "\x1b[31m",
     *"789",
 )
-ASKED = slice(64, 192)  # test images on which the settings' answers differ
+ASKED = slice(64, 192)  # test images for which the settings give different answers
 
 
 def data_of(page: str) -> Any:
@@ -86,7 +86,7 @@ def report_of(vmoe: Vmoe, page: Path, *words: object) -> tuple[str, dict[str, An
 def made(
     tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, mnist_checkpoint: Path, images: Path
 ) -> tuple[str, dict[str, Any], list[str]]:
-    """Make a report of two precisions; return the page, the numbers, and the names of the files."""
+    """Make a report on bundles in two precisions. Return its page, its numbers, and the names of the files."""
     from vmoe_tools.program import main
 
     folder = tmp_path_factory.mktemp("report")
@@ -193,7 +193,8 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], group="image", capacity_multiple_of=4, validate=False)
     words = (bundle, "--images", images, *capacities(0.1, 0.2, 0.64, 1), "--bpr", "--no-bpr", "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
-    # 4 and 8 slots for each of 8 experts, in groups of 50 tokens; 0.2 and 0.64 round to the same slots as 0.1.
+    # The capacity ratios give 4 or 8 slots for each of 8 experts, in groups of 50 tokens. 0.2 and 0.64 round to the same
+    # number of slots as 0.1.
     effective = {one["capacity_ratio"]: ratio for one, ratio in zip(report["points"], report["effective"], strict=True)}
     assert effective == {0.1: 4 * 8 / 50, 1: 8 * 8 / 50}
     shown = [(each["slots"], each["effective"]) for curve in data_of(page)["curves"] for each in curve]

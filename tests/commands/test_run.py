@@ -1,4 +1,4 @@
-"""vmoe run: classes and probabilities of image files, and messages about unreadable ones."""
+"""`vmoe run`: classes and probabilities of image files, and messages about unreadable files."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def digits(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> list[Path]:
 
 @pytest.fixture
 def named(tmp_path: Path, mnist_image_bundle: Path) -> Path:
-    """Copy the MNIST bundle with class names that contain control sequences and rich's markup."""
+    """Copy the MNIST bundle, with class names that contain control sequences and markup of the package rich."""
     return with_odd_names(mnist_image_bundle, tmp_path)
 
 
 def run(vmoe: Vmoe, *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
-    """Return the lines on standard output and standard error of a run that must end with that code."""
+    """Run `vmoe run`, check its exit code, and return its lines on standard output and on standard error."""
     out, err = vmoe.run("run", *arguments, "--threads", 1, code=code)
     return out.splitlines(), err.splitlines()
 
@@ -180,7 +180,8 @@ def test_a_file_has_the_classes_or_features_of_each_image(
     np.testing.assert_array_equal(np.array(shares[:3], float), [answer[0][1] for answer in answers])
     assert run(vmoe, features, *digits[:3], "-o", out, "-q") == ([], [])
     if suffix == ".parquet":
-        assert pyarrow.parquet.read_schema(out).field("error").type == "string"  # although no image has one
+        # the type is string although no image has an error
+        assert pyarrow.parquet.read_schema(out).field("error").type == "string"
     found = read_columns(out)
     rows = [[float(found[f"features_{i}"][row]) for i in range(1, 65)] for row in range(3)] if is_csv else found["features"]
     with Engine.load(features, threads=1) as engine:

@@ -1,4 +1,4 @@
-"""vmoe bench --sweep: the settings that it measures, its results on MNIST, and its recommendations. Also cascades."""
+"""`vmoe bench --sweep`: the settings that it measures, its results on MNIST, its recommendations, and cascades."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.long
 
 
 def capacities(*ratios: object) -> list[object]:
-    """Return the options for these capacity ratios."""
+    """Return the command-line options that set these capacity ratios."""
     return [word for ratio in ratios for word in ("--capacity", ratio)]
 
 
@@ -77,7 +77,7 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
             assert point["top1"] == np.mean(logits.argmax(1) == labels)
             kept = np.stack([layer.kept for layer in routing.values()])
             assert point["kept_pairs"] == kept.mean()
-            # In the last layer, experts process only the class tokens, one of 50.
+            # In the last layer, only the class tokens are computed, so every 50th token is counted.
             steps = [1] * (len(routing) - 1) + [50]
             used = [
                 len(np.unique(layer.expert[group, ::step][layer.kept[group, ::step]]))
@@ -165,7 +165,10 @@ SETTING = {"capacity_ratio": 0.5, "k": 1, "bpr": True, "pool": False, "max_exper
 
 
 def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: float = 0.0) -> PointResult:
-    """Return a measured point of batch size 1; `noise` is the relative half width of its interval of speed."""
+    """Return a measured point of batch size 1.
+
+    `noise` is half the width of the confidence interval of the speed, relative to the speed.
+    """
     ms = 1000 / speed
     return PointResult(
         *("b", "fp32", name, SETTING, "onnxruntime", 1, None),
@@ -176,7 +179,7 @@ def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: fl
 def recommended(
     points: list[PointResult], max_drop: float | None = None, target_ms: float | None = None
 ) -> list[str | None]:
-    """Return the names of the equally fast settings, the recommended one first."""
+    """Return the names of all settings that are equally fast. The recommended one comes first."""
     return [points[index].profile for index in recommend(points, range(len(points)), max_drop, target_ms)]
 
 
@@ -239,7 +242,7 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
-    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one in five is correct
+    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one label in five is the right one
     odd, right = (npz(tmp_path / f"{i}.npz", images=images, labels=each) for i, each in enumerate((shuffled, labels)))
     words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
     chance = np.bincount(shuffled).max() / 50
@@ -248,7 +251,7 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     page = ("-o", tmp_path / "r.html")
     assert any(sentence in note for note in vmoe.json("report", *words, odd, *page)["notes"])
     assert "near chance" not in vmoe.run("bench", *words, right)[0]
-    # Of 50 images in batches of 32, the first 32 are measured.
+    # With batches of 32, only the first 32 of the 50 images are measured.
     found = vmoe.json("bench", *words, odd, "--batch-size", 32, "--batch-size", 50)["points"]
     assert {one["chance"] for one in found} == {np.bincount(shuffled[:count]).max() / count for count in (32, 50)}
 
@@ -310,7 +313,10 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
 
 
 def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Return the smallest margin from which a cascade has the accuracy of its second step; correct answers are bool[N]."""
+    """Return the smallest margin at which a cascade is as accurate as its second step alone.
+
+    `low` and `high` are bool[N]: whether the first and the second step classify each image correctly.
+    """
     found = 2.0
     for margin in sorted({0.0, *margins.tolist(), 2.0}, reverse=True):
         if np.count_nonzero(np.where(margins < margin, high, low)) < np.count_nonzero(high):

@@ -24,7 +24,7 @@ DROP = 0.05
 
 @pytest.fixture
 def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> dict[str, np.ndarray]:
-    """Return 160 digits, half of them for the search; write them to tmp_path / "digits.npz", too."""
+    """Return 160 digits and write them to tmp_path / "digits.npz". One half of them is for the search."""
     digits = {name: mnist_images[name][:160] for name in ("images", "labels")}
     np.savez(tmp_path / "digits.npz", **digits)
     return digits
@@ -54,7 +54,8 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
     assert full["profile"] == "c1.05-k2" and points[report["recommended"]]["profile"] == single["profile"]
     assert cascade["flops_of_dense"] < single["flops_of_dense"] < full["flops_of_dense"]
     assert list(Bundle.open(bundle).manifest.profiles)[-1] == single["profile"]
-    # With standard ops, this bundle can't merge, and every backend must be able to run an added profile.
+    # A tuned profile must run on every backend. This bundle can't merge tokens with standard ops, so no merging profile is
+    # added.
     assert "no setting that merges tokens is tried" in notes and not any("-r" in str(one) for one in tuned["results"])
     assert any("-r" in str(one) for one in vmoe.json(*words[:-1])["tuned"]["results"])
     shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]!r}'

@@ -1,10 +1,11 @@
-// Cancels calls from other threads, before, during and after they run. Exits with 0 if every call behaves as expected;
-// otherwise prints the first deviation.
+// Cancels calls from other threads: before they start, while they run, and after they end. Exits with 0 if every call
+// behaves as expected. Otherwise, prints the first deviation.
 //
 //   cancel_threads BUNDLE ONNXRUNTIME MOMENTS
 //
-// Prints how many of MOMENTS calls were cancelled and how many returned results. Other calls run at the same time and
-// are not cancelled: then prints how many of these returned the right results, and how many there were.
+// Cancels MOMENTS calls at random moments, and prints how many of them were cancelled and how many returned results.
+// Other calls, which are not cancelled, run at the same time: also prints how many of them returned the right results,
+// and their total number.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -39,7 +40,7 @@ vmoe::Cancellation make_cancellation() {
   return *std::move(cancellation);
 }
 
-// An engine, a batch, and its expected results.
+// Makes calls of an engine on one batch, and knows the expected results.
 class Calls {
  public:
   Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine), noise_(engine.info(), count) {
@@ -57,9 +58,10 @@ class Calls {
   bool is_right(const Answer& answer) const { return answer && *answer == expected_; }
   Answer run() const { return engine_.run(noise_.images); }
   Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(noise_.images, {}, cancellation); }
-  double seconds() const { return seconds_; }  // the duration of a call
+  double seconds() const { return seconds_; }  // the shortest measured duration of a call
 
-  // Runs a call and returns whether it was cancelled. If so, its output must be unchanged; if not, it must be right.
+  // Runs a call and returns whether it was cancelled. A cancelled call must leave the output unchanged. Any other call
+  // must write the right results.
   bool is_cancelled(const vmoe::Cancellation& cancellation) const {
     std::vector<float> output(expected_.size(), kUntouched);
     const auto written = engine_.run(noise_.images, {}, cancellation, output.data(), output.size());
@@ -107,7 +109,8 @@ void cancel_many(const Calls& calls) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// Cancels `moments` calls, each at a random time up to twice the duration of a call. Returns how many were cancelled.
+// Cancels `moments` calls, each at a random time between 0 and twice the duration of a call. Returns the number of
+// cancelled calls.
 int cancel_at_random(const Calls& calls, int moments) {
   std::mt19937 random(2);
   std::uniform_real_distribution<double> moment(0, 2 * calls.seconds());

@@ -1,6 +1,6 @@
-// Compares every layer of the core, on every CPU path that this machine has, with the path in plain C++;
-// tests/op_library/test_op_library_maths.py compares that path with numpy. Prints one line per path, and the name of
-// the default path. An optional argument sets the number of sizes.
+// Compares every layer of the core, on every CPU path of this machine, with the scalar path in plain C++.
+// (tests/op_library/test_op_library_maths.py compares the scalar path with numpy.) Prints one line per path, and the
+// name of the default path. The optional argument is the number of sizes to test.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -21,14 +21,15 @@ void require(bool holds, const std::string& what, CpuPath path) {
   std::exit(1);
 }
 
-// Returns the tolerance. Paths sum in different orders. If sums are rounded again, some round to a neighbouring value:
-// in int8, one step is 1/127 of a row's largest value.
+// Returns the largest allowed difference. Different paths add in different orders, so sums differ slightly. If a sum is
+// then rounded to a shorter type, it may round to the neighbouring value. In int8, that value differs by 1/127 of the
+// largest value in a row.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
 }
 
-// Returns another path whose results have the same bits; the path itself if there is none.
+// Returns another path that must give the same bits as `path`, or `path` itself if there is none.
 CpuPath twin_of(CpuPath path) {
   switch (path) {
     case CpuPath::kNeonDot:
@@ -67,7 +68,8 @@ void check_layers(const Kernels& kernels, ElementType type, unsigned number) {
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-// Returns the configuration of the tile registers. Written in assembly, so that no compiler option is needed.
+// Returns the current configuration of the tile registers. It is read in assembly, so that no compiler option is
+// needed.
 vmoe::TileConfiguration tile_registers() {
   vmoe::TileConfiguration configuration;
   asm volatile("sttilecfg %0" : "=m"(configuration));
@@ -90,8 +92,8 @@ vmoe::TileConfiguration eight_tiles(uint8_t rows, uint16_t line_bytes) {
   return configuration;
 }
 
-// Layers must work with any configuration of the thread's tile registers, such as that of ONNX Runtime's own products,
-// and must restore it.
+// Layers must work with any configuration of the thread's tile registers, because ONNX Runtime's own matrix products
+// may have configured them. Layers must also restore that configuration.
 void check_tile_configuration(const Kernels& kernels) {
   if (!kernels.needs_tile_configuration) return;
   for (const vmoe::TileConfiguration& before : {vmoe::TileConfiguration{}, eight_tiles(16, 64), eight_tiles(5, 20)}) {

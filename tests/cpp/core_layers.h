@@ -1,4 +1,5 @@
-// Computes every layer of the core in turn, on generated tokens and weights of a type. A number determines the sizes.
+// Computes every layer of the core in turn, on generated tokens and on generated weights of one type. A number
+// determines the sizes.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +27,7 @@ using Floats = std::vector<float>;
 inline constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8,
                                          ElementType::kInt4};
 
-// Returns the CPU paths that this machine has.
+// Returns the CPU paths that this machine supports.
 inline std::vector<vmoe::CpuPath> supported_paths() {
   std::vector<vmoe::CpuPath> paths;
   for (size_t i = 0; i < std::size(vmoe::kCpuPathNames); ++i) {
@@ -46,7 +47,7 @@ inline Floats make_numbers(size_t count, unsigned seed) {
   return numbers;
 }
 
-// A weight matrix, or one per expert, with the data of its columns.
+// The packed weight matrices of a layer, one in total or one per expert, with a bias and a scale for each column.
 struct Layer {
   std::shared_ptr<const vmoe::PackedWeights> packed;
   Floats bias, scale;
@@ -54,12 +55,12 @@ struct Layer {
   vmoe::LinearWeights weights() const { return {packed, bias.data(), scale.data()}; }
 };
 
-// Makes a layer. `form` gives the number and size of the matrices and how they are packed. All callers use the same
-// weights, so they share, pack and free them at the same time.
+// Makes a layer. `form` contains the number and size of the matrices and how to pack them. Callers with the same
+// arguments get the same weights, so they share them, and pack and free them at the same time.
 inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
-  std::vector<int8_t> whole;  // twice as many as needed for int4
+  std::vector<int8_t> whole;  // int4 needs only half of this size
   const size_t groups = vmoe::divide_up(form.depth, 64);
   const std::vector<uint16_t> group_scale(form.matrices * groups * form.columns, 0x2bff);  // nearly 1 / 16
   form.scale = group_scale.data();
@@ -87,8 +88,8 @@ inline StoredWeights make_form(size_t matrices, size_t depth, size_t columns) {
   return form;
 }
 
-// The result of one layer. Its kind is kFloat32 if all products are in float32, kRounded if some are not, and kExact
-// for indices of tokens and slots.
+// The result of one layer. `kind` is kExact for indices of tokens and slots, kFloat32 if all matrix products are in
+// float32, and kRounded otherwise.
 struct Answer {
   enum Kind : uint8_t { kExact, kFloat32, kRounded };
   std::string layer;
@@ -140,7 +141,7 @@ class Layers {
   Answer::Kind kind(bool rounds) const {
     return rounds || type_ != ElementType::kFloat32 ? Answer::kRounded : Answer::kFloat32;
   }
-  // Returns memory for the result of a layer.
+  // Adds an answer, and returns its memory for the result of a layer.
   float* give(const char* layer, size_t count, Answer::Kind kind) {
     answers_.push_back({layer, kind, Floats(count)});
     return answers_.back().values.data();
@@ -149,7 +150,7 @@ class Layers {
     answers_.push_back({layer, Answer::kExact, Floats(numbers.begin(), numbers.end())});
   }
 
-  // Makes both layers of an MLP, or of the MLPs of several experts.
+  // Makes both layers of an MLP, for one MLP or for the MLPs of several experts.
   std::pair<Layer, Layer> make_mlp(size_t experts) const {
     StoredWeights second = make_form(experts, expert_hidden_, hidden_);
     second.depth_chunk = chunk();
@@ -158,7 +159,7 @@ class Layers {
   }
   size_t chunk() const { return is_quantized() && heads_ > 1 ? 64 : 0; }
   bool is_quantized() const { return type_ == ElementType::kInt8 || type_ == ElementType::kInt4; }
-  // Only MLPs have int4 weights.
+  // int4 is only for MLPs, so the other layers use int8 instead.
   ElementType linear_type() const { return type_ == ElementType::kInt4 ? ElementType::kInt8 : type_; }
   vmoe::MlpWeights mlp_weights(const std::pair<Layer, Layer>& mlp) const {
     return {mlp.first.weights(), mlp.second.weights(), chunk(), activation_};
@@ -200,13 +201,13 @@ class Layers {
                 value = make_layer(kernels_, linear_type(), form, 56),
                 out = make_layer(kernels_, linear_type(), form, 59);
     float* y = give("an attention block", x_.size(), kind(false));
-    std::copy(x_.begin(), x_.end(), y);  // the block works in place
+    std::copy(x_.begin(), x_.end(), y);  // the block overwrites its input
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},
                                   shape_.groups, shape_.tokens, shape_.tokens, y, {}, y, runner_);
     run_merging_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_, {}, norm()});
   }
 
-  // Runs an attention block with token sizes and merging.
+  // Runs an attention block that merges tokens, some of which already represent several tokens.
   void run_merging_block(const vmoe::AttentionBlockWeights& weights) {
     const size_t tokens = shape_.tokens, images = shape_.groups, count = vmoe::count_merged(tokens, 3, 1);
     std::vector<float> sizes(images * tokens);
@@ -219,7 +220,7 @@ class Layers {
                                   give("a merging block", images * (tokens - count) * hidden_, kind(false)), runner_);
   }
 
-  // Runs the MLP halves of an encoder block, dense and sparse, each in place.
+  // Runs the MLP half of an encoder block, dense and sparse. Each overwrites its input.
   void run_blocks() {
     float* y = give("a dense block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);
@@ -261,7 +262,8 @@ class Layers {
     give_numbers("sources of experts that choose", src);
   }
 
-  // Runs Soft MoE. The experts leave the slots unchanged.
+  // Runs the router, dispatch and combine of Soft MoE. There are no experts in between: combine reads the dispatched
+  // slots.
   void run_soft_experts() {
     constexpr size_t kSlots = 7;
     const vmoe::SoftShape shape{shape_.groups, shape_.tokens, hidden_, shape_.experts, kSlots};

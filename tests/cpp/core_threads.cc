@@ -1,10 +1,10 @@
 // Runs the layers without ONNX Runtime: 8 callers at once, each with its own workers, on shared weights of every type.
-// Results must have the same bits as on a single thread. The thread sanitizer sees every access, because all code is
-// compiled with it.
+// Results must have the same bits as on a single thread. All code is compiled with the thread sanitizer, so it sees
+// every memory access.
 //
 //   core_threads [race]
 //
-// With `race`, the callers also write one variable without a lock, which a working sanitizer must report.
+// With `race`, the callers also write one variable without a lock. A working sanitizer must report this race.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kCallers = 8, kWorkers = 3, kRounds = 6;
 
-// Returns a runner that runs the tasks of each parallel_for on new threads.
+// Returns a runner that starts new threads for the work of each parallel_for.
 TaskRunner threads_runner() {
   return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             std::atomic<size_t> next{0};
@@ -53,7 +53,8 @@ int main(int argc, char** argv) {
     callers.emplace_back([&, caller] {
       for (unsigned round = 0; round < kRounds; ++round) {
         const ElementType type = kTypes[(caller / 4 + round) % std::size(kTypes)];
-        // Four callers at a time have the same sizes, and so the same weights.
+        // Callers 0 to 3 have the same sizes in a round, and so have callers 4 to 7. Callers with the same sizes share
+        // weights.
         const unsigned number = 10 + caller / 4 * 3 + round;
         const auto alone = Layers(kernels, type, number, vmoe::serial_runner()).compute();
         equal += same_bits(alone, Layers(kernels, type, number, threads_runner()).compute()) ? 1 : 0;

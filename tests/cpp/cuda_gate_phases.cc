@@ -1,4 +1,5 @@
-// Runs the program of the gates kernel on the CPU, with memory that checks all accesses. Called from Python.
+// Runs the program of the gates kernel on the CPU, on memory that checks every access. The Python tests call this
+// library.
 #include <cstdint>
 
 #include "cuda/gate_phases.h"
@@ -10,7 +11,7 @@ struct GatesCall {
   int64_t wide;           // use 16-byte words instead of single numbers
   int64_t few;            // use the program for at most 32 experts
   int64_t seed;           // seed of the order of lanes and blocks
-  int64_t lost_distance;  // exchanges at this distance return each lane's own value; 0: none
+  int64_t lost_distance;  // exchanges at this distance fail: they return each lane's own value; 0: no exchange fails
   const void* x;
   const void* router;
   float* gates;
@@ -57,14 +58,14 @@ void run_words(const GatesCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call. Writes the first fault, if any, to `fault`.
+// Runs one call. If there is a fault, writes the first one to `fault`.
 void gates_run(const GatesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), -1, call->lost_distance);
   call->wide != 0 ? run_words<vmoe::cuda::Word16>(*call, machine) : run_words<float>(*call, machine);
   machine.tell(fault, fault_bytes);
 }
 
-// Computes the exponentials of `count` numbers <= 0.
+// Computes exp(x) for `count` numbers that are not positive.
 void gates_exp(const float* x, int64_t count, float* y) {
   for (int64_t i = 0; i < count; ++i) y[i] = vmoe::cuda::exp_of_negative(x[i]);
 }

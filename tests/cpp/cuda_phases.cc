@@ -1,5 +1,5 @@
-// Runs the programs of the kernels for routing, dispatch and combine on the CPU, with the same threads, blocks and
-// launches as on the GPU, and with memory that checks all accesses. Called from Python.
+// Runs the programs of the kernels for routing, dispatch and combine on the CPU. Threads, blocks and launches are the
+// same as on the GPU, and the memory checks every access. The Python tests call this library.
 #include <cstdint>
 
 #include "cuda/limits.h"
@@ -10,13 +10,13 @@
 
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
-  int64_t fused;          // route_dispatch instead of route; single-tile groups only
+  int64_t fused;          // run route_dispatch instead of route; groups must fit into one tile
   int64_t parts;          // blocks that share a group in the fused program
-  int64_t rows;           // rows of the grid, at most one per group; each processes every rows-th group
+  int64_t rows;           // grid rows, at most one per group; row r processes groups r, r + rows, r + 2 rows, ...
   int64_t words;          // 16-byte words per row
   int64_t seed;           // seed of the order of threads and blocks
-  int64_t lost_barrier;   // the phase after which the barrier is omitted; -1: none
-  int64_t lost_distance;  // exchanges at this distance return each lane's own value; 0: none
+  int64_t lost_barrier;   // the barrier after this phase is omitted; -1: no barrier is omitted
+  int64_t lost_distance;  // exchanges at this distance fail: they return each lane's own value; 0: no exchange fails
   const float* gates;
   const void* x;
   int32_t* slot;
@@ -27,7 +27,7 @@ struct PhasesCall {
 };
 
 struct CombineCall {
-  int64_t type;  // 0 float32, 1 float16, 2 bfloat16
+  int64_t type;  // 0: float32, 1: float16, 2: bfloat16
   int64_t wide;
   int64_t slots, tokens, choices, hidden;
   int64_t seed;
@@ -126,7 +126,8 @@ void run_as(const PhasesCall& call, const RoutingShape& shape, Machine& machine)
   weight.copy_to(call.weight);
 }
 
-// As the launches do, uses 16-byte words if a token's gates fill whole words, or else single gates.
+// Uses 16-byte words if the gates of a token fill whole words, and otherwise single gates. The launches on a GPU choose
+// in the same way.
 void run(const PhasesCall& call, Machine& machine) {
   const RoutingShape shape{static_cast<size_t>(call.groups),   static_cast<size_t>(call.tokens),
                            static_cast<size_t>(call.experts),  static_cast<size_t>(call.choices),
@@ -163,7 +164,7 @@ void combine_as(const CombineCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call. Returns the number of phases. Writes the first fault, if any, to `fault`.
+// Runs one call and returns its number of phases. If there is a fault, writes the first one to `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
   run(*call, machine);
@@ -171,7 +172,8 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   return machine.phases();
 }
 
-// Combines rows in a random order. Words are 16 bytes if `wide` is set, otherwise single elements.
+// Runs combine with the rows in a random order. If `wide` is set, it moves words of 16 bytes, otherwise single
+// elements.
 void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), -1, 0);
   const auto combine = call->type == 0   ? combine_as<float>

@@ -1,11 +1,11 @@
-// Runs 8 threads on one engine, each with its own setting, while other engines of the same bundle are loaded and freed:
-// each thread loads one that it keeps and, halfway, one that it frees. Results must have the same bits as on a single
-// thread. Exits with 0 if all of them have.
+// Runs 8 threads on one engine, each with its own setting. Meanwhile, each thread loads two more engines of the same
+// bundle: it keeps one, and frees the other halfway. Results must have the same bits as on a single thread. Exits with
+// 0 if all results are right.
 //
 //   engine_threads BUNDLE ONNXRUNTIME ROUNDS [race]
 //
-// Prints the number of right results, of all results, of engines that the threads loaded, and of profiles, and then the
-// runtime. With `race`, the threads also write one variable without a lock, which a working sanitizer must report.
+// Prints four numbers: right results, all results, engines that the threads loaded, and profiles. Then prints the
+// runtime. With `race`, the threads also write one variable without a lock. A working sanitizer must report this race.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, i] {
-      if (race) ++unguarded;  // comes first, because any lock would synchronize the threads
+      if (race) ++unguarded;  // before the engine is loaded, because the locks of loading would synchronize the threads
       engines[i] = load(i);
       for (int round = 0; round < rounds; ++round) {
         ask(*shared, i);

@@ -1,13 +1,14 @@
-// Runs the experts' MLP while the weights of experts without rows are unreadable, on every CPU path and in every weight
-// type. A call that reads one byte of these weights ends the process.
+// Runs the experts' MLP while the weights of unused experts are unreadable, on every CPU path and in every weight type.
+// An unused expert is one without rows. A call that reads a single byte of its weights ends the process.
 //
 //   expert_bytes used|unused
 //
 // "unused": experts 0 and 5 of 6 have rows, and the weights of experts 1 to 4 are unreadable. Prints "PATH TYPE WIDTH:
-// right" if the outputs have the same bits as when everything is readable. "used": expert 2 has rows as well, so a
+// right" if the outputs have the same bits as when all weights are readable. "used": expert 2 has rows as well, so a
 // signal ends the process.
 //
-// Prefetching raises no signal, so the float32 kernels are wrapped to check the ranges that they would prefetch.
+// Prefetching unreadable memory raises no signal. Therefore a wrapper around the float32 kernels checks the ranges that
+// they would prefetch.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,11 +30,12 @@ using vmoe::PackedWeights;
 constexpr size_t kExperts = 6;
 constexpr size_t kFirstUnused = 1;
 constexpr size_t kEndUnused = 5;
-constexpr size_t kRows = 5;  // per expert that is used
+constexpr size_t kRows = 5;  // for each expert that has rows
 
 using Range = std::pair<const char*, const char*>;
 
-// The ranges that kernels must not prefetch, the wrapped kernel, and whether a call let it prefetch in one of them.
+// The ranges that kernels must not prefetch; the wrapped kernel; and whether a kernel was told to prefetch from one of
+// the ranges.
 std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT
@@ -44,7 +46,7 @@ void watched_product(const vmoe::PanelProduct& product) {
   g_product(product);
 }
 
-// float32[E, columns] in its own pages.
+// float32[E, columns], in memory pages that contain nothing else.
 class GuardedFloats {
  public:
   explicit GuardedFloats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
@@ -73,7 +75,7 @@ Range unused_panels(const PackedWeights& weights) {
   return {weights.panel_at(kFirstUnused, 0), weights.panel_at(kEndUnused, 0)};
 }
 
-// Protects the whole pages in a range.
+// Sets the protection of the pages that lie completely within a range.
 void protect(const Range& range, int protection) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.first) + page - 1) / page * page;
@@ -114,7 +116,7 @@ int main(int argc, char** argv) {
   bool right = true;
   for (vmoe::CpuPath path : supported_paths()) {
     for (const ElementType type : kTypes) {
-      // One width fills whole panels; the other needs padding.
+      // The first width fills whole panels of weights. The second needs padding.
       for (const size_t width : {size_t{1024}, size_t{1000}}) {
         const bool is_right = gives_right_bits(vmoe::kernels_for(path), type, width, width + 512, uses_all);
         std::printf("%s %s %zu: %s\n", cpu_path_name(path), vmoe::name_of(type), width, is_right ? "right" : "wrong");

@@ -1,9 +1,11 @@
-// A GPU emulator: the C++ interface of the kernels on the CPU's memory, and the few CUDA runtime functions that their
-// callers need. The callers are the C++ code of the GPU benchmark and, with VMOE_ADAPTER, the op library for ONNX
-// Runtime's CUDA provider, whose ops then run as CPU ops. This tests the code that calls the kernels on machines
-// without a GPU; it can't test the kernels.
+// A GPU emulator: the C++ interface of the kernels, on the CPU and its memory, and the few CUDA runtime functions that
+// callers of the kernels need. It tests the code that calls the kernels on machines without a GPU. It can't test the
+// kernels.
 //
-// If the environment variable VMOE_EMULATOR_FAULT is set, one bit of what dispatch writes is wrong.
+// The callers are the C++ code of the GPU benchmark and, with VMOE_ADAPTER, the op library for ONNX Runtime's CUDA
+// provider. The ops of that library then run as CPU ops.
+//
+// If the environment variable VMOE_EMULATOR_FAULT is set, dispatch writes one wrong bit.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -23,7 +25,7 @@ namespace {
 bool g_counting = false;
 size_t g_nodes = 0;
 
-// Whether the emulated CUDA refuses a call. With VMOE_ADAPTER, it refuses rows of 13 numbers of 4 bytes.
+// Returns whether the emulated CUDA refuses a call. With VMOE_ADAPTER, it refuses rows of 13 numbers of 4 bytes each.
 bool refuses([[maybe_unused]] size_t row_bytes) {
 #ifdef VMOE_ADAPTER
   return row_bytes == 52;
@@ -32,14 +34,15 @@ bool refuses([[maybe_unused]] size_t row_bytes) {
 #endif
 }
 
-// If requested, counts launches instead of running them. Returns whether it counts.
+// If launches are being counted, adds `launches` and returns true: the caller then runs nothing. Otherwise returns
+// false.
 bool count_instead(size_t launches) {
   if (g_counting) g_nodes += launches;
   return g_counting;
 }
 
-// Returns null if the kernels may run, otherwise why not. Overwrites the whole workspace, because kernels may use all
-// of it.
+// Returns null if the kernels may run, and otherwise the reason why not. Overwrites the whole workspace, because real
+// kernels may use all of it.
 const char* refusal(const vmoe::RoutingShape& shape, void* workspace, size_t bytes) {
   if (bytes > 0 && workspace == nullptr) return "no workspace";
   if (const char* refused = vmoe::cuda::routing_refusal(shape)) return refused;

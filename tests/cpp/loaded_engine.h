@@ -8,7 +8,7 @@
 
 #include "vmoe/engine.hpp"
 
-// Loads the engine of a program whose first arguments are BUNDLE and ONNXRUNTIME.
+// Loads an engine. `argv` are the arguments of a program that begin with BUNDLE and ONNXRUNTIME.
 inline vmoe::Result<vmoe::Engine> load_engine(char** argv, int threads = 1, bool verify = true) {
   vmoe::LoadOptions options;
   options.onnxruntime = argv[2];

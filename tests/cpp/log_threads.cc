@@ -1,11 +1,11 @@
 // Loads and runs a bundle on 4 threads while the log callback is replaced repeatedly. Each callback writes to its own
-// listener without a lock; the listener is freed as soon as vmoe_set_log has returned. Results must have the same bits
-// as on a single thread. Exits with 0 if all of them have.
+// listener without a lock. When vmoe_set_log has returned after replacing a callback, the listener of that callback is
+// freed at once. Results must have the same bits as on a single thread. Exits with 0 if all results are right.
 //
 //   log_threads BUNDLE ONNXRUNTIME REPLACEMENTS
 //
-// Prints the number of right results, of all results, of callbacks that were set, of callbacks that received a message,
-// and of messages below the callback's level.
+// Prints five numbers: right results, all results, callbacks that were set, callbacks that received a message, and
+// messages below the callback's level.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>

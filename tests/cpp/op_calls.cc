@@ -1,17 +1,17 @@
-// Runs ops of the op library on heap buffers of exactly their size, so that the address sanitizer detects accesses past
-// their ends.
+// Runs ops of the op library on heap buffers of exactly the size of their data, so that the address sanitizer detects
+// accesses past the ends.
 //
 //   op_calls ONNXRUNTIME OP_LIBRARY
 //
-// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64.
-// Texts and data are preceded by their size, lists by their length.
+// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64. A
+// string or data begins with its size in bytes, and a list begins with its length.
 //
-//   l MODEL FILE THREADS      loads a model under a number; answer: the error, or nothing
-//   f MODEL                   frees it; answer: nothing
-//   r MODEL INPUTS OUTPUTS    runs it; answer: the error, or nothing, and shape and data of each output
+//   l MODEL FILE THREADS      loads the file as model number MODEL; answer: the error, or nothing
+//   f MODEL                   frees the model; answer: nothing
+//   r MODEL INPUTS OUTPUTS    runs the model; answer: the error, or nothing, and shape and data of each output
 //
-// An input is name, ONNX type, shape and data. An output is name, ONNX type, shape and size, or -1 for an int32 output
-// that the op allocates itself. Elements that were not written contain 0x7fa5.
+// An input is its name, ONNX type, shape and data. An output is its name, ONNX type, shape and size. A size of -1 means
+// an int32 output that the op allocates itself. Elements that the op has not written contain 0x7fa5.
 #define ORT_API_MANUAL_INIT
 #include <dlfcn.h>
 #include <onnxruntime_cxx_api.h>
@@ -60,7 +60,7 @@ void write_shape(const Shape& shape) {
   for (const int64_t size : shape) write_number(size);
 }
 
-// An input or output in its own buffer; without a buffer if the op allocates it.
+// An input or output in its own buffer. If the op allocates the output, there is no buffer.
 struct Tensor {
   std::string name = read_text();
   ONNXTensorElementDataType type = static_cast<ONNXTensorElementDataType>(read_number());
@@ -129,7 +129,7 @@ class Runner {
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::map<int64_t, Ort::Session> sessions_;
 
-  // Runs a function and writes its error, or nothing. Returns whether it succeeded.
+  // Runs a function, and writes its error or, if it succeeds, an empty string. Returns whether it succeeded.
   template <class Function>
   bool answer(const Function& function) {
     std::string error;

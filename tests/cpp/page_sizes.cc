@@ -1,5 +1,5 @@
-// Tests buffers on a system with another page size, which is the argument: sysconf, mmap and munmap are replaced, and
-// behave as on such a system. Prints the results.
+// Tests the library's buffers as if the system had another page size, which is the argument. The program replaces
+// sysconf, mmap and munmap by versions that behave as on such a system. Prints the results.
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>

@@ -1,12 +1,12 @@
-// Tests a batcher with many threads. 8 threads submit requests with their own settings, some elastic, and cancel or
-// drop some; the queue is short enough to fill up at times. Then the batcher is closed, with or without draining. Every
-// request must have exactly one answer, with the same bits that the engine gives its images alone. Exits with 0 if
-// every request has.
+// Tests a batcher with 8 threads. They submit requests with their own settings, some of them elastic, and cancel or
+// drop some requests. The queue is short enough to fill up at times. Then the batcher is closed, with or without
+// draining. Every request must get exactly one answer, which must have the same bits as if the engine ran its images
+// alone. Exits with 0 if this is true for every request.
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
-// Prints "right N cancelled N busy N closed N batch_size N", where the last is the largest batch size. Then prints the
-// code and message of each error that the batcher must refuse, one per line.
+// Prints "right N cancelled N busy N closed N batch_size N", where batch_size is the size of the largest batch. Then
+// submits or starts what the batcher must refuse, and prints the code and message of each error, one per line.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -74,7 +74,7 @@ void ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Cou
     // Submits two requests at once, and cancels or drops some of them.
     const auto one = model.images(thread, 1), many = model.images(0, 1 + round % kMostImages);
     auto first = batcher.submit(one, setting), second = batcher.submit(many, setting);
-    if (batcher.load().calls < 0) ++counts.other;  // load() reads what the batcher's thread writes
+    if (batcher.load().calls < 0) ++counts.other;  // tests reading values that the batcher's thread writes
     if (first && round % 5 == 0) first->cancel();
     if (second && round % 7 == 0)
       (void)vmoe::Pending(std::move(*second));
@@ -94,7 +94,7 @@ vmoe::BatcherOptions make_options(const vmoe::TimedLevels& timed) {
   return options;
 }
 
-// Closes the batcher in a callback. Its own request and the waiting ones must be answered, without a deadlock.
+// Closes the batcher in the callback of a request. That request and a waiting one must get answers, without a deadlock.
 bool closes_in_a_callback(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
@@ -115,14 +115,14 @@ bool closes_in_a_callback(const Model& model) {
   return answered == 1 && closed == 1;
 }
 
-// Checks that a callback that throws changes no answer of the other requests of its call.
+// Checks that callbacks that throw do not change the answers of other requests in the same call.
 bool outlives_a_callback_that_throws(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
   const auto image = model.images(0, 1);
   std::promise<void> done;
   int answered = 0;  // on the batcher's thread
-  // Submitted on the batcher's thread, so that one call has all of them.
+  // Submit from a callback, which runs on the batcher's thread, so that all three requests are in the same call.
   const auto submit_three = [&](const vmoe::Result<vmoe::Answer>&) {
     for (int request = 0; request < 3; ++request) {
       const auto ticket = batcher->submit(image, "", [&, request](const vmoe::Result<vmoe::Answer>& answer) {
@@ -139,7 +139,7 @@ bool outlives_a_callback_that_throws(const Model& model) {
   return answered == 3;
 }
 
-// Checks that profiles that only clients name are counted together as "other".
+// Checks that profiles that are neither in the bundle nor a level are counted together as "other".
 bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;
@@ -213,7 +213,7 @@ int main(int argc, char** argv) {
       threads.emplace_back([&, thread] { ask(model, *batcher, thread, std::atoi(argv[3]), counts); });
     }
     for (auto& thread : threads) thread.join();
-    // Closes a batcher with waiting requests, which have callbacks; it is destroyed before the answers are checked.
+    // Close a batcher with waiting requests, whose callbacks store the answers, and check the answers.
     const auto one = model.images(0, 1);
     std::vector<std::optional<vmoe::Result<vmoe::Answer>>> answers(20);
     int submitted = 0;

@@ -1,13 +1,15 @@
-// Tests a batcher whose thread fails: the first allocation for one call fails, then the second allocation for another
-// call, and so on; once for lack of memory, and once with another error. Only allocations by the header itself fail,
-// because in some places ONNX Runtime ends the process. Every request must have exactly one answer, a failure must name
-// its cause, and the next call must succeed. A C function for which every allocation fails must return a status. Exits
-// with 0 if all this holds.
+// Tests a batcher whose thread fails. In the first call, the first allocation fails; in the next, the second
+// allocation, and so on. There are two series of calls: in one, allocations fail for lack of memory, in the other with
+// another error. Only allocations by the header itself fail, because some failed allocations would make ONNX Runtime
+// end the process.
+//
+// Every request must get exactly one answer, a failure must name its cause, and the next call must succeed. A C
+// function must return a status even if every allocation fails. Exits with 0 if all of this is true.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //
-// Prints "right N memory N runtime N other N spared N": the number of answers of each kind, and of the right ones after
-// another request of their call has failed.
+// Prints "right N memory N runtime N other N spared N": the number of answers of each kind. "spared" is the number of
+// right answers to requests whose call had a request that failed before.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -20,15 +22,15 @@
 #include "loaded_engine.h"
 #include "vmoe/batcher.hpp"
 
-extern "C" const char __executable_start, etext;  // the range of the program's code, defined by the linker
+extern "C" const char __executable_start, etext;  // limits of the program's own code, defined by the linker
 
 namespace {
 
 constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
-thread_local int left = kPlenty;  // allocations of this thread until one fails
-thread_local bool none = false;   // if true, every allocation of this thread fails, also in the library
-bool lacks_memory = true;         // how the header's allocations fail
+thread_local int left = kPlenty;  // number of allocations of this thread until one fails
+thread_local bool none = false;   // if true, every allocation of this thread fails, including those in the library
+bool lacks_memory = true;         // true: allocations fail for lack of memory; false: with another error
 constexpr char kOtherFailure[] = "no allocation today";
 
 void* allocate(size_t size, const void* caller) {
@@ -45,8 +47,8 @@ void* allocate(size_t size, const void* caller) {
 
 }  // namespace
 
-// Not inlined, so that the return address is in the code that allocates, and because a compiler that sees both sides
-// warns about new and free.
+// These functions are not inlined, for two reasons: their return address must be in the code that allocates, and a
+// compiler that sees the bodies of new and delete warns that memory from new is passed to free.
 #define NOT_INLINED __attribute__((noinline))
 NOT_INLINED void* operator new(size_t size) { return allocate(size, __builtin_return_address(0)); }
 NOT_INLINED void* operator new[](size_t size) { return allocate(size, __builtin_return_address(0)); }
@@ -77,7 +79,7 @@ int main(int argc, char** argv) {
     std::promise<void> all;
     std::atomic<int> open{kRequests};
     std::atomic<bool> has_failed{false};
-    // Submits the requests of the next call on the batcher's thread, so that one call takes them all.
+    // Submit the requests of the next call from the batcher's thread, so that they are all in one call.
     const auto submit = [&](const vmoe::Result<vmoe::Answer>&) {
       for (int request = 0; request < kRequests; ++request) {
         auto ticket = batcher->submit(noise.images, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {

@@ -42,7 +42,8 @@ int main(int argc, char** argv) {
   const Answer expected = answer(*engine);
   if (!expected) return 1;
   const pid_t forked = fork();
-  if (forked == 0) return child(*engine, *expected, argv);  // also frees the parent's engine
+  if (forked == 0)
+    return child(*engine, *expected, argv);  // returning from main also frees the parent's engine in the child
   int status = 0;
   if (waitpid(forked, &status, 0) != forked) return 1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;

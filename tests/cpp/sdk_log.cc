@@ -1,8 +1,9 @@
 // Prints each message that the log callback receives as a line "LEVEL<tab>MESSAGE".
 //
 //   sdk_log BUNDLE ONNXRUNTIME all LEVEL     loads the bundle twice, and runs it
-//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads it, and runs it without a callback, with one, and without again
-//   sdk_log BUNDLE ONNXRUNTIME nan LEVEL     loads it, and runs images with NaN twice
+//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads the bundle, and runs it three times: without, with and without a
+//       callback
+//   sdk_log BUNDLE ONNXRUNTIME nan LEVEL     loads the bundle, and runs images with NaN twice
 //   sdk_log BUNDLE ONNXRUNTIME calls LEVEL   sets a callback that calls the library, replaces itself and throws
 //
 // A LEVEL of -1 means no callback. Each call that fails prints a line "failed<tab>MESSAGE".
@@ -50,7 +51,7 @@ void run_nan(const vmoe::Engine& engine) {
       engine.run(vmoe::Images::float32(pixels.data(), info.batch_multiple, info.height, info.width, info.channels)));
 }
 
-// Calls the library in every way that is allowed in a callback, and once in a way that is not.
+// A callback that calls the library in every allowed way, and finally throws, which is not allowed.
 class Caller {
  public:
   Caller(const vmoe::Engine& engine, char** argv) : engine_(engine), argv_(argv) {}

@@ -1,9 +1,9 @@
-// Prepares one picture with the public API. The memory that this may allocate is limited to 64 MB.
+// Prepares one picture with the public API. Preparing may allocate at most 64 MB.
 //
 //   sdk_prepare BUNDLE ONNXRUNTIME HEIGHT WIDTH CHANNELS PIXELS IMAGE
 //
-// PIXELS is a file with raw uint8 pixels, or "-" for black ones. Prints the steps, or the message that refuses the
-// picture.
+// PIXELS is a file with raw uint8 pixels, or "-" for black pixels. IMAGE is the output file. Prints the preprocessing
+// steps or, if the picture is refused, the error message.
 #include <sys/resource.h>
 #include <unistd.h>
 

@@ -1,15 +1,15 @@
 // Reads arbitrary manifests, graphs and bundles, and prepares pictures of any size, with the SDK's own code. Prints one
-// line to stdout for each.
+// line to stdout for each input.
 //
-// stdin is a sequence of inputs: a kind, the size as uint32, and the bytes. The kinds are:
+// stdin is a sequence of inputs. Each is a kind, the size as uint32, and the bytes. The kinds are:
 // - 'm': a manifest;
 // - 'g': a graph;
-// - 'b': the path of a bundle, with all checks that precede a runtime;
+// - 'b': the path of a bundle, which gets all checks before a runtime would load it;
 // - 'n': a manifest's size as uint32, the manifest, and the name of a profile;
 // - 'p': a manifest's size as uint32, the manifest, and a picture: height, width, channels and EXIF orientation as
 //   int64, and uint8 pixels.
-// A line of stdout is "ok" or "refused<tab>MESSAGE". For a name, "ok" is followed by "<tab>PROFILE"; for a picture, by
-// "<tab>IMAGE" in hexadecimal.
+// Each line of stdout is "ok" or "refused<tab>MESSAGE". For kind 'n', "ok" is followed by "<tab>PROFILE". For kind 'p',
+// it is followed by "<tab>IMAGE" in hexadecimal.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -30,8 +30,8 @@ namespace {
 using vmoe::sdk::Manifest;
 using vmoe::sdk::Profile;
 
-// Formats a profile: its name, effective ratio, the value of every setting, and the slots of each layer; "none" if
-// there is no profile.
+// Formats a profile: its name, effective ratio, the value of every setting, and the slots of each layer. Returns "none"
+// if there is no profile.
 std::string described(const std::optional<Profile>& profile) {
   if (!profile) return "none";
   std::string text = profile->name + " " + vmoe::sdk::shortest(profile->effective_ratio);
@@ -45,12 +45,12 @@ std::string described(const std::optional<Profile>& profile) {
   return text;
 }
 
-// Returns the image that a model makes from a picture, in hexadecimal.
+// Prepares a picture for a model, and returns the resulting image in hexadecimal.
 std::string prepared(const Manifest& manifest, const std::string& bytes) {
   int64_t numbers[4];
   std::memcpy(numbers, bytes.data(), sizeof(numbers));
   const std::string pixels =
-      bytes.substr(sizeof(numbers));  // a copy of exactly their size, so that overruns are detected
+      bytes.substr(sizeof(numbers));  // a copy of exactly the size of the pixels, so that overruns are detected
   vmoe_picture picture = VMOE_PICTURE_INIT;
   picture.height = numbers[0];
   picture.width = numbers[1];

@@ -1,16 +1,18 @@
-// Loads a bundle with the C++ SDK. Answers each line of stdin, which is one command, with one line of stdout.
+// Loads a bundle with the C++ SDK. Each line of stdin is one command, and the program answers it with one line of
+// stdout.
 //
 //   sdk_runner BUNDLE ONNXRUNTIME THREADS
 //
-// The fields of a command are separated by tabs. SETTING is seven fields: profile, capacity ratio, k, bpr, pool,
-// max_experts and merge, each "-" if not given.
+// The fields of a command are separated by tabs. SETTING stands for seven fields: profile, capacity ratio, k, bpr,
+// pool, max_experts and merge. Each is "-" if it is not set.
 //   info
 //   profiles
 //   setting SETTING
 //   warm_up SETTING COUNT
-//   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
+//   run SETTING DTYPE COUNT IMAGES OUTPUT          reads raw images from one file, writes raw float32 to another
 //   outputs SETTING DTYPE COUNT IMAGES OUTPUT      the same for all outputs; prints name, rows and columns of each
-//   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then
+//   routing SETTING DTYPE COUNT IMAGES OUTPUT      writes for each layer its kind, G, S, K, E, P, h and w as int64,
+//   then
 //                                                  expert, kept, weight, dispatch, combine, token and the patch
 //                                                  mask, each preceded by its size as int64
 #include <cinttypes>
@@ -74,7 +76,7 @@ void print_info(const vmoe::Info& info) {
   std::printf("\n");
 }
 
-// Owns the bytes that its images point to.
+// Images, and the bytes to which they point.
 struct ImageFile {
   std::string bytes;
   vmoe::Images images;

@@ -1,5 +1,6 @@
-// Finds, loads and releases sessions under a few keys on 8 threads. While a session is held, no thread may load another
-// under the same key. Prints how often this was so, and the number of tries. Exits with 0 if both are equal.
+// Finds, loads and releases shared sessions under a few keys on 8 threads. While one thread holds a session, no thread
+// may load another one under the same key. Prints the number of tries in which this was true, and the number of all
+// tries. Exits with 0 if the numbers are equal.
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr int kThreads = 8, kRounds = 500, kKeys = 3;
 
-// Returns a fake session; sharing does not need a real one.
+// Returns a fake session, because the test of sharing does not use it.
 std::shared_ptr<vmoe::sdk::Session> fake_session() {
   auto held = std::make_shared<char>();
   return {held, reinterpret_cast<vmoe::sdk::Session*>(held.get())};

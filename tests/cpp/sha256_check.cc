@@ -1,5 +1,5 @@
 // Hashes prefixes of standard input with every method of this processor. The arguments are the lengths of the prefixes
-// in bytes. Prints lines "METHOD BYTES DIGEST".
+// in bytes. Prints a line "METHOD BYTES DIGEST" for each method and length.
 #include <cstdio>
 #include <cstdlib>
 #include <string>

@@ -7,11 +7,12 @@
 
 extern "C" {
 
-// Returns "namespace::name::version" of every creator in the registry, in order, separated by spaces; the text is valid
-// until the next call.
+// Returns "namespace::name::version" of every creator in the registry, in order, separated by spaces. The string is
+// valid until the next call.
 const char* fakeCreators() noexcept;
 
-// Returns a finder whose logger keeps every message; fakeMessages returns those since its last call, one per line.
+// Returns a finder of a logger that stores every message. fakeMessages returns the messages since its last call, one
+// per line.
 nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept;
 const char* fakeMessages() noexcept;
 }

@@ -1,8 +1,8 @@
-// A fake TensorRT that has only a plugin registry and a logger. Built with the headers of a version, its objects have
-// the memory layout of that version.
+// A fake TensorRT that has only a plugin registry and a logger. Its objects have the memory layout of the TensorRT
+// version whose headers it is built with.
 //
-// FAKE_MAJOR is the version that it reports. The environment variable FAKE_TENSORRT makes it misbehave: "refuses"
-// refuses every creator, and "no_registry" returns no registry.
+// FAKE_MAJOR is the version that it reports. The environment variable FAKE_TENSORRT makes it misbehave: with "refuses",
+// it refuses every creator, and with "no_registry", it returns no registry.
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -59,7 +59,8 @@ class Registry final : public nvinfer1::IPluginRegistry {
   }
   int32_t releasePluginResource(const char*) noexcept override { return 0; }
 
-  // These exist only in some versions: there they override virtual functions, and elsewhere they are plain members.
+  // Only some versions of TensorRT declare these functions. With such a version, they override virtual functions. With
+  // the other versions, they are additional members.
   virtual bool registerCreator(nvinfer1::IPluginCreator&, const char*) noexcept { return false; }
   virtual nvinfer1::IPluginCreator* const* getPluginCreatorList(int32_t*) const noexcept { return nullptr; }
   virtual nvinfer1::IPluginCreator* getPluginCreator(const char*, const char*, const char*) noexcept { return nullptr; }

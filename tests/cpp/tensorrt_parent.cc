@@ -1,5 +1,5 @@
-// Opens the libraries in its arguments in order, then prints the creators of each fake TensorRT among them, one line
-// each.
+// Opens the libraries in its arguments, in order. Then prints one line for each fake TensorRT among them, with its
+// creators.
 #include <dlfcn.h>
 
 #include <cstdio>

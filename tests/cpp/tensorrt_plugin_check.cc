@@ -1,16 +1,17 @@
 // Uses the plugin library as TensorRT does, without TensorRT: tensorrt_plugin_check PLUGIN FAKE_TENSORRT.
 //
-// Reads commands from stdin, one per line, and answers each with one line: COMMAND OP FIELD... SHAPE... FIELD is
-// name:type:length:value, with the numbers of PluginFieldType; SHAPE is 2,3,4. If no plugin can be made of the fields,
-// the answer is refused MESSAGE.
+// Reads commands from stdin, one per line, and answers each with one line. A command is COMMAND OP FIELD... SHAPE... A
+// FIELD is name:type:length:value, where type is the number of a PluginFieldType. A SHAPE is written like 2,3,4. If the
+// creator can't make a plugin from the fields, the answer is: refused MESSAGE
 //
-//   fields    the fields of the op's creator
-//   create    the fields that a plugin serializes, after it was recreated from its fields and cloned; and its timing
-//             cache id
-//   shapes    output shapes for input shapes; a size that is known when the network is built is written #2
-//   types     whether the plugin accepts these types of its inputs and outputs, given as one shape
-//   limits    workspace BYTES, or refused MESSAGE, for input shapes
-//   enqueue   the MESSAGE of a run on memory that no device has
+//   fields    prints the fields of the op's creator
+//   create    makes a plugin from its fields, recreates it from the fields that it serializes, and clones it; prints
+//   the
+//             fields that the clone serializes, and its timing cache id
+//   shapes    prints output shapes for input shapes; #2 is a size of 2 that is known when the network is built
+//   types     prints whether the plugin accepts these types of inputs and outputs, written as one SHAPE of numbers
+//   limits    prints workspace BYTES, or refused MESSAGE, for input shapes
+//   enqueue   runs the plugin on addresses that are not device memory, and prints the MESSAGE
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -76,7 +77,7 @@ class Builder final : public IExprBuilder, public apiv::VExprBuilder {
   std::deque<std::unique_ptr<Expression>> expressions_;
 };
 
-// Fields as TensorRT passes them. Owns their texts and numbers.
+// Plugin fields in the form in which TensorRT passes them, with the memory of their names and values.
 class Fields {
  public:
   void add(const std::string& text) {
@@ -113,7 +114,7 @@ std::string to_text(const PluginFieldCollection& fields) {
 // Returns the plugin's messages since the last call, on one line.
 std::string (*read_messages)() = nullptr;
 
-// A plugin, the two of its capabilities that are tested, and the commands.
+// A plugin, its two tested capabilities, and the commands that test them.
 class Node {
  public:
   Node(IPluginV3* plugin, std::vector<Dims> shapes) : plugin_(plugin), shapes_(std::move(shapes)) {
@@ -181,7 +182,7 @@ class Node {
     std::vector<PluginTensorDesc> fixed(shapes_.size());
     for (size_t i = 0; i < shapes_.size(); ++i) {
       dynamic[i].max = fixed[i].dims = shapes_[i];
-      // Sizes other than the maximum may be unknown and must not be read.
+      // All sizes except the maximum may be unknown, so the plugin must not read them. They are set to -1.
       dynamic[i].desc.dims = dynamic[i].min = dynamic[i].opt =
           Dims{shapes_[i].nbDims, {-1, -1, -1, -1, -1, -1, -1, -1}};
     }

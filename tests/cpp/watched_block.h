@@ -1,5 +1,6 @@
-// A grid of blocks on the CPU, with the interface that programs of GPU kernels use. Threads of a phase, lanes of a team
-// and blocks of a launch run in a seeded random order. A test may omit a barrier or an exchange.
+// A grid of blocks on the CPU, with the interface that the programs of GPU kernels use. Three things run in a random
+// order that a seed determines: the threads of a phase, the lanes of a team, and the blocks of a launch. A test may
+// omit a barrier or an exchange.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +20,10 @@ using vmoe::cuda::BlockPlace;
 
 class Machine;
 
-// The lanes of a team, which run in random order between two exchanges.
+// A team of lanes, which run in random order from one exchange to the next.
 class Team {
  public:
-  // The value of each lane. Access by another lane is a fault.
+  // One value per lane. If a lane accesses the value of another lane, that is a fault.
   template <class T>
   class Lanes {
    public:
@@ -101,14 +102,14 @@ class Machine {
       function(team);
       exchanges[index] = team.exchanges();
     }
-    // Lanes exchange across a whole warp, so all of its teams must take part.
+    // An exchange involves all lanes of a warp, so all teams of a warp must take part in it.
     for (const uint32_t done : exchanges) {
       if (done != exchanges[0]) report("some teams of a block exchange more often than others");
     }
     pass_barrier();
   }
 
-  // Makes `thread` the running thread of the block.
+  // Records that `thread` of the block runs now.
   void act(uint32_t thread) const {
     shared_.actor = thread;
     device_.actor = block_ * threads_ + thread;
@@ -116,7 +117,8 @@ class Machine {
   uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
   void report(const std::string& what) const { shared_.report(what); }
 
-  // Writes the first fault of shared memory, or else of device memory, if there is one.
+  // Writes the first fault in shared memory to `fault`. If there is none, writes the first fault in device memory, or
+  // "".
   void tell(char* fault, size_t fault_bytes) const {
     std::snprintf(fault, fault_bytes, "%s", (shared_.fault.empty() ? device_ : shared_).fault.c_str());
   }

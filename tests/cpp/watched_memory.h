@@ -1,9 +1,11 @@
-// Memory that checks its readers and writers. The tests run the phases of GPU kernels with it on the CPU.
+// Memory that checks who reads and writes it. The tests run the phases of GPU kernels on the CPU with such memory.
 //
-// A barrier begins a new period. Within a period, an element that one actor writes must not be touched by any other.
-// For shared memory, a period is a phase and an actor is a thread of the block. For device memory, where barriers don't
-// synchronize blocks, a period is a launch and an actor is any of its threads. Reads of unwritten elements and accesses
-// out of bounds are faults as well.
+// Each barrier begins a new period. If an actor writes an element, no other actor may read or write the element in the
+// same period. The meaning of period and actor depends on the memory:
+// - In shared memory, a period is a phase, and an actor is a thread of the block.
+// - In device memory, a period is a launch, because barriers don't synchronize blocks. An actor is any thread of the
+//   launch.
+// Reading unwritten elements and accessing memory out of bounds are faults as well.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +16,7 @@
 
 namespace watched {
 
-// The running actor, and the first fault.
+// The current period and actor, and the first fault.
 struct Clock {
   uint32_t period = 1;
   uint32_t actor = 0;
@@ -36,7 +38,7 @@ class Array {
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
-  // Forgets all values, like the shared memory of a new block.
+  // Marks all values as unwritten, like the shared memory of a new block.
   void forget() {
     for (Mark& mark : marks_) mark = {};
     for (T& value : values_) value = garbage();
@@ -74,7 +76,7 @@ class Array {
     values_[index] = value;
   }
 
-  // Copies all values, each of which must have been written.
+  // Copies all values to `values`. Reading a value that was never written is a fault.
   void copy_to(T* values) {
     for (size_t i = 0; i < values_.size(); ++i) {
       values[i] = values_[i];
@@ -88,7 +90,7 @@ class Array {
     uint32_t writer = 0;
     uint32_t read = 0;
     uint32_t reader = 0;
-    bool has_readers = false;  // several actors read it in the period of the last read
+    bool has_readers = false;  // several actors read the element in the period `read`
     bool is_set = false;
   };
 
@@ -116,7 +118,7 @@ class Array {
   }
 };
 
-// The Memory type for phases.
+// The interface through which phases access an Array.
 template <class T>
 struct Memory {
   using Value = T;

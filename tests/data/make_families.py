@@ -1,13 +1,14 @@
-"""Records the outputs of transformers, timm and CLIP-MoE models with generated weights in families.json and families.npz.
+"""Record the outputs of transformers, timm and CLIP-MoE models with generated weights, in families.json and families.npz.
 
-It runs in an environment of its own, with a checkout of OpenSparseLLMs/CLIP-MoE (commit 971b29f):
+The script runs in a separate environment, with a checkout of OpenSparseLLMs/CLIP-MoE (commit 971b29f):
 
     $ pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 timm==1.0.31 safetensors pillow
     $ PYTHONPATH=tests/support:CLIP-MoE/clipmoe python tests/data/make_families.py
 
-A case has config.json and preprocessor_config.json as the library saves them, the names and shapes of its tensors, and its
-outputs for two pictures of its own size and of another size, in float32 and in float64. CLIP-MoE supports only one size, and
-saves only tensors: the entry "arguments" has the arguments of its code.
+A case consists of config.json and preprocessor_config.json as the library saves them, the names and shapes of its tensors,
+and its outputs in float32 and in float64. The outputs are for two pictures of the model's own size, and two of another size.
+CLIP-MoE supports only one size. It saves only tensors, so the entry "arguments" contains the arguments of its code instead
+of configs.
 """
 
 from __future__ import annotations
@@ -59,12 +60,16 @@ Case = tuple[str, dict[str, Any], str]
 
 
 def of_timm(architecture: str, more: dict[str, Any], output: str = "logits") -> Case:
-    """Make a model of timm, with arguments in addition to `ARGS`."""
+    """Return the case of a timm model, which gets the arguments in `more` in addition to `ARGS`."""
     return architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else output
 
 
 def clip_moe(experts: list[Any] | None) -> Case:
-    """Make a CLIP-MoE; the arguments are experts, experts per token, dropout, and the number of last blocks with experts."""
+    """Return the case of a CLIP-MoE model.
+
+    The list `experts` contains the number of experts, the experts per token, the dropout, and how many of the last blocks
+    have experts.
+    """
     return CLIP_MOE, TOWERS | {"MoE_args": experts}, "image_embeds"
 
 
@@ -167,7 +172,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def save(name: str, folder: Path) -> None:
-    """Write the library's files of a model before it gets its weights."""
+    """Save a model with its own library, before it gets its generated weights."""
     made_by, settings, _ = CASES[name]
     if timm.is_model(made_by):
         model = timm.create_model(made_by, **settings)
@@ -190,7 +195,7 @@ def save(name: str, folder: Path) -> None:
 
 
 def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
-    """Run the model in a folder; return [2,outputs] in the images' type."""
+    """Run the saved model in a folder, and return its outputs [2,outputs] in the type of the images."""
     made_by, settings, output = CASES[name]
     size = tuple(images.shape[2:])
     if timm.is_model(made_by):

@@ -1,12 +1,13 @@
-"""Records gradients and loss curves of the official JAX code in `gradients.npz`, for tests/exporter/test_torch_training.py.
+"""Record gradients and loss curves of the official JAX code in `gradients.npz`, for tests/exporter/test_torch_training.py.
 
-It runs in an environment of its own, with checkouts of google-research/vmoe (commit 942a78b) and vision_transformer:
+The script runs in a separate environment, with checkouts of google-research/vmoe (commit 942a78b) and vision_transformer:
 
     $ pip install jax==0.10.2 flax==0.12.8 optax==0.2.8 ml_collections==1.1.0 absl-py==2.5.1
     $ PYTHONPATH=vmoe:vision_transformer python tests/data/make_gradients.py
 
-The loss is that of `train_step` in the official vmoe/train/trainer.py, without the router's noise: the mean of
-softmax_xent, plus the models' auxiliary loss, which is the importance loss unless its weight is 0.
+The loss is the one that `train_step` in the official vmoe/train/trainer.py computes, without the router's noise. It is the
+mean of softmax_xent plus the model's auxiliary loss. The auxiliary loss is the importance loss, unless the weight of the
+importance loss is 0.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def with_moe(**fields: Any) -> dict[str, Any]:
-    """Return TOP_K with other fields of its MoE layers."""
+    """Return a copy of the config TOP_K in which `fields` of the MoE layers are replaced."""
     config = copy.deepcopy(TOP_K)
     config["encoder"]["moe"] |= fields
     return config
@@ -73,14 +74,14 @@ def make_model(config: dict[str, Any]) -> Any:
 
 
 def make_data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return images uint8[N,H,W,1], each its class's pattern plus noise, and their labels i64[N]."""
+    """Return images uint8[N,H,W,1] and their labels i64[N]. Each image is the pattern of its class plus noise."""
     labels = rng.integers(CLASSES, size=IMAGES)
     patterns = rng.uniform(40, 215, (CLASSES, SIZE, SIZE, 1))
     return np.clip(patterns[labels] + rng.normal(0, 60, (IMAGES, SIZE, SIZE, 1)), 0, 255).astype(np.uint8), labels
 
 
 def random_parameters(model: Any, images: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return parameters by name, none of them zero."""
+    """Return random parameters by name. No parameter is zero."""
     shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), images)["params"]
     found = {}
     for name, value in sorted(flax.traverse_util.flatten_dict(shapes, sep="/").items()):
@@ -137,7 +138,7 @@ def main() -> None:
 
 
 def auxiliary_losses(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return the two losses of one group's logits, and their gradients."""
+    """Return the two auxiliary losses for one group's logits, and their gradients."""
     router = routing.NoisyTopExpertsPerItemRouter
     logits = rng.normal(size=(30, 4)).astype(np.float32)
     noisy = logits + rng.normal(size=(30, 4)).astype(np.float32) / 4

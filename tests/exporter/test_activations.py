@@ -1,4 +1,7 @@
-"""Models whose MLPs have another activation than the official one, in every graph and engine, and in torch."""
+"""Models whose MLPs use another activation than the official one.
+
+They are tested in every graph, in every engine and in torch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(checkpoint: Path, bundle: Path, activation: Activation, precision: str) -> Path:
-    """Export a bundle; validation compares its graphs, including TensorRT's if there are any, with the reference."""
+    """Export a bundle for a model with this activation.
+
+    The export validates the bundle's graphs, including those for TensorRT if there are any, against the reference.
+    """
     with open_checkpoint(checkpoint) as opened:
         tensorrt = precision in ("fp32", "bf16")
         options = ExportOptions(config=MODEL.config, precision=precision, capacity=[1.05], k=[2], tensorrt=tensorrt)

@@ -1,4 +1,4 @@
-"""Exporting a float32 bundle gives the same files as its original checkpoint, and keeps the bundle's settings."""
+"""Exporting a float32 bundle gives the same files as exporting its checkpoint, and keeps the bundle's settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_another_precision_has_the_files_that_the_checkpoint_gives(variant: Vari
     for manifest in manifests:
         del manifest["source"], manifest["model"]["origins"]
         if manifest["output"]["name"] == "features":
-            # A bundle of features has no head, so its classes are unknown.
+            # A bundle that returns features has no head. Exporting it can't know the number of classes.
             del manifest["model"]["num_classes"], manifest["flops_per_image"]
     assert manifests[0] == manifests[1]
 

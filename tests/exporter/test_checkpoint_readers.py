@@ -1,4 +1,4 @@
-"""Readers of every kind of checkpoint give the same tensors under the official names, one tensor at a time."""
+"""Every kind of checkpoint reader returns the same tensors under the official names, one tensor at a time."""
 
 from __future__ import annotations
 

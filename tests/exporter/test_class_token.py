@@ -1,4 +1,4 @@
-"""If the last block computes only the class token, answers have the bits of a model that computes all tokens."""
+"""If the last block computes only the class token, the answers have the same bits as if it computed all tokens."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
         _export(variant, precision, every)
     graphs = [onnx.load(path / "model.onnx", load_external_data=False).graph for path in (alone, every)]
     assert [node.op_type for node in graphs[0].node] != [node.op_type for node in graphs[1].node]
-    for graph in graphs:  # without these shapes, ONNX Runtime computes the head differently
+    # the graph must name these shapes, because ONNX Runtime would otherwise compute the head differently
+    for graph in graphs:
         blocks = {node.output[0] for node in graph.node if node.op_type in ("VmoeExpertBlock", "VmoeMlpBlock")}
         assert blocks <= {value.name for value in graph.value_info}
     images = variant.images(4 * variant.batch_multiple)

@@ -1,4 +1,4 @@
-"""Ensembles of experts (E3): how they are recognized, their outputs, and their refusals."""
+"""Ensembles of experts (E3): how the exporter recognizes them, their outputs, and refused options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_runtime import ClassifyError, Engine, RoutingError
 
-PRE_TRAINED, FINE_TUNED = golden.FOLDER / "g5p", golden.FOLDER / "g5"  # routers [D, E] and [D, M, E/M], M = 2
+# shapes of their routers: [D, E] and [D, M, E/M], with M = 2
+PRE_TRAINED, FINE_TUNED = golden.FOLDER / "g5p", golden.FOLDER / "g5"
 PLAIN = golden.FOLDER / "g1"
 
 
@@ -43,7 +44,7 @@ def test_the_routers_of_a_fine_tuned_one_tell() -> None:
 
 
 def test_a_pre_trained_one_is_what_the_user_says() -> None:
-    assert planned(PRE_TRAINED).model.ensemble_size == 1  # nothing shows that it is an ensemble
+    assert planned(PRE_TRAINED).model.ensemble_size == 1  # its tensors do not show that it is an ensemble
     assert planned(PRE_TRAINED, ensemble_size=2).model.ensemble_size == 2
     assert planned(PRE_TRAINED, config={"encoder": {"moe": {"ensemble_size": 4}}}).model.ensemble_size == 4
     unsaid = {"encoder": {"moe": {"ensemble_size": None}}}
@@ -121,7 +122,7 @@ def test_members_keep_to_their_own_experts(members: Path, images: np.ndarray) ->
     with Engine.load(members) as engine:
         for route in engine.routing(images, k=2).values():
             assert route.expert is not None and route.kept is not None
-            assert route.expert.shape == (4, 2 * 26, 2)  # the members of a token one after another
+            assert route.expert.shape == (4, 2 * 26, 2)  # the two members of a token are consecutive
             member = np.arange(2 * 26)[None, :, None] % 2
             assert route.kept.any()
             assert (route.expert // 4 == member).all()

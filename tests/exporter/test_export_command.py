@@ -1,4 +1,4 @@
-"""Successful runs of `vmoe export`, and wrong options in Python."""
+"""Successful runs of `vmoe export`, and invalid options of the Python function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ViTs of other libraries give those libraries' outputs; files that only look like theirs are refused."""
+"""Bundles of other libraries' ViTs give the outputs of those libraries. Files that only look like such ViTs are refused."""
 
 from __future__ import annotations
 
@@ -56,13 +56,16 @@ SOME = [
 
 
 def in_range(pictures: np.ndarray, mean: Any, std: Any) -> np.ndarray:
-    """Convert preprocessed pictures [N,3,h,w] to inputs of bundles, float32[N,h,w,3], and 0 to 1 to -1 to 1."""
+    """Convert preprocessed pictures [N,3,h,w] to float32[N,h,w,3] in [-1, 1], the input of bundles.
+
+    The function undoes the normalization by `mean` and `std`, which gives pixels from 0 to 1, and scales them.
+    """
     pixels = pictures.transpose(0, 2, 3, 1).astype(np.float64) * np.array(std) + np.array(mean)
     return np.asarray(2 * pixels - 1, np.float32)
 
 
 def run(result: ExportResult, images: np.ndarray, *, library: bool = True) -> list[np.ndarray]:
-    """Return the outputs of the graph, which also accepts pixels beyond the range."""
+    """Return the outputs of the bundle's graph. Unlike an engine, the graph also accepts pixels outside [-1, 1]."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if library and (path := usable_library()[0]):
@@ -297,7 +300,7 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
 
 def test_names_that_are_given_replace_those_of_the_config(tmp_path: Path, vmoe: Vmoe) -> None:
     folder, names = families()["vit"].write(tmp_path / "model"), tmp_path / "names.txt"
-    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # as Windows editors save it
+    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # with a byte order mark, as Windows editors save it
     vmoe.run("export", folder, "--class-names", names, "-o", tmp_path / "x.vmoe", "--no-validate")
     assert Engine.load(tmp_path / "x.vmoe").class_names == ("eins", "zwei", "drei", "vier", "fünf")
     with pytest.raises(OptionError, match="0 class names, but the model has 5 outputs"):
@@ -315,7 +318,8 @@ def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
     folder = families()["clip"].write(tmp_path / "model")
     pictures = {"image_processor_type": "CLIPImageProcessor", "crop_size": 32, "resample": 2}
     for size, whole, steps in (
-        (40, {}, "exif|pillow_bilinear_small(40)|central_crop(32)"),  # as older versions of transformers write it
+        # older versions of transformers write the size as a number
+        (40, {}, "exif|pillow_bilinear_small(40)|central_crop(32)"),
         (50, {"image_processor": pictures | {"size": 36}}, "exif|pillow_bilinear_small(36)|central_crop(32)"),
     ):
         (folder / "preprocessor_config.json").write_text(json.dumps(pictures | {"size": size}))
@@ -341,7 +345,8 @@ def test_the_config_says_the_size_where_the_file_of_pictures_does_not(name: str,
     config = {key: value for key, value in (family.preprocessor_config or {}).items() if "size" not in key}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     plan = export_bundle(folder, tmp_path / "model.vmoe", validate=False).plan
-    # transformers resizes the positions of DINOv2 to its pictures; its image processor makes them 224 px large.
+    # For DINOv2, transformers resizes the position embedding to the size of the pictures, and its image processor makes
+    # pictures of 224 px.
     size = 224 if name == "dinov2" else 32
     assert (plan.model.image_size, plan.preprocessing.steps[-1].height) == ((size, size), size)
     assert any("resized" in note for note in plan.notes) == (saved.plan.model.image_size != (size, size))

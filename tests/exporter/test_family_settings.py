@@ -1,4 +1,7 @@
-"""Properties of other libraries' ViTs that tensors don't show: options, configs, architectures; samples of the sweep."""
+"""Properties of other libraries' ViTs that their tensors don't show: options, configs and architectures.
+
+The tests also include samples of the sweep over such properties.
+"""
 
 from __future__ import annotations
 
@@ -178,7 +181,7 @@ def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) 
 
 
 def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:
-    """Export a model of `family_files` whose config was changed or removed."""
+    """Export a model of `family_files` with the config that `change` has edited, or without a config if `change` is None."""
     family = families()[name]
     config = json.loads(json.dumps(family.config))
     if change:

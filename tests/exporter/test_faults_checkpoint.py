@@ -43,14 +43,14 @@ Names = tuple[str, ...]
 
 
 class RunsCode:
-    """A pickle that ends the process that loads it."""
+    """An object whose pickle ends the process that loads it."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (9,)
 
 
 class Described:
-    """A tensor of six zeros that a torch file describes differently."""
+    """A tensor of six zeros whose pickle states another offset, shape and strides."""
 
     def __init__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         self.description = (torch.zeros(6)._typed_storage(), offset, shape, strides, False, OrderedDict())
@@ -60,7 +60,7 @@ class Described:
 
 
 def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
-    """Copy a golden checkpoint, and change its folder."""
+    """Return a function that copies a golden checkpoint into a folder and applies `change` to the copy."""
 
     def build(folder: Path) -> Path:
         prefix = copied_checkpoint(folder, source)
@@ -71,7 +71,7 @@ def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
 
 
 def index(shape: Any, *details: Any, code: int = INDEX_INFO, **fields: Any) -> Build:
-    """Write an index whose only array has that shape and those details: dtype, slices, shards."""
+    """Return a function that writes an index with a single array. `details` are the array's dtype, slices and shards."""
     return lambda folder: index_of(folder, array_entry(shape, *details, code=code), **fields)
 
 
@@ -80,7 +80,7 @@ def shard(edit: Edit) -> Build:
 
 
 def file(name: str, data: bytes, opened: str = "") -> Build:
-    """Write a single file; the checkpoint has its name, or another one."""
+    """Return a function that writes a single file, and returns it as the checkpoint, or the path `opened` if it is given."""
 
     def build(folder: Path) -> Path:
         (folder / name).write_bytes(data)
@@ -90,7 +90,7 @@ def file(name: str, data: bytes, opened: str = "") -> Build:
 
 
 def saved(content: object, cut: int | None = None, **options: bool) -> Build:
-    """Write a torch file, or the beginning of one."""
+    """Return a function that writes a torch file. If `cut` is given, only the first `cut` bytes remain."""
 
     def build(folder: Path) -> Path:
         torch.save(content, folder / "ckpt.pt", **options)

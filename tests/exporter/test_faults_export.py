@@ -77,7 +77,8 @@ OPTIONS = {
 @pytest.mark.parametrize(("options", "name"), OPTIONS.values(), ids=OPTIONS)
 def test_a_wrong_option_is_named_and_exits_2(options: list[str], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     out = refuse_export(SPARSE, *options, names=[name], code=USAGE)
-    assert not out or name == "position embedding"  # it is resized while it is written
+    # export has started to write output by the time it resizes the position embedding
+    assert not out or name == "position embedding"
 
 
 def test_a_config_of_a_dense_model_may_hold_a_strange_router(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_class_names_must_be_text_with_one_line_per_class(
 
 
 def moe(**router: Any) -> dict[str, Any]:
-    """Write a config with only the router's fields."""
+    """Return a config that contains only these fields of the router."""
     return {"encoder": {"moe": {"router": router}}}
 
 
@@ -238,7 +239,8 @@ def test_a_failing_export_with_force_leaves_the_old_bundle(
 
 
 def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
-    # This is the same model in float32: one feature is smaller by some factor, and its weights are larger by that factor.
+    # In float32, this is the same model: one feature is smaller by a factor of 1e4, and the weights that use it are larger
+    # by the same factor.
     tensors = read_tensors(DENSE)
     for name, array in tensors.items():
         if "LayerNorm" in name:
@@ -277,7 +279,7 @@ def test_export_refuses_images(make: Callable[[Path], Path], name: str, tmp_path
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mount a file system at `folder`; skip if this user may not mount."""
+    """Mount a file system at `folder`. If this user has no right to mount, skip the test."""
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("mounting is not permitted here")

@@ -1,4 +1,4 @@
-"""Wrong arguments of `export_bundle` give one named error each, and leave nothing behind."""
+"""Each invalid argument of `export_bundle` raises one error that names it, and leaves no files behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_runtime import RoutingError
 
 
 def config(**dispatcher: Any) -> dict[str, Any]:
-    """Return a config with only the dispatcher's fields."""
+    """Return a config that contains only these fields of the dispatcher."""
     return {"encoder": {"moe": {"router": {"dispatcher": dispatcher}}}}
 
 

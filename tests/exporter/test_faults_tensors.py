@@ -22,12 +22,12 @@ ROUTERS = [f"Encoder/encoderblock_{block}/Moe/Router" for block in (1, 3)]
 
 
 def without(part: str) -> Tensors:
-    """Return the golden tensors without those whose names contain a part."""
+    """Return the golden tensors, without the tensors whose name contains `part`."""
     return {name: array for name, array in read_tensors().items() if part not in name}
 
 
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Tensors:
-    """Return the golden tensors, with `change` applied to those whose names end with `name`."""
+    """Return the golden tensors, and apply `change` to the tensors whose name ends with `name`."""
     return {key: change(array) if key.endswith(name) else array for key, array in read_tensors().items()}
 
 

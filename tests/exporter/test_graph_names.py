@@ -15,7 +15,7 @@ from vmoe_export import export_bundle
 from vmoe_runtime.installation import oldest_supported
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-SPARSE = GOLDEN / "g1"  # 8 experts in blocks 1 and 3
+SPARSE = GOLDEN / "g1"  # a model with 8 experts in each of the blocks 1 and 3
 PLACES = {"embedding", "cls", "posembed_input", "encoder_norm", "pre_logits", "head", "MapHead", "Encoder"}
 
 
@@ -43,7 +43,7 @@ def test_every_node_has_a_name_of_its_own_that_says_its_block(file: str, graphs:
     for name in names:
         place = name.removeprefix("Encoder/").split("/")[0]
         assert re.fullmatch(r"encoderblock_[0-3]", place) or place in PLACES, name
-    # A weight is in the block of the node that uses it.
+    # Each weight must belong to the block of the node that uses it.
     for node in graph.node:
         blocks = {re.search(r"encoderblock_\d+", name) for name in node.input if name.startswith("Encoder/encoderblock")}
         for block in filter(None, blocks):
@@ -74,7 +74,8 @@ def test_a_graph_names_the_runtimes_that_run_it(name: str, tmp_path: Path) -> No
     texts = {path.name: onnx.load(path, load_external_data=False).doc_string for path in tmp_path.glob("x.vmoe/*.onnx")}
     (fixed,) = (text for file, text in texts.items() if "tensorrt" in file)
     tensorrt = "TensorRT" if name == "g4" else f"TensorRT from {oldest_supported('tensorrt')} on with the vmoe plugin"
-    assert f"For {tensorrt}. " in fixed  # ONNX Runtime has no product of bfloat16 on a CPU
+    # the text does not mention ONNX Runtime, which has no bfloat16 matrix product on CPUs
+    assert f"For {tensorrt}. " in fixed
     settings = "merge" if name == "g4" else "capacity, k, bpr, pool, max_experts, merge"
     assert f"Its settings are inputs that have default values: {settings}. " in texts["model.onnx"]
 

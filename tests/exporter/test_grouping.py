@@ -1,4 +1,4 @@
-"""The routing group: its number of tokens, and the batch sizes that fit."""
+"""The routing group: its number of tokens, and the batch sizes that are whole groups."""
 
 from __future__ import annotations
 

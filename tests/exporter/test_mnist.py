@@ -22,15 +22,18 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Shares of the 1,536 images, averaged over settings: in groups of 16, over all settings; alone, over those with BPR.
+# Largest shares of the 1,536 images that may be lost, as a mean over settings. In groups of 16 images, the mean is over all
+# settings. With each image routed separately, it is over the settings with BPR.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# Limits at each setting. In groups of 16 images, a token that changes its expert also takes slots from other images.
+# Largest shares that may be lost at any single setting. In groups of 16 images, a token that changes its expert also takes
+# slots from the tokens of other images.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
-# Shares, by layer, of the pairs kept in float32 that are still kept: differences accumulate over the layers.
+# Smallest shares of the pairs kept in float32 that must also be kept in another precision, by layer. They decrease, because
+# differences accumulate over the layers.
 FEWEST_KEPT = {
     "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
     "int8": (0.965, 0.95, 0.925, 0.905, 0.885),
@@ -42,7 +45,7 @@ needs_op_library = pytest.mark.skipif(find_library() is None, reason="this insta
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits of the 1,536 images, and for each MoE layer the expert int[G,S,K] of each kept choice, -1 if dropped."""
+    """The logits of the 1,536 images and, for each MoE layer, the expert int[G,S,K] of each choice, or -1 if it was dropped."""
 
     logits: np.ndarray
     kept: list[np.ndarray]
@@ -53,7 +56,7 @@ class Answers:
 
     @property
     def pairs(self) -> list[np.ndarray]:
-        """Return, for each layer, the kept (token, expert) pairs, bool[G,S,E]."""
+        """Return the kept (token, expert) pairs of each layer as bool[G,S,E]."""
         return [golden.kept_pairs(layer, layer >= 0, EXPERTS) for layer in self.kept]
 
 
@@ -68,7 +71,9 @@ def answers_of(
     mnist_image_bundle: Path,
     mnist_images: dict[str, np.ndarray],
 ) -> AnswersOf:
-    """Return the model's answers in groups of "16" or for each "image" alone, by precision and setting; computed once."""
+    """Return a function that computes the model's answers once per group ("16" images, or each "image"), precision and
+    setting.
+    """
 
     @functools.cache
     def engine(group: str, precision: str) -> Engine:
@@ -126,5 +131,5 @@ def test_answers_and_kept_pairs_are_those_of_float32_but_for_a_few(
     assert np.mean(lost) <= MOST_LOST[precision]
     assert max(lost) <= MOST_LOST_AT_ONE_SETTING[group][precision]
     assert (np.min(kept, axis=0) >= FEWEST_KEPT[precision]).all()
-    # Make sure that the bundle really has another precision.
+    # Check that the bundle is not float32: some pairs must differ.
     assert np.max(np.mean(kept, axis=0)) < 1

@@ -1,4 +1,4 @@
-"""The effect of a pool and of a limit of experts on the official MNIST model, on the images of docs/routing.md."""
+"""The effect of a pool and of a limit on experts, on the official MNIST model and the images of docs/routing.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmoe_runtime import Engine
 pytestmark = pytest.mark.long
 
 ACCURACY = [
-    # images, setting, accuracy in %
+    # number of images, setting, accuracy in %
     (1536, {"capacity": 0.1, "k": 1}, 90.4),
     (1536, {"capacity": 0.1, "k": 1, "pool": True}, 95.2),
     (1536, {"capacity": 0.2, "k": 1}, 94.3),
@@ -31,7 +31,7 @@ EngineOf = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def engine_of(mnist_image_bundle: Path, mnist_bundle: Path) -> EngineOf:
-    """Load the engine once, with each "image" routed alone or in groups of "16", on a backend and a number of threads."""
+    """Return a function that loads an engine once per group ("16" images, or each "image"), backend and number of threads."""
     bundles = {"image": mnist_image_bundle, "16": mnist_bundle}
 
     @functools.cache
@@ -72,7 +72,7 @@ def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dic
         official = engine(images, name)
         for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
             np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
-    # If the capacity is so large that nothing is dropped, a pool makes no difference.
+    # At a capacity at which no pair is dropped, a pool makes no difference.
     np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
 
 

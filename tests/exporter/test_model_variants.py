@@ -37,7 +37,7 @@ Answer = tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Exported:
-    """A variant's bundle, and the runtimes that run it."""
+    """The bundle of a model variant, and the runtimes that run it."""
 
     variant: Variant
     plan: ExportPlan
@@ -49,11 +49,11 @@ class Exported:
 
     @property
     def runners(self) -> list[str]:
-        """The implementations to compare with the reference; torch computes only in float32."""
+        """Names of the implementations to compare with the reference. Torch is included only in float32."""
         return ["canonical", *self.engines, *["torch"] * (self.plan.stored_precision == "fp32")]
 
     def expected(self, count: int, setting: Setting | None) -> Answer:
-        """The reference's outputs for the first images; computed once."""
+        """Return the reference's outputs for the first `count` images. They are computed once per setting."""
         if (count, setting) not in self.known:
             self.known[count, setting] = self.run("numpy", self.variant.images(count), setting)
         return self.known[count, setting]
@@ -96,12 +96,12 @@ class Exported:
 
 
 def _as_used(name: str, tensors: Tensors) -> np.ndarray | None:
-    """Return a stored tensor in the shape that graphs use."""
+    """Return a stored tensor in the shape and type in which the graphs use it."""
     if name in tensors and tensors[name].dtype == np.float16:
         return tensors[name]
     if name not in tensors or name.endswith("_scale"):
         return tensors[name].reshape(*tensors[name].shape[: "/Moe/" in name], -1) if name in tensors else None
-    if tensors[name].dtype == np.uint8:  # two int4 values per byte
+    if tensors[name].dtype == np.uint8:  # each byte contains two int4 values
         halves = np.stack([tensors[name] & 15, tensors[name] >> 4], axis=-1).astype(np.int8)
         return ((halves ^ 8) - 8).reshape(*tensors[name].shape[:2], -1).astype(ml_dtypes.int4)
     return tensors[name].reshape(graph_shape(name, tensors[name].shape))
@@ -150,8 +150,8 @@ def test_outputs_and_kept_pairs_are_those_of_the_reference(exported: Exported) -
                 scale = max(1.0, float(np.abs(expected).max()))
                 atol = (3e-3 if variant.options.get("dispatch_bf16") else 1e-5) * scale
                 np.testing.assert_allclose(output, expected, rtol=0, atol=atol, err_msg=f"{runner} at {setting}")
-        # Few values are so close to the middle of two steps that another order of sums changes their rounding. Most
-        # outputs don't depend on any of them.
+        # A few values are so near the middle between two steps that another order of sums rounds them differently. Most
+        # outputs don't depend on such a value.
         assert max(differences) <= 2e-2, runner
         assert np.median(differences) <= 1e-5, runner
 
@@ -170,7 +170,7 @@ def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) ->
 
 @pytest.mark.sample(8)
 def test_settings_tell_apart_what_they_keep(exported: Exported) -> None:
-    """Make sure that the models are useful tests: their routers drop tokens, and don't all prefer one expert."""
+    """Check that the models test something: their routers drop tokens, and don't all prefer the same expert."""
     variant = exported.variant
     images = 3 * variant.batch_multiple
     results = [exported.expected(images, setting) for setting in variant.every_setting or DENSE]

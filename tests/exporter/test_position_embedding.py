@@ -1,4 +1,4 @@
-"""Position embeddings computed at export: the official resize, bit for bit, and sincos2d."""
+"""Position embeddings that are computed at export: sincos2d, and resizing, which equals the official resize bit for bit."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def tensors(mnist_checkpoint: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
-    """Return float32[1536,28,28,1] in [-1, 1]."""
+    """Return the MNIST images as float32[1536,28,28,1] in [-1, 1]."""
     return (mnist_images["images"] / 127.5 - 1).astype(np.float32)[..., None]
 
 
@@ -64,7 +64,10 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def is_short(name: str, precision: str) -> bool:
-    """Return whether a tensor has a short type: kernels but routers' and the head's; with bf16-experts, only experts'."""
+    """Return whether a tensor is stored in a type shorter than float32.
+
+    These are all kernels except those of routers and the head. With `bf16-experts`, they are only the kernels of experts.
+    """
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False
     return "/Moe/" in name or precision != "bf16-experts"
@@ -78,7 +81,7 @@ def columns(name: str, kernel: np.ndarray) -> np.ndarray:
 
 
 def stored(result: ExportResult) -> dict[str, np.ndarray]:
-    """Read the tensors of a weights file; bfloat16 has the type of ml_dtypes."""
+    """Read the tensors of an export's weights file. bfloat16 tensors have the type from ml_dtypes."""
     return safetensors.numpy.load_file(result.path / "weights.safetensors")
 
 
@@ -127,7 +130,8 @@ def test_a_column_of_zeros_has_the_scale_1() -> None:
 @pytest.mark.parametrize("kind", [INT8, INT4], ids=lambda kind: kind.name)
 def test_columns_of_denormal_weights_are_read_back(kind: WeightType) -> None:
     weights = np.random.default_rng(0).standard_normal((1, 8, 6)).astype(np.float32)
-    weights *= np.array([1e-45, 1e-43, 2.5e-43, 5e-42, 1e-38, 1], np.float32)  # endless weight decay stops near 7e-42
+    # weights of this size are realistic: under weight decay, float32 stops decreasing near 7e-42
+    weights *= np.array([1e-45, 1e-43, 2.5e-43, 5e-42, 1e-38, 1], np.float32)
     stored, scales = kind.encode(weights)
     assert scales is not None and (scales > 0).all()
     assert kind.is_nearest(weights[0], kind.decode(stored, weights.shape)[0], scales[0], calibrated=False)
@@ -148,7 +152,7 @@ def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:
 @pytest.mark.parametrize(
     ("hidden", "chunk"),
     [(1, 0), (1024, 0), (1100, 0), (1088, 64), (1152, 384), (1280, 320), (1536, 512), (3072, 512), (6144, 512)],
-)  # no multiple of 64 divides 1100
+)  # 1100 has no divisor that is a multiple of 64, so its chunk is 0
 def test_hidden_features_are_cut_into_the_largest_chunks_that_fit(hidden: int, chunk: int) -> None:
     assert hidden_chunk(hidden, INT8) == chunk
     assert hidden_chunk(hidden, BFLOAT16) == hidden_chunk(hidden, FLOAT32) == 0
@@ -211,9 +215,9 @@ def test_the_users_images_show_how_many_answers_change(
     assert distance.part_difference < 0.05
     graphs = [OnnxRuntimeBackend(plain_graph(path / "model.inlined.onnx"), 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
-    feeds.pop("merge")  # an input that these graphs lack
+    feeds.pop("merge")  # these graphs don't have this input
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)
-    # torch and ONNX Runtime may route one token in a thousand differently.
+    # torch and ONNX Runtime may choose different experts for one token in a thousand.
     for found, expected in (
         (distance.same_top1, short == exact),
         (distance.top1, short == labels[:160]),
@@ -224,7 +228,7 @@ def test_the_users_images_show_how_many_answers_change(
 
 def test_parts_are_compared_on_every_image(tmp_path: Path, images: np.ndarray) -> None:
     some = images[:40].copy()
-    some[39, 0, 0] = np.nan  # far behind the first batch; everything from the embedding on is NaN
+    some[39, 0, 0] = np.nan  # this image is far after the first batch, and its outputs are NaN from the embedding on
     options = {"capacity": [1.05], "k": [1], "images": npz(tmp_path / "some.npz", images=some)}
     with pytest.raises(ExportError, match=r"output of embedding at .* is nan%"), pytest.warns(ImageWarning):
         export_bundle(MNIST / "vmoe_mnist", tmp_path / "x.vmoe", precision="bf16", **options)

@@ -1,4 +1,6 @@
-"""Presets of the released checkpoints: each accepts only tensors of its shapes, and supplies unspecified options."""
+"""Presets of the released checkpoints: each accepts only tensors of its own shapes, and sets the options that the user
+omits.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """A checkpoint as its authors describe it; `router` are the sizes after D of a router's kernel."""
+    """A released checkpoint as its authors describe it.
+
+    `router` is the shape of a router's kernel after its first dimension, D.
+    """
 
     variant: str
     layers: str
@@ -107,7 +112,10 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
-    """Shapes can't distinguish light1, medium and the E3 that isn't fine-tuned: an E3 has the dense shapes of a V-MoE."""
+    """Test all pairs of presets except the pairs in SAME_SHAPES.
+
+    Light1, medium and the E3 that isn't fine-tuned can't be distinguished, because this E3 has the tensor shapes of a V-MoE.
+    """
     for other in PRESETS:
         if other == name or {name, other} <= SAME_SHAPES:
             continue
@@ -148,7 +156,7 @@ def test_tensors_of_another_image_size_are_not_resized_in_silence(writer: Module
     ("stem", "found"),
     [
         (LIGHT1, LIGHT1),
-        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # not light1, whose name it also contains
+        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # must not match light1, although the name contains it too
         ("vmoe_s32_last2_ilsvrc2012", None),
     ],
 )
@@ -185,14 +193,14 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
     assert (len(set(imagenet)), len(set(cifar))) == (1000, 100)
     assert [imagenet[i] for i in (0, 207, 517, 985)] == ["tench", "golden retriever", "crane (n03126707)", "daisy"]
     assert list(cifar) == sorted(cifar)
-    # Folders with these names label the pictures.
+    # Pictures are labelled by the names of their folders, so class names must be valid folder names.
     assert all(text == text.strip() != "" and "/" not in text for text in (*imagenet, *cifar))
 
 
 def test_class_names_by_the_name_of_a_list(
     files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with the same name as a list must be given with ./ before its name."""
+    """Give names by the name of a built-in list. A file with the same name must be written with ./ before it."""
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
     assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0

@@ -1,4 +1,4 @@
-"""`vmoe prune`: the experts that stay, outputs and refusals; and models whose layers have different numbers of experts."""
+"""`vmoe prune`: which experts it keeps, outputs and refusals; and models whose layers have different numbers of experts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def router(block: int) -> str:
 
 
 def keep_first(tensors: Tensors, block: int, count: int) -> None:
-    """Remove all but the first experts of a block."""
+    """Remove all experts of a block except the first `count`."""
     for name in tensors:
         if name.startswith(moe(block, "")):
             tensors[name] = tensors[name][:, :count] if name == router(block) else tensors[name][:count]
@@ -45,7 +45,7 @@ def saved(path: Path, tensors: Tensors) -> Path:
 
 
 def before(tensors: Tensors) -> Tensors:
-    """Make some experts' router weights larger and others smaller, as fine-tuning might."""
+    """Return the tensors with some experts' router weights larger and others' smaller, like weights before fine-tuning."""
     rng = np.random.default_rng(7)
     return {
         name: t * rng.uniform(0.5, 1.5, t.shape[1:]) if name.endswith("dense/kernel") else t for name, t in tensors.items()
@@ -104,7 +104,7 @@ def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
 
 @pytest.mark.parametrize(("model", "words"), [("g5", ()), ("g5p", ("--ensemble-size", 2))])
 def test_each_member_of_an_ensemble_keeps_as_many(model: str, words: tuple[Any, ...], tmp_path: Path, vmoe: Vmoe) -> None:
-    tensors = read_tensors(golden.FOLDER / model)  # with routers [D,M,E/M], or [D,E] as in pre-trained models
+    tensors = read_tensors(golden.FOLDER / model)  # the shape of its routers is [D,M,E/M], or [D,E] as in pre-trained models
     saved(tmp_path / "before.safetensors", before(read_tensors(golden.FOLDER / "g5")))
     out = tmp_path / "few.safetensors"
     words = ("prune", golden.FOLDER / model, "--before", tmp_path / "before.safetensors", "-o", out, *words)
@@ -186,7 +186,7 @@ def test_layers_of_different_experts_route_alike_everywhere(pruned: Path, mnist_
             np.testing.assert_allclose(others[0], logits, rtol=0, atol=1e-4)
             names = ["logits", *(f"{layer}/{what}" for layer in routing for what in ("expert", "kept"))]
             feeds = {"image": images[..., None].astype(np.float32) / 127.5 - 1, **engine.setting(setting).inputs}
-            feeds.pop("merge")  # an input that this graph lacks
+            feeds.pop("merge")  # this graph doesn't have this input
             output, *routes = plain.run(feeds, names)
             np.testing.assert_allclose(output, logits, rtol=0, atol=1e-4)
             for i, (name, layer) in enumerate(routing.items()):
@@ -230,7 +230,7 @@ def test_one_expert_in_each_layer_is_exported_by_default_without_drops(tmp_path:
     for block in range(len(COUNTS)):
         keep_first(tensors, block, 1)
     one = saved(tmp_path / "one.safetensors", tensors)
-    for config in ((), ("--config", MNIST / "config.json")):  # the whole model's config, with k = 2
+    for config in ((), ("--config", MNIST / "config.json")):  # also with the config of the whole model, where k is 2
         found = vmoe.json("export", one, "--dry-run", *config)
         assert [profile["name"] for profile in found["profiles"]] == ["c1-k1"]
         assert found["model"]["moe"]["routing"]["k"] == 1

@@ -1,4 +1,4 @@
-"""`vmoe export --tensorrt`: the graphs for TensorRT, run unchanged in ONNX Runtime, and the ops that they may contain."""
+"""`vmoe export --tensorrt`: the graphs for TensorRT, which ONNX Runtime runs unchanged here, and their allowed ops."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def session(graph: Path, library: bool = False) -> onnxruntime.InferenceSession:
 
 
 def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[Path, onnx.ModelProto]:
-    """Write the graph of a case's setting next to its weights."""
+    """Write the graph for a case's setting into the folder of its weights. Return its path and the graph."""
     folder, network, grouping, spans = golden.parts(case.model, case.group, case.bfloat16)
     graph, _ = tensorrt_graph(replace(golden.exported_model(network), grouping=grouping), spans, case.profile, precision)
     path = folder / f"{precision}.tensorrt.onnx"
@@ -104,10 +104,10 @@ def test_onnx_accepts_the_file_and_knows_every_type(case: golden.Case, precision
     onnx.checker.check_model(path, full_check=True)
     types = value_types(graph)
     allowed = {TensorProto.FLOAT, PRECISIONS[precision], TensorProto.INT32, TensorProto.INT64}
-    # The bfloat16 dispatcher of a float32 graph moves bfloat16.
+    # A bfloat16 dispatcher uses bfloat16 even in a float32 graph.
     assert set(types.values()) <= allowed | ({TensorProto.BFLOAT16} if case.bfloat16 else set())
     for node in graph.graph.node:
-        # A strongly typed network adds and multiplies only values of the same type.
+        # In a strongly typed network, these ops need inputs and outputs of the same type.
         if node.op_type in {"MatMul", "Add", "Mul", "Sub", "Div", "Concat", "LayerNormalization"}:
             assert len({types[name] for name in (*node.input, *node.output)}) == 1, node
         if node.op_type in PLUGINS:
@@ -133,7 +133,8 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
         setting = {} if profile is None else {"capacity": profile.slots[0], "k": profile.k, "bpr": int(profile.bpr)}
         assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
         assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
-    # Functions are for runtimes without the plugin: nodes of the main graph call only those that are plugins.
+    # The functions are for runtimes without the plugin. The main graph calls only the functions that replace plugin ops.
+    # Only other functions call VmoeRoute and VmoeDispatch.
     expected = {*PLUGINS, "VmoeRoute", "VmoeDispatch"} if layers else set()
     assert {function.name for function in model.functions} == expected
     names = [node.name for node in graph.node]
@@ -181,7 +182,7 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
                 short, TensorProto.INT32, TensorProto.FLOAT, short,
             ]  # fmt: skip
     adds = [node for node in model.graph.node if node.op_type == "Add" and types[node.output[0]] == TensorProto.FLOAT]
-    # The residual stream is added to twice in each block.
+    # Each block adds to the residual stream twice.
     assert len(adds) >= 2 * golden.settings(case.model)["model"]["encoder"]["num_layers"]
 
 
@@ -211,7 +212,7 @@ def test_a_float16_file_runs_unchanged_and_is_close(case: golden.Case) -> None:
 def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None:
     path, graph = graph_of(case, "bf16")
     with pytest.raises(Exception, match="MatMul"):
-        session(path)  # ONNX Runtime's CPU has no such product
+        session(path)  # ONNX Runtime has no bfloat16 MatMul on CPUs
     path.write_bytes(emulate_short(graph).SerializeToString())
     logits, *routes = session(path).run(None, {"image": case.images})
     assert np.abs(logits - case.logits).max() > 1e-4
@@ -221,7 +222,7 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
 
 
 def kept_alike(case: golden.Case, routes: Outputs) -> float:
-    """Return the share of the (token, expert) pairs that are kept or dropped as in the official model."""
+    """Return the share of (token, expert) pairs that are kept or dropped as in the official model, in the worst layer."""
     shares = [1.0]
     for slot, (_, kept) in zip(routes[::2], case.layers(), strict=True):
         assert case.profile is not None

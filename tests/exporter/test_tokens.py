@@ -1,4 +1,4 @@
-"""Bundles that return tokens: all tokens after the last norm, and the residual stream after blocks."""
+"""Bundles that return tokens: all tokens after the last norm, or the residual stream after chosen blocks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_every_engine(
 
 
 def of_library(family: Family, folder: Path, given: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the library's outputs for pictures."""
+    """Return the original library's outputs for preprocessed pictures."""
     pictures, blocks = torch.from_numpy(given), list[torch.Tensor]()
     with torch.no_grad():
         if name := family.config.get("architecture"):

@@ -1,6 +1,6 @@
 """The torch model on a device: nothing waits for the device, nothing stays on the CPU, and the results are the same.
 
-No GPU is needed: `foreign_device` is a fake of one.
+No GPU is needed, because `foreign_device` is a fake device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from vmoe_torch import Vmoe, routing
 
-# capacity, k, bpr, pool and max_experts
+# values of capacity, k, bpr, pool and max_experts
 ROUTING_SETTINGS = list(itertools.product((1, 3, 40), (1, 2, 4), (True, False), (False,), (None, 2)))
 
 
@@ -60,7 +60,7 @@ def test_only_a_pool_waits_for_the_device_and_once() -> None:
 
 
 def model_cases() -> Iterator[golden.Case]:
-    """Return each golden model once, with both outputs of ensembles, and in bfloat16 if available."""
+    """Yield one case for each golden model, for each of its outputs, and for bfloat16 if there is such a case."""
     seen = set()
     for case in [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]:
         if (key := (case.model, case.bfloat16, case.output)) not in seen:
@@ -84,6 +84,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
         moved.load_state_dict(weights, assign=True)
         found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
-    # A different order of sums may change the rounding of a token to bfloat16.
+    # Sums in another order may change how a token rounds to bfloat16.
     atol = 3e-3 if case.bfloat16 else 1e-5
     check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]), atol)

@@ -1,4 +1,4 @@
-"""A torch zip file is read only if its sizes and CRC-32 are right, which torch.load doesn't check."""
+"""A torch zip file is read only if its sizes and CRC-32 are right. torch.load doesn't check them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Damage = Callable[[Path], Path]
 
 
 def saved(folder: Path, tensor: torch.Tensor | None = None) -> Path:
-    """Save a file of two tensors, the landmark first."""
+    """Save a torch file with two tensors. The first is `tensor`, or VALUES by default."""
     first = torch.from_numpy(VALUES) if tensor is None else tensor
     torch.save({NAME: first, "head/bias": torch.full((77,), 5.0)}, folder / "ckpt.pt")
     return folder / "ckpt.pt"
 
 
 def rewritten(path: Path, edit: Callable[[dict[str, bytes]], None], method: int = zipfile.ZIP_STORED) -> Path:
-    """Write the file with other contents of its records, and correct sizes and CRC-32."""
+    """Edit the contents of the records in a torch file. The new file has correct sizes and CRC-32."""
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     edit(records)
@@ -45,7 +45,7 @@ def read(path: Path, name: str = NAME) -> np.ndarray:
 
 
 def entry(path: Path, name: str = "ckpt/data/0") -> tuple[int, int]:
-    """Return the positions of a record's data and of its entry in the directory."""
+    """Return the positions of a record's data and of its entry in the zip directory."""
     data = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name).header_offset
@@ -61,7 +61,7 @@ def patched(path: Path, pieces: dict[int, bytes]) -> Path:
     return path
 
 
-# Files that are read as saved.
+# Files that are read like the file as saved.
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_tensors_of_a_graphics_card_are_read(tmp_path: Path) -> None:
 
 
 def with_records(method: int = zipfile.ZIP_STORED, **changes: bytes | None) -> Damage:
-    """Write other contents of records in the folder `ckpt`; None omits a record."""
+    """Return a function that replaces the contents of records in the folder `ckpt`. The value None removes a record."""
 
     def edit(records: dict[str, bytes]) -> None:
         for name, data in changes.items():

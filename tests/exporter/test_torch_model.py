@@ -1,4 +1,4 @@
-"""`load_model`: any checkpoint as a torch module with the settings of an engine, and its export to a bundle."""
+"""`load_model`: any checkpoint as a torch module with an engine's settings, and the export of that module to a bundle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.errors import ImageError, RoutingError
 from vmoe_torch import Vmoe, load_model
 
-# Dense, V-MoE with each classifier, both layouts of E3's routers, Soft MoE, experts choice.
+# Dense, V-MoE with each kind of classifier, both layouts of E3's routers, Soft MoE, expert choice.
 MODELS = ["g1", "g2", "g4", "g5", "g5p", "g6", "g7"]
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -84,7 +84,7 @@ def test_settings_are_those_of_an_engine(
 
 @pytest.mark.slow
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
-    # Run in a process of its own: the compiler traces Python, which conflicts with measuring coverage.
+    # Run in a separate process: torch.compile traces Python, which conflicts with measuring coverage.
     script = Path(__file__).parents[1] / "support" / "compiled_models.py"
     done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool")
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr

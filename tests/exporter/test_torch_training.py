@@ -1,6 +1,6 @@
-"""Training with vmoe_torch compared with the official JAX code: gradients, loss curves, auxiliary losses; no router noise.
+"""Training with vmoe_torch compared with the official JAX code, without router noise: gradients, losses and loss curves.
 
-`tests/data/make_gradients.py` recorded them.
+`tests/data/make_gradients.py` recorded the official values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def part(prefix: str) -> dict[str, np.ndarray]:
 
 
 def model_of(case: str, folder: Path) -> tuple[Vmoe, float]:
-    """Return the model with the recorded parameters, and the weight of its importance loss."""
+    """Return the model of a case with its recorded parameters, and the weight of the importance loss."""
     config = json.loads(str(recorded()[f"{case}/config"]))
     moe = config["encoder"]["moe"]
     path = folder / "parameters.safetensors"
@@ -64,7 +64,10 @@ def loss_of(model: Vmoe, weight: float, images: Tensor, labels: Tensor) -> Tenso
 
 
 def check_close(found: np.ndarray, official: np.ndarray, relative: float, floor: float, name: str) -> None:
-    """Assert that the difference is small relative to the official gradient, or to a floor if that is nearly zero."""
+    """Assert that `found` differs little from the official gradient.
+
+    The difference is relative to the norm of `official`, or to `floor` if that norm is smaller.
+    """
     limit = relative * max(float(np.linalg.norm(official)), floor)
     assert float(np.linalg.norm(found - official)) <= limit, name
 
@@ -79,11 +82,12 @@ def test_gradients_of_every_parameter_are_the_official_ones(case: str, tmp_path:
     official = part(f"{case}/gradients/")
     found = {name.replace(".", "/"): parameter.grad for name, parameter in model.named_parameters()}
     assert found.keys() == official.keys()
-    # A key's bias adds the same number to all scores of a query, so its true gradient is 0, and the rest is rounding.
+    # The bias of the keys adds the same number to all scores of a query. Its true gradient is therefore 0, and what remains
+    # is rounding.
     floor = 1e-3 * max(float(np.linalg.norm(gradient)) for gradient in official.values())
     for name, gradient in found.items():
         assert gradient is not None, name
-        # Soft MoE rounds to bfloat16, so the last bit of a float32 may matter.
+        # Soft MoE rounds to bfloat16, so a difference in the last bit of a float32 may grow.
         check_close(gradient.numpy(), official[name], 1e-3 if case == "soft" else 1e-4, floor, name)
 
 
@@ -142,6 +146,7 @@ def test_routers_add_noise_in_training_alone(tmp_path: Path) -> None:
     first = loud["encoderblock_1"]
     torch.testing.assert_close(first["router_logits"], quiet["encoderblock_1"]["router_logits"])
     noise = first["noisy_router_logits"] - first["router_logits"]
-    assert noise.std().item() == pytest.approx(1 / 4, rel=0.15)  # over the number of experts
+    # the standard deviation of the noise is 1 / E, for E = 4 experts
+    assert noise.std().item() == pytest.approx(1 / 4, rel=0.15)
     assert all(torch.isfinite(load_loss(x["router_logits"], x["noisy_router_logits"], 1)).all() for x in loud.values())
     torch.testing.assert_close(model.eval()(images), logits)

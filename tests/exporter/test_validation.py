@@ -1,4 +1,4 @@
-"""Validation accepts correct graphs of any depth and kind, and locates faults in the right part."""
+"""Validation accepts correct graphs of any depth and kind, and reports a fault in the part where it is."""
 
 from __future__ import annotations
 

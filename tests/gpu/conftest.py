@@ -15,7 +15,7 @@ from vmoe_runtime.backends.tensorrt import onnxruntime_provider
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export MNIST with every image routed alone, and graphs for TensorRT at two profiles."""
+    """Export the MNIST model with each image routed separately, and with graphs for TensorRT at two profiles."""
     target = tmp_path_factory.mktemp("tensorrt") / "own.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1], tensorrt=True, validate=False)
     return target
@@ -23,7 +23,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
 
 @pytest.fixture(scope="session")
 def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export with groups of 12 images."""
+    """Export the MNIST model with groups of 12 images."""
     target = tmp_path_factory.mktemp("tensorrt") / "grouped.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], group="12", tensorrt=True, validate=False)
     return target
@@ -31,7 +31,7 @@ def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Record the options of sessions for a GPU, and run them on the CPU."""
+    """Return a list that records the options of each ONNX Runtime backend for a GPU. The backends run on the CPU instead."""
     asked: list[dict[str, Any]] = []
 
     def session(graph: Any, **options: Any) -> OnnxRuntimeBackend:
@@ -45,6 +45,6 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder for built engines that doesn't exist yet."""
+    """Return the folder for built engines. It doesn't exist yet."""
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"

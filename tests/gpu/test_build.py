@@ -1,4 +1,4 @@
-"""`vmoe build` and the backend `tensorrt`, on the fakes of TensorRT and of CUDA's runtime in fake_tensorrt.py."""
+"""`vmoe build` and the backend `tensorrt`, on the fake TensorRT and fake CUDA runtime in fake_tensorrt.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Images = dict[str, np.ndarray]
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Provide an empty file as the plugin, which many installations lack."""
+    """Provide an empty file as the TensorRT plugin, because many installations don't have the plugin."""
     library = tmp_path / "libvmoe_tensorrt.so"
     library.touch()
     find = installation.find_native
@@ -66,7 +66,7 @@ def files(folder: Path) -> list[str]:
 
 
 def assert_refuses(vmoe: Vmoe, arguments: list[object], code: int, *names: str) -> None:
-    """Assert that `vmoe build` ends with that exit code, and with one line on stderr that says why."""
+    """Assert that `vmoe build` ends with this exit code and one line on stderr that contains `names`."""
     out, err = vmoe.run("build", *arguments, code=code)
     assert out == ""
     *progress, last = err.splitlines()
@@ -90,7 +90,7 @@ def test_an_engine_is_built_checked_kept_and_run(
         np.testing.assert_allclose(engine(images), cpu(images), rtol=0, atol=1e-5)
         for found, wanted in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
             np.testing.assert_array_equal(found.kept, wanted.kept)
-            # A graph for TensorRT doesn't return the experts of dropped pairs.
+            # A graph for TensorRT returns -1 as the expert of a dropped pair.
             np.testing.assert_array_equal(found.expert, np.where(wanted.kept, wanted.expert, -1))
             np.testing.assert_allclose(found.weight, wanted.weight, rtol=0, atol=1e-6)
 

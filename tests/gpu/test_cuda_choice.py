@@ -1,6 +1,6 @@
-"""GPUs, drivers, profiles and bundles that the CUDA backends refuse, before anything is loaded.
+"""GPUs, drivers, profiles and bundles that the CUDA backends refuse before they load anything.
 
-Drivers and op libraries are fakes. If a session is loaded, it uses the CPU's provider.
+Drivers and op libraries are fakes. If a graph is loaded, it runs in ONNX Runtime's CPU provider.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Setup = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export a bundle with a graph for TensorRT in float16 at one of its two profiles."""
+    """Export a bundle at two profiles. One of them also gets a graph for TensorRT, in float16."""
     target = tmp_path_factory.mktemp("choice") / "own.vmoe"
     options: dict[str, Any] = {"precision": "fp16", "tensorrt": True, "validate": False}
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], **options)
@@ -54,7 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    """Make this machine look as if it had a GPU, and an op library for CUDA."""
+    """Return a function that makes this machine seem to have a GPU and an op library for CUDA."""
 
     def setup(
         capability: str = "9.0", cuda: tuple[int, int] = (13, 0), library: bool = True, built_with: int = 13000
@@ -72,7 +72,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
 
 @pytest.fixture
 def real_library(machine: Setup, on_cpu: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fake a machine with a GPU and the real op library; sessions for CUDA run on the CPU."""
+    """Fake a machine with a GPU and the real op library for CUDA. Graphs for CUDA run on the CPU."""
     machine()
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: REAL_LIBRARY)
 
@@ -80,7 +80,10 @@ def real_library(machine: Setup, on_cpu: object, monkeypatch: pytest.MonkeyPatch
 def assert_passed_over(
     path: Path, kind: type[BackendError], *says: str, profile: str = PROFILE, backend: str = "cuda"
 ) -> None:
-    """Assert that the backend is refused with a sentence, also without loading it, and that "auto" selects the CPU."""
+    """Assert that the backend refuses the bundle with one sentence that contains `says`, and that "auto" selects the CPU.
+
+    The availability of the backend, which is found without loading it, must give the same sentence.
+    """
     opened = Bundle.open(path)
     rules = opened.manifest.rules
     chosen = None if rules is None else rules.named(profile)

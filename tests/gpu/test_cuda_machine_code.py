@@ -1,4 +1,4 @@
-"""The machine code of the GPU kernels: it fits the registers without spills, and moves 16 bytes at a time if possible."""
+"""The machine code of the GPU kernels: it needs no spilled registers, and moves 16 bytes at a time where possible."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from kept_build import kept
 from sdk_build import built
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-KERNELS = {"gates": 4, "route": 9, "rows": 8}  # by source, with all their types
+KERNELS = {"gates": 4, "route": 9, "rows": 8}  # number of kernels in each source file, counting all types
 REGISTERS, BLOCK_THREADS = 64, 512  # a multiprocessor has 65,536 registers, so it holds two such blocks at once
-GATES_REGISTERS, GATES_THREADS = 144, 32  # a multiprocessor holds 14 of these blocks
-GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane, and words that a lane moves at a time
-MULTIPLIED = 4 + 4 * 2  # words of four tokens, and of eight experts for each of their four numbers
+GATES_REGISTERS, GATES_THREADS = 144, 32  # 65,536 registers are enough for 14 such blocks
+GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane, and words that a lane copies or combines at a time
+# a word for each of four tokens; for each of the four numbers in it, two words with the weights of eight experts
+MULTIPLIED = 4 + 4 * 2
 
 if not shutil.which("nvcc") or not shutil.which("c++filt"):
     pytest.skip("no nvcc, or no c++filt", allow_module_level=True)
@@ -25,7 +26,9 @@ if not shutil.which("nvcc") or not shutil.which("c++filt"):
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel for one architecture; loads and stores are those of 16 bytes in device memory."""
+    """A kernel compiled for one architecture. `loads` and `stores` are its numbers of 16-byte loads and stores in device
+    memory.
+    """
 
     name: str
     types: tuple[str, ...]
@@ -38,13 +41,13 @@ class Kernel:
 
     @property
     def fits(self) -> bool:
-        """Return whether the planned number of its blocks can run at once."""
+        """Whether the planned number of blocks of this kernel can run on a multiprocessor at once."""
         registers, threads = (GATES_REGISTERS, GATES_THREADS) if self.name == "gates" else (REGISTERS, BLOCK_THREADS)
         return self.registers <= registers and self.threads <= threads
 
     @property
     def least_moves(self) -> tuple[int, int]:
-        """Return the least number of loads and stores of 16 bytes."""
+        """The smallest expected numbers of 16-byte loads and 16-byte stores."""
         if self.name == "gates":
             return (MULTIPLIED if self.types[-1] == "Word16" else 0), 0
         copied = {"route_dispatch": COPIED, "dispatch": COPIED, "combine": COMBINED}.get(self.name, 0)
@@ -71,7 +74,7 @@ def test_kernels_fit_spill_nothing_and_move_whole_words(source: str) -> None:
 
 
 def architectures() -> list[str]:
-    """Return the architectures that the product has machine code for, without "sm_"."""
+    """Return the architectures for which the product contains machine code, without the prefix "sm_"."""
     listed = re.search(r"set\(VMOE_CUDA_ARCHITECTURES ([^\n]*)", (PLUGINS / "cmake" / "Prerequisites.cmake").read_text())
     assert listed is not None
     return re.findall(r"(\d+)-real", listed[1])
@@ -110,7 +113,7 @@ def compile_kernels(source: str) -> Iterator[Kernel]:
 
 
 def read_ptx(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Read architecture, name and text of all kernels that nvcc has written."""
+    """Yield the architecture, name and PTX text of each kernel that nvcc has written to a folder."""
     for path in folder.glob("*.ptx"):
         text = path.read_text()
         target = re.search(r"\.target sm_(\d+)", text)

@@ -23,12 +23,12 @@ SOURCES = [ROOT / "tests" / "cpp" / "cuda_phases.cc", ROOT / "plugins" / "cuda" 
 SEEDS = (1, 2, 3)
 PARTS, CASES_PER_PART = 8, 750
 TOKEN_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-LARGE = (  # tokens, experts, k, kind of gates, capacity (None: an even share, halved)
+LARGE = (  # tokens, experts, k, kind of gates, capacity (None: half of an even share)
     (40_000, 64, 1, 0, None),
     (40_000, 8, 2, 7, None),
     (36_928, 64, 2, 0, 1212),
     (40_000, 4, 4, 1, 20_000),
-    (20_000, 32, 2, 3, 700),  # all tokens to one expert
+    (20_000, 32, 2, 3, 700),  # all tokens prefer the same expert
     (20_000, 32, 1, 3, 20_000),
     (12_608, 32, 4, 4, 1),
     (9_000, 64, 4, 6, None),
@@ -141,7 +141,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         hidden = int(rng.integers(1, 20)) * (8 if wide else 1) + (0 if wide else number % 2)
         out = rng.normal(0, 1, (slots, hidden)).astype(dtype)
         slot = rng.integers(-1, slots, (tokens, k), np.int32)
-        slot[rng.random(slot.shape) < 0.05] = slots + 3  # not a slot, so it adds nothing
+        slot[rng.random(slot.shape) < 0.05] = slots + 3  # not a valid slot, so it must add nothing
         weight = rng.random((tokens, k), np.float32)
         y = np.zeros((tokens, hidden), dtype)
         sizes = slots, tokens, k, hidden
@@ -187,8 +187,8 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     sorting = [2 + merges(pairs) for pairs in tiles]
     ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
     assert phases == groups * (sum(sorting) + len(tiles)) + ranking
-    # The last phase of a block needs no barrier. Nor does the last phase of a group, if its keys are in the buffer that
-    # the next group does not write first.
+    # The last phase of a block needs no barrier. The last phase of a group needs none either if the next group first writes
+    # to the buffer that does not contain this group's keys.
     needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
     assert len(found) == phases - needless
 
@@ -202,7 +202,9 @@ def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library
 
 
 def merges(pairs: int) -> int:
-    """Return how often runs, which first have 32 keys, are merged four at a time."""
+    """Return the number of rounds in which runs are merged. Runs begin with 32 keys, and each round merges four runs into
+    one.
+    """
     return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
 
 
@@ -224,10 +226,13 @@ def run_phases(
     lost_distance: int = 0,
     count_phases: bool = False,
 ) -> list[np.ndarray]:
-    """Return slot, weight, src, expert; with x (u32 rows of whole 16 bytes), slot, weight, buf. Fail with the first fault.
+    """Run the kernels' phases on the CPU, and fail with the first fault.
 
-    A block of a grid of `rows` handles every rows-th group. If `rows` is None, it varies with the number of the order, so
-    that all ways of sharing a few groups are run.
+    Without `x`, run Route and return slot, weight, src and expert. With `x`, u32 rows of whole 16-byte words, run
+    RouteDispatch and return slot, weight and buf.
+
+    In a grid of `rows` rows, each block handles every rows-th group. If `rows` is None, it depends on `seed`, so that all
+    ways to share a few groups are run.
     """
     groups, tokens, experts = case.gates.shape
     rows = rows or min(seed, groups)
@@ -262,7 +267,7 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def at_offset(array: np.ndarray, offset: int) -> np.ndarray:
-    """Copy an array to an address with this remainder modulo 16."""
+    """Copy an array to an address whose remainder modulo 16 is `offset`."""
     memory = np.empty(array.nbytes + 32, np.uint8)
     first = (offset - memory.ctypes.data) % 16
     placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)

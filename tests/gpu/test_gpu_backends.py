@@ -44,7 +44,7 @@ without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 
 
 def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a script with other packages before those of this environment."""
+    """Run a script in Python. Packages in the folder `packages` take precedence over this environment's."""
     path = os.pathsep.join(map(str, (packages, RUNTIME) if packages else (RUNTIME,)))
     return sdk_build.run(sys.executable, "-c", script, *map(str, arguments), PYTHONPATH=path)
 
@@ -115,7 +115,7 @@ def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> No
 
 
 def test_a_driver_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A driver that refuses every call, so there is no GPU.
+    # The source of a driver that refuses every call, as if there were no GPU.
     source = (
         "int cuInit(unsigned flags) { return 100; }\n"
         'int cuGetErrorString(int code, const char** text) { *text = "no CUDA-capable device is detected"; return 0; }\n'
@@ -145,7 +145,8 @@ def test_no_package_of_a_gpu_is_imported_where_there_is_none(bundle: Path) -> No
 
 
 def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
-    # The bindings are real. The package `tensorrt` that re-exports them is only available together with the libraries.
+    # The bindings are real. The package `tensorrt`, which re-exports them, exists only together with TensorRT's libraries,
+    # so a small file replaces it.
     packages = wheel_folder(*TENSORRT_WHEELS[1:])
     (tmp_path / "tensorrt.py").write_text(
         f"import sys\nsys.path.insert(0, {str(packages)!r})\nfrom tensorrt_bindings import *\n"
@@ -160,7 +161,10 @@ def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: 
 
 
 def names_used(roots: set[str]) -> set[str]:
-    """Return the attributes that modules read from objects with these names, such as set_flag for `config.set_flag`."""
+    """Return the names of all attributes that the modules read from objects with these names.
+
+    For example, `set_flag` is read from `config` in `config.set_flag`.
+    """
 
     def root(node: ast.expr) -> str:
         return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
@@ -180,7 +184,7 @@ def test_every_name_of_tensorrt_that_is_used_is_in_its_bindings(wheel: str) -> N
     used = names_used({"tensorrt", *enums, *objects}) - {"__version__", "__init__"}
     assert {"execute_async_v3", "plugins_to_serialize", "STRONGLY_TYPED", "get_tensor_profile_shape", "TF32"} <= used
     bindings = (wheel_folder(wheel) / "tensorrt_bindings" / "tensorrt.so").read_bytes()
-    # Linkers merge a string into another one that ends with it.
+    # Search for the end of a string only, because linkers store a string inside a longer one that ends with it.
     assert {name for name in used if name.encode() + b"\0" not in bindings} == set()
 
 

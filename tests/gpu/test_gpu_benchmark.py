@@ -23,13 +23,13 @@ SHAPE = Shape(2, 50, 8, 2, 9, 16)
 
 @pytest.fixture(scope="module")
 def emulator() -> Path:
-    """Build the GPU kernels' library for the CPU; skip without nvcc."""
+    """Build the library of the GPU kernels for the CPU. Without nvcc, skip the test."""
     return build_emulator()
 
 
 @pytest.fixture
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return a plan of few cases and shapes, without compute-sanitizer."""
+    """Reduce the benchmark to a few cases and shapes, without compute-sanitizer."""
     monkeypatch.setattr(cases, "named_cases", lambda seed: [Case(SHAPE, "tied", seed)])
     monkeypatch.setattr(command, "WHOLE", command.WHOLE | {"random_cases": 3, "repeats": 2})
     monkeypatch.setattr(checks, "LAUNCH_SHAPES", checks.LAUNCH_SHAPES[:3])

@@ -1,7 +1,7 @@
-"""The graphs for TensorRT in NVIDIA's own parser and builder, those of TensorRT-RTX, which need no GPU.
+"""The graphs for TensorRT, in the parser and builder of TensorRT-RTX. They are NVIDIA's own, and need no GPU.
 
-TensorRT-RTX doesn't support plugins. So the parser reads the ops as the functions in the file, and the builder gets a graph
-without the ops, whose outputs become inputs.
+TensorRT-RTX doesn't support plugins. The parser therefore reads each op as the function in the file. The builder gets a
+graph without the ops, in which the outputs of the ops are inputs of the graph.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def graph_of(bundle: Bundle) -> Path:
 
 
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
-    """Return the parser's messages, and whether the builder, given shapes of the inputs, accepts the graph."""
+    """Return a report with the parser's messages. If `shapes` of the inputs are given, it also says whether the builder
+    succeeds.
+    """
     command = (sys.executable, "-c", PARSE, graph, *([] if shapes is None else [json.dumps(shapes)]))
     report: Mapping[str, Any] = json.loads(sdk_build.built(*command, PYTHONPATH=str(wheel_folder(*RTX_WHEELS))))
     assert report["errors"] == []
@@ -73,13 +75,16 @@ def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
 
 
 def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
-    """Replace each op by inputs and outputs of the graph. Return the graph and the range of shapes of each input."""
+    """Replace each op: its inputs become outputs of the graph, and its outputs become inputs of the graph.
+
+    Return the path of the graph, and the range of shapes of each input.
+    """
     graph = graph_of(bundle)
     model = onnx.load(graph, load_external_data=False)
     manifest, rules = bundle.manifest, bundle.manifest.rules
     assert rules is not None
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
-    # With merging, each layer has a different number of tokens.
+    # With merging, the layers have different numbers of tokens.
     shapes_of = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
     left = [shapes_of[f"{layer}/slot"][1].dim_value for layer in bundle.manifest.moe_layers]
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
@@ -106,7 +111,7 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     outputs = [value for value in model.graph.output if not value.name.endswith(("/slot", "/weight"))]
     del model.graph.node[:], model.graph.output[:]
     for function in [function for function in model.functions if function.name != "VmoeGates"]:
-        model.functions.remove(function)  # gates stay, as products without a plugin
+        model.functions.remove(function)  # VmoeGates stays a function: without a plugin, it is a matrix product
     model.graph.node.extend(nodes)
     model.graph.input.extend(given)
     model.graph.output.extend(outputs)
@@ -145,9 +150,10 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     }
     report = parsed(*without_ops(bundle, precision, "dispatch_bf16" in options))
     assert report["built"]
-    # Routers and the head are float32 in every precision.
+    # The products of routers and of the head are in float32 in every precision.
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        in_merging = 3 * len(layers) if "merge" in options else 0  # similarities of keys, counts and means of tokens
+        # per layer: the similarities of keys, and the counts and the means of merged tokens
+        in_merging = 3 * len(layers) if "merge" in options else 0
         assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

@@ -54,7 +54,7 @@ def made() -> Build:
 
 
 def ask(made: Build, questions: Sequence[str]) -> list[str]:
-    """Return the answer to each question, in the format of tests/cpp/tensorrt_plugin_check.cc."""
+    """Return the answer to each question. tests/cpp/tensorrt_plugin_check.cc describes the format of both."""
     command = (made.program("plugin_check"), made.plugin, made.fake())
     text = "".join(f"{question}\n" for question in questions)
     done = run(*command, text=text, CUDA_VISIBLE_DEVICES="-1", UBSAN_OPTIONS="print_stacktrace=1")
@@ -65,13 +65,16 @@ def ask(made: Build, questions: Sequence[str]) -> list[str]:
 
 
 def settings(name: str, values: Sequence[int | str] = (3, 2, 1)) -> str:
-    """Return capacity, k and bpr as the fields of an op that routes."""
+    """Return the fields capacity, k and bpr for an op that routes, and "" for any other op."""
     fields = zip(("capacity", "k", "bpr"), values, strict=True)
     return " ".join(f"{field}:5:1:{value}" for field, value in fields) if name in ROUTING else ""
 
 
 def with_fields(case: str) -> str:
-    """Return `OP 3,2,1 SHAPE...` or `OP - SHAPE...` with fields for the settings."""
+    """Replace the second word of `case` by the fields of the op's settings.
+
+    A case is `OP 3,2,1 SHAPE...`, where the numbers are capacity, k and bpr, or `OP - SHAPE...` for an op without settings.
+    """
     name, values, shapes = case.split(" ", 2)
     return f"{name} {settings(name, values.split(',')) if name in ROUTING else ''} {shapes}".replace("  ", " ")
 
@@ -119,7 +122,7 @@ def test_output_shapes_are_the_tables(made: Build, name: str) -> None:
         questions.append(question("shapes", name, settings(name, (capacity, k, bpr)), words(input_shapes(name, sizes))))
         expected.append(words([tuple(sizes[dim] for dim in value.dims) for value in outputs]))
     answers = ask(made, questions)
-    if name in ROUTING:  # only K is known when the network is built
+    if name in ROUTING:  # of the sizes of slot and weight, only K is known when the network is built
         assert all(re.fullmatch(r"(\d+,\d+,#\d+ ){2}[\d, ]+", answer) for answer in answers)
     assert [answer.replace("#", "") for answer in answers] == expected
 

@@ -1,4 +1,4 @@
-"""The library that registers the TensorRT plugin when it is opened: it registers every time, or says why not."""
+"""The library that registers the TensorRT plugin when it is opened: it succeeds every time, or reports why it can't."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def made() -> Build:
 
 
 def opened(made: Build, *libraries: Path, **environment: str) -> tuple[str, str]:
-    """Run a program that opens these libraries; return what is registered with each TensorRT, and its stderr."""
+    """Run a program that opens these libraries. Return the creators registered with each TensorRT, and the program's stderr."""
     done = run(made.program("parent"), *libraries, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr

@@ -1,4 +1,7 @@
-"""Signals end `vmoe export` with one line and 128 + the number, and leave nothing; a kill leaves a whole bundle or none."""
+"""A signal ends `vmoe export` with one line and exit code 128 + the signal's number, and leaves no files.
+
+A kill leaves either a whole bundle or none.
+"""
 
 from __future__ import annotations
 

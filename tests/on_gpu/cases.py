@@ -19,7 +19,14 @@ _SMALL = Shape(3, 197, 8, 2, 30, hidden=64)
 
 @dataclass(frozen=True)
 class Case:
-    """One routing and the tokens that it moves: a kind of gates, and tokens misaligned by `offset` bytes."""
+    """One routing, and the tokens that it moves.
+
+    Attributes:
+        shape: the sizes.
+        kind: the kind of gates.
+        seed: seed of the random gates and tokens.
+        offset: number of bytes by which the tokens are misaligned.
+    """
 
     shape: Shape
     kind: str
@@ -27,17 +34,17 @@ class Case:
     offset: int = 0
 
     def __str__(self) -> str:
-        """Describe the case, such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
+        """Return a description such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
         offset = f", {self.offset} bytes off" if self.offset else ""
         return f"{self.shape}, {self.kind} gates, seed {self.seed}{offset}"
 
 
 def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
-    """Make gates f32[G,S,E]: softmax outputs, or values that no softmax returns but an op must still route."""
+    """Make gates f32[G,S,E] of a kind: outputs of a softmax, or values that no softmax returns but that an op must route."""
     shape = groups, tokens, experts
     if kind == "equal":
         return torch.full(shape, 1 / experts)
-    if kind == "tied":  # few values, so that experts and tokens tie with one another
+    if kind == "tied":  # values from a small set, so that experts and tokens tie
         return torch.randint(0, 4, shape, generator=source) / 4
     logits = torch.randn(shape, generator=source)
     if kind == "one expert":
@@ -54,13 +61,13 @@ def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.
 
 
 def make_bits(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Make elements of random bits, including NaN: ops that only copy must keep every bit."""
+    """Make elements of random bits, some of them NaN. Ops that only copy elements must keep every bit."""
     size = (*shape[:-1], shape[-1] * TYPE_BYTES[type])
     return torch.randint(0, 256, size, dtype=torch.uint8, generator=source).view(TORCH_TYPES[type])
 
 
 def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Make numbers of both signs and many magnitudes, zeros, and some that lose bits when scaled."""
+    """Make numbers of both signs and many magnitudes. Some are zeros, and some lose bits when they are scaled."""
     numbers = torch.randn(shape, generator=source) * 10.0 ** torch.randint(-3, 3, shape, generator=source)
     for odd in (-0.0, 6e4, 1e-40):
         numbers[torch.rand(shape, generator=source) < 0.02] = odd
@@ -77,7 +84,7 @@ def make_inputs(case: Case) -> dict[str, Tensor]:
 
 
 def named_cases(seed: int) -> Iterator[Case]:
-    """Yield every kind of gates in every type and order, then the extremes of every size."""
+    """Yield cases of every kind of gates in every type and order, followed by the smallest and largest of every size."""
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):
@@ -87,13 +94,13 @@ def named_cases(seed: int) -> Iterator[Case]:
                 yield Case(replace(shape, tokens=1500, choices=2, hidden=8), kind, seed)  # more than one tile
     for type in ("fp16", "bf16"):  # as in exported graphs
         yield Case(replace(_SMALL, type=type, hidden=768), "random", seed)
-    for type in TYPES:  # rows that no 16-byte access fits
+    for type in TYPES:  # rows that can't be read 16 bytes at a time
         yield Case(replace(_SMALL, type=type, hidden=5), "random", seed)
         yield Case(replace(_SMALL, type=type), "random", seed, offset=4 if type == "fp32" else 2)
     ends = (
         *((1, 1, 1, 1, 1, 4), (1, 1, 256, 8, 3, 4), (2, 10, 256, 8, 1, 4), (5, 7, 8, 8, 7, 4)),
         (1, 197, 8, 2, 500, 4),  # more slots than tokens
-        *((70_000, 2, 2, 1, 1, 4), (70_000, 1, 2, 2, 1, 4)),  # more groups than a grid's second dimension
+        *((70_000, 2, 2, 1, 1, 4), (70_000, 1, 2, 2, 1, 4)),  # more groups than the second dimension of a grid allows
         *((1, 2048, 32, 1, 64, 4), (1, 2049, 32, 1, 64, 4), (2, 1024, 8, 2, 250, 4), (2, 1025, 8, 2, 250, 4)),
         *((2, 682, 9, 3, 300, 4), (2, 683, 9, 3, 300, 4), (1, 256, 16, 8, 100, 4), (1, 257, 16, 8, 100, 4)),
         *((1, 40_000, 64, 4, 2_000, 2), (1, 65_536, 256, 8, 2_151, 2), (2, 65_536, 8, 1, 8_602, 2)),

@@ -1,4 +1,4 @@
-"""Check the kernels' results bit for bit."""
+"""Checks that the kernels' results are right, bit for bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ LAUNCH_SHAPES = (
 
 
 def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Library, seed: int, random_cases: int) -> None:
-    """Compare all kernels with torch on the CPU, on one and several streams and in graphs. Every failure names its seed."""
+    """Compare all kernels with torch on the CPU: on one stream, on several streams, and in CUDA graphs.
+
+    Every failure names its seed.
+    """
     steps: dict[str, Callable[[], Check]] = {
         "named cases": lambda: check_cases(device, kernels, "named cases", cases.named_cases(seed)),
         "random cases": lambda: check_cases(device, kernels, "random cases", cases.random_cases(seed, random_cases)),
@@ -58,7 +61,7 @@ def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Libr
 
 
 def expected_of(case: Case, inputs: Tensors) -> Tensors:
-    """Compute the expected results with torch on the CPU; `y` is computed from the case's own `out`."""
+    """Compute the expected results of a case with torch on the CPU. `y` is computed from the input `out` of the case."""
     shape = case.shape
     slot, weight, src = exact.route(inputs["gates"], shape.capacity, shape.choices, shape.bpr)
     buf, y = exact.dispatch(inputs["x"], src), exact.combine(inputs["out"], slot, weight)
@@ -71,7 +74,7 @@ def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str]
     for name in names:
         got, wanted = problem.get(name), expected[name]
         wrong = ~exact.same_bits(got, wanted)
-        if name == "y":  # the bits of a NaN sum are unspecified
+        if name == "y":  # if a sum is NaN, its bits are unspecified
             wrong &= ~(got.isnan() & wanted.isnan())
         if wrong.any():
             where = tuple(wrong.nonzero()[0].tolist())
@@ -116,7 +119,7 @@ def _layer_cases(seed: int, count: int) -> list[Case]:
 
 
 def check_streams(device: Device, kernels: Library, seed: int) -> Check:
-    """Run layers repeatedly on several streams at once, each with its own tensors."""
+    """Run several layers repeatedly and at the same time, each on its own stream with its own tensors."""
     cases = _layer_cases(seed, _STREAMS)
     problems = [GuardedProblem(device, kernels, case.shape) for case in cases]
     for problem, case in zip(problems, cases, strict=True):
@@ -159,7 +162,7 @@ def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
 
 
 def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) -> Check:
-    """Check that every kernel makes the expected number of launches, and neither allocates nor synchronizes."""
+    """Check that each kernel makes the expected number of launches, and that it does not allocate or synchronize."""
     failures: list[str] = []
 
     def work() -> None:

@@ -9,16 +9,16 @@ from command_line import BenchmarkError
 
 Work = Callable[[], object]
 
-_LARGEST_L2_BYTES = 128 << 20  # of any GPU; used if torch doesn't report it
+_LARGEST_L2_BYTES = 128 << 20  # the largest of any GPU; used if torch doesn't report the size
 
 
 class Device:
-    """The first GPU that torch sees.
+    """The first GPU that torch finds.
 
     Attributes:
-        torch_device: the device of tensors.
+        torch_device: the torch device, for making tensors.
         name, architecture: such as "NVIDIA H100 80GB HBM3" and "sm_90".
-        l2_bytes: size of the second-level cache.
+        l2_bytes: size of the L2 cache in bytes.
         facts: further properties, for the report.
     """
 
@@ -47,11 +47,11 @@ class Device:
         return int(self._cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """Wait for all work; raise on a GPU error."""
+        """Wait until all work is done. If a GPU error has occurred, raise it."""
         self._cuda.synchronize()
 
     def on_streams(self, works: Sequence[Work]) -> None:
-        """Run each work on its own stream, all at once, and wait for them."""
+        """Run all works at the same time, each on its own stream, and wait until they are done."""
         self.synchronize()
         for work in works:
             with self._cuda.stream(self._cuda.Stream()):
@@ -59,7 +59,9 @@ class Device:
         self.synchronize()
 
     def capture(self, work: Work) -> Work:
-        """Capture `work` on the current stream in a CUDA graph, and return a function that runs it. Warm up with one run."""
+        """Run `work` once to warm up, capture it in a CUDA graph on the current stream, and return a function that runs the
+        graph.
+        """
         self.on_streams([work])
         graph = self._cuda.CUDAGraph()
         with self._cuda.graph(graph):

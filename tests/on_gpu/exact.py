@@ -1,15 +1,18 @@
-"""The expected result of every kernel, bit for bit, in torch. Fast enough on a CPU for groups of 65,536 tokens."""
+"""The expected result of every kernel, bit for bit, computed in torch.
+
+On a CPU, the code is fast enough for groups of 65,536 tokens.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # bits to compare, by bytes
+_UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # integer types for comparing bits, by the number of bytes
 
 
 def same_bits(first: Tensor, second: Tensor) -> Tensor:
-    """Compare the bits of two tensors with the same dtype. Return bool of their shape."""
+    """Compare the bits of two tensors of the same dtype and shape. Return a bool for each element."""
     bits = _UNSIGNED[first.element_size()]
     return first.contiguous().view(bits) == second.contiguous().view(bits)
 
@@ -17,9 +20,12 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
 def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Compute VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
-    A pair's slot is the number of earlier pairs with the same expert, in the order of service: all first choices precede
-    all second ones. Within a choice, tokens are ordered by descending best gate (`bpr`) or by position. Timings use `fast`:
-    ties between experts may then be broken differently, because topk leaves their order open, and gates must not be NaN.
+    The slot of a pair is the number of earlier pairs of the same expert. Pairs are ordered by choice: all first choices come
+    before all second choices. Within a choice, tokens are ordered by descending best gate if `bpr` is true, and otherwise by
+    position.
+
+    Timings use `fast`. Ties between experts may then be broken differently, because topk does not specify their order, and
+    gates must not be NaN.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device
@@ -48,14 +54,14 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     if bpr:
         slot = torch.empty_like(served_slot).scatter_(1, token[..., None].expand(-1, -1, k), served_slot)
     flat = (group * tokens + token)[..., None].expand(-1, -1, k).to(torch.int32)
-    # Dropped pairs write to an extra slot after the last one.
+    # Dropped pairs write to an extra slot at the end, which is cut off afterwards.
     src = torch.full((experts * slots + 1,), -1, dtype=torch.int32, device=on)
     src.scatter_(0, served_slot.masked_fill(served_slot < 0, experts * slots).reshape(-1), flat.reshape(-1))
     return slot.to(torch.int32), weight, src[:-1].view(experts, slots)
 
 
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
-    """Compute VmoeDispatch: x [G,S,D], src i32[E,M] -> buf [E,M,D], zero where src is -1."""
+    """Compute VmoeDispatch: x [G,S,D], src i32[E,M] -> buf [E,M,D]. Rows of buf are zero where src is -1."""
     buf = x.flatten(0, 1)[src.clamp(min=0).long()]
     buf[src < 0] = 0
     return buf
@@ -64,13 +70,14 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """Compute VmoeCombine: out [E,M,D], slot i32[G,S,K], weight [G,S,K] -> y [G,S,D].
 
-    Products and sums are float32, in the order of the choices; the sum is rounded once.
+    Products and sums are in float32, and terms are added in the order of the choices. Only the final sum is rounded to the
+    type of y.
     """
     rows, scale = out.flatten(0, 1), weight.float()
     total = torch.zeros(*slot.shape[:2], out.shape[-1])
     for choice in range(slot.shape[2]):
         kept = slot[..., choice] >= 0
         product = scale[..., choice][kept][:, None] * rows[slot[..., choice][kept].long()].float()
-        # The sum starts with the first product, not with 0, because 0 + -0 is 0.
+        # The sum starts with the first product instead of 0, because 0 + -0 would be 0, not -0.
         total[kept] = product if choice == 0 else total[kept] + product
     return total.to(out.dtype)

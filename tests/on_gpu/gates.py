@@ -12,7 +12,7 @@ from on_gpu.library import Library
 
 _SIZES = ((1, 768, 8), (197, 768, 8), (16 * 197, 768, 8), (1000, 384, 32), (50, 1024, 256), (7, 96, 100), (9, 33, 7))
 """Tokens, D and E, chosen to use both programs, with 16-byte words and with single numbers."""
-_TOLERANCE = 3e-6  # relative difference of a gate from double precision
+_TOLERANCE = 3e-6  # largest relative difference between a gate and its value in double precision
 _KINDS = ("any", "no numbers", "misaligned")
 
 

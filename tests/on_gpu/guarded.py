@@ -1,4 +1,4 @@
-"""Tensors of a layer between guard bytes, which detect kernels that write past their ends."""
+"""The tensors of a layer, surrounded by guard bytes, which reveal kernels that write past the ends of tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _GARBAGE = 0xA5
 
 
 class GuardedProblem(Problem):
-    """A problem whose tensors lie between guards. Tensors of tokens are misaligned by `offset` bytes."""
+    """A problem with guard bytes before and after each tensor.
+
+    Tensors with token features (`x`, `out`, `buf` and `y`) are misaligned by `offset` bytes.
+    """
 
     def __init__(self, device: Device, kernels: Library, shape: Shape, offset: int = 0) -> None:
         self._offset, self._guards = offset, dict[str, tuple[Tensor, Tensor]]()
@@ -46,13 +49,13 @@ class GuardedProblem(Problem):
         return self.tensors[name].to("cpu", copy=True)
 
     def guards_hold(self, name: str) -> bool:
-        """Return whether nothing was written just before and after a tensor."""
+        """Return whether the guard bytes just before and after a tensor are unchanged."""
         return all(bool((guard == _GARBAGE).all()) for guard in self._guards[name])
 
     def count_launches(self, kernel: str) -> int:
-        """Count the graph nodes of a kernel. Not for the default stream.
+        """Return the number of CUDA graph nodes that a kernel makes. The current stream must not be the default stream.
 
-        The kernel runs once before, so that its code is loaded.
+        The kernel runs once before it is counted, so that its code is loaded.
 
         Raises:
             DeviceError: the kernel allocates or synchronizes.
@@ -62,7 +65,7 @@ class GuardedProblem(Problem):
 
 
 def count_nodes(kernels: Library, stream: int, work: Callable[[], None]) -> int:
-    """Count the graph nodes that `work` puts on the stream, without running them."""
+    """Return the number of CUDA graph nodes that `work` puts on the stream. The work does not run."""
     nodes = ctypes.c_size_t()
     kernels.call("begin_count", stream)
     try:

@@ -1,6 +1,9 @@
-// The GPU kernels for callers without C++. Every function except the first two returns 0 or CUDA's error code. A shape
-// is groups, tokens, experts, choices, slots per expert and group, and 1 for Batch Priority Routing. Types are 0
-// float32, 1 float16, 2 bfloat16. Pointers are device memory. A stream is CUDA's handle.
+// A C interface to the GPU kernels. The first function returns CUDA's text for an error code, and the second returns a
+// number of bytes. All other functions return 0 or CUDA's error code.
+//
+// A shape is an array of groups, tokens, experts, choices, slots per expert and group, and 1 for Batch Priority
+// Routing. A type is 0 for float32, 1 for float16 and 2 for bfloat16. Pointers are addresses in device memory. A stream
+// is a CUDA stream handle.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -32,7 +35,7 @@ int vmoe_gpu_gates(const float* x, const float* router, size_t tokens, size_t hi
   return vmoe::cuda::compute_gates(x, router, tokens, hidden, experts, gates, as_stream(stream));
 }
 
-// As vmoe_gpu_gates, but on the CPU and its memory.
+// Like vmoe_gpu_gates, but runs on the CPU and on host memory.
 int vmoe_gpu_gates_on_host(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                            float* gates) {
   const vmoe::cuda::GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden),
@@ -70,8 +73,9 @@ int vmoe_gpu_copy(void* to, const void* from, size_t bytes) { return cudaMemcpy(
 
 int vmoe_gpu_synchronize() { return cudaDeviceSynchronize(); }
 
-// Between vmoe_gpu_begin_count and vmoe_gpu_end_count, work put on the stream is counted as nodes of a CUDA graph, and
-// not run. Allocating or synchronizing in between is an error. The default stream can't be counted.
+// Starts to count. From vmoe_gpu_begin_count to vmoe_gpu_end_count, work on the stream does not run. It becomes nodes
+// of a CUDA graph, which are counted. Allocating or synchronizing in between is an error. The stream must not be the
+// default stream.
 int vmoe_gpu_begin_count(void* stream) {
   return cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeThreadLocal);
 }

@@ -17,13 +17,13 @@ KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
 _EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
-_SMALL_PAIRS = 2048  # maximum S * K of groups that are routed in one launch
+_SMALL_PAIRS = 2048  # groups with at most this number of pairs, S * K, are routed in one launch
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
 
 def find_program(name: str) -> Path | None:
-    """Find a program of the CUDA toolkit on the PATH, below CUDA_HOME, or in its usual folder."""
+    """Return the path of a CUDA toolkit program. Search the PATH, CUDA_HOME and the usual folder."""
     home = os.environ.get("CUDA_HOME")
     folders = [*([Path(home, "bin")] if home else []), _USUAL_FOLDER]
     candidates = [shutil.which(name), *(folder / name for folder in folders)]
@@ -31,10 +31,10 @@ def find_program(name: str) -> Path | None:
 
 
 def find_nvcc() -> Path:
-    """Find the compiler.
+    """Return the path of nvcc.
 
     Raises:
-        BenchmarkError: there is none.
+        BenchmarkError: nvcc is not installed.
     """
     nvcc = find_program("nvcc")
     if nvcc is None:
@@ -43,7 +43,7 @@ def find_nvcc() -> Path:
 
 
 def kernel_sources() -> list[Path]:
-    """List the sources of the GPU kernels."""
+    """Return the source files of the GPU kernels."""
     folder = PLUGINS / "cuda"
     return sorted((*folder.glob("*.cu"), *folder.glob("*.cc")))
 
@@ -55,14 +55,14 @@ def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
 
 
 def build(command: list[str]) -> Path:
-    """Run a command from `library_command`; return the file that it built.
+    """Run a command from `library_command`, and return the path of the library that it built.
 
     Raises:
-        BenchmarkError: the compiler failed; the message has its error.
+        BenchmarkError: the compiler failed. The message contains the compiler's error.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        # The output begins with warnings of g++, which are not the reason.
+        # Search for the error, because the output begins with warnings of g++, which are not the reason.
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         why = next((line for line in lines if "error" in line or "fatal" in line), "; ".join(lines[-2:]))
         raise BenchmarkError(f"nvcc can't build the kernels: {why[:400]}")
@@ -70,23 +70,29 @@ def build(command: list[str]) -> Path:
 
 
 def kernel_launches(shape: Shape) -> dict[str, int]:
-    """Return the number of launches of each kernel, which are the nodes of its CUDA graph."""
+    """Return the number of launches of each kernel. Each launch is one node of a CUDA graph."""
     small = shape.tokens * shape.choices <= _SMALL_PAIRS
     return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
 
 
 class DeviceError(BenchmarkError, RuntimeError):
-    """CUDA refused a call. The message has the call and CUDA's message. It is a RuntimeError, like torch's errors."""
+    """Error raised if CUDA refuses a call. The message contains the call and CUDA's own message.
+
+    It is also a RuntimeError, like torch's errors.
+    """
 
 
 def c_shape(shape: Shape) -> Any:
-    """Convert a shape for the C calls."""
+    """Convert a shape to the array that the C functions expect."""
     sizes = shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity, shape.bpr
     return (ctypes.c_size_t * len(sizes))(*sizes)
 
 
 class Library:
-    """The kernels, called with addresses. Pointers and streams are plain integers; nothing is checked or kept alive."""
+    """The loaded library of the kernels, which are called with addresses.
+
+    Pointers and streams are plain integers. The library checks no address, and keeps no tensor alive.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -97,11 +103,11 @@ class Library:
         self._library.vmoe_gpu_workspace_bytes.restype = ctypes.c_size_t
 
     def workspace_bytes(self, shape: Shape) -> int:
-        """Return the bytes of workspace that Route and RouteDispatch need."""
+        """Return the number of workspace bytes that is enough for both Route and RouteDispatch."""
         return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
-        """Put a kernel of KERNELS on a stream, with its tensors and workspace at the addresses in `at`."""
+        """Launch a kernel of KERNELS on a stream. `at` contains the addresses of its tensors and of its workspace."""
         routed = at["slot"], at["weight"]
         if kernel == "Route":
             self.call("route", c_shape(shape), at["gates"], *routed, at["src"], at["workspace"], stream)
@@ -117,10 +123,10 @@ class Library:
             self.call("combine", TYPES.index(shape.type), *rows, *sizes, at["y"], stream)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function of the library. Whole numbers are passed with the size of a pointer.
+        """Call a function of the library by its name without the prefix. Integers are passed in the size of a pointer.
 
         Raises:
-            DeviceError: CUDA refused it.
+            DeviceError: CUDA refused the call.
         """
         words = [ctypes.c_void_p(word) if isinstance(word, int) else word for word in arguments]
         error = getattr(self._library, f"vmoe_gpu_{name}")(*words)

@@ -13,11 +13,11 @@ TORCH_TYPES: dict[Type, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 class Problem:
-    """Inputs, outputs and workspace of all four kernels for one shape.
+    """Inputs, outputs and workspace of all four kernels, for one shape.
 
     Attributes:
-        tensors: `gates` [G,S,E], `x` [G,S,D], `out` [E,M,D]; `slot` and `weight` [G,S,K], `src` [E,M], `buf` [E,M,D] and
-            `y` [G,S,D], which kernels write; `workspace`.
+        tensors: the tensors by name. Inputs are `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]. Kernels write `slot` and
+            `weight` [G,S,K], `src` [E,M], `buf` [E,M,D] and `y` [G,S,D]. `workspace` is memory for their own use.
     """
 
     def __init__(self, device: Device, kernels: Library, shape: Shape) -> None:
@@ -38,11 +38,11 @@ class Problem:
         self.tensors = {name: self.allocate(name, *size) for name, size in sizes.items()}
 
     def allocate(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Allocate the tensor with this name, uninitialized."""
+        """Allocate the tensor called `name`, without initializing it."""
         return torch.empty(sizes, dtype=dtype, device=self.device.torch_device)
 
     def run(self, *kernels: str) -> None:
-        """Put kernels, named as in `library.KERNELS`, on the current stream."""
+        """Launch kernels on the current stream. Their names are those in `library.KERNELS`."""
         at = {name: tensor.data_ptr() for name, tensor in self.tensors.items()}
         for kernel in kernels:
             self.kernels.launch(kernel, self.shape, at, self.device.stream())

@@ -1,6 +1,7 @@
 """Run the kernels under compute-sanitizer.
 
-It detects memory errors, races in shared memory, barriers that not all threads reach, and reads of uninitialized memory.
+Its tools detect memory errors, races in shared memory, barriers that not all threads reach, and reads of uninitialized
+memory.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from on_gpu.library import find_program
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
 _SECONDS = 220
-_FOUND_ERRORS = 77  # exit code for the sanitizer to use; the program doesn't use it
+_FOUND_ERRORS = 77  # exit code that the sanitizer returns after errors; the program itself never returns it
 
 
 def find_sanitizer() -> Path | None:
-    """Find compute-sanitizer, if it is installed."""
+    """Return the path of compute-sanitizer, or None if it is not installed."""
     return find_program("compute-sanitizer")
 
 
 def run_watched(tool: list[str], library: Path, layers: int, seed: int, name: str) -> Check:
-    """Run `on_gpu.watched`, alone or under a tool. If it fails, its output is the failure."""
+    """Run `on_gpu.watched`, either under the command `tool` or, if `tool` is empty, alone.
+
+    If the run fails, the failure contains its output.
+    """
     command = [*tool, sys.executable, "-m", "on_gpu.watched", str(library.resolve()), str(layers), str(seed)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:

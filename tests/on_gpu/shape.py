@@ -12,7 +12,10 @@ TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one MoE layer's routing (G, S, E, K, slots per expert and group, D), token type and order of service."""
+    """The sizes of one MoE layer's routing, the type of its tokens, and its order of service.
+
+    The sizes are G groups, S tokens, E experts, K choices, the capacity (slots per expert and group), and D hidden features.
+    """
 
     groups: int
     tokens: int
@@ -44,7 +47,7 @@ class Shape:
         return self.hidden * TYPE_BYTES[self.type]
 
     def __str__(self) -> str:
-        """Describe the shape, such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
+        """Return a description such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
         hidden = f", D {self.hidden}" if self.hidden else ""
         sizes = f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
         return f"{sizes}{hidden}, {self.type}{'' if self.bpr else ', vanilla'}"

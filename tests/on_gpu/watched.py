@@ -1,4 +1,4 @@
-"""Run the kernels on random layers, without torch, for compute-sanitizer.
+"""Run the kernels on random layers under compute-sanitizer, without torch.
 
 python3 -m on_gpu.watched LIBRARY LAYERS SEED   compares RouteDispatch with Route and Dispatch
 """
@@ -20,7 +20,10 @@ _RESULTS = ("slot", "weight", "buf", "y")
 
 
 def random_shape(draw: random.Random, index: int) -> Shape:
-    """Draw a shape with random sizes and type. In every fourth layer, several blocks sort a group."""
+    """Return a shape with random sizes and a random type.
+
+    In every fourth layer, groups are so large that several blocks sort a group.
+    """
     experts = draw.choice([1, 2, 7, 8, 16, 32, 64, 256])
     choices = draw.randint(1, min(8, experts))
     low, high = (2048 // choices + 1, 5000 // choices) if index % 4 == 3 else (1, 2048 // choices)
@@ -31,9 +34,13 @@ def random_shape(draw: random.Random, index: int) -> Shape:
 
 
 def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
-    """Run all kernels on memory of exactly their size; return the names of results that differ."""
+    """Run all kernels on blocks of memory of exactly the right size. Return the names of results that differ.
+
+    The results of RouteDispatch are compared with those of Route and Dispatch.
+    """
     slots = shape.all_slots
-    few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]  # random bits include NaN, and few values give ties
+    # the random bits include NaN, and a small set of values gives ties
+    few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),
         "x": draw.randbytes(shape.all_tokens * shape.row_bytes),
@@ -46,7 +53,7 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
     offsets = {name: offset if name in ("x", "out", "buf", "y") else 0 for name in sizes}
     found = []
     for kernels in (("Route", "Dispatch", "Combine"), ("RouteDispatch", "Combine")):
-        # Only kernels write their outputs, so that initcheck detects reads before writes.
+        # Outputs are not initialized here, so that initcheck detects kernels that read them before writing them.
         blocks = {name: allocate(library, size + offsets[name]) for name, size in sizes.items()}
         at = {name: block + offsets[name] for name, block in blocks.items()}
         for name, data in inputs.items():
@@ -71,7 +78,7 @@ def allocate(library: Library, size: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0, or 1 if a result is wrong or CUDA refuses a call."""
+    """Run the checks. Return 0, or 1 if a result is wrong or CUDA refuses a call."""
     path, layers, seed = arguments
     try:
         library = Library(Path(path))

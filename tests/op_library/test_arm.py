@@ -1,6 +1,7 @@
-"""64-bit ARM in an emulator: the core on the paths of several processors, and whole models on every path.
+"""The op library and the SDK on 64-bit ARM in an emulator.
 
-VMOE_ARM_SIZES=24 checks the core completely, and VMOE_ARM_IMAGES=N uses N images of MNIST.
+The core runs on the paths of several processors, and whole models run on every path. VMOE_ARM_SIZES=24 checks the core
+completely, and VMOE_ARM_IMAGES=N uses N images of MNIST.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SETTINGS: list[dict[str, Any]] = [
     for k in (1, 2)
     for bpr in (True, False)
 ]
-FEW = SETTINGS[8], SETTINGS[19]  # c0.3-k1, and c1.05-k2 in vanilla order
+FEW = SETTINGS[8], SETTINGS[19]  # the settings c0.3-k1, and c1.05-k2 in vanilla order
 
 WITHOUT_BF16 = "neon", "neon_dot", "neon_i8mm"
 WITH_BF16 = "neon_bf16", "neon_bf16_emulated"
@@ -91,7 +92,10 @@ def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> M
 def test_paths_threads_and_neighbours_change_no_bit(
     precision: ExportPrecision, paths: Sequence[str], mnist: Mapping[str, ExportResult], images: np.ndarray
 ) -> None:
-    """Run paths with the same bfloat16 products, each on another number of threads; their bits must be equal."""
+    """Run the model on CPU paths whose bfloat16 products are the same, each with another number of threads.
+
+    All paths must give the same bits, for images in a batch and for single images.
+    """
     found = []
     for threads, path in enumerate(paths, 1):
         with on_arm(mnist[precision].path, path=path, threads=threads) as arm:
@@ -136,14 +140,14 @@ def test_golden_models_answer_as_on_this_machine(precision: ExportPrecision, tmp
 
 
 class Closeness:
-    """The closeness of the logits of two machines, image by image."""
+    """A measure of how close the logits of two machines are, image by image."""
 
     def __init__(self) -> None:
         self._close: list[bool] = []
         self._same: list[bool] = []
 
     def add(self, found: np.ndarray, expected: np.ndarray, result: ExportResult) -> None:
-        """Add logits f32[N,C] of a bundle, and compare their difference with the limit for another order of sums."""
+        """Add the logits f32[N,C] of a bundle. Their differences must be within the limit for sums in another order."""
         model = result.plan.exported
         parts = 2 * model.config.num_layers + 2
         distance = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -151,19 +155,19 @@ class Closeness:
         self._same += list(found.argmax(axis=1) == expected.argmax(axis=1))
 
     def check(self) -> None:
-        """Check that nearly all images are close; in the others, a different rounding may have changed a token's expert."""
+        """Check that nearly all images are close. In the other images, rounding may have changed the expert of a token."""
         assert np.mean(self._close) >= 0.9
         assert np.mean(self._same) >= 0.98
 
 
 def on_arm(bundle: Path, processor: str = "max", path: str = "", threads: int = 1) -> closing[Runner]:
-    """Start an engine in the emulator, on a CPU path or the processor's best one."""
+    """Start an engine in the emulator, on the CPU path `path` or, by default, on the best path of the processor."""
     program = arm_program("sdk_runner", "libvmoe_engine.so")
     return arm_runner(program, bundle, ["-cpu", processor, "-E", f"VMOE_CPU_PATH={path}"], threads)
 
 
 def golden_cases() -> dict[str, list[golden.Case]]:
-    """Return two cases of each official model that need only one export."""
+    """Return two cases for each official model. Both cases need the same export."""
     cases = [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]
     found = {}
     for model in dict.fromkeys(case.model for case in cases):

@@ -1,6 +1,7 @@
-"""The core alone, on every CPU path: every layer compared with the path in plain C++, and next to unreadable memory.
+"""The core alone, on every CPU path.
 
-The paths are those of the library built for this machine; test_arm.py tests those of 64-bit ARM.
+Every layer is compared with the path in plain C++, and runs next to unreadable memory. The paths are those in the library
+for this machine. test_arm.py tests the paths for 64-bit ARM.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
     assert "scalar" in paths
     kinds = [f"{element} {width}" for element in ("float32", "bfloat16", "int8", "int4") for width in (1024, 1000)]
     assert sorted(lines) == sorted(f"{path} {kind}: right" for path in paths for kind in kinds)
-    # Check that an access to unreadable memory would be noticed.
+    # Check that the test would notice an access to unreadable memory.
     assert run(program, "used").returncode == -signal.SIGSEGV
 
 
 @on_this_machine
 @pytest.mark.parametrize("page", ["4096", "16384", "65536"])
 def test_buffers_are_whole_pages_of_the_system_and_all_go_back(page: str) -> None:
-    """Processors here have pages of 4 KiB, so the program's own system calls pretend a larger size."""
+    """Test several page sizes. The program replaces its system calls, because processors here have pages of 4 KiB."""
     assert built(_program("page_sizes"), page).splitlines() == ["0 calls failed, 0 pages stay"]
 
 

@@ -1,4 +1,4 @@
-"""The op library uses the CPU paths that the operating system reports for this processor, the best first."""
+"""The op library uses the CPU paths that the operating system reports as supported, and prefers the best one."""
 
 from __future__ import annotations
 

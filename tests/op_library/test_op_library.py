@@ -1,4 +1,4 @@
-"""The op library is found in the installation, and the ONNX Runtime backend runs on it or says why it can't."""
+"""An installation contains the op library. The ONNX Runtime backend runs on it, or reports why it can't."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGE = Path(vmoe_runtime.__file__).parent
 
 @pytest.fixture
 def bare_package(tmp_path: Path) -> Path:
-    """Copy the package's Python files, without native files, and numpy."""
+    """Make a folder with the package's Python files and numpy, but without the package's native files."""
     copy = tmp_path / "bare"
     shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("lib", "include"))
     for folder in Path(np.__file__).parents[1].glob("numpy*"):
@@ -42,7 +42,7 @@ def bare_package(tmp_path: Path) -> Path:
 
 
 def run_python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with -S; without it, this environment's own installation would be found first."""
+    """Run Python with -S, because it would otherwise find this environment's own installation first."""
     return run(sys.executable, "-S", *arguments, PYTHONPATH=str(package))
 
 
@@ -78,7 +78,7 @@ def test_auto_passes_over_a_backend_that_the_bundle_does_not_suit(
     mnist_image_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(mnist_image_bundle)
-    monkeypatch.setattr(openvino_cpu, "_MAX_GROUP_TOKENS", 49)  # a group of the bundle has 50
+    monkeypatch.setattr(openvino_cpu, "_MAX_GROUP_TOKENS", 49)  # one token fewer than a group of this bundle has
     use_library(monkeypatch, None)
     assert backends.open_backend("auto", bundle, backends.Parallelism(threads=1))[0] == "onnxruntime"
     with pytest.raises(BackendError, match="use backend 'onnxruntime'"):

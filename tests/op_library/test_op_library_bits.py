@@ -1,5 +1,8 @@
-"""An image's answer has the same bits for any number of threads and any neighbours in the batch, and whether settings and
-weights are inputs, attributes or constants."""
+"""An image's answer always has the same bits.
+
+It does not depend on the number of threads or on the other images in the batch. It does not depend on whether settings and
+weights are inputs, attributes or constants.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ OPTIONAL_SETTINGS = ("capacity", "k", "bpr")
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle that routes each image alone, images for it, and its profiles; None without experts."""
+    """A bundle that routes each image separately, images for it, and its profiles. A profile is None if there are no
+    experts.
+    """
 
     bundle: Path
     images: np.ndarray
@@ -88,7 +93,7 @@ def logits(model: Model, engine: Engine) -> dict[str | None, np.ndarray]:
 
 @pytest.mark.sample(4)
 def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> None:
-    """Make sure that equal bits in the other tests are significant."""
+    """Check that no two answers are equal, because equal bits in the other tests would otherwise prove nothing."""
     everything = np.concatenate(list(logits.values()))
     assert np.isfinite(everything).all()
     assert len(np.unique(everything, axis=0)) == len(everything)

@@ -45,7 +45,7 @@ Inputs = dict[str, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Fault:
-    """A good call with one change; the message contains `says` and the op's name."""
+    """A good call with one change. The error message must contain `says` and the op's name."""
 
     op: str
     what: str
@@ -78,7 +78,10 @@ def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[st
 
 
 def shape_faults(op: Op) -> Iterator[Fault]:
-    """Yield calls with each input omitted, of another rank, of a size that contradicts another input, or of another type."""
+    """Yield calls in which one input is omitted, or has a wrong rank, size or type.
+
+    A wrong size contradicts the size of another input.
+    """
     good = good_inputs(op)
     optional = ("capacity", "k", "bpr") if "capacity" in good else ()
     shared = [dim for value in op.inputs if not value.scale_of for dim in value.dims]
@@ -109,13 +112,13 @@ def shape_faults(op: Op) -> Iterator[Fault]:
 
 
 def plain_and_constant(op: Op, what: str, says: tuple[str, ...], inputs: Inputs) -> Iterator[Fault]:
-    """Yield a fault with weights as inputs, and as constants."""
+    """Yield the same fault twice: with weights as inputs, and with weights as constants."""
     yield Fault(op.name, what, says, inputs)
     yield Fault(op.name, f"constant {what}", says, inputs, {}, tuple(inputs))
 
 
 def scale_faults(op: Op) -> Iterator[Fault]:
-    """Yield float32 weights with scales, and int8 weights without."""
+    """Yield calls with scales for float32 weights, and with int8 weights but no scales."""
     given = int8_inputs(op)
     integers = {value.name: given[value.name] for value in op.inputs if value.type == "W"}
     for value in op.inputs:
@@ -130,7 +133,7 @@ def scale_faults(op: Op) -> Iterator[Fault]:
 
 
 def int4_faults(op: Op) -> Iterator[Fault]:
-    """Yield int4 weights with more groups of scales than the depth has."""
+    """Yield a call whose int4 weights have more groups of scales than their depth allows."""
     if not any(value.grouped_dims for value in op.inputs):
         return
     sizes = {**SIZES, "H": 2, "J": 1}
@@ -145,7 +148,7 @@ def int4_faults(op: Op) -> Iterator[Fault]:
 
 
 def int8_inputs(op: Op) -> Inputs:
-    """Return good weights in int8, and their scales."""
+    """Return valid int8 weights and their scales."""
     names = {value.name: value for value in op.inputs if value.type == "W" or value.scale_of}
     return {
         name: np.ones([SIZES[dim] for dim in value.dims], np.float32 if value.scale_of else np.int8)
@@ -154,7 +157,7 @@ def int8_inputs(op: Op) -> Inputs:
 
 
 def int8_faults(op: Op) -> Iterator[Fault]:
-    """Yield missing scales, scales of another size, and chunks that don't divide the hidden features."""
+    """Yield calls with missing scales, with scales of a wrong size, and with chunks that don't divide the hidden features."""
     good = int8_inputs(op)
     for value in op.inputs:
         if not value.scale_of:
@@ -174,7 +177,7 @@ def int8_faults(op: Op) -> Iterator[Fault]:
 
 
 def optional_setting_faults(op: Op) -> Iterator[Fault]:
-    """Yield settings as attributes that may only be inputs."""
+    """Yield calls that set an attribute for a setting that must be an input."""
     for name in (value.name for value in op.inputs if value.type == "i64" and value.optional):
         yield Fault(op.name, f"attribute {name}", (name, "must be an input"), {name: None}, {name: 1})
 
@@ -281,9 +284,9 @@ def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
 
 @functools.cache
 def messages() -> dict[str, str]:
-    """Run all faulty calls in one process; return the error of each, or an empty text if it gave an answer.
+    """Run all bad calls in one process. Return the error message of each, or "" if it gave a result.
 
-    Good calls between them show that the process still works.
+    A good call after each bad call shows that the process still works.
     """
     calls = []
     for fault in FAULTS.values():

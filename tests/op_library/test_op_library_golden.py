@@ -24,7 +24,7 @@ def test_logits_and_kept_pairs_are_the_official_ones(path: str) -> None:
         if case.bfloat16 and case.kind not in ("soft", "experts-choice"):
             difference = np.abs(found[str(case)][0] - case.logits)
             close += list(difference.reshape(len(difference), -1).max(axis=1) <= 5e-5)
-    # Count by image, because a flip shows in all cases with that image.
+    # Count by image: if a token of an image changes its expert, all cases with that image differ.
     assert len(close) == 128 + 12
     assert np.mean(close) >= 0.9
 
@@ -41,7 +41,7 @@ def answers(path: str | None) -> dict[str, Outputs]:
         outputs = golden.exported_model(network).layer_outputs
         unmerged.append((len(outputs), len(golden.unmerged_outputs(golden.exported_model(network)))))
     found = outputs_of(run_calls(calls, path))
-    # The last output of each layer is the map of merged tokens.
+    # Leave out the last output of each layer, which is the map of merged tokens.
     own = [
         [logits, *(route for i, route in enumerate(routes) if i % step < kept)]
         for (logits, *routes), (step, kept) in zip(found, unmerged, strict=True)

@@ -109,17 +109,20 @@ def check(
     given = [{**(attributes or {}), **activation_of(op_name, number)} for number in range(len(made))]
     calls = [node_call(op_name, inputs, each, constants=constants) for inputs, each in zip(made, given, strict=True)]
     for (found,), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
-        arrays = [inputs.get(value.name) for value in OPS[op_name].inputs]  # attention without the sizes of merged tokens
+        # a missing input, such as the sizes of merged tokens in attention, is None
+        arrays = [inputs.get(value.name) for value in OPS[op_name].inputs]
         (expected,) = run_exact(OPS[op_name], *arrays, **each)
         shapes = {name: array.shape for name, array in inputs.items()}
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=str(shapes))
 
 
 def activation_of(op_name: str, number: int) -> dict[str, int]:
-    """Return the activation of call `number`, if the op has any; three successive calls have different ones."""
+    """Return the activation of call `number` as an attribute, if the op has one. Each activation is used three times in a
+    row.
+    """
     return {"activation": number // 3 % len(ACTIVATIONS)} if "activation" in OPS[op_name].attributes else {}
 
 
 def small(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Return weights that preserve the magnitude of their inputs."""
+    """Return random weights that preserve the magnitude of what they multiply."""
     return normal(rng, *shape) / np.float32(np.sqrt(shape[-2]))

@@ -1,11 +1,14 @@
 """Every layer op with weights in int8, int4 or bfloat16, on every CPU path.
 
-Each has the bits of its ONNX function in stock ONNX Runtime. In int4, it has those of the reference, because ONNX can't
-express the order of its sums.
+Its results have the same bits as those of its ONNX function in stock ONNX Runtime. In int4, they have the same bits as the
+reference, because ONNX can't express the order of the sums.
 
-Numbers are chosen so that only the products under test round: normalized rows are ln_bias, hidden values are so large that
-GELU returns them unchanged, all tokens of an image attend equally, and sums in bfloat16 are integers that float32 can
-represent.
+The numbers are chosen so that only the products under test round:
+
+- Normalized rows equal ln_bias.
+- Hidden values are so large that GELU returns them unchanged.
+- All tokens of an image attend equally.
+- Sums in bfloat16 are integers that float32 represents exactly.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ need_op_library()
 
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
 EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8", "i4"])
-TOKENS = 8  # tokens per image: a power of two, so that their mean is exact
+TOKENS = 8  # tokens per image; their mean is exact, because 8 is a power of two
 SIZES = ((1, 64, 0, 0), (4, 128, 64, 1), (33, 70, 0, 2), (64, 192, 64, 0), (100, 768, 0, 1), (200, 1536, 768, 2))
 """Width, hidden features, their chunk in int8 and int4, and activation."""
 EXPERT_OPS = ("VmoeExpertMlp", "VmoeExpertBlock")
@@ -68,7 +71,8 @@ def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: st
 @EVERY_PATH
 @pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 def test_every_activation_is_as_exact_as_the_numbers_are(weights: ElementType, path: str) -> None:
-    # One expert of one feature with weights 1: the output is the activation. A row of one number loses nothing in int8.
+    # The MLP is one expert with one feature and weights 1, so its output is the activation. A row of a single number loses
+    # nothing in int8.
     x = np.linspace(-12, 12, 4801, dtype=np.float32)
     x[:6] = np.nan, np.inf, -0.0, 1e30, -1e30, -1e4
     x = x.astype(ml_dtypes.bfloat16).astype(np.float32) if weights == "bf16" else x
@@ -141,23 +145,24 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
         x, w, b = layer.inputs["x"].astype(ml_dtypes.bfloat16), layer.inputs["w"], layer.inputs["b"]
         terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)) + np.abs(b)
         difference = np.abs(found.astype(np.float64) - function_output(layer, "bf16"))
-        # Each of two sums of n terms has an error of at most n roundings of the sum of absolute terms.
+        # Both results are sums of n terms. The error of each sum is at most n roundings of the sum of the terms' absolute
+        # values.
         assert (difference <= 2 * (x.shape[-1] + 1) * 2.0**-24 * terms).all()
 
 
 def made_layers(
     rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int, activation: int
 ) -> list[Layer]:
-    """Yield each op that has weights, at these sizes."""
+    """Return one call for each op that has weights, at these sizes."""
     chunk = chunk if weights in ("i8", "i4") else 0
     attributes = {"hidden_chunk": chunk, "activation": activation}
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
     mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))
-    # Without a bias, and with x = 0 if there are two chunks, because the order of additions would matter.
+    # With two chunks, the order of additions would matter, so the bias is 0, and x is 0 as well.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
-    # Each token has one expert and one dropped choice, because a second expert could be added before or after x.
+    # Each token has one expert and one dropped choice. With a second expert, the order of additions would matter.
     token = np.arange(2 * TOKENS, dtype=np.int32).reshape(2, TOKENS)
     slot = np.stack([token % 2 * (2 * TOKENS) + token, np.full_like(token, -1)], axis=2)
     src = np.stack([np.where(token % 2 == expert, token, -1).ravel() for expert in range(2)])
@@ -180,7 +185,7 @@ def made_layers(
 
 
 def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[int, ...], width: int, hidden: int) -> Inputs:
-    """Return weights and biases of an MLP; hidden values are at least 16 and differ."""
+    """Return weights and biases of an MLP. Its hidden values are at least 16, and differ from one another."""
     inputs = matrix(rng, weights, "w1", experts, width, hidden) | matrix(rng, weights, "w2", experts, hidden, width)
     inputs["b1"] = np.float32(40 * width) + rng.integers(16, 90, (*experts, hidden)).astype(np.float32)
     inputs["b2"] = rows_of(rng, weights, *experts, width)
@@ -190,7 +195,7 @@ def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[in
 def matrix(
     rng: np.random.Generator, weights: ElementType, name: str, experts: tuple[int, ...], depth: int, columns: int
 ) -> Inputs:
-    """Return a weight, and its scales if it has any."""
+    """Return a weight and, if its type needs them, its scales."""
     if weights == "i8":
         scale = rng.random((*experts, columns), np.float32) / 128 + np.float32(1e-3)
         return {name: int8(rng, *experts, depth, columns), f"{name}_scale": scale}
@@ -202,12 +207,15 @@ def matrix(
 
 
 def rows_of(rng: np.random.Generator, weights: ElementType, *shape: int) -> np.ndarray:
-    """Return activations or biases; integers if bfloat16 must not round sums."""
+    """Return activations or biases. For bfloat16, they are integers, so that sums are not rounded."""
     return normal(rng, *shape) if weights in ("i8", "i4") else rng.integers(-4, 5, shape).astype(np.float32)
 
 
 def strange_rows(depth: int) -> np.ndarray:
-    """Return f32[13,depth]: zeros, ties, rows whose scale or its reciprocal is denormal or infinite, and NaN."""
+    """Return f32[14,depth] with unusual rows.
+
+    They include zeros, ties, NaN, infinities, and rows whose scale or its reciprocal is denormal or infinite.
+    """
     rng = np.random.default_rng(depth)
     halves = np.resize(np.arange(-126.5, 127, 1).astype(np.float32), depth)
     halves[0] = 127
@@ -234,7 +242,7 @@ def small_scales(rng: np.random.Generator, columns: int) -> np.ndarray:
 
 
 def library_outputs(layers: list[Layer], path: str) -> list[np.ndarray]:
-    """Return the first output of each layer, with constant weights as in graphs."""
+    """Return the first output of each layer. As in exported graphs, the weights are constants."""
     calls = []
     for layer in layers:
         constants = [v.name for v in OPS[layer.op].inputs if v.name in layer.inputs and (v.type == "W" or v.scale_of)]
@@ -254,7 +262,7 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray, layer: Layer, path
     size = np.abs(expected).max(axis=-1, keepdims=True)
     if layer.hidden and path in APPROXIMATE_GELU:
         assert (np.abs(found - expected) <= 2**-6 * size).all(), what
-    elif layer.op in ATTENTION_BLOCKS:  # its mixed values have a small error, which the scale of int8 propagates
+    elif layer.op in ATTENTION_BLOCKS:  # mixed values have a small error in attention, which the scale of int8 propagates
         assert (np.abs(found - expected) <= 4e-6 * size).all(), what
     else:
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=what)

@@ -19,7 +19,7 @@ BLOCK = OPS["VmoeRouterBlock"]
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("path", supported_paths())
 def test_every_cpu_path_routes_alike(path: str) -> None:
-    # Without policies; test_routing_policies.py tests those with policies.
+    # These cases use no policies. test_routing_policies.py tests the cases with policies.
     random = [Case(case.gates, case.capacity, case.k, case.bpr) for case in policy_cases(3, 1000)]
     chosen = [*golden_cases(), *random]
     found = outputs_of(run_calls([node_call("VmoeRoute", case.inputs) for case in chosen], path))
@@ -41,7 +41,8 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
         with np.errstate(invalid="ignore"):
             exact = run_exact(BLOCK, *layer.values(), *settings(*whole_setting(layer)))
         np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
-        # Twin experts have the same gate, and so have twin tokens.
+        # The first and the last expert are equal, so they have the same gates. The same is true of the first and the last
+        # token.
         assert (gates[finite, 0] == gates[finite, -1]).all()
         np.testing.assert_array_equal(gates[:, 0], gates[:, -1])
         for capacity, k, bpr in numbers:
@@ -52,7 +53,10 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
 def router_block(
     rng: np.random.Generator, groups: int, tokens: int, width: int, experts: int
 ) -> tuple[dict[str, np.ndarray], list[tuple[int, int, bool]]]:
-    """Return the float inputs of VmoeRouterBlock, with twin experts, twin tokens and NaN tokens; and settings."""
+    """Return the float inputs of VmoeRouterBlock, and settings for it.
+
+    The inputs have equal experts, equal tokens, and tokens with NaN or infinity.
+    """
     x, router = (rng.standard_normal(shape, np.float32) for shape in ((groups, tokens, width), (width, experts)))
     router *= np.float32(2 / width**0.5)
     router[:, -1] = router[:, 0]
@@ -67,7 +71,7 @@ def router_block(
 
 
 def whole_setting(layer: dict[str, np.ndarray]) -> tuple[int, int, bool]:
-    """Return a setting with a slot for every choice of every token."""
+    """Return a setting at which every choice of every token gets a slot."""
     return layer["x"].shape[1], layer["router"].shape[1], False
 
 
@@ -77,7 +81,10 @@ def router_call(layer: dict[str, np.ndarray], *setting: int) -> Call:
 
 
 def gates_of(layer: dict[str, np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
-    """Return the gates [G,S,E] that the block used: the weights of all choices, each at its expert."""
+    """Return the gates [G,S,E] that the block used.
+
+    `outputs` must contain all choices of each token, whose weights are the gates of their experts.
+    """
     slot, weight, _, expert = outputs
     gates = np.empty_like(weight)
     np.put_along_axis(gates, expert, weight, axis=-1)

@@ -1,4 +1,4 @@
-"""The routing ops of the op library in every combination of types, and in every ONNX Runtime, have the bits of numpy."""
+"""The routing ops of the op library have the same bits as numpy, in every combination of types and every ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_random_calls_are_the_reference_bit_for_bit(version: str | None, count: 
 
 
 def test_weights_are_the_bits_of_the_gates() -> None:
-    """Weights are copied bit by bit, also those that are NaN."""
+    """Check that weights are bit-for-bit copies of gates, even if they are NaN."""
     rng = np.random.default_rng(1)
     gates = rng.integers(0, 2**32, (2, 3000, 7), np.uint32).view(np.float32)
     call = MoeCall("VmoeRoute", "float", {"gates": gates}, {"capacity": 5, "k": 7, "bpr": 1})
@@ -32,7 +32,7 @@ def test_weights_are_the_bits_of_the_gates() -> None:
 
 
 def test_sums_in_half_precision_are_rounded_once() -> None:
-    """1 + 3 * 2^-12 rounds to 1 + 2^-10 in float16; with rounding after each product, it would stay 1."""
+    """Combine 1 + 3 * 2^-12, which rounds to 1 + 2^-10 in float16. It would stay 1 if each addition were rounded."""
     out = np.array([1, 2**-12], np.float16).reshape(1, 2, 1)
     slot = np.array([0, 1, 1, 1], np.int32).reshape(1, 1, 4)
     call = MoeCall("VmoeCombine", "fp16", {"out": out, "slot": slot, "weight": np.ones((1, 1, 4), np.float32)}, {})

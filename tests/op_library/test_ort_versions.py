@@ -1,4 +1,4 @@
-"""One binary of the op library runs under every supported ONNX Runtime; and the libraries that it requires of the system."""
+"""One binary of the op library runs in every supported ONNX Runtime, and needs only certain libraries of the system."""
 
 from __future__ import annotations
 

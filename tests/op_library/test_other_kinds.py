@@ -1,4 +1,4 @@
-"""Experts choice and Soft MoE from checkpoint to answer: their settings, outputs and guarantees."""
+"""Expert choice and Soft MoE from checkpoint to answer: their settings, outputs and guarantees."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow]
 AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
 CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "2500"))
 CALLS_ON_OTHER_PATHS = max(CALLS // 5, 1000)
-# The CPU paths to test: those of this machine, always including the emulated matrix unit.
+# The CPU paths to test are this machine's, which always include the emulated matrix unit.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15" if AT_LENGTH else "8"}  # callbacks, and cancelled calls
 THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("1", "2")
@@ -30,10 +30,12 @@ TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "op_calls"),
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
 }
-# Exceptions leak address sanitizer's copies of stack frames; searching for a free one would then take all the time.
-# Record two frames per allocation: ONNX Runtime makes a hundred allocations for each of our calls.
+# Two options keep the address sanitizer fast:
+# - No copies of stack frames: exceptions would leak them, and the search for a free one would then take nearly all the time.
+# - Two recorded frames per allocation: ONNX Runtime makes a hundred allocations for each call of an op.
 ASAN_OPTIONS = "detect_stack_use_after_return=0:malloc_context_size=2"
-# ONNX Runtime is not instrumented, so its own code is not watched. Our kernels are watched, even when it calls them.
+# ONNX Runtime is not instrumented, so the sanitizer does not watch its code. It watches this project's kernels, even when
+# ONNX Runtime calls them.
 TSAN_OPTIONS = "ignore_noninstrumented_modules=1"
 
 
@@ -105,6 +107,6 @@ def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:
     programs = build(THREADS) / "tests"
     engine = [programs / "engine_threads", mnist_image_bundle, onnxruntime_library(), "2"]
     for command in ([programs / "core_threads"], engine):
-        # In about one run of twenty, the sanitizer misses the race.
+        # Repeat the run, because the sanitizer misses the race in about one run of twenty.
         runs = (run(*command, "race", TSAN_OPTIONS=TSAN_OPTIONS) for _ in range(5))
         assert any(done.returncode == 66 and "data race" in done.stderr for done in runs)

@@ -38,8 +38,8 @@ def test_random_choices_equal_the_reference_exactly(name: str) -> None:
 
 @functools.cache
 def random_choices() -> list[tuple[dict[str, np.ndarray], Outputs]]:
-    """Return random calls, and the reference's outputs."""
+    """Return the inputs of random calls, and the reference's outputs for them."""
     made = list(choices(2202, 1000))
-    for inputs in made:  # OpenVINO treats denormal numbers as zeros
+    for inputs in made:  # avoid denormal numbers, which OpenVINO treats as zeros
         inputs["gates"][np.abs(inputs["gates"]) < np.finfo(np.float32).tiny] *= 0
     return [(inputs, run_reference(CHOOSE, *inputs.values())) for inputs in made]

@@ -40,7 +40,10 @@ VECTORS = list(vectors())
 
 
 class NodeSession:
-    """A session on a one-node model. `run_node` computes the outputs from the op, and arrays and attributes by name."""
+    """A session, in the interface of conformance/score.py, on a model with one node.
+
+    `run_node` computes the outputs of the node's op from its inputs and attributes, both by name.
+    """
 
     def __init__(self, run_node: Callable[..., Any], path: Path) -> None:
         graph = onnx.load(path).graph
@@ -102,8 +105,8 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Any]] = {
 }
 LEFT_OUT: dict[str, set[str]] = {
     "torch": {op for op in OPS if op not in TORCH},
-    "openvino": {"test_vmoe_expert_mlp_int4"},  # OpenVINO needs fixed sizes for it
-    "onnx-reference": {"experts_256", "b16"},  # too large for its TopK
+    "openvino": {"test_vmoe_expert_mlp_int4"},  # OpenVINO needs fixed sizes for int4
+    "onnx-reference": {"experts_256", "b16"},  # too large for the TopK of ONNX's reference evaluator
 }
 
 
@@ -168,7 +171,7 @@ def test_the_runner_scores_any_session_and_says_what_differs(tmp_path: Path) -> 
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
 
-# Fault | function of the reference | text to replace | replacement | a vector that finds the fault
+# Columns: fault | function of the reference | text to replace | replacement | a vector that detects the fault
 _FAULTS = """
 the higher tied expert | route | np.argsort(-ranked, | num_experts - 1 - np.argsort(-ranked[..., ::-1], | tied_experts
 the higher tied token | route | argsort(-priority | argsort(-priority - 1e-12 * bpr * np.arange(num_tokens) | tied_tokens

@@ -1,4 +1,4 @@
-"""The C++ adapters have exactly the declarations of the table of ops."""
+"""The declarations in the C++ adapters are exactly those of the op table."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ NEAR = {"float": 2e-5, "bf16": 5e-2, "i8": 0.15}
 
 
 def made(op: str, weights: ElementType, given: frozenset[str], tokens: int) -> Inputs:
-    """Return the inputs of a node with the optional inputs in `given`."""
+    """Return inputs for a node. It has the optional inputs in `given`, and `tokens` tokens."""
     rng = np.random.default_rng(tokens)
     sizes, inputs = SIZES | {"T": tokens}, {}
     for value in given_inputs(OPS[op], "float", given):
@@ -95,7 +95,7 @@ def test_every_path_computes_rows_without_regard_to_others(path: str, weights: E
     calls, wanted = [], []
     for op, given, attributes in CALLS:
         if "merge" in given:
-            continue  # near ties determine this output
+            continue  # this output depends on which of two nearly equal values is larger
         for tokens in (1, 37, 150):
             inputs = made(op, weights, given, tokens)
             names = tuple(value.name for value in OPS[op].inputs if value.type == "W" or value.scale_of)

@@ -44,7 +44,7 @@ def test_no_groups_give_empty_outputs(op: Op, given: frozenset[str], name: str) 
     if ("merge" in inputs or op.name == "VmoeRotate") and name != OP_LIBRARY:
         pytest.skip("ONNX Runtime makes one Reshape of several that can't tell no images, which no engine asks for")
     found = runner(name, op.name, given=given)(*inputs.values())
-    # With a pool, the one remaining slot is empty, and each expert takes all tokens in its ranking.
+    # With a pool, one empty slot remains. In expert choice, each token has one choice per expert, so K = E = 4.
     one_slot = {"M": 1 if given == WITH_POLICIES and op.name in ("VmoeRoute", "VmoeRouterBlock") else 0}
     choices = sizes | one_slot | ({"K": 4} if op.name == "VmoeChooseTokens" else {})
     choices["U"] = 5 if "merge" in inputs else 7
@@ -55,7 +55,7 @@ def test_no_groups_give_empty_outputs(op: Op, given: frozenset[str], name: str) 
 @EVERY_RUNNER
 @pytest.mark.parametrize("activation", range(len(ACTIVATIONS)))
 def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: str) -> None:
-    # One expert of one feature with weights 1: the output is the activation itself.
+    # The MLP is one expert with one feature and weights 1, so its output is the activation itself.
     x = np.linspace(-12, 12, 4801, dtype=np.float32).reshape(1, -1, 1)
     one, nothing = np.ones((1, 1, 1), np.float32), np.zeros((1, 1), np.float32)
     x[..., :4, 0] = np.nan, 1e4, -1e4, -0.0
@@ -76,7 +76,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
 @pytest.mark.parametrize("exponent", [1, 127])
 def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str) -> None:
     bits = np.arange(2**23, dtype=np.uint32) | np.uint32(exponent << 23)
-    # Test both signs without doubling the work: odd values in the second half of the mantissas become negative.
+    # Make the odd values in the second half of the mantissas negative. This tests both signs without twice the work.
     bits[2**22 + 1 :: 2] |= np.uint32(1 << 31)
     values = bits.view(np.float32)
     (found,) = _rounding(name)(values)
@@ -84,7 +84,7 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
 
 
 def _rounding(name: str) -> Run:
-    """Return a function that only rounds, as the op does in that runtime."""
+    """Return a function that only rounds to bfloat16, in the same way as ops do in that runtime."""
     model = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
         f"rounding (float[n] x) => (float[n] y) {{ {round_bf16_lines('x', 'y')} }}"

@@ -1,4 +1,4 @@
-"""Products in int8 bit by bit, and the expert block, in every runtime."""
+"""Matrix products in int8, bit by bit, and the expert block, in every runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 from vmoe_export.weight_types.int8 import quantize_columns
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
-CERTAIN = 16  # from here on, GELU is exactly the identity in every formula
+CERTAIN = 16  # from this value on, GELU returns its input exactly, in every formula
 
 
 @EVERY_RUNNER
@@ -28,11 +28,11 @@ def test_an_int8_product_has_the_bits_of_the_reference(depth: int, columns: int,
 
 @EVERY_RUNNER
 def test_sums_are_exact_where_float32_is_not(name: str) -> None:
-    # 3001 products of up to 127 * 127, whose sum exceeds the 24 bits of a float32.
+    # The sum of 3001 products of up to 127 * 127 needs more than the 24 bits of a float32.
     rng = np.random.default_rng(0)
     w = rng.integers(120, 128, (3001, 9)).astype(np.int8)
     x = rng.integers(120, 128, (1, 5, 3001)).astype(np.float32)
-    x[..., 0] = 127  # makes the scale of every row 1
+    x[..., 0] = 127  # the largest value, so that the scale of every row is 1
     (found,) = runner(name, "VmoeLinear", "i8")(x, w, np.zeros(9, np.float32), np.ones(9, np.float32))
     exact = x.astype(np.int64) @ w.astype(np.int64)
     assert (exact > 2**24).all()
@@ -123,12 +123,15 @@ def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name:
 
 
 def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attributes: int) -> np.ndarray:
-    """Compare a runtime's bits with the reference in float32, except the last two of OpenVINO, which fuses operations."""
+    """Run an int8 op in a runtime, compare its output bit by bit with the float32 reference, and return the output.
+
+    OpenVINO's output may differ slightly, because OpenVINO fuses operations.
+    """
     (found,) = runner(name, op, "i8", hidden=hidden, **attributes)(*inputs)
     (expected,) = run_reference(OPS[op], *inputs, **attributes)
     if name == "openvino":
         size = np.abs(expected).max()
-        # Rounding to bfloat16 may change one value in a few thousand to the next one.
+        # With rounding to bfloat16, one value in a few thousand may round to the neighbouring value.
         assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if attributes.get("dispatch_bf16") else 1)
         assert np.abs(found - expected).max() <= 2**-7 * size
     else:
@@ -137,7 +140,7 @@ def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attr
 
 
 def _mlp(rng: np.random.Generator, rows: tuple[int, ...], width: int, hidden: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return input and int8 weights of an MLP whose hidden features are so large that GELU returns them unchanged."""
+    """Return the input and the int8 weights of an MLP. Its hidden features are so large that GELU returns them unchanged."""
     x = normal(rng, *rows, width)
     w1, s1 = quantize_columns(normal(rng, width, hidden))
     w2, s2 = quantize_columns(normal(rng, hidden, width))

@@ -56,14 +56,14 @@ EVERY_SET = pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3, "O": 9, "U": 5}
 SIZES |= {"1": 1, "H": 1, "J": 1, "C": 2, "A": 2}
-MERGE = 2  # of T tokens; U are left
+MERGE = 2  # number of tokens that are merged: of T = 7 tokens, U = 5 remain
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")
 WEIGHTS = {"w", "w1", "w2", "wg", "wq", "wk", "wv", "wo"}
 
 
 def _choices() -> Iterator[object]:
-    """Yield every op with its types, and with each distinct set of its optional inputs."""
+    """Yield every op with each choice of its types and each distinct set of its optional inputs."""
     for op, (name, given) in itertools.product(OPS.values(), GIVEN.items()):
         for types in op.type_choices:
             weights = types.get("W", "float")
@@ -85,11 +85,11 @@ def test_the_onnx_function_has_the_names_of_the_table(
     op: Op, dispatch_bf16: bool, given: frozenset[str], weights: ElementType
 ) -> None:
     kind = WEIGHT_TYPES[weights]
-    activation = ACTIVATIONS[dispatch_bf16]  # graphs omit the first one
+    activation = ACTIVATIONS[dispatch_bf16]  # also test activation 0, for which graphs omit the attribute
     options = BodyOptions(dense=kind, experts=kind, dispatch_bf16=dispatch_bf16, given=given, activation=activation)
     function = function_body(op.name, options)
     assert function.domain == DOMAIN
-    # An omitted input is declared if others follow it.
+    # An omitted input must be declared if a later input is not omitted.
     last = op.inputs.index(given_inputs(op, weights, given)[-1])
     assert list(function.input) == [value.name for value in op.inputs[: last + 1]]
     assert list(function.output) == [value.name for value in made_outputs(op, given)]
@@ -136,7 +136,7 @@ def test_onnx_shape_inference_knows_the_ranks_and_types_of_the_table(op: Op) -> 
 
 
 def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarray:
-    """Return an input of the op with the sizes of SIZES."""
+    """Return an array for the input at `position`, with the sizes in SIZES."""
     value = op.inputs[position]
     if value.type == "i64":
         numbers = dict(zip((*SETTINGS, *POLICIES), (CAPACITY, SIZES["K"], 1, 0, SIZES["E"]), strict=True))

@@ -1,4 +1,4 @@
-"""Tokens in float16 and bfloat16, in every runtime: copied bits, sums in float32."""
+"""Tokens in float16 and bfloat16 in every runtime: copied bit by bit, and summed in float32."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> No
     (buf,) = runner(name, "VmoeDispatch", tokens=tokens)(x, src)
     assert buf.dtype == x.dtype
     (expected,) = run_reference(OPS["VmoeDispatch"], x, src)
-    # Runtimes exchange bfloat16 as float32, which preserves NaN but not its bits.
+    # Runtimes return bfloat16 as float32, which may change the bits of a NaN. NaN and other values are therefore compared
+    # separately.
     np.testing.assert_array_equal(np.isnan(buf.astype(np.float32)), np.isnan(expected.astype(np.float32)))
     numbers = ~np.isnan(expected.astype(np.float32))
     np.testing.assert_array_equal(buf[numbers].view(np.uint16), expected[numbers].view(np.uint16))
@@ -40,7 +41,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
     weight[slot == -1] = np.nan
     (y,) = runner(name, "VmoeCombine", tokens=tokens)(out, slot, weight)
     assert y.dtype == out.dtype
-    # A sum of two products in float32 is the same in any order, unless multiply and add are fused.
+    # A sum of two float32 products does not depend on the order. It differs only if multiplication and addition are fused.
     (expected,) = run_reference(OPS["VmoeCombine"], out, slot, weight)
     different = y != expected
     assert different.mean() < 2e-3
@@ -48,7 +49,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
         OPS["VmoeCombine"], out.astype(np.float64), slot, np.where(slot < 0, 0, weight.astype(np.float64))
     )
     assert (np.abs(y.astype(np.float64) - exact) <= _half_spacing(exact, tokens) * 1.001 + 1e-6).all()
-    # An additional rounding of each product to the short type would be noticed.
+    # Make sure that the test would notice if each product were rounded to the short type, too.
     products = (np.where(slot < 0, 0, weight)[..., None] * out.reshape(-1, 16)[slot]).astype(out.dtype)
     twice = products.astype(np.float32).sum(axis=2).astype(out.dtype)
     assert (twice != expected).mean() > 10 * different.mean()

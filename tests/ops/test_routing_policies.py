@@ -1,4 +1,4 @@
-"""VmoeRoute and VmoeRouterBlock with a pool and a limit of experts: every runtime has the numpy reference's outputs."""
+"""VmoeRoute and VmoeRouterBlock with a pool and a limit of experts have the reference's outputs in every runtime."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_reference_of_validation_keeps_the_same_pairs() -> None:
 def test_a_pool_gives_places_that_one_expert_leaves_to_another(name: str) -> None:
     gates = np.float32([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [[0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]]])
     slot, weight, src, expert = run(name, Case(gates, 1, 1, True, True, 2))
-    # Two slots for each group: expert 0 takes both of the first group, expert 1 both of the second.
+    # Each group has two slots. In the first group, expert 0 gets both, and in the second, expert 1 gets both.
     np.testing.assert_array_equal(slot[..., 0], [[0, 1, -1, -1], [-1, -1, 2, 3]])
     np.testing.assert_array_equal(src, [[0, 1], [6, 7]])
     np.testing.assert_array_equal(expert[..., 0], [[0, 0, 0, 1], [1, 0, 1, 1]])
@@ -90,7 +90,8 @@ def test_a_group_uses_the_experts_of_largest_mass_not_of_most_tokens(name: str) 
 @EVERYWHERE
 def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
     nan, inf = np.nan, np.inf
-    # First choices: expert 0 of the first two tokens (NaN ranks as 0), expert 1 of the next two, expert 2 of the last.
+    # First choices: expert 0 for the first two tokens, where NaN ranks as 0; expert 1 for the next two; expert 2 for the
+    # last.
     gates = np.float32([[[nan, -1.0, -2.0], [-1.0, -2.0, -inf], [-1.0, 0.25, -1.0], [0.0, 3e38, 0.0], [nan, -1.0, inf]]])
     for limit, used in ((1, [1]), (2, [1, 2]), (3, [0, 1, 2])):
         _, _, src, expert = run(name, Case(gates, 9, 1, True, False, limit))
@@ -100,7 +101,7 @@ def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
 
 @EVERYWHERE
 def test_nobody_to_serve_leaves_one_empty_place(name: str) -> None:
-    # Both first choices are expert 0; with a limit of one expert, only its pairs queue.
+    # The first choice of both tokens is expert 0. With a limit of one expert, only pairs with expert 0 can get slots.
     gates = np.float32([[[0.6, 0.4], [0.7, 0.3]]])
     _, _, src, _ = run(name, Case(gates, 1, 2, True, True, 1))
     np.testing.assert_array_equal(src, [[1, 0], [-1, -1]])
@@ -116,10 +117,11 @@ def test_large_masses_choose_the_experts_that_numpy_does(tokens: int, experts: i
 
 @functools.cache
 def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs]]:
-    """Return cases, and the reference's outputs."""
+    """Return cases whose experts have large and nearly equal sums of gates, and the reference's outputs."""
     rng = np.random.default_rng(tokens + experts)
     gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
-    # Each expert is the first choice of equally many tokens with the same gates, except a few units in one gate.
+    # Each expert is the first choice of equally many tokens. Their gates are the same for every expert, except one gate,
+    # which differs by a few units.
     each = tokens // experts
     units = rng.integers(16_000, 16_384, each)
     for expert, more in enumerate(rng.permutation(experts)):
@@ -218,7 +220,7 @@ def answers() -> list[Outputs]:
 def run(name: str, case: Case) -> Outputs:
     if name == "reference":
         return route(case)
-    # Nodes of the op library have the inputs of policies or omit them.
+    # In the op library, a node either has the inputs of policies or omits them. Test both forms.
     policies = name != OP_LIBRARY or not case.is_official
     inputs = list(case.inputs.values())
     return runner(name, "VmoeRoute", given=WITH_POLICIES if policies else USUAL)(*(inputs if policies else inputs[:4]))

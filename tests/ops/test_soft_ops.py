@@ -20,7 +20,7 @@ EVERY_SHAPE = pytest.mark.parametrize(("groups", "tokens", "width", "experts", "
 @EVERY_SHAPE
 def test_the_soft_router_is_the_reference(groups: int, tokens: int, width: int, experts: int, slots: int, name: str) -> None:
     rng = np.random.default_rng(width)
-    # A scale that makes shares uneven; tokens and slots of very different norms, one of each zero.
+    # The scale of 7.5 makes shares uneven. The norms of tokens and of slots vary widely; one token and one slot are zero.
     x = normal(rng, groups, tokens, width) * np.float32(10.0) ** rng.integers(-3, 3, (groups, tokens, 1)).astype(np.float32)
     mu = normal(rng, width, experts, slots) * np.float32(10.0) ** rng.integers(-3, 3, (1, experts, slots)).astype(np.float32)
     x[-1, -1], mu[:, -1, -1] = 0, 0

@@ -1,6 +1,6 @@
-"""Each CPU benchmark runs on a tiny model, and its peers have the engine's outputs.
+"""Each CPU benchmark runs on a tiny model, and the peers have the engine's outputs.
 
-Peers run in processes of their own, so a peer that crashes fails only one test.
+Each peer runs in a separate process, so a peer that crashes fails only its own test.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ FORKING.set_forkserver_preload(["torch", "openvino", "vmoe_export"])  # imported
 
 
 def timed(names: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Return the points of `speed.py --quick` for some of its runs."""
+    """Run `speed.py --quick` on the runs in `names`, and return its points."""
     timing.PAUSE_SECONDS = 0.0
     return speed.run(speed.parse_arguments(["--quick", "-o", str(folder), "--runs", *names]))[0]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for the models to time, which the first test makes."""
+    """Return the folder for the models to time. The first test writes the models."""
     return tmp_path_factory.mktemp("speed")
 
 
@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_runtime_is_timed_beside_the_engine_and_gives_its_logits(names: list[str], models: Path) -> None:
     if "dense-openvino-int8" in names and (reason := missing(*NNCF_PACKAGES)):
         pytest.skip(reason)
-    with ProcessPoolExecutor(1, FORKING) as own_process:  # a peer may crash it
+    with ProcessPoolExecutor(1, FORKING) as own_process:  # a separate process, because a peer may crash
         points = own_process.submit(timed, names, models).result()
     assert {point["run"] for point in points} == set(names)
     for point in points:

@@ -1,4 +1,4 @@
-"""A test that crashes its process is one failed test, and the run goes on."""
+"""A test that crashes its process counts as one failed test, and the remaining tests still run."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    """Return the anchors of a page's headings, in the form that both GitHub and the site use."""
     headings = _HEADING.findall(_BLOCK.sub("", page.read_text()))
     titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
@@ -62,7 +62,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.fast
 def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
-    """In a shared folder, CMake's cache would name another generator or a removed ninja, so the second build would fail."""
+    """Check that no page builds in build/native, the folder in which pip builds.
+
+    In a shared folder, CMake's cache would contain another generator or a ninja that has been removed, so the second build
+    would fail.
+    """
     assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
 
 
@@ -74,7 +78,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path, mnist_image_bundle: Path) -> Path:
-    """Make the folder where the examples run, with the samples and the bundles that the pages name."""
+    """Make the folder in which the examples run. It contains the samples and the bundles that the pages name."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "samples").symlink_to(ROOT / "samples")
     for name, bundle in {"mnist": mnist_image_bundle, "mnist-16": mnist_bundle}.items():
@@ -93,7 +97,10 @@ def test_python_runs(page: Path, example_folder: Path, monkeypatch: pytest.Monke
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_digits: Path) -> None:
-    """Run export, run, sweep and report in this order in one empty folder; the sweep on fewer images and settings."""
+    """Run export, run, sweep and report in this order, in one empty folder.
+
+    The sweep uses fewer images and settings than in the README.
+    """
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     monkeypatch.chdir(tmp_path)
     shell = "".join(blocks(ROOT / "README.md", "console")).replace("\\\n", " ")

@@ -1,4 +1,4 @@
-"""The headline benchmark: published accuracy over measured time, and the parts of an image's time; on a tiny model."""
+"""The headline benchmark (published accuracy over measured time) and the times of an image's layers, on a tiny model."""
 
 from __future__ import annotations
 

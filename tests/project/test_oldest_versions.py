@@ -23,12 +23,15 @@ def oldest(package: str) -> str:
 
 
 def named(text: str, package: str) -> Iterator[str]:
-    """Yield the oldest versions that a text names: "NAME ... 1.21 or newer", "NAME 1.21 and 1.32", "package>=1.21"."""
+    """Yield the versions of a package that a text names as the oldest.
+
+    The recognized forms are "NAME ... 1.21 or newer", "NAME 1.21 and 1.32", and "package>=1.21".
+    """
     text = " ".join(re.sub(r"[`*]|\n//", " ", text).split())
     between = r"(?:(?!\. |CUDA|nvcc|capability)[^|]){0,80}?"
     yield from re.findall(rf"\b{RUNTIMES[package]}\b{between} \(?([\d.]*\d) (?:or|and)(?: all)? newer", text)
     yield from re.findall(rf"\b{RUNTIMES[package]} ([\d.]*\d) and [\d.]*\d", text)
-    if package == "pillow":  # documents name the version whose grey levels ours equal
+    if package == "pillow":  # documents name the Pillow version whose resized grey levels equal this project's
         yield from re.findall(r"\bPillow (\d+)", text)
     yield from re.findall(rf"\b{package}>=([\d.]*\d)", text)
 

@@ -1,4 +1,4 @@
-"""The package installs with native libraries if they can be built, and otherwise without them, with a reason."""
+"""The package installs with native libraries if they can be built. Otherwise, it installs without them and gives the reason."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
-    """Make only these packages and the runtime importable. A picture file needs an engine and Pillow."""
+    """Make only the runtime and these packages importable. To run a picture file, an engine and Pillow would be needed."""
     modules = {"numpy": np, "onnxruntime": onnxruntime}
     for name in packages:
         place = Path(str(modules[name].__file__)).parent

@@ -1,6 +1,6 @@
-"""Portable wheels run at full speed in a root without a compiler, on x86-64 and, in an emulator, on 64-bit ARM.
+"""Portable wheels run at full speed in a root folder without a compiler, on x86-64 and on 64-bit ARM in an emulator.
 
-`make wheel` builds them and runs these tests.
+`make wheel` builds the wheels and runs these tests.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ pytestmark = [
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
-# Further exports of zig's libraries for macOS: its linker's own names, and C++'s operators new and delete, which all
-# libraries of a macOS process share anyway.
+# Symbols that zig's libraries for macOS export as well: names of zig's linker, and C++'s operators new and delete. All
+# libraries of a macOS process share these operators in any case.
 ZIG_EXPORTS = re.compile(r"__mh_dylib_header|___dso_handle|__Z(n[wa]|d[la])\w+")
 
-# Prints the engine's description and every file name below the root, answers images, and then runs `vmoe run`.
+# This program prints the engine's description and every file name below the root, saves the logits of images, and then runs
+# `vmoe run`.
 IN_BARE_ROOT = """
 import json, os, sys
 places = [name for name in os.listdir("/") if name not in ("proc", "sys", "dev")]
@@ -70,7 +71,7 @@ def unpacked(arch: str, folder: Path) -> Path:
     return folder / "vmoe_runtime"
 
 
-# Prints the libraries that a package would find on macOS, as far as Linux can emulate it.
+# This program prints the libraries that the package would find on macOS, as far as Linux can imitate macOS.
 ON_MACOS = """
 import sys
 sys.platform = "darwin"
@@ -96,7 +97,10 @@ def test_a_portable_wheel_needs_no_more_than_its_name_says(arch: str, tmp_path: 
 def test_the_wheel_for_macos_needs_no_more_than_its_name_says_and_exports_what_that_for_linux_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only read the wheel. Of its statically linked libc++, the system's may replace no more than string destructors."""
+    """Check the files in the wheel, without running them.
+
+    The wheel links libc++ statically. The system's libc++ may replace only destructors of strings.
+    """
     monkeypatch.syspath_prepend(str(wheel_folder("lief==1.0.0")))
     import lief
 
@@ -138,7 +142,10 @@ def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
 def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
     runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """g++ builds the program with its standard library, and zig the SDK with its own. An error must pass between them."""
+    """Build the program with g++ and its standard library, while the SDK was built with zig and zig's library.
+
+    An error in the SDK must reach the program.
+    """
     package = unpacked("x86_64", tmp_path / "wheel")
     assert cpu_paths.supported_paths(package / "lib" / OP_LIBRARY) == promised_paths()
     images = mnist_images["images"][:64, ..., None]

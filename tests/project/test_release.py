@@ -1,6 +1,6 @@
-"""A release has exactly the files in its list, and they work on a Debian without anything else of ours.
+"""A release has exactly the files in its list. They work on a Debian that contains nothing else of this project.
 
-`make release` builds them and runs these tests.
+`make release` builds the files and runs these tests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NAMES = {
     *(f"vmoe-export-{VERSION}{rest}" for rest in ("-docs.tar.gz", ".cdx.json")),
     "SHA256SUMS",
 }
-# Imitates macOS and Windows as far as Linux can: removes the parts that those systems lack.
+# This program imitates macOS and Windows, as far as Linux can, by removing what those systems lack.
 STANDARD_OPS = """
 import os, sys, warnings
 import numpy, onnxruntime, PIL.Image
@@ -89,7 +89,10 @@ def test_the_checksums_are_those_of_every_file() -> None:
 
 @pytest.mark.parametrize(("arch", "debian_arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
 def test_the_sdk_has_the_libraries_of_the_wheel(arch: str, debian_arch: str, tmp_path: Path) -> None:
-    """Check only the files: the wheels' own tests run both architectures. The libraries must contain no folder names."""
+    """Check only the files, because the tests of the wheels run both architectures.
+
+    The libraries must not contain the path of the source folder.
+    """
     package = release_file(f"*_{debian_arch}.deb")
     assert f"Architecture: {debian_arch}" in built("dpkg-deb", "--info", package)
     built("dpkg-deb", "--extract", package, tmp_path)

@@ -1,4 +1,4 @@
-"""The samples that users copy: the writer of random checkpoints, and the runner on plain ONNX Runtime."""
+"""The samples for users to copy: the writer of random checkpoints, and the runner that needs only ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 @pytest.fixture
 def tiny(writer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the writer with an S/32 of 12 blocks reduced to a few kB."""
+    """Return the writer of random checkpoints. Its S/32 is reduced to a few kB, with 12 blocks."""
     monkeypatch.setitem(writer.VARIANTS, "S/32", writer.Variant(16, 12, 24, 2, 8))
     return writer
 
@@ -120,7 +120,7 @@ def test_a_random_checkpoint_exports_and_answers(tiny: ModuleType, tmp_path: Pat
 
 
 def run_plain(*arguments: str | Path, blocked: Path) -> subprocess.CompletedProcess[str]:
-    """Run the sample where `vmoe_runtime` can't be imported, which proves that it doesn't need the package."""
+    """Run the sample in an environment that can't import `vmoe_runtime`, to prove that the sample doesn't need it."""
     (blocked / "vmoe_runtime").mkdir(exist_ok=True)
     (blocked / "vmoe_runtime" / "__init__.py").write_text("raise ImportError\n")
     command = (sys.executable, SAMPLES / "onnxruntime_plain.py", *arguments)

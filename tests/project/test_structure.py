@@ -1,4 +1,4 @@
-"""The allowed imports of each folder, and the absence of cycles in Python, C++ and JavaScript."""
+"""The imports that each folder may use, and the absence of import cycles in Python, C++ and JavaScript."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def forbidden(source: str, allowed: set[str]) -> set[str]:
 
 
 def modules() -> dict[str, str]:
-    """Return the source of every module of our packages, by its name."""
+    """Return the source of every module of this project's packages, by module name."""
     sources = {}
     for path in tracked(*PYTHON, endings=(".py",)):
         words = path.relative_to(ROOT).with_suffix("").parts[1:]
@@ -82,7 +82,10 @@ def modules() -> dict[str, str]:
 
 
 def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return which of these modules each module imports. In `from package import name`, both names may be modules."""
+    """Return, for each module, which of the other modules in `sources` it imports.
+
+    In `from package import name`, both `package` and `package.name` may be modules.
+    """
     names = {module: imported(source) for module, source in sources.items()}
     return {
         module: {name if name in sources else name.rpartition(".")[0] for name in found} & sources.keys()
@@ -91,8 +94,10 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return which of these C and C++ files each file includes. A header counts as one file with those that implement it:
-    the .c, .cc or .cu file of the same name, and the -inl.h file of that name if it includes the header.
+    """Return, for each C or C++ file, which of the other files in `sources` it includes.
+
+    A header and the files that implement it count as one file. These are the .c, .cc or .cu file of the same name, and the
+    -inl.h file of that name if it includes the header.
     """
 
     def module(name: str) -> str:
@@ -110,7 +115,7 @@ def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return which of these JavaScript files each file imports, or starts as a worker."""
+    """Return, for each JavaScript file, which of the other files in `sources` it imports or starts as a worker."""
     return {
         name: {normpath(Path(name).parent / path) for path in _LOADED.findall(source)} & sources.keys()
         for name, source in sources.items()
@@ -118,7 +123,7 @@ def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
-    """Return the sets of modules that reach each other by imports."""
+    """Return the import cycles, as sets of modules that reach one another."""
     reached = {}
     for module, imported in graph.items():
         found, left = set(), set(imported)

@@ -22,7 +22,9 @@ BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine, mnist_images: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Return the results of each setting alone: logits f32[1536,10], and the kept pairs of each image, i64[1536]."""
+    """Return the results of each setting without a cascade: logits f32[1536,10] and each image's number of kept pairs,
+    i64[1536].
+    """
 
     def run(setting: str, part: np.ndarray) -> list[np.ndarray]:
         logits, routing = engine.logits_and_routing(part, setting)
@@ -90,7 +92,7 @@ def test_margins_are_of_probabilities() -> None:
 
 
 def answers(*sure: tuple[int, float]) -> np.ndarray:
-    """Return logits of two classes that give each answer's class and margin."""
+    """Return logits of two classes, one row for each (class, margin) in `sure`."""
     logits = np.zeros((len(sure), 2))
     for row, (label, margin) in zip(logits, sure, strict=True):
         row[label] = 2 * np.arctanh(margin)
@@ -137,10 +139,12 @@ def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Escalating the first image makes it correct. Escalating the second makes it wrong, as with the second setting alone.
+    # Escalating the first image corrects its answer. Escalating the second makes its answer wrong, just as the second
+    # setting alone does.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
-    low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))  # equal margins: both are escalated or none
+    # the margins are equal, so both images are escalated or neither is
+    low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))
     assert calibrated_margin(low, high, np.zeros(2, np.int64)) == 0.0
 
 

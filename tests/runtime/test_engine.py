@@ -1,4 +1,4 @@
-"""The engine: profiles, images, groups, threads, and answers that don't depend on the neighbours in a batch."""
+"""The engine: profiles, images, groups and threads, and answers that don't depend on the other images in a batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(
     images = mnist_images["images"][:count]
     shuffled = np.random.default_rng(5).permutation(count)
     with Engine.load(mnist_image_bundle, backend=backend, threads=threads) as engine:
-        # 1e-6 leaves one slot per expert.
+        # A capacity ratio of 1e-6 gives one slot per expert.
         for capacity, k in ((1e-6, 1), (1e-6, 2), (0.3, 1), (1.05, 2)):
             together = engine(images, capacity=capacity, k=k)
             alone = np.concatenate([engine(images[i : i + 1], capacity=capacity, k=k) for i in range(count)])
@@ -176,7 +176,7 @@ def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Image
         assert taken.max() == slots
         assert (weight[..., 0] >= weight[..., 1]).all()
         assert route.patch_mask().shape == (4, 7, 7)
-        # The classifier token comes first.
+        # The class token comes first and is not a patch.
         np.testing.assert_array_equal(route.patch_mask().reshape(4, 49), kept.any(axis=2)[:, 1:])
 
 

@@ -1,4 +1,4 @@
-"""Printed FLOPs equal a count of all matrix products in the graph of standard ops."""
+"""The FLOPs that commands print equal the FLOPs of all matrix products in the graph of standard ops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ MODELS = {
 
 
 def products_of(bundle: Path, feeds: dict[str, np.ndarray]) -> int:
-    """Return the FLOPs of all matrix products in a run of `model.inlined.onnx`, two per multiply-add, from their shapes."""
+    """Return the FLOPs of all matrix products in a run of `model.inlined.onnx`.
+
+    They are computed from the shapes, as two per multiply-add.
+    """
     graph = onnx.load(bundle / "model.inlined.onnx", load_external_data=False)
     constant = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
     products = [node for node in graph.graph.node if node.op_type == "MatMul"]

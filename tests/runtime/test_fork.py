@@ -1,4 +1,4 @@
-"""Servers that fork their workers: each worker answers with an engine of its own and ends on request."""
+"""Servers that fork their workers: each worker answers with its own engine, and ends when it is told to."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_images_are_refused_that_are(images: Any, words: str) -> None:
 @pytest.mark.parametrize(("mode", "spec"), [("LAB", GREY), ("La", GREY), ("La", RGB)])
 def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> None:
     given: list[Any] = [Image.new(mode, (12, 12))]
-    if mode == "LAB":  # the only one that files can have
+    if mode == "LAB":  # the only one of these modes that a file can have
         given.append(picture_file(given[0], "TIFF"))
     for image in given:
         with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
@@ -162,7 +162,7 @@ def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> Non
 
 
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
-    # Opening it would block for ever.
+    # Opening a pipe that nobody writes to would block forever.
     os.mkfifo(pipe := tmp_path / "pipe.png")
     with pytest.raises(ImageError, match=r"pipe\.png is a device or pipe"):
         to_batch(pipe, RGB)
@@ -213,14 +213,15 @@ def test_images_within_nought_and_one_and_nan_are_warned_of_once_per_engine() ->
         with Engine.load(BUNDLE, backend="onnxruntime") as engine:
             seen = warned(engine, unit, unit, nan, unit, nan)
         assert [str(each.message)[:18] for each in seen] == ["the images go from", "the images have Na"]
-        # The warning names the caller's line, not one of this package.
+        # The warning points to the caller's line, not to a line of this package.
         assert {each.filename for each in seen} == {__file__}
 
 
 def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) -> None:
     batch = np.random.default_rng(0).uniform(-2, 2, (1, 12, 12, 3)).astype(np.float32)
     assert not warned(engine, batch, np.zeros((1, 12, 12, 3), np.uint8))
-    # The engine itself scales uint8 images, and a single bright image says nothing about the range of a batch.
+    # None of these inputs may cause a warning: the engine itself scales uint8 images, and a single bright image does not
+    # show the range of a batch.
     bright = np.full((12, 12, 3), 200, np.uint8)
     floats = np.full((1, 12, 12, 3), 0.5, np.float32)
     for given in (

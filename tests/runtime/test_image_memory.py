@@ -1,4 +1,7 @@
-"""A picture of any shape needs only a small multiple of its own and the model's pixels as memory; a limit enforces it."""
+"""Preparing a picture of any shape needs memory for a small multiple of its own pixels and the model's.
+
+A memory limit enforces this.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import squash
 
-# The limit is 64 MB, plus 8 bytes for each pixel of the picture and of the model, times the larger number of channels.
+# This program limits its memory to 64 MB, plus 8 bytes for each pixel of the picture and of the model, times the larger
+# number of channels.
 PROGRAM = """
 import io, resource, sys
 import numpy as np
@@ -105,7 +109,7 @@ def run(script: str) -> str:
 
 
 def test_200_odd_pictures_stay_within_their_memory() -> None:
-    assert int(run(ODD)) > 150  # the others are too long and narrow
+    assert int(run(ODD)) > 150  # the remaining pictures are refused, because they are too long and narrow
 
 
 def test_a_picture_of_one_row_or_column_stays_within_its_memory() -> None:

@@ -64,7 +64,8 @@ def test_every_position_of_a_batch(load: Callable[[], Any], mnist_images: dict[s
             mixed = images.copy()
             mixed[position][pixels] = np.nan
             found[position, pixels != np.s_[:]] = answers(loaded, mixed)
-    expected = answers(loaded, images)  # last, because its values left in buffers would hide the effects of NaN
+    # must come last: values that this run leaves in buffers would hide the effects of NaN
+    expected = answers(loaded, images)
     loaded.close()
     for (position, _), answer in found.items():
         others = np.arange(COUNT) != position

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.fast
 DATA = Path(__file__).parents[1] / "data" / "preprocess"
 LEVEL = 2 / 255
 FAMILIES = json.loads((DATA / "families.json").read_text())  # family -> its preprocessor_config.json
-OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]
+OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # "file name|steps" -> float32[H,W,3]
 
 
 def spec_of(steps: str, height: int, width: int, channels: int = 3, dtype: str = "float32") -> InputSpec:
@@ -39,7 +39,7 @@ def test_a_picture_becomes_what_the_official_code_makes_of_it(case: str) -> None
     expected = OFFICIAL[case]
     found = to_batch(DATA / name, spec_of(steps, *expected.shape[:2]))[0]
     if name.endswith(".png"):
-        # The same operations as the official code, so that not even the last bit differs.
+        # For PNG, all operations are the same as in the official code, so even the last bit is equal.
         np.testing.assert_array_equal(found, expected)
     else:
         # TensorFlow decodes JPEG with a faster method than Pillow.
@@ -249,7 +249,7 @@ def test_steps_are_read_as_the_official_configs_write_them() -> None:
     ],
 )
 def test_official_steps_are_refused_as_those_of_a_manifest_are(steps: str, sentence: str) -> None:
-    with refusal(ValueError, sentence):  # bundle_manifest_cases.py has the refused manifests
+    with refusal(ValueError, sentence):  # bundle_manifest_cases.py contains the manifests that are refused
         parse_steps(steps)
 
 

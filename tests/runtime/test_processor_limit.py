@@ -1,5 +1,6 @@
-"""The CPUs of a process, and a container's limit on CPU time, limit the default number of an engine's threads, in Python
-and C++.
+"""The default number of an engine's threads, in Python and in C++.
+
+It is limited by the CPUs that a process may use, and by a container's limit on CPU time.
 """
 
 from __future__ import annotations
@@ -41,14 +42,17 @@ print(python, cpp)
 
 
 def threads_of_engines(bundle: Path, threads: str, group: Path) -> list[int]:
-    """Return the threads that an engine starts in Python and in C++ if /sys/fs/cgroup is `group`."""
+    """Return the number of threads that an engine uses, in Python and in C++, if /sys/fs/cgroup is the folder `group`."""
     program = ("env", f"PYTHONPATH={SUPPORT}", sys.executable, "-c", THREADS_OF_ENGINE, bundle, threads)
     return [*map(int, built(*INTO_NAMESPACE, group, *program).split())]
 
 
 @pytest.fixture(scope="module")
 def unlimited(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """Return the number of threads without a limit. Skip if this machine allows no such namespaces."""
+    """Return the default number of threads without a limit, in Python and in C++.
+
+    If this machine does not allow mount namespaces, skip the test.
+    """
     group = tmp_path_factory.mktemp("group")
     tried = subprocess.run([*INTO_NAMESPACE, group, "true"], check=False, capture_output=True, text=True)
     if tried.returncode:

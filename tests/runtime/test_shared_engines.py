@@ -1,4 +1,4 @@
-"""Engines of a process share a session if the caller can't tell the difference."""
+"""Engines in the same process share one loaded graph if the caller can't tell the difference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
 
 @pytest.fixture
 def bundle(mnist_image_bundle: Path, tmp_path: Path) -> Path:
-    """Copy a bundle, so that no engine of another test uses it."""
+    """Copy a bundle, so that the engines of other tests do not share anything with it."""
     return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
 
 

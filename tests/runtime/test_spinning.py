@@ -1,4 +1,4 @@
-"""An engine uses no CPU between calls, so that it doesn't slow down the rest of its process."""
+"""An engine uses no CPU between calls, so that it doesn't slow down the rest of the process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_threads_sleep_between_calls_unless_they_are_told_to_spin(
     mnist_images: dict[str, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Tests that share CPUs never let threads spin.
+    # Restore the real SessionOptions, because the tests, which share CPUs, replace it by one that never lets threads spin.
     monkeypatch.setattr(onnxruntime, "SessionOptions", onnxruntime.capi.onnxruntime_pybind11_state.SessionOptions)
     images = mnist_images["images"][:4]
     spinning = between_calls(mnist_image_bundle, images, spin=True)

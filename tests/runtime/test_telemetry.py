@@ -1,4 +1,4 @@
-"""No program looks up a host or writes outside the cache folder, even if ONNX Runtime would do so by default."""
+"""No program looks up a host or writes outside the cache folder, although ONNX Runtime might do both by default."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def traces(watch: Path, home: Path, *command: str | Path, **environment: str) -> tuple[list[str], list[str]]:
-    """Return the hosts that a command looked up, and the files that it wrote to its home folder."""
+    """Run a command. Return the hosts that it looked up, and the files that it wrote to its home folder."""
     home.mkdir()
     lookups = home.parent / f"{home.name}.lookups"
-    # ONNX Runtime itself sends nothing if a variable shows that it runs in continuous integration.
+    # Don't pass variables that reveal continuous integration, because ONNX Runtime then sends nothing in any case.
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     subprocess.run(
         command,
@@ -89,7 +89,7 @@ def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path
     environment = {"PYTHONPATH": str(packages)}
     assert traces(watch, tmp_path / "home", *command, "3", **environment) == ([], [])
     lookups, files = traces(watch, tmp_path / "other", *command, "120", ORT_DISABLE_TELEMETRY="0", **environment)
-    assert lookups or files  # otherwise neither this test nor the previous one could fail
+    assert lookups or files  # proves that this test and the previous one would notice telemetry
 
 
 @pytest.mark.parametrize("start", ["import vmoe_runtime", "from vmoe_export import export_bundle"])

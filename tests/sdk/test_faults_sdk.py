@@ -1,4 +1,4 @@
-"""Bad calls and bad bundles give the C++ SDK's callers a status with one sentence, and never end their process."""
+"""Bad calls and bad bundles give callers of the C++ SDK a status and one sentence. They never end the process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from vmoe_runtime.installation import oldest_supported
 pytestmark = pytest.mark.fast
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
-NOWHERE = byref(ctypes.c_void_p())  # receives the result of a successful call
+NOWHERE = byref(ctypes.c_void_p())  # where a successful call stores its result
 RATIO, BPR, POOL = 1, 4, 8  # VMOE_SET_*
 
 
 class Call:
-    """The arguments of successful calls on an MNIST engine. A case makes one of them invalid."""
+    """Valid arguments for calls on an MNIST engine. Each case makes one argument invalid."""
 
     def __init__(self, engine: ctypes.c_void_p, bundle: Path) -> None:
         self.engine, self.bundle = engine, bytes(bundle)
@@ -244,7 +244,7 @@ def status(programs: Path, bundle: Path) -> tuple[int, str]:
     ["weights with one bit changed", "a graph behind a link", "a pipe as manifest", "100,000 lists", "a profile of k 9"],
 )
 def test_a_bundle_is_refused(name: str, programs: Path, tmp_path: Path) -> None:
-    # Each is in the list of cases for both readers.
+    # The list of cases for both readers contains each of these names.
     case = next(case for case in bundle_cases.CASES if case.name == name)
     code, sentence = status(programs, case.build(tmp_path))
     assert code == BUNDLE
@@ -288,7 +288,7 @@ def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, 
 
 
 def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    # Provide these names, because an installed ONNX Runtime would otherwise be found on the library path.
+    # These invalid libraries hide an ONNX Runtime that is installed on the library path.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (tmp_path / name).write_text("this is no library")
     variables = {"VMOE_ONNXRUNTIME": "", "LD_LIBRARY_PATH": str(tmp_path)}

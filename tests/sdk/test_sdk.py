@@ -1,4 +1,4 @@
-"""The C++ SDK, used in a project outside the repository, has the bits of the Python engine on any number of threads."""
+"""The C++ SDK in a project outside the repository has the same bits as the Python engine, on any number of threads."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ PUBLIC = {
 
 @functools.cache
 def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
-    """Load the Python engine with the graph and the op library that the SDK of a prefix uses."""
+    """Load the Python engine with the same graph and op library as the SDK in `prefix`."""
     library = prefix / "lib" / sdk_build.OP_LIBRARY
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the warning of an installation without an op library
+        warnings.simplefilter("ignore")  # without an op library, loading gives a warning
         patch.setattr(op_library, "find_library", lambda: library if library.is_file() else None)
         return Engine.load(bundle, backend="onnxruntime", threads=threads)
 
@@ -140,7 +140,7 @@ def test_routing_is_that_of_the_python_engine(
 
 
 def assert_same_routing(found: dict[str, Any], expected: Routing) -> None:
-    """Assert that the SDK has the same arrays of routing as Python, with the same bits."""
+    """Assert that the SDK returns the same routing arrays as Python, bit for bit."""
     assert found["kind"] == ROUTING_KINDS.index(expected.kind) + 1
     for name in ("expert", "kept", "weight", "dispatch", "combine"):
         one, other = found[name], getattr(expected, name)
@@ -158,7 +158,8 @@ def golden_config(case: golden.Case) -> GoldenConfig:
     return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1, case.output
 
 
-# Each case needs one export. Of the ensembles, take groups of one image, of half an image and of several images.
+# The cases need one export for each entry of GOLDEN. The ensembles' cases have groups of one image, of half an image, or of
+# several images.
 CASES = [*golden.cases(), *(c for c in golden.ensemble_cases() if c.group in ("tokens:26", "tokens:52", "tokens:96"))]
 GOLDEN = sorted({golden_config(case) for case in CASES})
 
@@ -257,7 +258,7 @@ def test_onnxruntime_is_found_by_the_environment_variable(prefix: Path, mnist_bu
 
 
 def assert_loads(program: Path, bundle: Path, **environment: str) -> None:
-    """Assert that `sdk_c_only` prints the version, and a status without a message."""
+    """Assert that `sdk_c_only` loads the bundle: it prints the version, and a status without a message."""
     done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__} 0 \n", "")
 
@@ -343,7 +344,7 @@ file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FI
     for compiled in json.loads((build / "compile_commands.json").read_text()):
         assert compiled["command"].rindex("-fno-fast-math") > compiled["command"].rindex("-ffast-math")
     assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
-    # The installed files name the library's location by the build type, which is empty.
+    # The build type is empty, and CMake names the file with the library's location after it.
     assert "-noconfig.cmake" in (build / "vmoe" / "sdk" / "cmake_install.cmake").read_text()
 
 

@@ -1,4 +1,4 @@
-"""The SDK's batcher: every request gets one answer with the engine's bits, or a message for a mistake."""
+"""The SDK's batcher: every request gets exactly one answer with the engine's bits, or a message if it is invalid."""
 
 from __future__ import annotations
 

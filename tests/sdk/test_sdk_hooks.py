@@ -1,4 +1,4 @@
-"""The C++ SDK's features for services: warm-up, a log callback, and calls that can be cancelled."""
+"""The C++ SDK's features for services: warm-up, a log callback, and cancelling calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_warm_engine_answers_as_a_cold_one(
 def all_logged(
     prefix: Path, bundle: Path, level: int, library: Path | str | None = None, *, mode: str = "all", **environment: str
 ) -> tuple[Messages, str]:
-    """Return the lines of sdk_log, pairs of a level or an event and a message; and the text on stderr."""
+    """Run sdk_log. Return its lines, as pairs of a level or event and a message, and its text on stderr."""
     library = sdk_build.onnxruntime_library() if library is None else library
     done = sdk_build.run(sdk_build.program(prefix, "sdk_log"), bundle, library, mode, str(level), **environment)
     assert done.returncode == 0
@@ -47,7 +47,10 @@ def all_logged(
 
 
 def logged(*arguments: Any, **options: Any) -> Messages:
-    """Return the lines except those about a missing op library; assert that stderr is empty."""
+    """Run sdk_log like `all_logged`, and assert that stderr is empty.
+
+    The result omits the lines about a missing op library.
+    """
     messages, printed = all_logged(*arguments, **options)
     assert printed == ""
     return [(first, rest) for first, rest in messages if not rest.startswith(NO_OP_LIBRARY)]
@@ -131,7 +134,7 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle:
 
 
 def row_that_is_not_there(model: onnx.ModelProto) -> None:
-    """Replace the output by its millionth row, whose absence only a run can notice."""
+    """Replace the output by its millionth row. The row does not exist, but only a run can notice this."""
     graph = model.graph
     output = graph.output[0].name
     for node in graph.node:
@@ -170,5 +173,5 @@ def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(p
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     numbers = re.fullmatch(r"cancelled (\d+) done (\d+) equal (\d+) of \3\n", done.stdout)
     assert numbers, done.stdout
-    # If calls were only checked before they begin, hardly any would be cancelled.
+    # Hardly any calls would be cancelled if cancellation were only checked before a call begins.
     assert int(numbers[1]) > 20 and int(numbers[3]) > 20

@@ -1,4 +1,4 @@
-"""The C++ SDK preprocesses pictures with the bits of Python, reads the same steps, and needs little memory."""
+"""The C++ SDK prepares pictures with the same bits as Python, reads the same steps, and needs little memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vmoe_runtime.images import to_batch
 
 BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 DATA = Path(__file__).parents[1] / "data" / "preprocess"
-OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]
+OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # "file name|steps" -> float32[H,W,3]
 
 
 def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dtype: str = "float32") -> bytes:
@@ -34,7 +34,9 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
 
 
 def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list[bytes | str]:
-    """Return, for each manifest and uint8[H,W,C], the bytes of the image, or the message of the refusal."""
+    """Prepare each picture uint8[H,W,C] for its manifest in C++. Return the bytes of each image, or the message of a
+    refusal.
+    """
     pictures = [
         with_manifest(text, struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()) for text, pixels in pairs
     ]
@@ -42,7 +44,7 @@ def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list
 
 
 def python(text: bytes, pixels: np.ndarray, orientation: int = 0) -> bytes | str:
-    """Return the same from the Python runtime."""
+    """Prepare one picture in Python. Return the same as `ask`: the bytes of the image, or the message of a refusal."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image.getexif()[0x112] = orientation
     try:
@@ -94,7 +96,7 @@ def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
     cases.append((manifest({"steps": "resize(24)"}, 24, 24, 1), generator.integers(0, 256, (1, 20_000_001, 1), np.uint8)))
     expected = [python(*case) for case in cases]
     assert sum(isinstance(answer, bytes) for answer in expected) > 400
-    assert sum(isinstance(answer, str) for answer in expected) > 10  # too small for their crop
+    assert sum(isinstance(answer, str) for answer in expected) > 10  # these pictures are too small for the crop
     assert ask(cases) == expected
 
 
@@ -122,7 +124,7 @@ def prepare(program: Path, bundle: Path, shape: tuple[int, ...], *files: str | P
 
 
 def with_steps(folder: Path, steps: str) -> Path:
-    """Copy a bundle, and change its steps."""
+    """Copy a bundle, and replace its preprocessing steps."""
     return copied_bundle(BUNDLE, folder / "x.vmoe", put("preprocessing", {"steps": steps}))
 
 

@@ -30,7 +30,7 @@ def images(mnist_images: dict[str, Any]) -> Images:
 
 
 class Gate:
-    """An engine that counts its calls, and holds them until the test releases them."""
+    """An engine that records its calls, and blocks each call until the test releases it."""
 
     def __init__(self, engine: Engine) -> None:
         self.manifest, self.setting, self._engine = engine.manifest, engine.setting, engine
@@ -50,7 +50,7 @@ class Gate:
 
 @contextmanager
 def held(engine: Engine, images: Images, plan: Elastic | None = None, **limits: int) -> Iterator[tuple[Gate, Batcher]]:
-    """Yield a batcher in the middle of its first call, so that new requests wait."""
+    """Yield a batcher whose first call is blocked, so that new requests have to wait."""
     gate = Gate(engine)
     batcher = Batcher(gate, plan, **{"most_images": 8, "most_waiting": 100, **limits})  # type: ignore[arg-type]
     first = batcher.submit(images[:1], HIGH)
@@ -74,7 +74,7 @@ def test_calls_take_whole_requests_of_one_setting_in_their_order(engine: Engine,
         assert batcher.load().waiting == 13
         gate.let_through.release(1000)
         answers = [answer_of(future) for future in futures]
-    # The third request at LOW exceeds the limit of eight, and the one after it doesn't overtake it.
+    # The third request at LOW would exceed the limit of eight images. The next request at LOW doesn't overtake it.
     assert gate.calls == [(1, HIGH), (6, LOW), (3, HIGH), (4, LOW)]
     assert [answer.batch_size for answer in answers] == [6, 3, 6, 4, 3, 4]
     assert all(answer.waited > 0 and answer.seconds > 0 for answer in answers)

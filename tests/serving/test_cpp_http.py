@@ -136,7 +136,8 @@ def test_clients_that_drip_get_408_and_hold_nobody(server: CppServer) -> None:
             assert all(drip.result().startswith(b"HTTP/1.1 408 ") for drip in drips)
         return not late
 
-    assert any(answered_meanwhile() for _ in range(9))  # on a loaded machine, the first one may take too long
+    # retry, because the first attempt may take too long on a busy machine
+    assert any(answered_meanwhile() for _ in range(9))
 
 
 def test_a_client_that_waits_for_100_gets_it(server: CppServer) -> None:
@@ -168,7 +169,7 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
 
 
 def tasks(server: CppServer) -> dict[str, int]:
-    """Return the threads of the process, and how often each has waited."""
+    """Return, for each thread of the server's process, how often it has waited."""
     files = Path(f"/proc/{server.process.pid}/task").glob("*/status")
     return {file.parent.name: int(file.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for file in files}
 
@@ -179,7 +180,7 @@ def test_idle_connections_cost_no_thread_and_wake_none(mnist_image_bundle: Path)
     with ExitStack() as stack:
         for index in range(200):
             connection = stack.enter_context(connected(server.port))
-            if index % 2:  # idle from the start, or after a request
+            if index % 2:  # half of the connections are idle from the start, the rest after one request
                 connection.sendall(HEALTH)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         idle = tasks(server)
@@ -203,7 +204,7 @@ def test_a_connection_without_a_request_is_closed_after_a_minute(mnist_image_bun
 
 
 def test_a_client_that_takes_no_answer_is_closed(mnist_image_bundle: Path) -> None:
-    """The client keeps sending requests and reads nothing, until its answers fill the buffers of both sides."""
+    """Send requests without reading answers, until the answers have filled the buffers on both sides."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     with connected(server.port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
         while True:
@@ -253,7 +254,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
-    """Send requests on new and on open connections that the server hasn't read when the signal arrives."""
+    """Send requests on new and on open connections. The server has not read them when the signal arrives."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
     images = np.zeros((8, 28, 28, 1), np.float32)
     expected = engine(images, "c1.05-k2").tobytes()
@@ -323,7 +324,8 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
         for _ in range(3):
             connection.request("POST", "/v1/classify?top=1", SEVEN.read_bytes())
             assert json.loads(connection.getresponse().read())["predictions"][0][0]["class"] == "7"
-    with context.wrap_socket(connected(secure.port)) as connection:  # two requests at once, and one byte by byte
+    # first a request together with the first byte of a second one, then the second request byte by byte
+    with context.wrap_socket(connected(secure.port)) as connection:
         connection.sendall(HEALTH + POST[:1])
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         for byte in POST[1:31]:
@@ -387,7 +389,7 @@ def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bun
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    """Run good requests, bad requests and disconnecting clients concurrently, and send a signal in the middle."""
+    """Send good and bad requests and disconnect clients, all concurrently, and send a signal meanwhile."""
     levels = ("--slo-ms", "200", "--sweep", "0.2:1.05", "--max-waiting", "64")
     tsan = "ignore_noninstrumented_modules=1"
     server = CppServer(cpp_http.program(sanitizers), mnist_image_bundle, *levels, *OPTIONS, TSAN_OPTIONS=tsan)

@@ -1,4 +1,7 @@
-"""Malicious bodies for the HTTP service in C++: deep and wide JSON, and pictures larger or smaller than they claim."""
+"""Malicious bodies for the HTTP service in C++.
+
+They are deep or wide JSON, and pictures that are larger or smaller than they claim.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,13 @@ def ask(server: CppServer, path: str, body: bytes, content_type: str = JSON) -> 
 
 
 def memory(server: CppServer, field: str) -> int:
-    """Return bytes of the process's memory: VmHWM is its peak, VmSize its mapped memory."""
+    """Return a value from the process's memory status in bytes: VmHWM is the peak memory, VmSize the mapped memory."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) << 10
 
 
 def deflated(size: int) -> bytes:
-    """Return `size` zeros as a zlib stream: repeated blocks of a megabyte, the rest, and the checksum."""
+    """Return `size` zeros as a zlib stream. Its parts are repeated blocks of a megabyte, a last block, and the checksum."""
     whole, last = zlib.compressobj(9, wbits=-15), zlib.compressobj(9, wbits=-15)
     megabyte = whole.compress(bytes(1 << 20)) + whole.flush(zlib.Z_FULL_FLUSH)
     rest = last.compress(bytes(size % (1 << 20))) + last.flush()
@@ -69,7 +72,7 @@ def filled(before: str, part: str, after: str) -> bytes:
 
 
 def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> None:
-    """Send eight concurrent bodies of 16 MB: the parsed data must be small compared with the received bytes."""
+    """Send eight concurrent bodies of 16 MB. The parsed data must not need much more memory than the received bytes."""
     before = memory(server, "VmHWM")
     wide = [(INFER, filled(DATA, part, "]}]}")) for part in ("[]", "{}", "1", '""')]
     wide.append((CLASSIFY, ("{" + ",".join(f'"{number:x}":1' for number in range(1_300_000)) + "}").encode()))
@@ -81,7 +84,9 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> No
 
 
 def test_more_objects_than_a_request_needs_are_refused(server: CppServer) -> None:
-    """The parser walks a list at the end of each object in the list, so many objects would take minutes."""
+    """Send many objects in a list. The parser walks the whole list after each object, so it would need minutes without a
+    limit.
+    """
     status, text = ask(server, INFER, (DATA + ",".join(["{}"] * 3000) + "]}]}").encode())
     assert status == 400 and "the request has more values than the model can need" in text
     most = {"inputs": [{}], "outputs": [{"name": "x", "parameters": {}}] * 1000, "parameters": {}}
@@ -116,7 +121,10 @@ def test_other_formats_and_too_many_pixels_are_refused(server: CppServer) -> Non
 def test_large_pictures_delay_nobody_and_not_the_end(
     width: int, depth: int, color: int, bytes_per_row: int, statuses: set[int], mnist_image_bundle: Path
 ) -> None:
-    """Send 60 concurrent pictures and a signal. The service ends when each has an answer, or a refusal after a second."""
+    """Send 60 concurrent large pictures, and then a signal.
+
+    Other requests are answered meanwhile. The service ends when each picture has an answer, or a refusal after a second.
+    """
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")
     bomb = png(depth, color, data=deflated(width * (bytes_per_row + 1)), size=(width, width))

@@ -1,4 +1,7 @@
-"""Elastic capacity: simulated traces stay within bounds, settle, meet the target, and C++ makes the same decisions."""
+"""Elastic capacity in simulations: it stays within bounds, settles and meets the target.
+
+C++ makes the same decisions.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,12 @@ PLAN = Elastic(LEVELS, target=0.1, most_images=32)
 
 @dataclass
 class Trace:
-    """The events of a simulation.
+    """The record of a simulation.
 
     Attributes:
-        events: the decisions and the calls in order: ("decide", Seen, state afterwards) and
-            ("served", (level, images, seconds), state afterwards).
-        waits: seconds from arrival to answer of each image.
+        events: the decisions and the calls, in order. Each is ("decide", Seen, state afterwards) or ("served", (level,
+            images, seconds), state afterwards).
+        waits: seconds from arrival to answer, for each image.
         levels: the level at which each image was served.
     """
 
@@ -60,17 +63,17 @@ class Trace:
 
     @property
     def decisions(self) -> list[tuple[float, int]]:
-        """Return time and level of each decision."""
+        """The time and the level of each decision."""
         return [(seen.time, state.level) for _, seen, state in self.events if isinstance(seen, Seen)]
 
     @property
     def changes(self) -> list[tuple[float, int, int]]:
-        """Return time, old and new level of each change of the level, without the start."""
+        """The time, old level and new level of each change, without the start."""
         found = self.decisions
         return [(after[0], before[1], after[1]) for before, after in itertools.pairwise(found) if before[1] != after[1]]
 
     def in_time(self, target: float) -> float:
-        """Return the share of the images that were answered in time."""
+        """Return the share of images that were answered within `target` seconds."""
         return sum(wait <= target for wait in self.waits) / len(self.waits)
 
 
@@ -80,13 +83,13 @@ def simulate(
     seconds: Callable[[float, int, int], float] | None = None,
     fixed: int | None = None,
 ) -> Trace:
-    """Simulate serving images that arrive at these times, one call after another, each as soon as possible.
+    """Simulate a server for images that arrive at given times. It makes one call after another, each as soon as possible.
 
     Args:
-        plan: the plan of the decisions.
-        arrivals: seconds, ascending.
-        seconds: returns the duration of a call, given time, level and number of images; default: that of the plan.
-        fixed: a level to serve everything at, regardless of the decisions.
+        plan: the plan that makes the decisions.
+        arrivals: arrival times in seconds, ascending.
+        seconds: function from time, level and number of images to the duration of a call. By default, the plan's own times.
+        fixed: a level for all calls, which overrides the decisions.
     """
     took = seconds or (lambda time, level, images: plan.levels[level].fixed + plan.levels[level].each * images)
     state, trace, queue = plan.start(), Trace(), deque[float]()
@@ -112,7 +115,10 @@ def simulate(
 
 
 def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
-    """Return arrivals at successive rates, images per second, for seconds each; `pause` gives the time between arrivals."""
+    """Return arrival times for successive pairs of a rate, in images per second, and its duration in seconds.
+
+    `pause` returns the time between two arrivals at a rate.
+    """
     arrivals, end = [], 0.0
     for rate, seconds in rates:
         time, end = end, end + seconds
@@ -122,18 +128,18 @@ def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float]
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
-    """Return arrivals of a Poisson process at successive rates, images per second, for seconds each."""
+    """Return the arrival times of a Poisson process for successive pairs of a rate, in images per second, and its duration."""
     return evenly(rates, random.Random(seed).expovariate)
 
 
 def capacity_of(plan: Elastic, level: int) -> float:
-    """Return the images per second that a level can serve."""
+    """Return the number of images per second that can be served at a level."""
     at, images = plan.levels[level], images_per_call(plan, plan.start(), level)
     return images / (at.fixed + at.each * images)
 
 
 def random_plan(source: random.Random) -> Elastic:
-    """Return a plan of one to eight levels, from microseconds to a second per image, with a feasible target."""
+    """Return a random plan with one to eight levels, up to about a second per image, and a feasible target."""
     each, levels = 10 ** source.uniform(-5, -1), []
     fixed = each * source.choice([0.0, 0.5, 5.0, 20.0])
     for _ in range(source.randint(1, 8)):
@@ -146,7 +152,9 @@ def random_plan(source: random.Random) -> Elastic:
 
 
 def uneven(plan: Elastic, seed: int) -> Trace:
-    """Return Poisson arrivals at changing rates, and calls that are slower or faster than the plan; some of them hang."""
+    """Simulate Poisson arrivals at changing rates. Calls are slower or faster than in the plan, and some take 20 times as
+    long.
+    """
     source = random.Random(seed)
     lowest, time = capacity_of(plan, 0), min(4 * plan.target, 200 / capacity_of(plan, 0))
     arrivals = at_random([(lowest * source.uniform(0.01, 1.3), time * source.uniform(0.2, 2)) for _ in range(8)], seed)
@@ -173,7 +181,7 @@ def assert_in_bounds(plan: Elastic, trace: Trace) -> None:
 
 
 class CElastic:
-    """The decisions in C++, for the plan of `options` and levels."""
+    """The elastic decisions in C++, for the plan that these levels and `options` describe."""
 
     def __init__(self, levels: Sequence[Level], **options: float) -> None:
         if c_engine.sdk() is None:
@@ -240,7 +248,8 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         directions = [by > 0 for _, by in changes]
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
-        # The plan stays at the highest level with enough headroom, or at a level that is not overloaded enough to leave.
+        # The level must end either at the highest one with enough headroom, or at one that is not overloaded enough to
+        # leave.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)
@@ -293,7 +302,7 @@ def test_after_a_rise_a_higher_level_waits_as_long_again() -> None:
         at(0.01 * step, 0.9 * capacity_of(PLAN, 0))
     assert state.level == 0
     rise = next(step for step in range(300, 600) if at(0.01 * step, 0.75 * capacity_of(PLAN, 1)) == 1)
-    # Nothing arrives any more, so all levels become affordable at the same time.
+    # From now on no images arrive, so all levels become affordable at the same time.
     assert [at(0.01 * rise + later) for later in (2, 2.9, 3.1)] == [1, 1, 4]
     assert_cpp_decides_the_same(PLAN, trace)
 
@@ -365,7 +374,7 @@ def test_a_level_is_fitted_to_the_times_of_calls() -> None:
     assert level.profile == "c1-k1"
     assert level.fixed == pytest.approx(0.002) and level.each == pytest.approx(0.001)
     assert fitted_level("x", [(4, 0.008)]) == Level("x", 0.0, 0.002)
-    # A larger call that was faster, or one that was far too slow, gives no estimate of a fixed time.
+    # If the larger call was faster or far too slow, a fixed time can't be estimated from the calls.
     assert fitted_level("x", [(1, 0.004), (3, 0.002)]) == Level("x", 0.0, 0.0015)
     assert fitted_level("x", [(1, 0.001), (2, 0.005)]).fixed == 0.0
     for times in ([], [(0, 1.0)], [(1, 0.0)], [(1, math.nan)]):

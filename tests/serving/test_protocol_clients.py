@@ -1,6 +1,6 @@
-"""Both HTTP services, on Ray and in C++, answer Triton's and KServe's clients, and conform to /openapi.json.
+"""Both HTTP services, on Ray and in C++, answer the clients of Triton and KServe, and conform to /openapi.json.
 
-The clients have an environment of their own, which `make test-all` makes in build/clients/venv.
+The clients have a separate environment, which `make test-all` creates in build/clients/venv.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def port(request: pytest.FixtureRequest, mnist_image_bundle: Path) -> Iterator[i
 
 @pytest.fixture(scope="module")
 def answers(port: int, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the clients' answers, by client and request."""
+    """Run the clients, and return the answers that they got, by client and request."""
     images = tmp_path_factory.mktemp("clients") / "images.npy"
     np.save(images, IMAGES)
     found: dict[str, Any] = json.loads(built(ENVIRONMENT / "python", CLIENTS, str(port), "mnist", images))

@@ -1,4 +1,7 @@
-"""`vmoe serve batch` gives each picture one answer, the engine's, even after kills, and reports mistakes of users."""
+"""`vmoe serve batch` gives each picture exactly one answer, which is the engine's, even after kills.
+
+It also reports users' mistakes.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
 
 
 def run_with_progress(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str, list[str]]:
-    """As `run`, but also return the numbers of answered pictures in the lines of progress."""
+    """Run the command like `run`, and also return the number of answered pictures in each progress line."""
     process = start(cluster, *words)
     out, errors = process.communicate()
     lines = re.findall(r"(?m)^([\d,]+) of [\d,]+ pictures(?:, [\d,.]+ a second, 0:[\d:]+ left)?\n", errors)
@@ -80,7 +83,10 @@ def cluster() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any]) -> Path:
-    """Write 60 pictures, some in a subfolder; one is damaged, and ten are so large that progress is shown."""
+    """Write 60 pictures, some of them in a subfolder.
+
+    One picture is damaged. Ten pictures are so large that progress is shown.
+    """
     folder = tmp_path_factory.mktemp("digits")
     (folder / "more").mkdir()
     for number, pixels in enumerate(mnist_images["images"][:PICTURES]):
@@ -95,7 +101,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any
 def finished(
     tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, digits: Path, cluster: dict[str, str]
 ) -> Path:
-    """Return the output of an uninterrupted job."""
+    """Run a job without interruptions, and return its output."""
     output = tmp_path_factory.mktemp("output") / "new" / "answers"
     code, out, errors, progress = run_with_progress(cluster, mnist_image_bundle, digits, output, *OPTIONS)
     assert (code, errors) == (0, "vmoe: 1 picture can't be answered; the column 'error' says why\n")
@@ -197,7 +203,7 @@ def test_what_is_done_needs_no_ray(
 ) -> None:
     before = contents(finished)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    # Replicas, threads and images per call may change when a job is resumed.
+    # When a job is resumed, the number of replicas, threads and images per call may differ.
     words = (mnist_image_bundle, digits, finished, "--part-size", 10, "--replicas", 3, "--batch-size", 2)
     assert vmoe.json("serve", "batch", *words)["kept_parts"] == 6 and contents(finished) == before
 
@@ -242,7 +248,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 def mistaken(
     tmp_path_factory: pytest.TempPathFactory, digits: Path, finished: Path, mnist_image_bundle: Path
 ) -> dict[str, Path]:
-    """Make the inputs of the mistakes."""
+    """Make the inputs for the cases of mistakes."""
     folder = tmp_path_factory.mktemp("mistakes")
     pq.write_table(pa.table({"id": [1], "image": [b"a"]}), folder / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "none.parquet")

@@ -1,4 +1,4 @@
-"""`vmoe serve ray`: runs the real command with a real Ray on loopback, over HTTP; and checks messages for mistakes."""
+"""`vmoe serve ray`: the real command with a real Ray on loopback, over HTTP, and its messages about mistakes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LEVELS = ("c0.2-k1", "c0.5-k1", "c1.05-k2")
 
 
 class Server(HttpClient):
-    """The command, in a process of its own."""
+    """The command `vmoe serve ray` in a separate process."""
 
     def __init__(self, bundle: Path, *options: str, cluster: str = "") -> None:
         super().__init__(free_port())
@@ -61,7 +61,10 @@ class Server(HttpClient):
         self.first_line = lines.get(timeout=PATIENCE)
 
     def stop(self) -> tuple[int, str]:
-        """Send SIGTERM to all of its processes, as systemd does; `timeout` sends it to their group."""
+        """Send SIGTERM to each process of the command, and wait until it ends.
+
+        systemd also sends SIGTERM to each process. `timeout` sends it to their process group.
+        """
         for process in (*descendants(self.process.pid), self.process.pid):
             os.kill(process, signal.SIGTERM)
         return self.ended()
@@ -75,19 +78,19 @@ class Server(HttpClient):
         return self.process.wait(PATIENCE), unexpected(re.sub(STEP, "", rest))
 
     def replicas(self) -> list[int]:
-        """Return the process ids of the replicas, found by their names from Ray."""
+        """Return the ids of the replicas' processes, which Ray names ServeReplica."""
         return sorted(child for child in descendants(self.process.pid) if b"ServeReplica" in command_line(child))
 
 
 def descendants(process: int) -> set[int]:
-    """Return the ids of all descendants of a process; none if it has ended."""
+    """Return the ids of all descendants of a process. If it has ended, there are none."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return {child.pid for child in psutil.Process(process).children(recursive=True)}
     return set()
 
 
 def command_line(process: int) -> bytes:
-    """Return the command line of a process; empty if it has ended."""
+    """Return the command line of a process. If it has ended, return b""."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/cmdline").read_bytes()
     return b""
@@ -130,7 +133,7 @@ def test_a_replica_that_is_killed_loses_no_answer(server: Server, engine: Engine
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(400)))
-    # The clients of the killed replica got an error, and never an invalid answer.
+    # Clients of the killed replica may get an error, but never an invalid answer.
     assert set(refusals) <= {503}
     deadline = time.monotonic() + PATIENCE
     while len(after := server.replicas()) < 2 or before[0] in after:
@@ -153,10 +156,11 @@ def test_the_documented_nginx_configuration_has_the_limits(server: Server, tmp_p
         text = text.replace(old, new)
     with nginx(tmp_path, port, text):
         picture = http_request("/v1/classify", SEVEN.read_bytes(), "Connection: close")
-        answers = (exchanged(port, picture) for _ in range(9))  # on a loaded machine, the first one may take too long
+        # retry, because the first attempt may take too long on a busy machine
+        answers = (exchanged(port, picture) for _ in range(9))
         assert any(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
         assert exchanged(port, picture.replace(b"gth: ", b"gth: 99999")).startswith(b"HTTP/1.1 413 ")
-        assert exchanged(port, b"GET / HTTP/1.1\r\nHo") == b""  # the rest of the head never arrives
+        assert exchanged(port, b"GET / HTTP/1.1\r\nHo") == b""  # the remaining header bytes never arrive
         with contextlib.ExitStack() as held:
             for _ in range(32):
                 held.enter_context(connected(port)).sendall(picture[:-1])
@@ -199,7 +203,7 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     first, second, *others = server.steps
     assert first == "Ray's own processes"
     assert re.fullmatch(r"replicas to start \(2, each with 1 of Ray's [0-9]+ CPUs\)", second)
-    last = "a replica to time the levels"  # preceded, unless that is fast, by the wait for loading the bundle
+    last = "a replica to time the levels"  # comes after the wait for loading the bundle, which is not shown if it is fast
     assert {last} <= set(others) <= {last, "a replica to load the bundle"}
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
@@ -273,14 +277,14 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
     while process.poll() is None:
         children |= (own := descendants(process.pid))
         for child in own:
-            if b"raylet/raylet" in command_line(child):  # Ray waits for this process, and gives up after 30 s
+            if b"raylet/raylet" in command_line(child):  # stop this process: Ray waits for it, and gives up after 30 s
                 os.kill(child, signal.SIGSTOP)
         time.sleep(0.05)
     errors = re.sub(STEP, "", process.communicate()[1]).splitlines()
     assert process.returncode == 1 and len(errors) == 2
     assert errors[1].startswith("vmoe: Ray can't be started: The current node timed out during startup")
     assert errors[1].endswith("try again, or serve with vmoe-serve-http, the C++ service")
-    deadline = time.monotonic() + PATIENCE  # for the processes that were killed last
+    deadline = time.monotonic() + PATIENCE  # allow time for the processes that were killed last to end
     while left := list(filter(None, map(command_line, children))):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

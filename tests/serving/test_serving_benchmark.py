@@ -17,7 +17,7 @@ TEST_DATA = Path(__file__).parents[2] / "samples" / "mnist" / "test_data.npz"
 
 
 def measured(program: Path, command: list[str], bundle: Path, folder: Path, *options: str) -> tuple[str, Any]:
-    """Run a program; return its output and its report."""
+    """Run a program. Return its output and the report that it wrote."""
     words = [*command, bundle, "--images", TEST_DATA, "--service", cpp_http.program(), "--threads", "1", "--slo-ms", "200"]
     words += ["--profile", "c0.1-k1", "--profile", "c1.05-k2", "-o", folder, *options]
     said = sdk_build.built(sys.executable, program, *words)

@@ -1,4 +1,4 @@
-"""Requests with settings of their own are parsed correctly, and each gets the answer of a call of the engine."""
+"""Requests with their own settings are parsed correctly. Each gets the same answer as a call of the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmoe_serve.triton.answers import Request, answer, request_setting
 
 @pytest.fixture(scope="module")
 def images(engine: Engine, mnist_images: dict[str, np.ndarray]) -> np.ndarray:
-    """Return images as inputs of the graph, float32[64,28,28,1]."""
+    """Return the first 64 digits as inputs of the graph, float32[64,28,28,1]."""
     return engine.batch(mnist_images["images"][:64])
 
 

@@ -1,4 +1,4 @@
-"""`vmoe serve triton`: its repository, whose graphs run in ONNX Runtime, and its refusals."""
+"""`vmoe serve triton`: the model repository that it writes, whose graphs run in ONNX Runtime, and what it refuses."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def write(*arguments: object, code: int = 0) -> None:
 
 
 def read_configs(*paths: Path) -> list[dict[str, Any]]:
-    """Read config.pbtxt files with the protobuf of Triton's client."""
+    """Read config.pbtxt files with the protobuf definitions of Triton's client."""
     script = Path(triton_server.__file__).with_name("triton_config_check.py")
     configs: list[dict[str, Any]] = json.loads(run_client(script, *paths))
     return configs
 
 
 def as_triton_loads(folder: Path) -> onnxruntime.InferenceSession:
-    """Load a model of the ONNX Runtime backend as Triton does: by path, with the op library from its configuration."""
+    """Load a model in ONNX Runtime as Triton does: by its path, and with the op library that config.pbtxt names."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(library_path())
@@ -169,7 +169,8 @@ def test_a_model_for_onnx_runtime_gives_the_bits_of_the_engine(kind: str, tmp_pa
         images = engine.batch(np.random.default_rng(5).integers(0, 256, shape, np.uint8))
         for profile in list(manifest.profiles) or [None]:
             session = as_triton_loads(tmp_path / "repo" / f"m-{profile or 'onnxruntime'}")
-            # Triton refuses a model whose inputs, types or shapes, except the batch, differ from its configuration.
+            # Triton refuses a model if an input, a type or a shape differs from its configuration. Only the batch size may
+            # differ.
             (taken,), (given,) = session.get_inputs(), session.get_outputs()
             element = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}[manifest.input.dtype]
             assert (taken.name, taken.type, taken.shape[1:]) == ("image", element, list(shape[1:]))

@@ -1,4 +1,7 @@
-"""A real Triton server on a repository of ours: the engine's bits over HTTP and gRPC, at the settings of the requests."""
+"""A real Triton server on a repository of `vmoe serve triton`.
+
+Over HTTP and gRPC, it has the engine's bits at the settings of the requests.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Path:
-    """Write models `mnist`, for which Triton waits for more requests, and those of OTHERS."""
+    """Write a repository with the models in OTHERS and the model `mnist`.
+
+    For `mnist`, Triton delays a call to wait for more requests.
+    """
     repository = tmp_path_factory.mktemp("triton") / "repository"
     options = ["--name", "mnist", "--batch-size", "256", "--threads", "1", "-q"]
     # Copy the bundle: repositories make hard links to it, and onnx's checker refuses files with hard links.

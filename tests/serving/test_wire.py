@@ -1,4 +1,4 @@
-"""A served model as an ASGI application: the engine's bits, and a status and one line for each bad request."""
+"""A served model as an ASGI application: the engine's bits, and for each bad request a status and one line of error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def served(engine: Engine, *, most_images: int = 8, most_waiting: int = 32, name
 
 
 async def answered(service: Service, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
-    """Return the application's messages to a server."""
+    """Send a request to the application, and return its reply."""
     sent: list[dict[str, Any]] = []
     path, _, query = path.partition("?")
 
@@ -75,7 +75,8 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
 ) -> None:
     large = picture_file(np.zeros((5000, 5000, 3), np.uint8))
     decoded = threading.Event()
-    service.large_pictures.submit(decoded.wait, 60)  # as an even larger picture would
+    # occupies the thread for large pictures, as an even larger picture would
+    service.large_pictures.submit(decoded.wait, 60)
 
     async def ask_all() -> tuple[Reply, list[Reply]]:
         monkeypatch.setattr(service, "seconds", 60)
@@ -100,7 +101,7 @@ def test_a_picture_is_checked_once_and_a_name_is_read_once(service: Service, mon
     reply = asyncio.run(answered(service, "POST", "/v1/classify?setting=c0.37-k1", SEVEN.read_bytes()))
     assert (reply.status, reply.content["setting"]) == (200, "c0.37-k1")
     assert (checked.call_count, read.call_count) == (1, 1)
-    # These images need two calls, because one takes 8 images.
+    # 16 images need two calls, because a call takes at most 8 images.
     content = inputs(shape=[16, 28, 28, 1], data=[0.5] * 784 * 16) | {"parameters": {"setting": "c0.41-k1"}}
     reply = asyncio.run(answered(service, "POST", INFER, encoded(content)))
     assert (reply.status, reply.content["parameters"]["setting"]) == (200, "c0.41-k1")

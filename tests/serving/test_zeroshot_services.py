@@ -1,5 +1,6 @@
-"""Zero-shot bundles have transformers' probabilities in both HTTP services, in Triton's repository, in batch jobs and on
-the page.
+"""Zero-shot bundles give the probabilities of transformers wherever they are served.
+
+The tests run both HTTP services, Triton's repository, batch jobs and the page.
 """
 
 from __future__ import annotations

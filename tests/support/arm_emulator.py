@@ -1,4 +1,4 @@
-"""Builds programs for 64-bit ARM on another machine, and runs them there in an emulator."""
+"""Builds programs for 64-bit ARM on a machine with another processor, and runs them in an emulator."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def arm_emulator() -> list[str]:
 
 @functools.cache
 def arm_program(name: str, library: str) -> Path:
-    """Build a program of tests/cpp for 64-bit ARM, with a native library such as libvmoe_core.a; keep both in build/."""
+    """Build a program of tests/cpp for 64-bit ARM, and link it with a native library such as libvmoe_core.a.
+
+    The program and the library are kept in build/.
+    """
     arm_emulator()
     folder = ROOT / "build" / "arm"
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"]
-    # Both libraries go into one folder, as when installed: the SDK looks for the op library in its own folder.
+    # The SDK looks for the op library in its own folder. Put both libraries into one folder, as when they are installed.
     libraries = folder / "lib"
     side_by_side = [f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={libraries}" for kind in ("ARCHIVE", "LIBRARY")]
     with locked(folder):
@@ -43,7 +46,9 @@ def arm_program(name: str, library: str) -> Path:
 
 
 def arm_runner(program: Path, bundle: Path, options: Sequence[str] = (), threads: int = 1) -> closing[Runner]:
-    """Start an `sdk_runner` for 64-bit ARM, and end it with the context; skip if pip can't fetch ONNX Runtime.
+    """Start an `sdk_runner` for 64-bit ARM, and stop it at the end of the context.
+
+    Skips if pip can't fetch ONNX Runtime.
 
     Args:
         program: the built program.

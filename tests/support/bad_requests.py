@@ -1,4 +1,7 @@
-"""HTTP requests that a service must refuse, for an MNIST model with batches of up to 8 images; and bad command lines."""
+"""HTTP requests and command lines that a service must refuse.
+
+The requests are for an MNIST model with batches of up to 8 images.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,8 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(data=[True] * 784), b"", "must be a list of numbers"),
     (inputs(data=[True] + [0.5] * 783), b"", "must be a list of numbers"),
     (inputs(datatype="UINT8", data=[True] + [1] * 783), b"", "must be a list of numbers"),
-    (inputs(data=["x" * 900_000] + ["x"] * 20_000), b"", "must be a list of numbers"),  # numpy would pad these to 72 GB
+    # numpy would pad these strings to 72 GB
+    (inputs(data=["x" * 900_000] + ["x"] * 20_000), b"", "must be a list of numbers"),
     (inputs(data=[[0.5], [0.5] * 783, 0.5]), b"", ""),
     (inputs(data=[0.5] * 783), b"", "has 784 values, and 'data' has 783"),
     (inputs(data=[10**400] * 784), b"", ""),
@@ -146,7 +150,7 @@ OWN_LIMITS = ("1 to 8 items", "not 33", "not 9")
 
 
 def malformed(model: str) -> list[tuple[bytes, int]]:
-    """Return whole requests that no model accepts, and the status that each must get."""
+    """Return complete requests that every model must refuse, each with the expected status."""
     infer = f"/v2/models/{model}/infer"
     requests = [
         http_request("/v1/classify?" + "&".join(map("=".join, query.items())), encoded(body), f"Content-Type: {kind}")
@@ -165,7 +169,10 @@ def malformed(model: str) -> list[tuple[bytes, int]]:
 
 
 def no_http() -> list[bytes]:
-    """Return bytes that are not HTTP requests: the service answers with a status from 400 to 499, or hangs up."""
+    """Return byte strings that are not HTTP requests.
+
+    The service must answer with a status from 400 to 499, or close the connection.
+    """
     start = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
     ends = (b"Content-Length: -5", b"Content-Length: x", b"no colon", b"Transfer-Encoding: chunked\r\n\r\nzz")
     long = b"GET /" + b"x" * 200_000 + b" HTTP/1.1"

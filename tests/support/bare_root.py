@@ -1,4 +1,7 @@
-"""A root folder with this Python, our wheel and the packages of `[cpu,images]`, but no compiler, shell or OpenSSL."""
+"""A root folder for running Python without a compiler, a shell or OpenSSL.
+
+It contains this Python, the project's wheel and the packages of `[cpu,images]`.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ _INTO_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
 
 class BareRoot:
-    """Builds the root below `folder`, and runs programs in it.
+    """A root folder, built below `folder`, in which programs can run.
 
-    Large files are mounted, in a namespace of its own that ends with the program; the rest is copied. Skips the test if this
-    machine allows no such namespaces.
+    Large files are mounted in a namespace that exists only while a program runs; all other files are copied. Skips the test
+    if this machine doesn't allow such namespaces.
     """
 
     def __init__(self, folder: Path, wheel: Path) -> None:
@@ -75,6 +78,6 @@ class BareRoot:
 
 
 def _libraries(files: list[Path]) -> set[Path]:
-    """Return the shared libraries that the loader finds for these files."""
+    """Return the shared libraries that the dynamic loader finds for these files."""
     printed = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False).stdout
     return {Path(found) for found in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", printed, re.MULTILINE)}

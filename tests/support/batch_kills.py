@@ -33,7 +33,7 @@ OWN_RAY_EVERY = 5
 
 
 class Jobs:
-    """Jobs on one file system, one after another, that can be killed."""
+    """Batch jobs on one file system, which run one after another and can be killed."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Jobs:
 
         Args:
             report: counts kills and failures.
-            bundles: the bundle of the jobs, and another one, with which a job must be refused.
+            bundles: first the bundle of the jobs; then another bundle, with which a started job must refuse to continue.
             root: a folder or a URI.
             cluster: environment variables of a command that joins a cluster.
             pictures: number of pictures.
@@ -64,7 +64,7 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # estimated duration of a job, raised if a job has written nothing after that time
+        self._seconds = 20.0  # estimated duration of a job; raised if a job has not written anything by that time
 
     @property
     def output(self) -> str:
@@ -94,7 +94,10 @@ class Jobs:
         self.kill()
 
     def finish(self) -> None:
-        """Run the command to its end, check the whole output and the refusals, and switch to a new job."""
+        """Run the command to its end, check the whole output, and switch to a new job.
+
+        Also checks that a command for the finished job is refused if it has another setting or another bundle.
+        """
         self._check(self._start(), 0, "")
         if sorted(self._rows()) != list(range(self._pictures)):
             self._report.failures.append(f"{self.output}: {len(self._rows())} rows, {len(set(self._rows()))} of them once")
@@ -147,11 +150,11 @@ def kill_jobs(
     """Kill jobs on a disk and on S3.
 
     Args:
-        bundles: the bundle of the jobs, and another one, with which a job must be refused.
+        bundles: first the bundle of the jobs; then another bundle, with which a started job must refuse to continue.
         cluster: from `ray_cluster`, started after an `s3_server` with the bucket.
         kills, s3: number of kills on a disk and on S3.
         pictures: pictures per job.
-        seed: random seed of the moments.
+        seed: random seed for the moments of the kills.
     """
     report = Report()
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:

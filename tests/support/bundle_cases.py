@@ -1,4 +1,4 @@
-"""The list of good and bad bundles on which both readers, Python's and C++'s, must agree."""
+"""The list of good and bad bundles, on which Python's reader and C++'s reader must agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes to a bundle of the tests that result in a good or a bad bundle, for the lists of cases."""
+"""Changes that turn a test bundle into a good or a bad bundle, for the lists of cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A change to a copy of a bundle of the tests, and the verdict that readers must give."""
+    """A change to a copy of a test bundle, and whether readers must accept or refuse the result."""
 
     name: str
     change: Change
@@ -31,7 +31,7 @@ class Case:
     base: str = "v3-plain"
 
     def build(self, folder: Path) -> Path:
-        """Write the changed bundle, as `x.vmoe` in the folder."""
+        """Write the changed bundle to `folder` as `x.vmoe`, and return its path."""
         shutil.copytree(BUNDLES / self.base, folder / "x.vmoe")
         self.change(folder / "x.vmoe")
         return folder / "x.vmoe"
@@ -45,17 +45,17 @@ class Cases(list[Case]):
         self.append(Case(name, change, good=True, base=base))
 
     def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
-        """Add a bundle that readers must refuse, with a message that contains the words."""
+        """Add a bundle that readers must refuse with a message that contains `words`."""
         self.append(Case(name, change, good=False, words=words, base=base))
 
     def bad_values(self, path: str, values: Sequence[object], *words: str, base: str = "v3-plain") -> None:
-        """Add, for each value of a field of the manifest, a bundle that readers must refuse."""
+        """Add one bundle for each of `values`: readers must refuse the value in the manifest's field `path`."""
         for value in values:
             self.bad(f"{path} {value!r:.60}", says(put(path, value)), *words, base=base)
 
 
 def says(*edits: Edit) -> Change:
-    """Edit fields of the manifest."""
+    """Return a change that applies edits to the manifest."""
 
     def change(bundle: Path) -> None:
         content = json.loads((bundle / MANIFEST).read_bytes())
@@ -67,17 +67,17 @@ def says(*edits: Edit) -> Change:
 
 
 def steps(text: object) -> Change:
-    """Replace the text of preprocessing."""
+    """Return a change that replaces the preprocessing steps in the manifest."""
     return says(put("preprocessing", {"steps": text}))
 
 
 def text(data: bytes) -> Change:
-    """Replace the text of the manifest."""
+    """Return a change that replaces the whole manifest by `data`."""
     return lambda bundle: (bundle / MANIFEST).write_bytes(data)
 
 
 def swap(old: bytes, new: bytes) -> Change:
-    """Replace the first occurrence of some bytes in the manifest."""
+    """Return a change that replaces the first occurrence of `old` in the manifest by `new`."""
 
     def change(bundle: Path) -> None:
         data = (bundle / MANIFEST).read_bytes()
@@ -88,12 +88,12 @@ def swap(old: bytes, new: bytes) -> Change:
 
 
 def field(value: bytes) -> Change:
-    """Add a field to the manifest that no reader reads."""
+    """Return a change that adds an unknown field, which readers ignore, to the manifest."""
     return swap(b"{", b'{"more": ' + value + b", ")
 
 
 def holds(name: str, data: bytes) -> Change:
-    """Replace the content of a file, and update its SHA-256 and size, as an attacker would."""
+    """Return a change that replaces a file's content and updates its SHA-256 and size, as an attacker would."""
 
     def change(bundle: Path) -> None:
         (bundle / name).write_bytes(data)
@@ -109,7 +109,7 @@ def graph(edit: Edit, name: str = CANONICAL) -> Change:
 
 
 def appended(data: bytes, name: str = INLINED) -> Change:
-    """Append bytes to a graph, as further fields of the model."""
+    """Return a change that appends bytes to a graph; a parser reads them as further fields of the model."""
     return lambda bundle: holds(name, (bundle / name).read_bytes() + data)(bundle)
 
 
@@ -126,7 +126,7 @@ def nothing(bundle: Path) -> None:
 
 
 def listed(name: str) -> Change:
-    """List another file in the manifest, with the SHA-256 and size of the weights."""
+    """Return a change that lists another file in the manifest, with the SHA-256 and size of the weights."""
     return says(lambda content: content["files"].update({name: content["files"][WEIGHTS]}))
 
 
@@ -152,7 +152,7 @@ def replaced(name: str, make: Change) -> Change:
 
 
 def reads(name: str = INLINED, **entries: str) -> Change:
-    """Add an external weight to the graph."""
+    """Return a change that adds an external weight to the graph."""
     return graph(lambda model: model.graph.initializer.append(external_tensor(**entries)), name)
 
 
@@ -199,7 +199,7 @@ def varint(value: int) -> bytes:
 
 
 def chunk(number: int, payload: bytes, bits: int = 0) -> bytes:
-    """Encode a length-delimited protobuf field. Runtimes ignore the bits of its tag above the 32nd."""
+    """Encode a length-delimited protobuf field. `bits` are added to its tag; runtimes ignore the tag's bits above the 32nd."""
     return varint(number << 3 | 2 | bits) + varint(len(payload)) + payload
 
 
@@ -215,7 +215,10 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
 
 
 def calling(*calls: str, inside: bool = False) -> Edit:
-    """Add functions that call each other: "ab" is a function a that calls b, directly or in a branch if `inside`."""
+    """Return an edit that adds functions that call each other.
+
+    For example, "ab" is a function a that calls b. The call is direct, or in a branch if `inside`.
+    """
 
     def edit(model: onnx.ModelProto) -> None:
         for name, called in calls:
@@ -229,7 +232,7 @@ def calling(*calls: str, inside: bool = False) -> Edit:
 
 
 def adds(output: str, number: int) -> Edit:
-    """Add a number to an int32 output, after all nodes that read the output."""
+    """Return an edit that adds a number to an int32 output, after all nodes that read the output."""
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -252,7 +255,7 @@ def ports(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def port(name: str, element: int | None = None, dim: tuple[int, int] | None = None) -> Edit:
-    """Change the element type or a dimension of an input or output."""
+    """Return an edit that changes the element type or a dimension of an input or output."""
 
     def edit(model: onnx.ModelProto) -> None:
         tensor = ports(model)[name].type.tensor_type
@@ -265,7 +268,7 @@ def port(name: str, element: int | None = None, dim: tuple[int, int] | None = No
 
 
 def without(name: str) -> Edit:
-    """Remove the input or output of that name."""
+    """Return an edit that removes the input or output named `name`."""
 
     def edit(model: onnx.ModelProto) -> None:
         values = model.graph.input if any(value.name == name for value in model.graph.input) else model.graph.output

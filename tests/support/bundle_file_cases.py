@@ -1,7 +1,7 @@
-"""Good and bad bundles: bundles of the tests, each with one change to its files or graphs.
+"""Good and bad bundles: each is a test bundle with one change to its files or graphs.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`. `bad_values(FIELD, VALUES, WORDS...)` makes one
-case per value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
+case per value. Python's reader and C++'s reader must refuse a bad bundle with a message that contains WORDS.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ bad("UTF-32", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_text().en
 bad("a key twice", swap(b'"format_version"', b'"format": "vmoe-bundle", "format_version"'), MANIFEST, "'format'")
 bad("a key twice inside", field(b'{"a": 1, "b": {"c": 1, "\\u0063": 2}}'), MANIFEST, "'c'")
 for _value in (
-    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # not UTF-8, including an overlong sequence and a surrogate
+    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # invalid UTF-8, such as an overlong sequence and a surrogate
     b'"\\ud800"', b'"\\udc00"', b'{"\\ud800": 1}',  # unpaired surrogates
     b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"-1e309", b"9" * 400, b"9" * 5000,  # not finite doubles
     b"01", b"+1", b".5", b"1.", b"0x10", b"1_0", "\u0661".encode(),  # not JSON numbers
@@ -246,7 +246,7 @@ for _calls in (["aa"], ["ab", "ba"], ["ab", "bc", "cd"], ["cd", "bc", "ab"]):
         _words = f"functions {' '.join(_calls)}{' in branches' * _inside}"
         bad(_words, graph(calling(*_calls, inside=_inside)), CANONICAL, "call one another too deeply")
 
-# ---- graphs: their inputs and outputs, which are compared with the manifest after a runtime has loaded them
+# ---- graphs: their inputs and outputs, which the readers compare with the manifest after a runtime has loaded the graph
 
 INTERFACES = Cases()
 bad = INTERFACES.bad

@@ -1,7 +1,7 @@
-"""Good and bad bundles: bundles of the tests, each with one change to its manifest.
+"""Good and bad bundles: each is a test bundle with one change to its manifest.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`. `bad_values(FIELD, VALUES, WORDS...)` makes one
-case per value. Both readers, Python's and C++'s, must refuse a bad bundle with a message that contains the words.
+case per value. Python's reader and C++'s reader must refuse a bad bundle with a message that contains WORDS.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ bad("a capacity multiple that is too large", says(put("routing/capacity_multiple
 
 
 def _multiple_of(slots: int) -> Change:
-    """Set a capacity multiple, in groups of 150 tokens."""
+    """Return a change that sets groups of 150 tokens, and a capacity multiple and capacities of `slots`."""
     group = put("routing/group", "15"), put("batch_multiple", 15), put("routing/group_tokens", 150)
     capacities = (put(f"profiles/{i}/capacity", [slots]) for i in range(4))
     return says(put("routing/capacity_multiple_of", slots), *group, *capacities)

@@ -1,10 +1,10 @@
-"""Mutated bundles through both readers, Python's and the C++ SDK's, in a process that may crash or hang.
+"""Reads mutated bundles with both readers, Python's and the C++ SDK's, in a process that may crash or hang.
 
     python tests/support/bundle_mutations.py --count 4000
 
 prints one line for each wrong result and then a summary. The exit code is 1 if a result was wrong. A reader must refuse the
-bundle with a message, or return the answers of the good bundle. A bundle whose hashes were updated is another bundle, so it
-may have other answers, on which both readers must agree.
+bundle with a message, or return the answers of the good bundle. If the hashes were updated to match the mutation, the result
+counts as a different bundle: it may have other answers, but both readers must agree on them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "anot
 
 @dataclass
 class _Worker:
-    """The state of the process that may crash or hang: images by bundle, and good answers by bundle and graph."""
+    """The state of the process that may crash or hang.
+
+    It stores the images of each bundle, and the good answers of each bundle and graph.
+    """
 
     images: dict[Path, np.ndarray]
     good: dict[tuple[Path, str], np.ndarray]
@@ -57,7 +60,7 @@ def run(count: int, seed: int) -> Report:
         for index in range(count):
             try:
                 verdict, words = pool.apply_async(_run_case, (seed, index, Path(folder))).get(SECONDS)
-            except multiprocessing.TimeoutError:  # also raised if the process has ended
+            except multiprocessing.TimeoutError:  # also raised if the worker process has ended
                 verdict, words = f"{FAILED}: it crashed or hung", ""
                 pool.terminate()
                 pool = context.Pool(1, _prepare, (bases,))

@@ -1,9 +1,9 @@
-"""Swaps files of a bundle, or whole bundles, while it is loaded: the result must be one bundle's answer, or a refusal.
+"""Swaps files of a bundle, or the whole bundle, while it is being loaded.
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints as JSON how many loads were right and how many were refused. The exit code is 1 if any answer was wrong. `--backend
-sdk` uses the SDK.
+prints as JSON how many loads were right and how many were refused. A load must return the answer of one of the bundles, or
+be refused. The exit code is 1 if any answer was wrong. `--backend sdk` uses the SDK.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ Load = Callable[[Path], np.ndarray]  # returns the logits of the same images for
 
 
 def other_bundle(bundle: Path, target: Path) -> Path:
-    """Write a valid bundle with other graphs and other weights, so that a mixture of both bundles gives a third answer."""
+    """Write a valid bundle with other graphs and other weights.
+
+    A mixture of both bundles would therefore give a third answer.
+    """
     weights = bytearray((bundle / WEIGHTS).read_bytes())
     start = 8 + int.from_bytes(weights[:8], "little")
     begin, end = json.loads(weights[8:start])["head/bias"]["data_offsets"]
@@ -50,7 +53,7 @@ def other_bundle(bundle: Path, target: Path) -> Path:
 
 
 def engine_load(backend: str, **options: bool) -> Load:
-    """Load a bundle with the Engine and run it on one image."""
+    """Return a function that loads a bundle with the Engine and runs it on one image."""
 
     def load(bundle: Path) -> np.ndarray:
         with Engine.load(bundle, backend=backend, threads=1, **options) as engine:
@@ -60,7 +63,10 @@ def engine_load(backend: str, **options: bool) -> Load:
 
 
 def sdk_load(bundle: Path) -> Load:
-    """Return a function that loads a bundle with the C++ SDK and runs it on one image; `bundle` is one of the bundles."""
+    """Return a function that loads a bundle with the C++ SDK and runs it on one image.
+
+    `bundle` is any of the bundles that will be loaded; the image and the number of outputs are taken from it.
+    """
     given, outputs = image(bundle), Bundle.open(bundle, verify=False).manifest.outputs
 
     def load(bundle: Path) -> np.ndarray:
@@ -81,19 +87,19 @@ def image(bundle: Path) -> np.ndarray:
 
 
 def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
-    """Load a bundle while its files or its folder are exchanged for those of another bundle.
+    """Load a bundle while its files or its folder are swapped with those of another bundle.
 
     Args:
         bundle: the bundle to copy and load.
-        files: number of loads during which the weights or a graph are exchanged; only the old answer is right.
-        folders: number of loads during which the whole folder is exchanged; the answer of either bundle is right.
-        load: loads and runs a bundle.
+        files: number of loads during which the weights or a graph are swapped. Only the bundle's own answer is right.
+        folders: number of loads during which the whole folder is swapped. The answer of either bundle is right.
+        load: a function that loads a bundle and runs it.
 
     Returns:
-        The numbers of loads that ended as "right" and as "refused", by "files" and "folders".
+        How many loads were right, wrong and refused, separately for "files" and "folders".
     """
     chance, report = random.Random(0), Report()
-    # The runtime itself opens the weights.
+    # Two of three loads swap the weights, because the runtime itself opens that file. The others swap a graph.
     names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
     spawning = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:
@@ -103,7 +109,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         answers["files"] = [load(own)]
         seconds = time.monotonic() - start
         for kind, name in (*(("files", name) for name in names), *[("folders", "")] * folders):
-            # Half of the exchanges are short, so that more of them are reverted during the load.
+            # Half of the swaps are short, so that more of them are reverted during the load.
             moments = chance.uniform(0, seconds), chance.choice((0.1, 1)) * chance.uniform(0, seconds)
             exchange = swapper.apply_async(exchange_for_a_while, (own / name, other / name, *moments))
             try:

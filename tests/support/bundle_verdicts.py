@@ -25,7 +25,7 @@ profile and a picture come `with_manifest`."""
 
 
 def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
-    """Return the message of the refusal, or None."""
+    """Return the message with which `read` refuses the data, or None if it accepts them."""
     try:
         read(data)
     except BundleError as error:
@@ -34,22 +34,28 @@ def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
 
 
 def read_bundle(path: bytes) -> None:
-    """Make all checks of a bundle that come before a runtime reads it."""
+    """Run all checks of a bundle that precede its loading by a runtime."""
     Bundle.open(path.decode()).verify_weights()
 
 
 def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
-    """Return the message of each refusal, or None. A finding of a sanitizer fails the test."""
+    """Return the message with which the C++ reader refuses each item, or None if it accepts the item.
+
+    The test fails if a sanitizer reports an error.
+    """
     return [None if word == "ok" else sentence for word, sentence in cpp_answers(kind, items)]
 
 
 def with_manifest(manifest: bytes, item: bytes) -> bytes:
-    """Combine a profile name or a picture with the manifest that it is checked against."""
+    """Join a manifest with the profile name or picture that is checked against it."""
     return len(manifest).to_bytes(4, "little") + manifest + item
 
 
 def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
-    """As `cpp_verdicts`, but return "ok" and the result, as `sdk_readers` prints it, or "refused" and the reason."""
+    """Return "ok" and the result for each item that the C++ reader accepts, otherwise "refused" and the reason.
+
+    The results are strings as `sdk_readers` prints them.
+    """
     with tempfile.TemporaryFile() as stream:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
@@ -62,7 +68,7 @@ def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
 
 
 def _readers() -> Path:
-    """Build `sdk_readers` with sanitizers if VMOE_TEST_SANITIZED is set, otherwise from the library's object files."""
+    """Build `sdk_readers`: with sanitizers if VMOE_TEST_SANITIZED is set, otherwise from the SDK's object files."""
     if os.environ.get("VMOE_TEST_SANITIZED"):
         return sanitized(MEMORY, "sdk_readers") / "tests" / "sdk_readers"
     native = ROOT / "build" / "native"
@@ -79,6 +85,6 @@ def _readers() -> Path:
 
 
 def both_verdicts(paths: Sequence[Path]) -> dict[str, list[str | None]]:
-    """Return, by reader, the message of each bundle's refusal, or None."""
+    """Return, by reader, the message with which it refuses each bundle, or None for each bundle that it accepts."""
     given = [str(path).encode() for path in paths]
     return {"Python": [python_verdict(read_bundle, path) for path in given], "C++": cpp_verdicts("bundle", given)}

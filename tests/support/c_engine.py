@@ -39,7 +39,7 @@ _FUNCTIONS = {  # parameters of each function; all of them return a status
 
 
 class RefusedError(Exception):
-    """The SDK returned an error status, with this message and `code`."""
+    """The error that is raised if the SDK returns an error status. It has the SDK's message and the status as `code`."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -47,7 +47,11 @@ class RefusedError(Exception):
 
 
 def _struct(name: str, fields: str) -> type[Any]:
-    """Make a struct type of the C API: `struct_size`, which is set, and fields such as "p:data n:data_bytes"."""
+    """Make a struct type of the C API.
+
+    The type sets its first field, `struct_size`. The other fields are given as types and names, such as "p:data
+    n:data_bytes".
+    """
     pairs = [field.split(":") for field in fields.split()]
     made = type(name, (ctypes.Structure,), {"_fields_": [("struct_size", _TYPES["n"]), *((n, _TYPES[t]) for t, n in pairs)]})
     return functools.partial(made, ctypes.sizeof(made))  # type: ignore[return-value]
@@ -111,7 +115,7 @@ def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: in
     Args:
         bundle: its folder.
         images: float32[N,H,W,C].
-        outputs: floats per image that the caller expects.
+        outputs: the expected number of floats per image.
         threads: threads per call.
 
     Returns:

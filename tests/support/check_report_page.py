@@ -50,7 +50,10 @@ def main() -> int:
 
 
 def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> list[str]:
-    """Return all faults of a page at a width, one line each. Use axe-core if it is installed."""
+    """Return all faults of a page in a window of this width, one line each.
+
+    Includes the findings of axe-core if it is installed.
+    """
     address = path.resolve().as_uri()
     page = show(browser, address, width, dark=dark)
     asked = [request.url for request in page.requests()]

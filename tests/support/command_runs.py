@@ -22,12 +22,12 @@ Refuse = Callable[..., str]
 
 @dataclass(frozen=True)
 class Vmoe:
-    """Runs the program, and returns its output."""
+    """A runner of the program that returns the program's output."""
 
     capture: pytest.CaptureFixture[str]
 
     def run(self, *words: object, code: int = 0) -> tuple[str, str]:
-        """Return standard output and standard error of a run that must end with that code."""
+        """Return standard output and standard error of a run that must exit with `code`."""
         self.capture.readouterr()
         found = main([*map(str, words)])
         out, err = self.capture.readouterr()
@@ -40,7 +40,10 @@ class Vmoe:
         return found
 
     def complaint(self, code: int, *words: object) -> str:
-        """Return the message of a run that must fail with this code: one line, and nothing on standard output."""
+        """Return the error message of a run that must exit with `code`.
+
+        The message must be one line, and standard output must be empty.
+        """
         out, err = self.run(*words, code=code)
         assert out == "" and err.startswith("vmoe: ") and err.count("\n") == 1, err
         return err
@@ -53,8 +56,11 @@ def vmoe(capsys: pytest.CaptureFixture[str]) -> Vmoe:
 
 @pytest.fixture
 def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
-    """Return a function that runs `vmoe export`, which must fail with `code` and one line on stderr that contains `names`,
-    and must leave `tmp_path` unchanged. The default target is `tmp_path` / "x.vmoe". The function returns stdout."""
+    """Return a function that runs `vmoe export`, checks that it fails, and returns its standard output.
+
+    The run must exit with `code`, print one line on standard error that contains all of `names`, and leave `tmp_path`
+    unchanged. The default target is `tmp_path` / "x.vmoe".
+    """
 
     def refuse(*words: object, names: Iterable[str], code: int = 1) -> str:
         before = everything(tmp_path)
@@ -69,17 +75,17 @@ def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
-    """Write an npz file of arrays, such as `images` and `labels`."""
+    """Write arrays, such as `images` and `labels`, to an npz file."""
     np.savez(path, **arrays)
     return path
 
 
 def noise(path: Path, count: int = 8) -> Path:
-    """Write images of noise for a bundle of `kept_bundle`, with labels."""
+    """Write images of noise and their labels for a bundle from `kept_bundle`."""
     images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return npz(path, images=images, labels=np.arange(count) % 7)
 
 
 def kept_bundle(kind: str) -> Path:
-    """Return the bundle of this kind in tests/data, in the newest format that has one."""
+    """Return the bundle of this kind from tests/data, in the newest format in which there is one."""
     return max(BUNDLES.glob(f"v*-{kind}"))

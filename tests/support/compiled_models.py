@@ -1,6 +1,8 @@
-"""Compiles models to one graph each, and compares the outputs and gradients; prints the name of each that agrees.
+"""Compiles models to one graph each, compares outputs and gradients, and prints each model whose results agree.
 
-python tests/support/compiled_models.py g1 mnist-pool ...
+    python tests/support/compiled_models.py g1 mnist-pool ...
+
+The results of a compiled model are compared with those of the uncompiled model.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def model_and_images(name: str) -> tuple[Vmoe, torch.Tensor]:
 def compare(name: str) -> None:
     torch.compiler.reset()
     network, images = model_and_images(name)
-    # Compile first: an earlier call would cache values, and the compiler would not have to trace them.
+    # Compile first. An earlier call would cache values, which the compiler would then not have to trace.
     found = torch.compile(network, fullgraph=True, backend="aot_eager")(images)
     found.square().sum().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}

@@ -43,7 +43,7 @@ _SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-44, -1e-4
 
 @dataclass(frozen=True)
 class RoutingCase:
-    """A call of a model's op: `inputs` by name, and the numbers of the settings."""
+    """A call of an op: its `inputs` by name, and its `settings` as integers."""
 
     name: str
     what: str
@@ -53,12 +53,15 @@ class RoutingCase:
 
 
 def numbers(name: str, *shape: int) -> np.ndarray:
-    """Return multiples of 2**-20 from -2 to 2, the same ones for a name on every machine."""
+    """Return multiples of 2**-20 from -2 to 2 that depend only on `name` and `shape`, on every machine."""
     return _rng(name).integers(-(2**21), 2**21, shape) / 2**20
 
 
 def gates(name: str, groups: int, tokens: int, experts: int, kind: str = "") -> np.ndarray:
-    """Return f64[G,S,E] that sum to 1 per token. "ties" rounds them to eighths; "special" makes half of them special."""
+    """Return random gates f64[G,S,E] that sum to 1 per token.
+
+    The kind "ties" rounds them to eighths. The kind "special" replaces half of them by special values such as NaN.
+    """
     rng = _rng(name)
     shares = rng.integers(1, 4096, (groups, tokens, experts))
     made = shares / shares.sum(axis=-1, keepdims=True)
@@ -103,7 +106,7 @@ def _merge_of(name: str, given: str) -> Arrays:
 
 
 def _array(name: str, given: str, make: Any) -> np.ndarray:
-    """Return the given rows, or an array of a shape and a kind."""
+    """Return the rows in `given`, or call `make` if `given` is a shape and a kind."""
     if "x" not in given:
         return np.array([[row.split() for row in given.split("/")]]).astype(float)
     shape, *kind = given.split()
@@ -190,7 +193,7 @@ _TABLES = {
 }
 _INPUTS = {"capacity k bpr pool max_experts": _gates_of, "capacity": _gates_of, "": _soft_of, "merge": _merge_of}
 
-# By op and the end of the name: sizes, element types (W, T), the optional inputs, attributes.
+# By op, then by the end of the case's name: sizes, element types (W, T), optional inputs, attributes.
 _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeGates": {"": {}},
     "VmoeRoute": {"": {}, "_policies": {"given": WITH_POLICIES}},

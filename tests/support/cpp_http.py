@@ -1,4 +1,4 @@
-"""Builds the HTTP service of plugins/service, and runs it."""
+"""Builds and runs the HTTP service of plugins/service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def program(sanitizers: str = "") -> Path:
             pytest.skip(f"{header} is not installed (Debian package {package})")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     if sanitizers:
-        flags = f"-g1 -O0 -fsanitize={sanitizers}"  # with these flags, the compiler gives false warnings
+        # with these flags, the compiler gives false warnings, so warnings are not errors
+        flags = f"-g1 -O0 -fsanitize={sanitizers}"
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
     return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"
 
@@ -38,7 +39,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 class CppServer(HttpClient):
-    """The service in a process of its own, at a port that it chooses."""
+    """The service, running in its own process at a port that it chooses."""
 
     def __init__(self, built: Path, bundle: Path, *options: str, **variables: str) -> None:
         self.process = started([built, bundle, "--port", "0", *options], **environment(**variables))
@@ -48,7 +49,7 @@ class CppServer(HttpClient):
         super().__init__(int(self.said.rpartition(":")[2].partition("/")[0]))
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Send a signal; return the exit code, and any unexpected text on standard error."""
+        """Send signal `number`. Return the exit code, and any unexpected lines on standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, unexpected(errors)

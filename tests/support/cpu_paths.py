@@ -50,7 +50,7 @@ def _supported(library: Path) -> tuple[str, ...]:
 
 
 def refusal(library: Path, path: str | None = None, packages: Path | None = None) -> str:
-    """Return the message of ONNX Runtime if it can't register a library; empty if it can.
+    """Return the error message of ONNX Runtime if it can't register a library, or an empty string if it can.
 
     Raises:
         RuntimeError: the process crashed.
@@ -122,7 +122,7 @@ def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
 
 
 def _unpickled(path: Path) -> Iterator[Any]:
-    """Read the objects that were pickled into a file one after another, up to an incomplete one."""
+    """Read consecutive pickled objects from a file; stop at the end or at an incomplete object."""
     with path.open("rb") as stream, contextlib.suppress(EOFError, pickle.UnpicklingError):
         while True:
             yield pickle.load(stream)
@@ -152,7 +152,7 @@ def _python(arguments: list[str], path: str | None, packages: Path | None) -> st
 
 
 class _Runner:
-    """A process that runs the calls of one folder after another; it ends when this object is deleted."""
+    """A process that runs the calls in one folder after another, and ends when this object is deleted."""
 
     def __init__(self, path: str | None, packages: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with this object)
@@ -179,7 +179,7 @@ class _Runner:
 
 @functools.lru_cache(maxsize=8)
 def _runner(path: str | None, packages: Path | None) -> _Runner:
-    """Return one process for each path and onnxruntime, because starting it takes longer than most calls."""
+    """Return the process for this path and onnxruntime. It is reused, because starting one takes longer than most calls."""
     return _Runner(path, packages)
 
 
@@ -199,7 +199,7 @@ def _run_in_this_process(folder: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = plan["threads"]
-    # Threads that spin while they wait for work would cost twenty times as much time as most calls.
+    # By default, threads spin while they wait for work. This would cost twenty times as much time as most calls take.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.register_custom_ops_library(plan["library"])
 

@@ -1,8 +1,8 @@
-"""A pytest plugin that schedules whole modules, and survives tests that crash their process.
+"""A pytest plugin that schedules whole modules, and continues after a test has crashed its process.
 
-With `--dist loadgroup`, modules that share an `xdist_group` run one after the other in one process; every other module is
+With `--dist loadgroup`, modules that share an `xdist_group` run one after another in one process; every other module is
 scheduled by itself. A test that crashes its process fails once, and the tests after it run in another process. pytest-xdist
-alone would run the crashing test again in each new process, and fail if two processes were replaced at the same time.
+alone would run the crashing test again in each new process, and would fail if two processes were replaced at the same time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Return the scheduler of `--dist loadgroup`, or None for others, which pytest-xdist schedules."""
+    """Return the scheduler for `--dist loadgroup`. For other values, return None, so that pytest-xdist chooses one."""
     if config.getoption("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadGroupScheduling
@@ -27,7 +27,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return scope.partition("::")[0]
 
         def remove_node(self, node: Any) -> str | None:
-            """Remove a process that has ended; return the test that it was running if it crashed."""
+            """Remove a process that has ended. If it crashed, return the test that it was running."""
             crashed, workload = None, self.assigned_work[node]
             for file, tests in list(workload.items()):
                 unfinished = [test for test, finished in tests.items() if not finished]
@@ -41,7 +41,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return crashed
 
         def schedule(self) -> None:
-            """Give two files to each process that has collected its tests, because a process holds back its last test."""
+            """Assign two files to each process that has collected its tests, because a process holds back its last test."""
             with self._ready_nodes():
                 super().schedule()
                 super().schedule()

@@ -1,8 +1,8 @@
 """Runs ONNX Runtime's own CUDA provider, from its wheel, without a GPU, on fakes of NVIDIA's libraries.
 
-Every fake function returns "success" and does nothing, except the few that loading a session needs: memory is the host's,
-copies are made, and there is one GPU. So sessions are created as on a GPU: nodes are assigned to providers, and copies are
-inserted between them. Kernels don't run, so outputs are meaningless.
+Most fake functions only return "success". Only the few functions that loading a model needs do something: memory is
+allocated on the host, copies are made, and there is one GPU. Models are therefore loaded as on a GPU: nodes are assigned to
+providers, and copies are inserted between them. Kernels don't run, so outputs are meaningless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CUDA_INCLUDE = Path("/usr/local/cuda/include")
 DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # the only driver function that the provider needs
 _OF_NVIDIA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|curand|cudnn|cufft)\.so\.\d+")
 
-# The functions that loading a session needs.
+# The runtime functions that loading a model needs.
 _RUNTIME = r"""
 #include <cuda_runtime_api.h>
 #include <stdlib.h>
@@ -80,7 +80,9 @@ _DEFINED = re.compile(r"^[a-z].*?\*?(\w+)\(", re.MULTILINE)
 
 
 def libraries(folder: Path, provider: Path) -> Path:
-    """Make a folder for LD_LIBRARY_PATH with all of NVIDIA's libraries that the provider needs. Skip without CUDA's headers.
+    """Make a folder for LD_LIBRARY_PATH with fakes of all of NVIDIA's libraries that the provider needs.
+
+    Skips if CUDA's headers are missing.
 
     Args:
         folder: the folder to write to.

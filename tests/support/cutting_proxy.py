@@ -1,4 +1,4 @@
-"""A proxy whose connections break in the middle of an answer."""
+"""A proxy that breaks connections in the middle of an answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from contextlib import contextmanager, suppress
 
 
 class CuttingProxy:
-    """Forwards connections to a port of this machine; cuts some after a random number of bytes of answers.
+    """Forwards connections to a port of this machine, and cuts some of them.
+
+    A connection is cut after a random number of bytes of its answers.
 
     Attributes:
         port: the port to connect to.
-        cuts: number of connections that will still be cut.
+        cuts: number of connections that are still to be cut.
     """
 
     def __init__(self, target: int, cuts: int, lengths: range, seed: int) -> None:
@@ -31,7 +33,7 @@ class CuttingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                # A small buffer, so that the proxy can't send much more than the client reads.
+                # Keep the buffer small, so that the proxy can't send much more than the client has read.
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
                 server = socket.create_connection(("127.0.0.1", self._target))
                 with self._lock:
@@ -57,7 +59,7 @@ class CuttingProxy:
 
 @contextmanager
 def cutting_proxy(target: int, cuts: int, lengths: range = range(300_000), seed: int = 0) -> Iterator[CuttingProxy]:
-    """Start a proxy that cuts `cuts` connections, each after a number of bytes drawn from a range."""
+    """Start a proxy that cuts `cuts` connections, each after a random number of bytes from `lengths`."""
     proxy = CuttingProxy(target, cuts, lengths, seed)
     try:
         yield proxy

@@ -1,4 +1,4 @@
-"""Checkpoints and bundles with one fault each, and checks of how they are refused."""
+"""Checkpoints and bundles with one fault each, and checks of the errors that they cause."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, wri
 from vmoe_export import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts
+SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # SPARSE has 8 experts in each of blocks 1 and 3; DENSE has no experts
 
 Tensors = dict[str, np.ndarray]
 Edit = Callable[[Any], None]
@@ -28,7 +28,7 @@ Build = Callable[[Path], Path]
 
 
 def assert_one_sentence(sentence: str, *names: str) -> None:
-    """Assert that a message is one line for a person, and contains the words."""
+    """Assert that an error message is one readable line that contains `names`."""
     assert sentence.strip() == sentence != ""
     assert "\n" not in sentence
     assert "Traceback" not in sentence
@@ -39,14 +39,17 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
 
 @contextmanager
 def refusal(error: type[Exception], *names: str) -> Iterator[None]:
-    """Assert that the block raises `error` with one sentence that contains the words."""
+    """Assert that the block raises `error` with a message of one line that contains `names`."""
     with pytest.raises(error) as refused:
         yield
     assert_one_sentence(str(refused.value), *names)
 
 
 def put(path: str, value: Any) -> Edit:
-    """Set one field of nested mappings and lists, as in `put("profiles/0/k", 9)`; `...` removes the field."""
+    """Return an edit that sets a field of nested mappings and lists, as in `put("profiles/0/k", 9)`.
+
+    The value `...` removes the field.
+    """
 
     def edit(content: Any) -> None:
         *parents, last = path.split("/")
@@ -99,7 +102,10 @@ def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -
 def array_entry(
     shape: Any, dtype: Any = "float32", slices: Any = None, shards: Any = None, code: int = INDEX_INFO
 ) -> msgpack.ExtType:
-    """Return a leaf of the index. A slice has (start, stop) per dimension; by default, one slice covers the shape."""
+    """Return the entry of an array in the index of an official checkpoint.
+
+    A slice is (start, stop) for each dimension. By default, one slice covers the whole array.
+    """
     slices = [[(0, extent) for extent in shape]] if slices is None else slices
     boxes = [msgpack.packb([msgpack.packb((*bounds, None)) for bounds in box]) for box in slices]
     shaped = msgpack.packb((shape, dtype, False, {}))
@@ -108,16 +114,16 @@ def array_entry(
 
 
 def chunk(values: int = 48, dtype: str = "float32", data: bytes | None = None, start: int = 0, stop: int = 48) -> list[Any]:
-    """Return a chunk of a 1-D array, as a shard stores it; by default all of a float32[48]."""
+    """Return a chunk of a 1-D array as a shard stores it; by default, the chunk is a whole float32[48]."""
     body = msgpack.packb(((values,), dtype, b"\0" * 4 * values if data is None else data))
     box = msgpack.packb([msgpack.packb((start, stop, None))])
     return [[msgpack.ExtType(NDARRAY, body)], msgpack.ExtType(ND_SLICE, box)]
 
 
 def edited_shard(folder: Path, edit: Edit) -> Path:
-    """Write the dense golden checkpoint as `ckpt`, with a change to the map in its only shard.
+    """Write the dense golden checkpoint as `ckpt`, with an edit of the map that is stored in its only shard.
 
-    Key "0" has the chunks of the first array, Encoder/encoder_norm/bias, a float32[48].
+    Key "0" of the map contains the chunks of the first array, Encoder/encoder_norm/bias, a float32[48].
     """
     prefix = copied_checkpoint(folder, DENSE)
     shard = folder / "ckpt.data-00000-of-00001"
@@ -136,7 +142,7 @@ def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
 
 
 def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: Mapping[str, bytes] | None = None) -> Path:
-    """Copy a bundle, replace files and update their SHA-256, and then edit the manifest."""
+    """Copy a bundle, replace `files` and update their SHA-256, and then apply `edit` to the manifest."""
     shutil.copytree(source, target)
     manifest = json.loads((target / "manifest.json").read_bytes())
     for name, data in (files or {}).items():
@@ -149,14 +155,14 @@ def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: M
 
 
 def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> bytes:
-    """Return a graph of the bundle with a change to its ModelProto."""
+    """Return a graph of the bundle after applying `edit` to its ModelProto."""
     model = onnx.load(bundle / name, load_external_data=False)
     edit(model)
     return model.SerializeToString()
 
 
 def with_nan_weights(bundle: Path, target: Path) -> Path:
-    """Copy a bundle, and make its head add NaN."""
+    """Copy a bundle, and change its weights so that the head adds NaN."""
     data = (bundle / "weights.safetensors").read_bytes()
     bias = safetensors.numpy.load(data)["head/bias"]
     assert data.count(bias.tobytes()) == 1
@@ -194,7 +200,7 @@ def external_tensor(**entries: str) -> onnx.TensorProto:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Return every path under a folder, and the contents of the regular files."""
+    """Return every path under a folder, with the content of each regular file."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         for path in sorted(folder.rglob("*"))

@@ -11,7 +11,10 @@ _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 
 
 def install_debian(target: Path, *packages: str) -> Path:
-    """Make a root with `packages` and the essential ones, from this machine's sources, as a folder or a tar archive."""
+    """Install Debian with `packages` and the essential packages, from this machine's package sources.
+
+    `target` is a folder or a tar archive.
+    """
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     options = ["--quiet", "--variant=minbase", *(f"--include={package}" for package in packages)]
     settings = [f"--aptopt={path}" for path in Path("/etc/apt/apt.conf.d").glob("99*")]
@@ -20,6 +23,6 @@ def install_debian(target: Path, *packages: str) -> Path:
 
 
 def run_inside(root: Path, script: str) -> str:
-    """Run a shell script in a root, with an environment of its own, and return its output."""
+    """Run a shell script in a root with a minimal environment, and return its output."""
     lines = 'mount -t proc proc "$1/proc"; exec env -i PATH=/usr/bin:/usr/sbin:/bin HOME=/ chroot "$1" sh -ec "$2"'
     return built("unshare", "--mount", "--pid", "--fork", "sh", "-ec", lines, "sh", root, script)

@@ -36,11 +36,11 @@ LINES = {
 
 
 class Exports:
-    """Makes exports into one folder, and kills or interrupts them.
+    """Exports into one folder that are killed or interrupted.
 
     Args:
         folder: an empty folder.
-        seed: random seed of the moments.
+        seed: random seed for the moments of the kills and signals.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -51,7 +51,7 @@ class Exports:
         self._beside = Path(tempfile.mkdtemp(prefix="export-kills-"))
         self._errors, self._bundle = self._beside / "errors", self._beside / "x.vmoe"
         self._errors.touch()
-        # Export once before the first fork, so that the children need not repeat torch's imports. Use one thread, because
+        # Export once before the first fork, so that the children don't have to import torch again. Use one thread, because
         # threads don't survive a fork.
         torch.set_num_threads(1)
         export_bundle(DENSE, self.target, validate=False)
@@ -66,7 +66,7 @@ class Exports:
             self._whole.add(Bundle.open(self.target).identity)
 
     def kill(self, count: int) -> None:
-        """Send SIGKILL at a random moment. The target must be whole; if there was none before, it may be missing."""
+        """Send SIGKILL at a random moment. The target must be complete, or missing if there was none before."""
         for run in range(count):
             force = self._begin_with_bundle(run)
             self._end(run, signal.SIGKILL, force)
@@ -88,7 +88,7 @@ class Exports:
             name = f"signal {run} ({number.name})"
             if code not in (0, 128 + number, -number):
                 self._fail(f"{name}: exit code {code}")
-            # The second of two signals may come after the message.
+            # The second of two signals may arrive after the message has been printed.
             if lines != ([LINES[number]] if code == 128 + number else []) and not (twice and lines == [LINES[number]]):
                 self._fail(f"{name}: exit code {code} and standard error {lines}")
             if (left := self._left()) and not twice:
@@ -97,7 +97,7 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Remove the file for standard error, and the bundle that is copied to the target before a run."""
+        """Remove the file for standard error, and the bundle that each run gets as its previous target."""
         shutil.rmtree(self._beside)
 
     def _begin_with_bundle(self, run: int) -> bool:
@@ -121,7 +121,8 @@ class Exports:
 
     def _start(self, options: list[str], *, force: bool) -> int:
         arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
-        self._errors.write_bytes(b"")  # otherwise, a process that ends early would leave the text of the previous one
+        # otherwise, if a process ends early, the file would still contain the messages of the previous process
+        self._errors.write_bytes(b"")
         return self._fork(lambda: program.main(["export", *arguments]))
 
     def _fork(self, run: Callable[[], int]) -> int:
@@ -131,14 +132,14 @@ class Exports:
         try:
             os.dup2(os.open(self._errors, os.O_WRONLY), 2)
             code = run()
-        except KeyboardInterrupt:  # after the command had ended
+        except KeyboardInterrupt:  # the signal arrived after the command had ended
             code = 0
         finally:
             os._exit(code)
 
     @staticmethod
     def _wait(pid: int) -> int:
-        """Wait for a process; return its exit code, or minus the signal that ended it."""
+        """Wait for a process. Return its exit code, or the negative number of the signal that ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _check_target(self, name: str, must_be_there: bool) -> None:
@@ -162,7 +163,10 @@ class Exports:
             self._fail(f"the export after {after} leaves {left}")
 
     def _left(self) -> list[str]:
-        """Return the paths that an export left besides its target. Ignore an empty folder: an early signal may leave it."""
+        """Return the paths that an export left in the folder, except its target.
+
+        An empty folder is ignored, because an early signal may leave one.
+        """
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".") and any(path.iterdir())]
 
     def _fail(self, what: str) -> None:
@@ -170,7 +174,7 @@ class Exports:
 
 
 def run(kills: int, signals: int, seed: int) -> Report:
-    """Run everything in a temporary folder. Call it in a process without threads, because it forks."""
+    """Run all kills and signals in a temporary folder. Forks, so the calling process must not have other threads."""
     with tempfile.TemporaryDirectory(prefix="export-kills-") as folder:
         exports = Exports(Path(folder), seed)
         try:

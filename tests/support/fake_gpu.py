@@ -1,4 +1,7 @@
-"""Fakes for machines without a GPU: a driver that reports any GPU, and a CUDA op library that reports any build."""
+"""Fakes for machines without a GPU.
+
+They are a driver that reports any GPU, and a CUDA op library that reports any build.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ int vmoe_cuda_version(void) { return VERSION; }
 
 
 def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
-    """Build a libcuda.so.1 with one GPU of this compute capability, for that CUDA version, and `more` functions in C."""
+    """Build a libcuda.so.1 that reports one GPU with this compute capability, and this CUDA version.
+
+    `more` is C source of further functions.
+    """
     major, minor = capability.split(".")
     version = cuda[0] * 1000 + cuda[1] * 10
     defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "NAME": f'"{NAME}"'}
@@ -33,7 +39,7 @@ def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "")
 
 
 def op_library(folder: Path, architectures: str, cuda: int) -> Path:
-    """Build a library that describes itself as the CUDA op library does, but has no ops."""
+    """Build a library that reports its build as the CUDA op library does, but has no ops."""
     folder = folder / f"{architectures.replace(' ', '_')}-{cuda}"
     return compiled(
         folder / "libvmoe_onnxruntime_cuda.so", _LIBRARY, {"VERSION": cuda, "ARCHITECTURES": f'"{architectures}"'}

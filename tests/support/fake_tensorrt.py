@@ -1,7 +1,7 @@
 """Fakes of the parts of `tensorrt` and `cuda.bindings.runtime` that the product calls, for use without a GPU.
 
-A fake engine names the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. The GPU's memory is the
-host's. Work on a stream happens only when the stream is synchronized, as it may on a GPU.
+A fake engine stores the name of the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. Host
+memory serves as the GPU's memory. Work on a stream happens only when the stream is synchronized, as is possible on a GPU.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FakeCuda(ModuleType):
 
     Attributes:
         device, pinned: the allocated buffers, by address.
-        refuses: the name of a function that fails for lack of memory.
+        refuses: the name of a function that must fail for lack of memory.
     """
 
     cudaMemcpyKind, cudaError_t, cudaStreamNonBlocking = _CopyKind, _Error, 1
@@ -117,9 +117,9 @@ class FakeTensorRt(ModuleType):
 
     Attributes:
         cuda: the fake of CUDA's runtime.
-        gpu: the GPU that the driver finds, or an exception to raise.
-        error: number to add to each float output of engines built from now on; None to let building fail.
-        wrong_batch: the only batch size with wrong outputs, off by one.
+        gpu: the GPU that the driver reports, or an exception to raise instead.
+        error: number to add to each float output of engines that are built from now on; None makes building fail.
+        wrong_batch: the only batch size with wrong outputs, which are off by one.
         built: the options of each build.
         contexts: number of execution contexts made.
     """
@@ -267,7 +267,7 @@ class _Context:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    """Install the fakes as the modules that the product imports, and replace the driver's GPU by the fake's."""
+    """Install the fakes as the modules that the product imports, and make the driver report the fake's GPU."""
     fake = FakeTensorRt()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     for name in ("cuda", "cuda.bindings"):
@@ -275,7 +275,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
     sys.modules["cuda.bindings"].runtime = fake.cuda  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake.cuda)
     monkeypatch.setattr(nvidia_gpu, "find_gpu", fake.find_gpu)
-    for name in _PRODUCT:  # import them again with the fakes, and forget them afterwards
+    for name in _PRODUCT:  # import these modules again with the fakes, and remove them after the test
         package, _, attribute = name.rpartition(".")
         owner = import_module(package)
         monkeypatch.setitem(sys.modules, name, fake)

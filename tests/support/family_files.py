@@ -25,7 +25,7 @@ class Family:
     """One model of `tests/data/make_families.py`."""
 
     name: str
-    made_by: str  # class of transformers, architecture of timm, or CLIP-MoE
+    made_by: str  # a class of transformers, an architecture of timm, or "CLIP-MoE"
     seed: int
     output: str  # logits, pooler_output, image_embeds or pre_logits
     size: tuple[int, int]  # height and width of its pictures
@@ -44,11 +44,11 @@ class Family:
         return family_weights.pictures(getattr(self, size), self.seed)
 
     def expected(self, size: Size = "size", dtype: Literal["float32", "float64"] = "float64") -> np.ndarray:
-        """Return [2,outputs]: the library's outputs in that type."""
+        """Return the library's outputs for the two pictures: [2,outputs] of `dtype`."""
         return _arrays()[f"{self.name}/{size}/{dtype}"]
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
-        """Make the folder with the files that the library saves, and return it."""
+        """Write the files that the library saves to `folder`, and return the folder."""
         write_files(folder, self.config or None, self.tensors, layout)
         if self.preprocessor_config is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocessor_config))
@@ -56,11 +56,11 @@ class Family:
 
 
 def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, layout: Layout = "safetensors") -> None:
-    """Make the folder with config.json, if the library writes one, and the tensors.
+    """Write the tensors to the folder, and config.json if the library writes one.
 
     The tensors are in one of these layouts:
 
-    - model.safetensors or pytorch_model.bin, as `torch.save` writes a state dict
+    - model.safetensors, or pytorch_model.bin as `torch.save` writes a state dict
     - two such files and their index
     - checkpoint.pth, in the layout of timm's training: under "model", with the names from DistributedDataParallel
     """

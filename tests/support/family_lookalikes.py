@@ -1,6 +1,7 @@
 """Files that look like one of the ViTs that the exporter reads, but compute something else, or nothing.
 
-Each is a good checkpoint of `family_files` with one change. The exporter must refuse it with one sentence.
+Each is a good checkpoint of `family_files` with one change. The exporter must refuse it with an error message of one
+sentence.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ Change = Callable[[dict[str, Any], Tensors], object]
 
 @dataclass(frozen=True)
 class Lookalike:
-    """A good checkpoint by name, a change to its config and tensors or to its files, and words of the refusal."""
+    """A good checkpoint, named by `base`, and changes that the exporter must refuse.
+
+    `changes` alter the config and the tensors; `damage` alters the written files.
+    """
 
     name: str
     base: str
-    words: str  # a refusal has at least one of them: the tensor, field or file at fault
+    words: str  # the tensors, fields or files at fault; the error message must contain at least one of them
     changes: tuple[Change, ...] = ()
     layout: Layout = "safetensors"
     damage: Callable[[Path], object] = lambda folder: folder
@@ -35,7 +39,7 @@ class Lookalike:
         return self.name
 
     def write(self, folder: Path) -> Path:
-        """Make the folder with the wrong files, and return it."""
+        """Write the changed checkpoint to `folder`, and return the folder."""
         config, tensors = copy.deepcopy(families()[self.base].config), families()[self.base].tensors
         for change in self.changes:
             change(config, tensors)
@@ -45,7 +49,10 @@ class Lookalike:
 
 
 def rename(pattern: str, replacement: str | None) -> Change:
-    """Rename or remove the tensors whose names match; there must be some."""
+    """Return a change that renames all tensors whose name matches `pattern`, or removes them if `replacement` is None.
+
+    At least one name must match.
+    """
 
     def change(_config: dict[str, Any], tensors: Tensors) -> None:
         found = [name for name in tensors if re.search(pattern, name)]
@@ -59,12 +66,12 @@ def rename(pattern: str, replacement: str | None) -> Change:
 
 
 def put(name: str, *shape: int, value: float = 0.5, dtype: type = np.float32) -> Change:
-    """Add or replace a tensor."""
+    """Return a change that adds or replaces a tensor."""
     return lambda _config, tensors: tensors.update({name: np.full(shape, value, dtype)})
 
 
 def field(**fields: Any) -> Change:
-    """Set fields of config.json; for timm, set arguments in it."""
+    """Return a change that sets fields of config.json and, for timm, the model arguments in it."""
 
     def change(config: dict[str, Any], _tensors: Tensors) -> None:
         config.update(fields)
@@ -78,7 +85,7 @@ def half(file: str) -> Callable[[Path], object]:
 
 
 class _Command:
-    """A pickle that, when loaded, makes a file named "ran" in the working directory."""
+    """An object that, when unpickled, creates a file named "ran" in the working directory."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("ran"),)
@@ -89,7 +96,7 @@ def pickle_a_command(file: str) -> Callable[[Path], object]:
 
 
 def name_parts(old: str, new: str) -> Callable[[Path], object]:
-    """Rename files in the index only."""
+    """Return a change of the file names in the index; the files keep their names."""
 
     def change(folder: Path) -> None:
         (index,) = folder.glob("*.index.json")

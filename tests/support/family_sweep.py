@@ -41,9 +41,10 @@ NONE = ((0.0,) * 3, (1.0,) * 3)
 
 @dataclass
 class Made:
-    """A model in a folder, the library's outputs for some pixel values, their size and channels, and our options.
+    """A model in a folder, with what is needed to export it and to compare it with its library.
 
-    `answers` has the values of options that the exporter may ask for.
+    `library` computes the library's outputs from pixel values; `size`, `channels` and `colours` describe the images that it
+    takes. `options` are the options of the export. `answers` are values for further options, which the exporter may demand.
     """
 
     library: Callable[[torch.Tensor], Any]
@@ -58,7 +59,7 @@ Make = Callable[[Path], Made]
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    """Give a model random weights of the magnitude of trained ones. The model may be on the device meta."""
+    """Give a model random weights of the magnitude of trained ones. Its device may be "meta"."""
     torch.manual_seed(0)
     if any(value.is_meta for value in model.parameters()):
         model = model.to_empty(device="cpu")
@@ -70,7 +71,10 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def verdict(make: Make) -> tuple[str, str]:
-    """Return "right", "wrong", "refused", or "no model" if the library has none; and the difference or the reason."""
+    """Return "right", "wrong", "refused" or "no model", and the difference or the reason.
+
+    It is "no model" if the library can't make the model.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         folder.mkdir()
@@ -80,7 +84,7 @@ def verdict(make: Make) -> tuple[str, str]:
             mean, std = (np.array(each[: made.channels]) for each in made.colours)
             output = made.library(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2)).double())
             expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip may also return tokens
-        except Exception as error:  # any error of the library
+        except Exception as error:  # the library may raise anything
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
             bundle = answered(folder, Path(name) / "model.vmoe", made)
@@ -97,7 +101,11 @@ def verdict(make: Make) -> tuple[str, str]:
 
 
 def answered(folder: Path, target: Path, made: Made) -> Path:
-    """Export a model, with an answer to each option that the exporter asks for; raise VmoeError if it is refused."""
+    """Export a model. Whenever the exporter demands an option, try again with the option from `answers`.
+
+    Raises:
+        VmoeError: the exporter refuses the model.
+    """
     options = dict(made.options)
     while True:
         try:
@@ -355,10 +363,14 @@ EVA: dict[str, dict[str, Any]] = {
 def timm_model(
     name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
 ) -> Made:
-    """Save a model with a config.json or, if there are options, without; `answers` has all options that may be asked for."""
+    """Save a model of timm: with a config.json, or without one if there are `options`.
+
+    If `answers`, the result contains values for all options that the exporter may demand.
+    """
     import timm
 
-    computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)  # tables that meta can't compute
+    # these models compute tables, which the meta device can't do
+    computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)
     with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
@@ -377,7 +389,10 @@ def timm_model(
 
 
 def lookalike_cases() -> Iterator[tuple[str, Make]]:
-    """Return models named as timm's ViTs, most with other blocks; with a config, and without one but with answers."""
+    """Yield models that are named like timm's ViTs, most of them with different blocks.
+
+    Each model comes twice: with a config, and without one but with answers.
+    """
     import timm
 
     modules = ("eva", "beit", "vision_transformer_relpos", "vision_transformer_sam")
@@ -394,7 +409,7 @@ def lookalike_cases() -> Iterator[tuple[str, Make]]:
 
 
 def meta_model(name: str, fields: dict[str, Any], left: str, folder: Path) -> Made:
-    """Save a timm DINOv3 with the tensor names of Meta's own files, without the tensors whose names match `left`."""
+    """Save a timm DINOv3 with the tensor names of Meta's own files. Leave out the tensors whose name matches `left`."""
     import timm
 
     args = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 32, "global_pool": "token", "num_classes": 0}
@@ -499,14 +514,14 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
 
 
 def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] | None, folder: Path) -> Made:
-    """Save a model as the file `save`, with open_clip_config.json or, if there are options, without."""
+    """Save a model of open_clip in the form `save`: with open_clip_config.json, or without it if there are `options`."""
     import open_clip
     import timm
     from open_clip.model import _build_vision_tower
 
     vision, create = config["vision_cfg"], timm.create_model
     shallow = mock.patch("timm.create_model", lambda *args, **more: create(*args, **more, depth=1))
-    # The meta device can't compute the sines.
+    # The meta device can't compute the sines of position embeddings.
     has_sines = "pos_embed_type" in vision or re.search("eva|_pe_", vision.get("timm_model_name", ""))
     with shallow, torch.device("cpu" if has_sines else "meta"):
         tower = fill(_build_vision_tower(config["embed_dim"], dict(vision), config.get("quick_gelu", False)))

@@ -16,7 +16,10 @@ _EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|(?<!
 
 
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
-    """Return float32 of this shape. Embeddings and patch outputs are as small as trained ones, so an epsilon matters."""
+    """Return a random float32 tensor of this shape.
+
+    Embeddings and outputs of patches are as small as trained ones, so that the epsilon of a norm matters.
+    """
     mean, deviation = mean_and_deviation(name, shape)
     return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
 
@@ -36,7 +39,7 @@ def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
 
 
 def mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
-    """Return mean and standard deviation for the values of a tensor with this name and shape."""
+    """Return the mean and the standard deviation of the values of a tensor with this name and shape."""
     if name.endswith(("gamma", "lambda1")):
         return 0.5, 0.1
     if len(shape) == 4:

@@ -1,7 +1,7 @@
-"""A fake device in the CPU's memory that records every operation that would wait for it or mix it with the CPU.
+"""A fake device in the CPU's memory that records operations that would wait for a device or mix it with the CPU.
 
-Its tensors claim to be on `meta`, where torch expects no data, but they have data. So code for a GPU can run without a GPU,
-and its results can be compared.
+Its tensors claim to be on `meta`, where torch expects no data, but they have data. Code for a GPU can therefore run without
+a GPU, and its results can be compared.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ForeignDevice(TorchDispatchMode):
     """A context in which tensors with `device="meta"` are on the fake device.
 
     Attributes:
-        faults: operations that would wait for a device or fail on one, in the order of the calls.
+        faults: operations that would wait for a real device or fail on one, in the order of the calls.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class ForeignDevice(TorchDispatchMode):
 
 
 def _looks_at_data(function: Any, args: Any) -> bool:
-    """Return whether the CPU needs data from the device: a result, or the size of a result."""
+    """Return whether the CPU needs data from the device for this call: a result, or the size of a result."""
     if function in _INDEXING:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return bool(_LOOKS_AT_DATA & set(function.tags))
@@ -89,7 +89,7 @@ def _there(value: Any) -> Any:
 
 
 def to_device(values: Any) -> Any:
-    """Move tensors, also inside containers, to the device; keep None and numbers."""
+    """Move tensors to the fake device, also inside containers; leave None and numbers unchanged."""
     return tree_map(_there, values)
 
 

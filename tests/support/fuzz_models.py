@@ -57,7 +57,7 @@ RARE = (*ROTATED, *GATE_INPUTS, *HIDDEN_NORM_INPUTS, *MIXED_NORM_INPUTS)
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model: its node, and the expected result, "runs", "never-loads" or "never-runs"."""
+    """A model with one node, and the expected result: "runs", "never-loads" or "never-runs"."""
 
     op: str
     expected: str = "runs"
@@ -81,7 +81,10 @@ class Model:
 
 
 def models() -> Iterator[Model]:
-    """Yield every op with weights as inputs and as constants, in every type, with settings as inputs and attributes."""
+    """Yield models of every op, in every type of weights.
+
+    Weights are inputs or constants; settings are inputs or attributes.
+    """
     for op in OPS.values():
         yield from _with_all_attributes(op)
         yield from _partly_constant(op)
@@ -114,7 +117,7 @@ def models() -> Iterator[Model]:
 
 
 def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
-    """Return the inputs that an exporter writes as constants. Of the inputs in `RARE`, include only those in `more`."""
+    """Return the inputs that an exporter writes as constants; of the inputs in `RARE`, only those named in `more`."""
     usual = [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")]
     weights = [*usual, *(value for value in op.inputs if value.name in ("router", "mu") or "ln_" in value.name)]
     return [value for value in weights if _is_usual(value, more)]
@@ -162,7 +165,7 @@ def _extreme_attributes(op: Op) -> Iterator[Model]:
 
 
 def _wrong_weights(op: Op) -> Iterator[Model]:
-    """Yield models with missing or superfluous scales, mixed types of weights, or constants of contradictory shapes."""
+    """Yield models with wrong weights: missing or superfluous scales, mixed types, or constants of contradictory shapes."""
     constants = weights_of(op)
     typed = [value for value in constants if value.type == "W"]
     for value, fixed in itertools.product(constants, (None, FIXED[0])):
@@ -196,7 +199,7 @@ def _settings_as_attributes(name: str) -> Iterator[Model]:
 
 
 class Port(NamedTuple):
-    """An input or output of a model: one of `ONNX_TYPES`, and a letter for each dimension."""
+    """An input or output of a model: its type from `ONNX_TYPES`, and one letter per dimension."""
 
     type: str
     dims: str
@@ -204,9 +207,10 @@ class Port(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A model in a file: its inputs and outputs, by name and in order, and the sizes that its constants fix.
+    """A model in a file: its inputs and outputs, by name and in order, and the sizes that its constants determine.
 
-    The output "in_place" is the first output again, from the node whose output may overwrite its input.
+    The output "in_place" must equal the first output. It comes from a copy of the node, whose output may overwrite its
+    input.
     """
 
     model: Model
@@ -260,7 +264,10 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """Return the node, and a copy between other nodes: ONNX Runtime overwrites only its own values of known shape."""
+    """Return the node, and a copy of it between other nodes.
+
+    ONNX Runtime lets a node overwrite its input only if the input is another node's output with a known shape.
+    """
     x = op.inputs[0]
     again = onnx.NodeProto()
     again.CopyFrom(node)

@@ -57,7 +57,7 @@ class Case:
 
     @property
     def kind(self) -> RoutingKind | None:
-        """The routing kind; None for a dense ViT."""
+        """The routing kind, or None for a dense ViT."""
         return kind_of(self.model)
 
     @property
@@ -75,7 +75,11 @@ class Case:
 
     @property
     def logits(self) -> np.ndarray:
-        """The logits, or the logits of each member; if the case is an ensemble's prediction, the logarithm of that."""
+        """The official logits.
+
+        For the output "members", they are the logits of each member. Otherwise, for an ensemble, they are the logarithms of
+        its predicted probabilities.
+        """
         stored = arrays(self.model)
         if self.output == "members":
             rows = stored[self.raw["logits"]]
@@ -83,12 +87,12 @@ class Case:
         return stored[self.raw["logits" if self.members == 1 else "ensemble_log_probs"]]
 
     def layers(self) -> list[tuple[np.ndarray | None, np.ndarray]]:
-        """For each MoE layer, gates f32[G,S,E], None if not recorded, and kept bool[G,S,E]."""
+        """Return, for each MoE layer, gates f32[G,S,E] (None if not recorded) and kept bool[G,S,E]."""
         stored = arrays(self.model)
         return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
 
     def shares(self) -> list[np.ndarray]:
-        """For each layer of a Soft MoE, dispatch and combine f32[G,S,E,P]."""
+        """Return, for each layer of a Soft MoE, dispatch and combine f32[G,S,E,P]."""
         stored = arrays(self.model)
         return [stored[layer[name]] for layer in self.raw["layers"].values() for name in ("dispatch", "combine")]
 
@@ -129,13 +133,13 @@ def cases() -> list[Case]:
 
 
 def ensemble_cases() -> list[Case]:
-    """Return the cases of ensembles (E3) twice: with their prediction, and with their members' logits."""
+    """Return each case of an ensemble (E3) twice: with its prediction, and with its members' logits."""
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
 
 def kind_cases() -> list[Case]:
-    """Return the cases of experts choice and Soft MoE."""
+    """Return the cases of expert choice and of Soft MoE."""
     return [Case(model, raw) for model in ("g6", "g6b", "g7") for raw in settings(model)["cases"]]
 
 
@@ -149,7 +153,10 @@ def kind_of(model: str) -> RoutingKind | None:
 
 
 def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
-    """Export the model, or another checkpoint with its config, for images of its size; by default without validation."""
+    """Export the model, or another checkpoint with the model's config, for images of the model's size.
+
+    By default, the export is not validated.
+    """
     return export(model, path, checkpoint, **options).path
 
 
@@ -161,7 +168,10 @@ def export(model: str, path: Path, checkpoint: Path | None = None, **options: An
 
 
 def without_experts(model: str, path: Path) -> Path:
-    """Write the model's checkpoint as a safetensors file whose last MoE layer has one expert less, or one per member."""
+    """Write the model's checkpoint as a safetensors file whose last MoE layer has fewer experts.
+
+    It has one expert less, or for an ensemble one less per member.
+    """
     tensors = read_tensors(FOLDER / model)
     last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
     moe, experts = last.removesuffix("Mlp/Dense_0/kernel"), len(tensors[last])
@@ -177,7 +187,13 @@ def without_experts(model: str, path: Path) -> Path:
 
 
 def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
-    """Return bool[G,S,E], the (token, expert) pairs that got a slot, from each choice's expert and whether it was kept."""
+    """Return the (token, expert) pairs that got a slot, as bool[G,S,E].
+
+    Args:
+        expert: the expert of each choice, [G,S,K].
+        kept: whether each choice was kept, [G,S,K].
+        num_experts: E.
+    """
     pairs = np.zeros((*expert.shape[:2], num_experts), bool)
     group, token, choice = np.nonzero(kept)
     pairs[group, token, expert[group, token, choice]] = True
@@ -185,14 +201,21 @@ def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.nda
 
 
 def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
-    """Return the kept pairs bool[G,S,E] from slots of official routing, which are -1 for a dropped choice."""
+    """Return the kept (token, expert) pairs, bool[G,S,E].
+
+    Args:
+        slot: the slots of official routing; -1 for a dropped choice.
+        capacity: slots per expert and group.
+        num_experts: E.
+    """
     return kept_pairs(slot // (slot.shape[0] * capacity), slot >= 0, num_experts)
 
 
 def check(case: Case, outputs: Outputs) -> None:
     """Assert that logits, kept pairs, weights and shares are the official ones.
 
-    One float32 ulp can flip a rounding of the bfloat16 dispatcher, so the mean error has a limit of its own.
+    With a bfloat16 dispatcher, a difference of one float32 ulp can change how a value is rounded. The largest error may then
+    be larger, so the mean error has its own limit.
     """
     logits, *routes = outputs
     difference = np.abs(logits - case.logits)
@@ -219,7 +242,11 @@ def check(case: Case, outputs: Outputs) -> None:
 
 @functools.cache
 def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
-    """Return a folder with both graphs and the weights, the torch model, the routing groups, and the weights' locations."""
+    """Return the parts from which graphs are run.
+
+    Returns:
+        A folder with both graphs and the weights, the torch model, the routing groups, and the weights' locations.
+    """
     folder = scratch_folder()
     network = torch_model(model, group, bfloat16, output)
     config = network.config
@@ -251,7 +278,7 @@ def unmerged_outputs(model: ExportedModel) -> list[str]:
 
 
 def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
-    """Run the reference of validation, from images to outputs."""
+    """Run the numpy reference of validation from images to outputs."""
     stream, routes, profile = Stream(feeds["image"]), list[np.ndarray](), _profile(feeds)
     names = unmerged_outputs(reference.model)
     for part in reference.model.parts:

@@ -1,6 +1,7 @@
-"""A GPU emulator: the kernels' interface, implemented on the CPU.
+"""A GPU emulator, which implements the kernels' interface on the CPU.
 
-With it and a `HostDevice`, the GPU benchmark runs without a GPU. It tests neither the kernels nor `gpu/device.py`.
+With the emulator and a `HostDevice`, the GPU benchmark runs without a GPU. This tests neither the kernels nor
+`gpu/device.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def nvcc() -> Path:
 
 def build_emulator() -> Path:
     """Build the emulator's library."""
-    # g++ runs as nvcc's host compiler, so that it finds CUDA's headers. The emulator has a CUDA runtime of its own.
+    # g++ runs as the host compiler of nvcc, so that it finds CUDA's headers. CUDA's runtime is not linked, because the
+    # emulator contains its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     kernels = {"routing", "dispatch", "workspace"}

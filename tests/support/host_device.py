@@ -10,7 +10,7 @@ import torch
 
 
 class HostDevice:
-    """A device in the CPU's memory, with one stream that does all work immediately."""
+    """A device in the CPU's memory, with one stream that performs all work immediately."""
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")

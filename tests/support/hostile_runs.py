@@ -13,16 +13,17 @@ from typing import Any, NoReturn
 
 @dataclass
 class Report:
-    """Counts of how cases ended, and one line for each failure."""
+    """How many cases ended in each way, and one line for each failure."""
 
     endings: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
 def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoReturn:
-    """Parse the command line and pass it to `run`. `paths` are positional; each option is parsed as the type of its default.
+    """Parse the command line, call `run` with it, and exit.
 
-    Print one line for each failure and a summary as JSON, and exit with 1 if there was a failure.
+    `paths` are positional arguments. Each option is parsed as the type of its default. Prints one line for each failure and
+    a summary as JSON. The exit code is 1 if there was a failure.
     """
     parser = argparse.ArgumentParser()
     for name in paths:

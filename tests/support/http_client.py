@@ -32,15 +32,18 @@ def free_port() -> int:
 
 
 def unexpected(errors: str) -> str:
-    """Return a server's lines on standard error, except those about settings that were measured to be no faster."""
+    """Return the unexpected lines of a server's standard error.
+
+    Lines about settings that are left out because they were measured to be no faster are expected.
+    """
     return "".join(line for line in errors.splitlines(True) if "is left out: it takes no less time here" not in line)
 
 
 def exchanged(port: int, *parts: bytes, pause: float = 0) -> bytes:
-    """Send bytes to a port; return all bytes that come back until the server closes the connection."""
+    """Send bytes to a port, and return all bytes that the server sends until it closes the connection."""
     answer = b""
     with contextlib.suppress(ConnectionResetError, ConnectionRefusedError), connected(port) as connection:
-        with contextlib.suppress(OSError):  # the server may close the connection before all are sent
+        with contextlib.suppress(OSError):  # the server may close the connection before it has received everything
             for part in parts:
                 connection.sendall(part)
                 time.sleep(pause)
@@ -55,7 +58,10 @@ def connected(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
-    """Run nginx with these settings of its `http`, listening at the port, until the block ends. Skip without nginx."""
+    """Run nginx until the block ends. `settings` is the content of its `http` section, which must listen at `port`.
+
+    Skips if nginx is not installed.
+    """
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
         pytest.skip("there is no nginx (Debian package nginx-light)")
@@ -74,7 +80,7 @@ def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
 
 
 class HttpClient:
-    """A client of a server on this machine, with a connection for each request; safe from many threads."""
+    """A client of a server on this machine. It opens a connection for each request, so many threads can use it at once."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -98,9 +104,10 @@ class HttpClient:
 
 
 def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, levels: Sequence[str], requests: int) -> None:
-    """Assert that many concurrent clients get the engine's bits: at their setting, or without one, at any of the levels.
+    """Assert that many concurrent clients get the same bits as from the engine.
 
-    Every fourth client sends NaN and must get 400.
+    If a client requests a setting, the answer must have that setting; otherwise, it must have one of `levels`. Every fourth
+    client sends NaN and must get status 400.
     """
     images, settings = engine.batch(pixels), (None, "c0.3-k1", "c1.05-k2-vanilla")
 

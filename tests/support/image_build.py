@@ -30,7 +30,7 @@ def build_image(folder: Path) -> str:
 
 
 class Container(HttpClient):
-    """A running container of an image, with the image's user and entry point, that listens on a port that it chooses."""
+    """A running container of an image, with the image's user and entry point. It listens on a port that it chooses."""
 
     def __init__(self, image: str, bundle: Path) -> None:
         self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]
@@ -44,7 +44,7 @@ class Container(HttpClient):
         super().__init__(int(said.rpartition(":")[2].partition("/")[0]))
 
     def inside(self, *command: str) -> str:
-        """Run a command in the container, as its user, and return its output."""
+        """Run a command in the container as the container's user, and return its output."""
         return built("buildah", "run", *_OPTIONS, self._name, "--", *command)
 
     def remove(self) -> None:

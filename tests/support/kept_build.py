@@ -13,12 +13,13 @@ _HEADER_FOLDERS = ("plugins", "tests/cpp", "tests/on_gpu")
 
 
 def kept(name: str, *command: str | Path) -> Path:
-    """Return the file that a compiler's command makes, which ends with `-o` and that file.
+    """Return the file that a compiler command makes, and run the command only if needed.
 
-    A change of any header of the product or of tests/cpp rebuilds it. Skips if there is no ninja.
+    `-o` and the file are added to the command. The file is rebuilt if the command, its input files, or any header of the
+    product or of tests/cpp has changed. Skips if ninja is not installed.
 
     Args:
-        name: name of the file, and of its folder in build/compiled. `<name>.txt` next to it has the compiler's output.
+        name: name of the file, and of its folder in build/compiled. `<name>.txt` next to it contains the compiler's output.
         command: the compiler with flags, sources and libraries.
     """
     if shutil.which("ninja") is None:

@@ -3,8 +3,8 @@
     python tests/support/make_conformance.py [FOLDER]
 
 Expected values are those of the numpy reference in float64. Inputs are made of whole numbers, so that the files have the
-same bytes on every machine. If a choice or a rounding depends on a computed number, inputs are drawn again until a change
-of a millionth doesn't alter the result.
+same bytes on every machine. If a choice or a rounding depends on a computed number, inputs are drawn again until a change of
+a millionth leaves the result unchanged.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
-    """Return consistent inputs of an op: slots, weights and tokens of the same routing."""
+    """Return inputs of an op that fit together: slots, weights and tokens come from the same routing."""
     width, _ = _types(options)
     sizes = cases.SIZES | {key: size for key, size in options.items() if key in cases.SIZES}
     shares = gates(name, *(sizes[dim] for dim in "GSE"))

@@ -46,7 +46,7 @@ class MoeCall:
 
 
 def token_types(op: str) -> tuple[ElementType, ...]:
-    """Return the types of tokens that an op accepts; float for an op without tokens."""
+    """Return the types of tokens that an op accepts; only float for an op without tokens."""
     return FLOATS if any(value.type == "T" for value in OPS[op].inputs) else FLOATS[:1]
 
 
@@ -60,7 +60,7 @@ def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
 
 
 def same_values(found: Outputs, expected: Outputs) -> bool:
-    """Return whether all bits are equal; any two NaN count as equal."""
+    """Return whether all bits are equal; any two NaNs are considered equal."""
     return same_bits([_plain_nan(array) for array in found], [_plain_nan(array) for array in expected])
 
 

@@ -1,4 +1,4 @@
-"""Damaged bundles, made from a good one by a numbered, repeatable random change."""
+"""Damaged bundles, each made from a good one by a numbered random change that can be repeated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TELLING_FIELDS = ['"format": 1, ', '"more": NaN, ', '"more": 1e400, ', '"a": 1, 
 
 
 def mutated_bytes(data: bytes, chance: Random) -> bytes:
-    """Change, remove or repeat bytes, or replace them by other meaningful bytes."""
+    """Return the data with a few random changes: bytes are altered, removed, repeated or replaced by telling bytes."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         start = chance.randrange(len(changed))
@@ -51,7 +51,7 @@ def mutated_bytes(data: bytes, chance: Random) -> bytes:
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key) of each nested value."""
+    """Yield (container, key) for each nested value."""
     keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         yield value, key
@@ -61,7 +61,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 def mutated_values(data: bytes, chance: Random) -> bytes:
     """Return a JSON text with values swapped, removed, repeated, renamed or written in another form."""
     content = json.loads(data)
-    for name in ("model", "validation", "flops_per_image"):  # large, and not read here
+    for name in ("model", "validation", "flops_per_image"):  # large fields, which these tests don't read
         content[name] = {}
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         spots = list(places(content))
@@ -91,8 +91,9 @@ class Mutation:
     """A change to a bundle.
 
     Attributes:
-        words: description of the case for people.
-        may_differ: whether the hashes were updated; if so, this is another bundle, whose answers may differ.
+        words: a description of the change.
+        may_differ: whether the hashes were updated to match the change. The result then counts as a different bundle, whose
+            answers may differ.
         graph: the graph to run so that the change can have an effect.
     """
 
@@ -121,7 +122,7 @@ def _raw_bytes(bundle: Path, rng: Random) -> Mutation:
 def _rehashed_bytes(bundle: Path, rng: Random) -> Mutation:
     name = rng.choice((WEIGHTS, *GRAPHS))
     data = (bundle / name).read_bytes()
-    # Change the header, which locates the tensors; elsewhere, a change only alters numbers.
+    # Change the header, which locates the tensors. A change in the rest of the file only alters numbers.
     part = data[: 8 + int.from_bytes(data[:8], "little")] if name == WEIGHTS and rng.random() < 0.7 else data
     holds(name, mutated_bytes(part, rng) + data[len(part) :])(bundle)
     return Mutation(f"bytes of {name}, hashes right", True, name if name in GRAPHS else rng.choice(GRAPHS))

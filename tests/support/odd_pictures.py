@@ -1,4 +1,4 @@
-"""More than 200 pictures, by name, that decoders may read in different ways."""
+"""More than 200 pictures, by name, that different decoders may read differently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ jpeg = functools.partial(picture_file, form="JPEG")
 
 
 def slope(height: int = SIDE, width: int = SIDE) -> Image.Image:
-    """Return colours without edges, which all JPEG decoders decode nearly alike."""
+    """Return smooth colours without edges, which all JPEG decoders decode nearly alike."""
     y, x = np.mgrid[0:height, 0:width] * 255 // max(height, width)
     return Image.fromarray(np.stack([x, y, (x + y) // 2], -1).astype(np.uint8))
 
@@ -41,7 +41,10 @@ def png(
     methods: bytes = b"\0\0\0",
     before: bytes = b"",
 ) -> bytes:
-    """Return a PNG of noise, of the given rows or of the given data, with extra chunks before and after its header."""
+    """Return a PNG with the given rows or compressed data, or with noise by default.
+
+    `before` and `extra` are chunks to insert before and after its header.
+    """
     channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
     rows = noise(depth * channels) if rows is None else rows
     header = chunk(b"IHDR", struct.pack(">2I2B", *size, depth, color) + methods)
@@ -204,7 +207,10 @@ def _jpegs() -> dict[str, bytes]:
 
 
 def _exif(order: str, *entries: tuple[int, int, int, int], directory: int = 8) -> bytes:
-    """Return TIFF tags: byte order "<" or ">", then tag, type, count and value (2 bytes) of each."""
+    """Return TIFF tags in the byte order "<" or ">".
+
+    Each entry is a tag, a type, a count and a value of 2 bytes.
+    """
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", directory)
     values = (
         struct.pack(f"{order}HHIHxx" if kind == 3 else f"{order}HHII", tag, kind, *rest) for tag, kind, *rest in entries

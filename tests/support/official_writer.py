@@ -1,6 +1,6 @@
 """Writes checkpoints in the official format, with any division into chunks, sub-chunks and shards.
 
-It is independent of the reader: it follows the description in google-research/vmoe's vmoe/checkpoints.
+It is independent of the reader: it was written from the description in google-research/vmoe's vmoe/checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of an array: (start, stop) per dimension, its shard, and the lengths of its flat sub-chunks."""
+    """A part of an array: (start, stop) for each dimension, its shard, and the lengths of its flat sub-chunks."""
 
     box: Box
     shard: int = 0

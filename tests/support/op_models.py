@@ -59,7 +59,7 @@ Run = Callable[..., list[np.ndarray]]
 
 
 def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the numpy reference in the dtype of the inputs; unneeded scales may be omitted."""
+    """Run the numpy reference in the dtype of the inputs; scales that aren't needed may be omitted."""
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
@@ -70,13 +70,19 @@ def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list
 
 
 def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the reference in float64. Weights of other types keep their types, which determine how the op computes."""
+    """Run the reference in float64.
+
+    Weights that aren't float32 keep their type, which determines how the op computes.
+    """
     wide = (a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in inputs)
     return run_reference(op, *wide, **attributes)
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """Return the inputs with None for omitted optional ones, which are inferred from the number of inputs."""
+    """Return the inputs with None for each omitted optional input.
+
+    Which inputs are omitted is inferred from the number of inputs.
+    """
     if len(inputs) == len(op.inputs):
         return list(inputs)
     dtypes = {array.dtype for array in inputs if array is not None}
@@ -87,7 +93,7 @@ def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | Non
 
 
 def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
-    """Return the outputs of a node with these optional inputs."""
+    """Return the outputs of a node that has the optional inputs `given`."""
     merges = "merge" in given or op.name == "VmoeMerge"
 
     def is_made(value: Value) -> bool:
@@ -104,7 +110,10 @@ def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = 
 
 
 def given_inputs(op: Op, weights: ElementType = "float", given: Collection[str] = USUAL) -> list[Value]:
-    """Return the inputs of a node with these optional ones and weights of this type; scales only for int8 and int4."""
+    """Return the inputs of a node that has the optional inputs `given` and weights of type `weights`.
+
+    Scales are among the inputs only for int8 and int4 weights.
+    """
     values = {value.name: value for value in op.inputs}
 
     def is_given(value: Value) -> bool:
@@ -126,10 +135,10 @@ def runner(
     given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> Run:
-    """Return a function from the op's inputs, in order, to its outputs, in order.
+    """Return a function that runs the op: it takes the op's inputs and returns its outputs, both in order.
 
-    `weights` and `tokens` are the types W and T; with int8 or int4 weights, the inputs end with their scales.
-    `hidden` is F, for an MLP with the attribute `hidden_chunk`. `given` are the optional inputs of the node.
+    `weights` and `tokens` are the types W and T. With int8 or int4 weights, the last inputs are their scales. `hidden` is F,
+    for an MLP with the attribute `hidden_chunk`. `given` are the optional inputs of the node.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, given)]
@@ -141,14 +150,14 @@ def runner(
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
         outputs = zip(run_widened(*inputs), made_outputs(op, given), strict=True)
-        with np.errstate(invalid="ignore"):  # numpy warns if a NaN is converted to a shorter type
+        with np.errstate(invalid="ignore"):  # converting a NaN to a shorter type makes numpy warn
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
     return run_session
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
-    """Return a function from inputs to outputs, in order, for any model without local functions."""
+    """Return a function from inputs to outputs, both in order, for any model without local functions."""
     names = [value.name for value in model.graph.input]
     return _session_runner(model, names, name)
 
@@ -170,7 +179,7 @@ def one_node_model(
     taken, made = given_inputs(op, weights, given), made_outputs(op, given)
     narrow = [value.name for value in (*taken, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
-    # An omitted input has an empty name if others follow it.
+    # An omitted input has an empty name if other inputs follow it.
     known = [value.name for value in taken]
     kind = WEIGHT_TYPES[weights]
     places = [name if name in known else "" for name in input_names(op.name, kind, given)]
@@ -226,11 +235,12 @@ def node_call(
     constants: Sequence[str] = (),
     outputs: Sequence[str] | None = None,
 ) -> Call:
-    """Return an unchecked model of one node of the op: inputs of any type and shape, those of `constants` as initializers.
+    """Return a call of an unchecked model that consists of one node of the op.
 
-    An input that is None or not named is omitted, as are outputs that `outputs` does not name. The model has no shapes, so
-    calls that differ only in shapes share it. bfloat16 inputs and outputs are float32, except constants. Outputs of type T
-    have the type of the input of type T.
+    The inputs can have any type and shape; those in `constants` become initializers. An input that is None or not named is
+    omitted, as are outputs that `outputs` does not name. The model contains no shapes, so calls that differ only in shapes
+    share it. bfloat16 inputs and outputs of the model are float32, except constants. Outputs of type T have the type of the
+    input of type T.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -275,7 +285,7 @@ def node_call(
 
 
 def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
-    """Return the names of a node's inputs or outputs; empty for an omitted one that others follow."""
+    """Return the names of a node's inputs or outputs. An omitted value that others follow has an empty name."""
     names = [value.name if value.name in given else "" for value in values]
     while names and not names[-1]:
         names.pop()
@@ -290,7 +300,7 @@ def model_bytes(graph: onnx.GraphProto) -> bytes:
 
 
 def attribute_values(op: Op, **given: int) -> dict[str, int]:
-    """Return every attribute of the op, in the order of the table: the given value, or the default."""
+    """Return the value of every attribute of the op, given or default, in the order of the op table."""
     return {name: given.get(name, default) for name, default in op.attributes.items()}
 
 
@@ -302,7 +312,10 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 def mlp_weights(
     rng: np.random.Generator, width: int, hidden: int, *experts: int, weights: ElementType = "float"
 ) -> dict[str, np.ndarray]:
-    """Return an MLP's weights, biases and, in int8, scales by name; the weights preserve the magnitude of their inputs."""
+    """Return an MLP's weights, biases and, for int8, scales by name.
+
+    The weights preserve the magnitude of their inputs.
+    """
     shapes = (width, hidden), (hidden, width)
     kernels = [normal(rng, *experts, *shape) / np.float32(shape[0] ** 0.5) for shape in shapes]
     (w1, w2), scales = typed_weights(kernels, weights)
@@ -334,7 +347,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
     outputs = [value.name for value in model.graph.output]
     if name == "openvino":
         core = openvino.Core()
-        # With more threads, they would wait for one another longer than the op takes.
+        # More threads would wait for one another for longer than the op itself takes.
         properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", properties)
 

@@ -1,8 +1,8 @@
 """The vmoe ops in plain numpy: the reference that every other implementation is compared with.
 
-It is written for comparison with the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`,
-not for speed. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of the weights of a product determines the
-precision in which it is computed, see `product`.
+It is written for comparison with the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`, not
+for speed. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of a product's weights determines the precision
+in which the product is computed; see `product`.
 """
 
 from __future__ import annotations
@@ -50,14 +50,17 @@ def route(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    All first choices come before any second choice. Within one choice, tokens are in the order of the group; with `bpr`, by
-    descending best gate. On ties, the lower expert and the lower token come first. A NaN gate ranks as 0. Pairs of experts
-    that the group may not use (`max_experts`, see `allowed_experts`) are dropped before they queue. Then each expert keeps
-    the first c of its pairs, at the slots g * c, g * c + 1 ... of M = G * c.
+    Each group puts its pairs of a token and an expert into a queue. All first choices come before any second choice. Within
+    the same choice, tokens are in the order of the group or, with `bpr`, in descending order of their best gate. On ties,
+    the lower expert and the lower token come first. A NaN gate ranks as 0. Pairs of experts that the group may not use
+    (`max_experts`, see `allowed_experts`) are dropped and don't enter the queue.
+
+    Without `pool`, each expert keeps the first c of its pairs in group g. They get the slots g * c, g * c + 1 ... of its M =
+    G * c slots.
 
     With `pool`, the E * c slots of a group are one pool: the first E * c pairs of its queue are kept, regardless of their
-    experts. M is then the number of pairs that the fullest expert keeps in all groups, at least 1. An expert's pairs have
-    consecutive slots, ordered by group and queue.
+    experts. M is then the number of pairs that the fullest expert keeps in all groups together, but at least 1. An expert's
+    pairs get consecutive slots, ordered by group and queue.
 
     `expert` is the expert of every choice, including dropped ones (slot -1).
     """
@@ -70,7 +73,7 @@ def route(
     allowed = allowed_experts(ranked, num_experts if max_experts is None else max_experts)
 
     kept = np.zeros(expert.shape, bool)
-    rank = np.zeros(expert.shape, np.int64)  # rank of a kept pair among those of its expert and group
+    rank = np.zeros(expert.shape, np.int64)  # index of each kept pair among the kept pairs of its expert and group
     taken = np.zeros((num_groups, num_experts), np.int64)
     for group in range(num_groups):
         for choice in range(k):
@@ -98,7 +101,7 @@ def route(
 
 
 def dispatch(x: Array, src: Array) -> Array:
-    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
+    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D]. A row of buf is zero if its src is -1."""
     rows = x.reshape(-1, x.shape[-1])
     return np.where(src[..., None] < 0, x.dtype.type(0), rows[src])
 
@@ -125,11 +128,12 @@ def dense_mlp(
     hidden_chunk: int = 0,
     activation: int = 0,
 ) -> Array:
-    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = norm(activation(x . w1 + b1)) . w2 + b2. All may have a leading axis of experts.
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = norm(activation(x . w1 + b1)) . w2 + b2.
 
-    With a gate, the hidden features are activation(x . wg + bg) * (x . w1 + b1).
+    All arrays may have a leading axis of experts. With a gate, the hidden features are activation(x . wg + bg) * (x . w1 +
+    b1).
 
-    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), each of which is quantized on its own.
     """
     if wg is None or bg is None:
         hidden = mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation])
@@ -143,7 +147,7 @@ def dense_mlp(
 def expert_mlp(
     buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, *scales: Array | None, dispatch_bf16: int = 0, **attributes: int
 ) -> Array:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` its input and output are rounded to bfloat16."""
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16`, buf and out are rounded to bfloat16."""
     rounded = round_bf16(buf) if dispatch_bf16 else buf
     out = dense_mlp(rounded, w1, b1[:, None], w2, b2[:, None], *scales, **attributes)
     return round_bf16(out) if dispatch_bf16 else out
@@ -152,7 +156,8 @@ def expert_mlp(
 def combine(out: Array, slot: Array, weight: Array) -> Array:
     """VmoeCombine: y[G,S,D] = sum over k, in its order, of weight * out[slot]; dropped pairs (slot -1) add nothing.
 
-    Sums are float32 if out is a shorter type, otherwise of its type. They are rounded once.
+    If `out` has a type shorter than float32, the sums are computed in float32 and then rounded once. Otherwise, they are
+    computed in the type of `out`.
     """
     dtype = np.result_type(out.dtype, np.float32)
     rows = out.reshape(-1, out.shape[-1]).astype(dtype)
@@ -190,9 +195,9 @@ def attention_block(
     num_heads: int = 1,
     prefix: int = 0,
 ) -> Array | tuple[Array, ...]:
-    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normalized x, added to x; with `merge`, as VmoeMerge.
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], the self-attention of the normalized x, added to x.
 
-    With coordinates, queries and keys are rotated as VmoeRotate does.
+    With `merge`, tokens are then merged as by VmoeMerge. With coordinates, queries and keys are rotated as by VmoeRotate.
     """
     normed = norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
@@ -252,8 +257,8 @@ merge = merge_tokens
 
 
 def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
-    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], the first tokens of the result of `attention_block`."""
-    inputs = (*inputs[:12], None, None, *inputs[14:])  # without the inputs of merging
+    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], the first token of each image in the result of `attention_block`."""
+    inputs = (*inputs[:12], None, None, *inputs[14:])  # omits the inputs for merging
     return attention_block(*inputs, **attributes)[:, :1]
 
 

@@ -1,4 +1,4 @@
-"""A page of `vmoe page`, served by a web server of its own and opened in a browser."""
+"""A page of `vmoe page`, served by its own web server and opened in a browser."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def write_page(bundle: Path, folder: Path) -> Path:
 
 
 def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str]:
-    """Serve the folder, as `web_server` does; `isolated` sends the headers that threads need."""
+    """Serve the folder as `web_server` does. If `isolated`, also send the headers that threads in a browser require."""
     policies = {"Opener": "same-origin", "Embedder": "require-corp"} if isolated else {}
     return web_server(folder, {f"Cross-Origin-{name}-Policy": value for name, value in policies.items()})
 
 
 def until_answered(page: Page, word: str = "first answer") -> str:
-    """Wait for all answers, and for a word in the page's status; return the status."""
+    """Wait for all answers, and for `word` in the page's status. Return the status."""
     page.wait_for_function(_IS_ANSWERED, arg=word, timeout=MOST_MILLISECONDS)
     return page.locator("#status").inner_text()
 
@@ -86,7 +86,10 @@ def drop(page: Page, picture: bytes) -> None:
 
 
 def answers_of(page: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
-    """Run the page's scripts on images uint8[N,H,W,C] at a setting; return their `logits`, and `layers` of routing."""
+    """Run the page's scripts on images uint8[N,H,W,C] with the setting of `profile`.
+
+    Returns the `logits` and the routing `layers` of each call.
+    """
     inputs = {} if profile is None else {name: value.tolist() for name, value in profile.inputs.items()}
     pixels = base64.b64encode(images.tobytes()).decode()
     found: list[dict[str, Any]] = page.evaluate(_RUN, {"pixels": pixels, "count": len(images), "inputs": inputs})

@@ -1,4 +1,4 @@
-"""Exchanging two paths on one file system."""
+"""Swaps two paths on one file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Exchange two paths in three steps, so that for a moment the first one is missing."""
+    """Swap two paths in three steps. For a moment, `one` does not exist."""
     between = other.with_name(f"{other.name}.between")
     one.rename(between)
     other.rename(one)
@@ -15,7 +15,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def exchange_for_a_while(one: Path, other: Path, delay: float, hold: float) -> None:
-    """Exchange the paths after `delay` seconds, and exchange them back `hold` seconds later."""
+    """Swap two paths after `delay` seconds, and swap them back `hold` seconds later."""
     time.sleep(delay)
     exchange(one, other)
     time.sleep(hold)

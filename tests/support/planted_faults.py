@@ -1,7 +1,7 @@
 """Plants faults in exported files, which validation must find: `python tests/support/planted_faults.py`.
 
-The cases are all combinations of a fault, the tensor or graph that has it, a model and a precision. Run this program after
-changes to the comparisons or to their limits.
+Each case combines a fault, the kind of tensor or the graph that contains it, a model and a precision. All combinations are
+covered. Run this program after changes to the comparisons or to their limits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Change = Callable[[np.ndarray, int, np.random.Generator], None]
 
 
 def another_value(tensor: np.ndarray, places: int, random: np.random.Generator) -> None:
-    """Change the last bit of a random number."""
+    """Change the lowest bit of a random value of the tensor."""
     tensor.reshape(places, -1)[random.integers(places), 0] ^= 1
 
 

@@ -1,4 +1,4 @@
-"""Random cases of routing with a pool and a limit of experts."""
+"""Random cases of routing with a pool and a limit on the number of experts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from routing_cases import Case, make_gates
 
 NUM_SHAPES = 300
-MOST_PLACES = 2**16  # size limit of src in a random case
+MOST_PLACES = 2**16  # largest size of src in a random case
 
 
 def policy_cases(seed: int, count: int) -> Iterator[Case]:
     rng = np.random.default_rng([11, seed])
-    # A small set of shapes, because runtimes compile code for each new shape.
+    # Use only a few shapes, because runtimes compile code for each new shape.
     shapes = [_random_shape(rng, number) for number in range(NUM_SHAPES)]
     for _ in range(count):
         groups, tokens, experts, k = shapes[int(rng.integers(NUM_SHAPES))]

@@ -24,12 +24,12 @@ from vmoe_runtime import BackendError, Engine
 
 WORKERS = 4
 IMAGE = -np.ones((1, 12, 12, 3), np.float32)
-PATIENCE = 60  # seconds for an answer; a worker that hangs then fails the test
-ENDING = 15  # seconds for all workers to end; measured: 0.1 on an idle machine, 1.1 on an overloaded one
+PATIENCE = 60  # seconds to wait for an answer; if a worker hangs, the test fails after this time
+ENDING = 15  # seconds to wait until all workers have ended; measured: 0.1 on an idle machine, 1.1 on an overloaded one
 
 
 def work(listener: socket.socket, bundle: str, backend: str, inherited: Engine | None) -> NoReturn:
-    """Run a worker; never return."""
+    """Run a worker. This function never returns."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     refusal = ""
@@ -69,7 +69,7 @@ def main(bundle: str, backend: str, before: str) -> None:
         signal.sigwait({signal.SIGTERM})
         print(json.dumps(end(workers)), flush=True)
     finally:
-        for worker in workers:  # those that have not ended yet
+        for worker in workers:  # the workers that have not ended yet
             os.kill(worker, signal.SIGKILL)
 
 
@@ -89,5 +89,6 @@ def end(workers: list[int]) -> list[int]:
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the parent waits for the signal
+    # the parent waits for SIGTERM with sigwait, which requires that it is blocked
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     main(*sys.argv[1:])

@@ -85,7 +85,7 @@ def main() -> None:
         for name, question in questions(port, model, images).items():
             try:
                 answers[f"{client} {name}"] = question()
-            except Exception as error:  # any exception of a client counts as its answer
+            except Exception as error:  # any exception of a client is recorded as its answer
                 answers[f"{client} {name}"] = f"{type(error).__name__}: {error}"
     print(json.dumps(answers))
 

@@ -46,7 +46,7 @@ UNWRITTEN = 0x7FA5
 
 @dataclass
 class Call:
-    """A call of a model: its sizes by letter, its settings, its inputs, and its fault, if it is invalid."""
+    """A call of a model: its sizes by letter, settings and inputs. `fault` names what is invalid, if anything is."""
 
     written: Written
     is_finite: bool
@@ -66,7 +66,7 @@ class Call:
         return [1 if letter == "1" else self.sizes[letter] for letter in dims]
 
     def end(self, name: str) -> int:
-        """Return the upper limit, exclusive, of the numbers in an input or output of indices."""
+        """Return the exclusive upper limit of the indices in an input or output."""
         ends = {"token": "T", "merged_token": "U", "src": "GS", "expert": "E"}
         return int(np.prod(self.shape(ends.get(name, "EM"))))
 
@@ -114,12 +114,12 @@ def _choose_sizes(call: Call, chance: Random) -> None:
 
 
 def _follow_attributes(call: Call, chance: Random) -> None:
-    """Make sizes, in most cases, multiples of the number of heads and of the chunk."""
+    """Change sizes so that, in most cases, they are multiples of the number of heads and of the chunk."""
     fixed, sizes = call.written.fixed, call.sizes
     for attribute, letter in (("num_heads", "D"), ("hidden_chunk", "F")):
         if divisor := call.attribute(attribute):
             if letter not in fixed and chance.random() < 0.9:
-                # If the divisor is too large for any tensor, only an empty one is divisible.
+                # A divisor above 128 is too large for these tensors, so the only size that it divides is 0.
                 sizes[letter] = 0 if divisor > 128 else -(-sizes[letter] // divisor) * divisor
             call.fault = call.fault or ("sizes" if sizes[letter] % divisor else "")
     if "A" in sizes and not call.fault:  # one frequency for each pair of a head's columns
@@ -140,7 +140,7 @@ def _random_size(letter: str, chance: Random) -> int:
 
 
 def _choose_settings(call: Call, chance: Random) -> None:
-    """Choose settings as inputs or attributes; K and M follow from them."""
+    """Choose the settings that are inputs, and read those that are attributes. Set the sizes K and M accordingly."""
     sizes, experts = call.sizes, max(call.sizes["E"], 1)
     usual = {
         "capacity": chance.choice((1, 1, 2, 3, 5, max(sizes["S"], 1), sizes["S"] + 1, 500)),
@@ -161,14 +161,17 @@ def _choose_settings(call: Call, chance: Random) -> None:
 
 
 def _merged(tokens: int, merge: int, prefix: int) -> int:
-    """Return the number of merged tokens: at most every second token after the prefix."""
+    """Return the number of tokens that are merged: at most half, and at most every second one after the prefix."""
     if tokens <= (1 if prefix == 1 else prefix + 1):
         return 0
     return min(merge, tokens // 2, (tokens - 1) // 2 if prefix == 1 else (tokens - prefix + 1) // 2)
 
 
 def _spoil_shape(call: Call, name: str, shape: list[int], chance: Random) -> bool:
-    """Make the shape of an input contradict the others; return False if the drawn shape doesn't contradict them."""
+    """Make the shape of an input contradict the other shapes.
+
+    Return False if the randomly chosen change would not contradict them.
+    """
     if chance.random() < 0.3:
         if not shape or chance.random() < 0.5:
             shape.insert(chance.randint(0, len(shape)), 1)
@@ -191,7 +194,7 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
         return np.full(shape, call.settings[name], np.int64)
     if port.type == "i32":
         return rng.integers(-1, call.end(name), shape, np.int32)
-    if port.type == "i8":  # occasionally the largest possible sums
+    if port.type == "i8":  # sometimes only extreme values, which cause the largest possible sums
         return (
             rng.choice(np.int8([-128, -127, 127]), shape) if rng.random() < 0.2 else rng.integers(-128, 128, shape, np.int8)
         )
@@ -209,7 +212,10 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
 
 
 def _match_slots(call: Call, is_faulty: bool) -> None:
-    """Replace slots without a token, which VmoeExpertBlock doesn't accept, by dropped pairs, or mark the call as invalid."""
+    """Drop pairs whose slot has no token, which VmoeExpertBlock doesn't accept.
+
+    If `is_faulty`, keep such pairs and mark the call as invalid.
+    """
     slot, src = call.arrays["slot"], np.append(call.arrays["src"], -1)
     empty = (slot >= 0) & (src[slot] < 0)
     if is_faulty and empty.any():
@@ -219,7 +225,7 @@ def _match_slots(call: Call, is_faulty: bool) -> None:
 
 
 def _spoil_value(call: Call, name: str, chance: Random) -> None:
-    """Put one setting or index of an input out of range, if the input has any."""
+    """Replace one setting or index in an input by a value that is out of range, if the input contains any."""
     array, port = call.arrays[name], call.written.inputs[name]
     if port.type == "i64":
         wrong = [*WRONG[name], *([call.sizes["E"] + 1] if name == "k" else [])]
@@ -236,7 +242,7 @@ def _spoil_value(call: Call, name: str, chance: Random) -> None:
 
 
 def check_outputs(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
-    """Fail if the outputs of a valid call can't be right."""
+    """Fail if the outputs of a valid call are implausible."""
     for name, array in outputs.items():
         if array.dtype == np.int32:
             assert ((array >= -1) & (array < call.end(name))).all(), f"{call}: {name} has an index out of range"
@@ -269,10 +275,11 @@ def _check_places(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 class Fuzzer:
-    """The program, and counts of its results; an unexpected result fails the test.
+    """The running program, and counts of its results. An unexpected result fails the test.
 
     Attributes:
-        calls, refused, loads, refused_loads: numbers of calls and loads, and of refused ones.
+        calls, refused: number of calls, and of refused calls.
+        loads, refused_loads: number of loads, and of refused loads.
         messages: error messages without their numbers.
     """
 
@@ -290,7 +297,7 @@ class Fuzzer:
     def step(self) -> None:
         """Make a call of a random op. Each op is equally likely, regardless of its number of models."""
         written = self._chance.choice(self._by_op[self._chance.choice(list(self._by_op))])
-        if self._chance.random() < 0.01:  # load a session again: weights are packed, shared and freed
+        if self._chance.random() < 0.01:  # load a model again, so that weights are packed, shared and freed
             if self._chance.random() < 0.5:
                 self._ask("f", self._numbers[written.file])
             self._load(written)
@@ -314,7 +321,7 @@ class Fuzzer:
         fed: list[Word] = [len(inputs)]
         for name, array in call.arrays.items():
             fed += [name, ONNX_TYPES[inputs[name].type], array.shape, array.tobytes()]
-        # With a pool, only the op determines the number of slots.
+        # With a pool, the op itself determines the number of slots.
         shapes = {
             name: None if call.fault or (name == "src" and call.settings.get("pool")) else call.shape(port.dims)
             for name, port in outputs.items()
@@ -344,7 +351,7 @@ class Fuzzer:
         self.messages |= {re.sub(r"\d", "", error)} - {""}
 
     def _ask(self, command: str, *words: Word) -> str:
-        """Send a command; return the error message, or an empty text."""
+        """Send a command, and return the error message, or an empty string."""
         assert self._process.stdin
         self._process.stdin.write(command.encode() + b"".join(map(_written, words)))
         self._process.stdin.flush()

@@ -1,9 +1,10 @@
-"""Damages checkpoints at random and reads them. Each must be refused, or read unchanged except for bits without a checksum.
+"""Damages checkpoints at random and reads them.
 
     python tests/support/reader_mutations.py --cases 20000
 
-prints one line for each other result and then a summary as JSON. The exit code is 1 if there was another result. In formats
-without checksums of names, shapes and types, planning an export must refuse a checkpoint in which these have changed.
+A damaged checkpoint must be refused, or be read unchanged except for bits that no checksum covers. The program prints one
+line for each other result, and then a summary as JSON. The exit code is 1 if there was another result. In formats without
+checksums of names, shapes and types, planning an export must refuse a checkpoint in which these have changed.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from vmoe_export.export_plan import plan_export
 
 Tensors = dict[str, np.ndarray]
 
-SECONDS = 5.0  # limit for reading one small file; a misled reader takes minutes
+SECONDS = 5.0  # time limit for reading one small file; a reader that is misled by damage takes minutes
 PEAK_BYTES = 64 << 20
 SIZES = (0, 1, 2, 3, 4, 7, 8, 16, 100, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A checkpoint format: a function that writes a small one, and whether data may change without being detected."""
+    """A checkpoint format: a function that writes a small checkpoint, and whether a checksum reveals changed data."""
 
     write: Callable[[Path, Tensors], Path]
     has_checksum: bool
@@ -67,7 +68,7 @@ def _write_torch(folder: Path, tensors: Tensors, **options: bool) -> Path:
 
 
 def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
-    """Write all tensors in one storage, every other one transposed."""
+    """Write all tensors as views of one storage, every other one transposed."""
     flat = torch.from_numpy(np.concatenate([array.reshape(-1) for array in tensors.values()]))
     tree, start = {}, 0
     for i, (name, array) in enumerate(tensors.items()):
@@ -111,7 +112,7 @@ def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
 
 
 def _read(path: Path, original: Tensors, kind: Kind) -> str:
-    """Read a checkpoint, and return how that ended."""
+    """Read a checkpoint, and return how the attempt ended."""
     tracemalloc.start()
     begin = time.process_time()
     try:
@@ -144,7 +145,7 @@ def _compare(read: Tensors, original: Tensors, kind: Kind) -> str:
 
 
 def damage(data: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """Damage bytes; return them and a description."""
+    """Return damaged bytes, and a description of the damage."""
     place = _place(data, chance)
     match chance.randrange(7):
         case 0 | 1:
@@ -172,7 +173,7 @@ def _over(data: bytes, place: int, piece: bytes) -> bytes:
 
 
 def _place(data: bytes, chance: random.Random) -> int:
-    """Choose a position: anywhere, or in the parts that determine how the rest is read: both ends, and zip headers."""
+    """Choose a position: anywhere, or in parts that determine how the rest is read, which are both ends and zip headers."""
     where = chance.randrange(4)
     if where == 0:
         return chance.randrange(min(len(data), 400))

@@ -19,7 +19,10 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """gates[G,S,E] of any float dtype, and a setting. Without `max_experts`, policies are omitted; E means no limit."""
+    """A call of VmoeRoute: gates[G,S,E] of any float dtype, and a setting.
+
+    If `max_experts` is None, the op's inputs for policies are omitted. If it is E, there is no limit.
+    """
 
     gates: np.ndarray
     capacity: int
@@ -47,12 +50,12 @@ class Case:
 
 
 def route(case: Case) -> Outputs:
-    """The outputs of the reference: slot, weight, src and expert."""
+    """Return the outputs of the reference: slot, weight, src and expert."""
     return list(op_reference.route(case.gates, **case.numbers))
 
 
 def same_bits(found: Outputs, expected: Outputs) -> bool:
-    """Assert that types, shapes and bits are equal."""
+    """Return whether types, shapes and bits are equal."""
     return all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for a, b in zip(found, expected, strict=True)
@@ -60,7 +63,7 @@ def same_bits(found: Outputs, expected: Outputs) -> bool:
 
 
 def golden_cases() -> list[Case]:
-    """Return the recorded inputs of the official router. The same file has its outputs."""
+    """Return the recorded inputs of the official router, whose outputs are in the same file."""
     with np.load(GOLDEN / "routing.npz") as stored:
         return [
             Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])
@@ -69,7 +72,7 @@ def golden_cases() -> list[Case]:
 
 
 def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return gates f32 of one of eight kinds."""
+    """Return gates f32 of one of eight kinds, from 0 to 7."""
     gates = rng.random(shape, np.float32)
     gates /= gates.sum(axis=-1, keepdims=True)
     if kind == 1:  # many ties
@@ -91,7 +94,7 @@ def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int])
 
 
 def choices(seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Return the inputs of VmoeChooseTokens by name."""
+    """Yield the inputs of VmoeChooseTokens by name."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))

@@ -1,7 +1,7 @@
-"""A pytest plugin that lets `make test` run only a sample of a test's cases. `make test-all` runs all cases.
+"""A pytest plugin with which `make test` runs only a sample of a test's cases. `make test-all` runs all cases.
 
-`@pytest.mark.sample(8)` marks all cases of a test function `slow` except 8, which are spread evenly over the list. If those
-8 lack a value of a parameter that several cases share, it keeps more cases.
+`@pytest.mark.sample(8)` keeps 8 cases of a test function, spread evenly over the list, and marks all others `slow`. Each
+value of a parameter that occurs in several cases must be among the kept cases; if it isn't, more cases are kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 Values = frozenset[tuple[str, int]]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
+@pytest.hookimpl(tryfirst=True)  # run before pytest deselects tests by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -30,10 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def sampled(cases: list[Values], count: int) -> set[int]:
-    """Return indices of at least `count` cases.
+    """Return the indices of at least `count` cases to keep.
 
     Args:
-        cases: the parameters of each case by name, and the index of each one's value.
+        cases: for each case, a set of pairs: the name of a parameter and the index of its value.
     """
     kept = {round(i * (len(cases) - 1) / max(count - 1, 1)) for i in range(min(count, len(cases)))}
     uses = Counter(value for case in cases for value in case)

@@ -18,9 +18,10 @@ MEMORY, THREADS = "address,undefined", "thread"
 
 @functools.cache
 def sanitized(sanitizers: str, *targets: str) -> Path:
-    """Build with these sanitizers, rebuilding only changes; return the folder, whose subfolder `tests` has the programs.
+    """Build `targets` with these sanitizers, and return the folder, whose subfolder `tests` contains the programs.
 
-    Skips if the compiler lacks these sanitizers, or this machine can't build the SDK or the op library.
+    Rebuilds only what has changed. Skips if the compiler lacks these sanitizers, or this machine can't build the SDK or the
+    op library.
     """
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build with")
@@ -36,7 +37,7 @@ def sanitized(sanitizers: str, *targets: str) -> Path:
 
 
 def _skip_without(sanitizers: str, folder: Path) -> None:
-    """Skip the test unless a minimal program compiles and runs with the sanitizers."""
+    """Skip the test if a minimal program can't be compiled or run with the sanitizers."""
     source, program = folder / "probe.cc", folder / "probe"
     source.write_text("int main() { return 0; }\n")
     compiled = run(os.environ.get("CXX", "c++"), f"-fsanitize={sanitizers}", source, "-o", program)

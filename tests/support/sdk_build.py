@@ -1,4 +1,4 @@
-"""The installed C++ SDK, and programs that use it, built in projects of their own."""
+"""The installed C++ SDK, and programs that use it, each built in its own project."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _scratch = tempfile.TemporaryDirectory(prefix="vmoe-sdk-")
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Install prefixes: one with everything that was built, and one with the SDK but without the op library."""
+    """Two install prefixes: `whole` has everything that was built; `standard_ops` has the SDK without the op library."""
 
     whole: Path
     standard_ops: Path
 
     @property
     def all(self) -> dict[str, Path]:
-        """The prefixes by the description of an engine; with the op library only if it was built."""
+        """The prefixes, by how an engine describes its ops. `whole` is included only if the op library was built."""
         prefixes = {"standard ops": self.standard_ops}
         if (self.whole / "lib" / OP_LIBRARY).is_file():
             prefixes["vmoe op library"] = self.whole
@@ -105,7 +105,10 @@ def prefixes() -> Prefixes:
 
 
 def _copy_if_changed(source: str, target: str) -> None:
-    """Copy a changed file by replacing it; overwriting a library would break programs of other tests that have mapped it."""
+    """Replace `target` by `source` if it has changed.
+
+    The file is replaced, because overwriting a library would break programs of other tests that have mapped it.
+    """
     if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
         return
     Path(target).unlink(missing_ok=True)
@@ -127,7 +130,7 @@ def program(prefix: Path, name: str) -> Path:
 
 @functools.cache
 def sample(source: Path, prefix: Path, *options: str) -> Path:
-    """Build the programs of a sample against an install prefix; return their folder."""
+    """Build the programs of a code sample against an install prefix, and return their folder."""
     with locked(_folder(source.name, str(prefix), *options)) as folder:
         return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
 
@@ -139,14 +142,14 @@ def _binaries(source: Path, folder: Path, *options: str) -> Path:
 
 
 def _folder(name: str, *options: str) -> Path:
-    """Return the folder of a build with these options."""
+    """Return the folder for a build with these options."""
     key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
     return BUILD / (f"{name}-{key}" if options else name)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """Make the folder if necessary, and lock it, so that only one process at a time builds in it."""
+    """Make the folder if it doesn't exist, and lock it, so that only one process at a time builds in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -161,7 +164,7 @@ def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Pa
 
 @functools.cache
 def meddling_onnxruntime() -> Path:
-    """Build an ONNX Runtime that exchanges paths while it makes a session; see `sdk_meddling_onnxruntime.c`."""
+    """Build an ONNX Runtime that swaps paths while it loads a model; see `sdk_meddling_onnxruntime.c`."""
     cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
     (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
     library = scratch_folder() / "libonnxruntime.so"
@@ -170,7 +173,7 @@ def meddling_onnxruntime() -> Path:
 
 
 def _read_routing(stream: BinaryIO) -> dict[str, Any]:
-    """Read one `vmoe::LayerRouting` from `sdk_runner`: its `kind`, and its arrays by name, None if empty."""
+    """Read one `vmoe::LayerRouting` from `sdk_runner`: its `kind`, and its arrays by name (None for an empty array)."""
     kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
     pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
 
@@ -197,7 +200,10 @@ class Runner:
     def __init__(
         self, program: Sequence[str | Path], bundle: Path, folder: Path, *, library: Path | None = None, threads: int = 1
     ) -> None:
-        """Start `program`: a path, which may follow an emulator's command. `folder` is for images and answers."""
+        """Start `program`, given as a path that may follow an emulator's command.
+
+        `folder` is for files with images and answers.
+        """
         self._folder = folder
         command = [*program, bundle, library or onnxruntime_library(), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -217,7 +223,7 @@ class Runner:
         return dict(field.split("=", 1) for field in self.ask("info"))
 
     def logits(self, images: np.ndarray, **setting: Any) -> np.ndarray:
-        """Return float32[N, outputs] for images, uint8 or float32."""
+        """Return float32[N, outputs] for uint8 or float32 images."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
     def outputs(self, images: np.ndarray, **setting: Any) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Bundles that all test processes share: each is exported once, and again only if the product or an input has changed."""
+"""Bundles that all test processes share. Each is exported again only if the product or an input has changed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def shared_export(name: str, checkpoint: Path, **options: Any) -> Path:
     """Return the bundle build/exports/NAME-KEY/NAME.vmoe. Tests must not change it.
 
     Args:
-        name: of the bundle; one export of each name is kept.
-        checkpoint: a file with the others that begin with its name, such as `.index` and shards.
-        options: of `export_bundle`.
+        name: name of the bundle; only one export of each name is kept.
+        checkpoint: a file; all files that begin with its name, such as `.index` and shards, belong to the checkpoint.
+        options: options of `export_bundle`.
     """
     inputs = [
         *checkpoint.parent.glob(f"{checkpoint.name}*"),

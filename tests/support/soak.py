@@ -1,8 +1,9 @@
-"""Sends a long mix of requests: good ones, whose answers must have the engine's bits, slow, aborted and invalid ones.
+"""Sends a long mix of requests to a service: good, slow, aborted and invalid ones.
 
     python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
 
-The exit code is 1 if a client gets a wrong answer, or if the program can't run.
+Good requests must be answered with the engine's bits. The exit code is 1 if a client gets a wrong answer, or if the program
+can't run.
 """
 
 from __future__ import annotations
@@ -43,15 +44,17 @@ _IMAGES = 64
 
 @dataclass
 class Soak:
-    """A mix of clients, and its results. It runs in the generator's process, and is then sent back.
+    """A mix of clients, and its results. The object is run in the process of the load generator, and is then sent back.
 
     Attributes:
         requests, seconds: no client starts after this number of requests, or after this time.
-        most_bytes, most_images: limits of a body, and of a good request.
-        images, expected: dtype[N,H,W,C], and the expected bits f32[N, ...] by setting.
-        sent, answers: numbers of requests by kind, and of answers by kind and status; status 0 is a connection that ended
-            without an answer.
-        refusals: numbers of refusals by status and message, without the message's numbers.
+        most_bytes: limit of the bytes of a request's body.
+        most_images: limit of the images in a good request.
+        images: dtype[N,H,W,C].
+        expected: for each setting, the expected bits f32[N, ...].
+        sent: numbers of requests by kind.
+        answers: numbers of answers by kind and status; status 0 means that a connection ended without an answer.
+        refusals: numbers of refusals by status and message; numbers in a message are removed.
         wrong, lost: descriptions of wrong answers, and of missing ones.
     """
 
@@ -113,7 +116,7 @@ class Soak:
                     return
 
     async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
-        """Send good requests; return whether they were answered, correctly or not."""
+        """Send a good request, and return whether it was answered with status 200, correctly or not."""
         request, setting, part = self._good(chance)
         if kind == "dripping":
             cuts = [0, *sorted(chance.sample(range(len(request)), _DRIPS))]
@@ -152,7 +155,7 @@ class Soak:
         return reply
 
     def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
-        """Check that a refusal has a message and the expected status, or 503 because the service is full."""
+        """Check that a refusal has a message and the expected status, or status 503 because the service is full."""
         if reply is None:
             self.lost[what] += 1
             return
@@ -168,7 +171,10 @@ class Soak:
 
 
 def soak(subject: Subject) -> Report:
-    """Soak the service and sample its memory; `failed` says whether anything was wrong, lost or left in the queue."""
+    """Run the mix against the service, and sample the service's memory.
+
+    `failed` in the report says whether anything was wrong, lost or left in the queue.
+    """
     options, images = subject.options, subject.images[:_IMAGES]
     expected = {name: subject.engine(images, name) for name in options.profiles}
     most = min(_IMAGES_AT_ONCE, len(images), options.batch_size)
@@ -195,7 +201,7 @@ def soak(subject: Subject) -> Report:
 
 
 def markdown(report: Report) -> str:
-    """Return the report: requests, answers and memory."""
+    """Return the report as Markdown: requests, answers and memory."""
     sent = sum(kind["sent"] for kind in report["kinds"])
     wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
     lines = [

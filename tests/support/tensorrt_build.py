@@ -17,7 +17,7 @@ import pytest
 from sdk_build import ROOT, built, generator, locked
 
 VARIABLE = "TENSORRT_INCLUDE_DIR"
-BUILD = ROOT / "build" / "tensorrt"  # kept, so that only changes are rebuilt
+BUILD = ROOT / "build" / "tensorrt"  # kept between runs, so that only changes are rebuilt
 PLUGIN, REGISTER = "libvmoe_tensorrt.so", "libvmoe_tensorrt_register.so"
 
 Version = tuple[int, int, int]
@@ -25,7 +25,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Build:
-    """A build against one version's headers: the two libraries, and a fake of that TensorRT."""
+    """A build against the headers of one TensorRT version: the two libraries, and a fake of that version."""
 
     version: Version
     tree: Path
@@ -47,7 +47,7 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}"
 
     def fake(self, name: str = "fake") -> Path:
-        """Make a library with the name of this version's TensorRT, in a folder of its own."""
+        """Make a fake library with the name of this version's TensorRT, in its own folder."""
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 
@@ -69,7 +69,10 @@ def _version(include: Path) -> Version:
 
 @functools.cache
 def build(sanitizers: str = "") -> Build:
-    """Build the plugin; any warning fails. Skip if this machine can't build it, and name what it lacks."""
+    """Build the plugin; any compiler warning fails the test.
+
+    Skips if this machine can't build the plugin, and names what is missing.
+    """
     include = include_folder()
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build the plugin with")

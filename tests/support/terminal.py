@@ -15,7 +15,10 @@ raise SystemExit(program.main())"""
 
 
 def default_signals() -> None:
-    """As a `preexec_fn`: let Ctrl-C and a hangup end the child, which nohup and background jobs of shells prevent."""
+    """Let Ctrl-C and a hangup end the child process; for use as a `preexec_fn`.
+
+    If the tests were started with nohup or as a background job of a shell, the child would otherwise ignore these signals.
+    """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -30,7 +33,7 @@ def started(command: Sequence[object], **environment: str) -> subprocess.Popen[s
 
 
 def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
-    """Send a signal to a process after some seconds; return its exit code and standard error."""
+    """Send signal `number` to a process after some seconds. Return its exit code and standard error."""
     process = started(command)
     try:
         time.sleep(seconds)

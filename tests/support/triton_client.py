@@ -2,9 +2,10 @@
 
     python triton_client.py http|grpc HOST:PORT FOLDER AT_ONCE
 
-FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. The client
-sends AT_ONCE requests, and the next ones when those are answered. It writes FOLDER/answers.json, a list of {name of output:
-name of array of FOLDER/outputs.npz, or texts} or {"error": ...}.
+FOLDER/requests.json is a list of {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. The
+client sends AT_ONCE requests, waits for all answers, and then sends the next ones. It writes FOLDER/answers.json, a list
+with one item per request: {"error": ...}, or {name of output: value}. A value is the name of an array of FOLDER/outputs.npz,
+or a list of strings.
 """
 
 import json

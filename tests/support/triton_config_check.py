@@ -2,7 +2,7 @@
 
     python triton_config_check.py CONFIG ...
 
-The output is a list with an item for each file; a file with an unknown field becomes {"error": sentence}.
+The output is a list with one item per file. For a file with an unknown field, the item is {"error": message}.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A real Triton server with a model repository, and requests to it.
 
-Server and client have an environment of their own, because they need an older numpy and protobuf than the project. `make
-triton-server` makes it in build/triton/venv; VMOE_TRITON_VENV names another one.
+Server and client run in their own environment, because they need an older numpy and protobuf than the project. `make
+triton-server` creates the environment in build/triton/venv. VMOE_TRITON_VENV names another one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Request = tuple[str, np.ndarray, dict[str, Any]]
 
 
 class ServerError(Exception):
-    """The server ended before it was ready; the message has its log."""
+    """The error that is raised if the server ends before it is ready. The message contains the server's log."""
 
 
 class TritonServer:
@@ -60,10 +60,10 @@ class TritonServer:
         self.addresses = addresses
 
     def answers(self, protocol: str, requests: Sequence[Request], at_once: int | None = None) -> list[dict[str, Any]]:
-        """Send requests, at most `at_once` concurrently; by default all.
+        """Send requests, at most `at_once` at the same time; by default all at once.
 
         Returns:
-            For each request, its outputs by name (arrays and lists of texts), or {"error": sentence}.
+            For each request, its outputs by name (arrays or lists of strings), or {"error": message}.
         """
         np.savez(self._folder / "images.npz", **{str(number): images for number, (_, images, _) in enumerate(requests)})
         listed = [
@@ -101,7 +101,7 @@ def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterat
     Args:
         repository: the model repository.
         folder: an empty folder to work in.
-        older_numpy: whether models use the numpy of the server's environment instead of the project's.
+        older_numpy: whether models use the numpy of the server's environment; otherwise, they use the project's.
 
     Raises:
         ServerError: the server can't load a model.
@@ -129,7 +129,7 @@ def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterat
 
 
 def _variables(folder: Path, older_numpy: bool) -> dict[str, str]:
-    """Return the environment variables of the server. It finds Python through PATH, and ignores PYTHONPATH."""
+    """Return the environment variables of the server, which finds Python through PATH and ignores PYTHONPATH."""
     python = folder / "python"
     venv.create(python, with_pip=False)
     lines = [ROOT / "runtime", *filter(None, sys.path)]

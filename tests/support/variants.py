@@ -15,7 +15,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Setting(NamedTuple):
-    """The setting of a call; a limit of 0 means none."""
+    """The setting of a call. If the limit of experts is 0, there is none."""
 
     capacity: float
     k: int
@@ -31,12 +31,12 @@ class Variant:
     Attributes:
         trained_grid: rows and columns of patches of a learned position embedding.
         image_size: height and width of the images in pixels.
-        experts: E of the MoE blocks, which `moe` lists; the largest if they differ.
-        layer_experts: E of each MoE block if they differ.
+        experts: E of the MoE blocks, which are listed in `moe`; if their E differs, the largest.
+        layer_experts: E of each MoE block, if they differ.
         options: options of `export_bundle` in addition to the config.
-        settings: capacity ratio, k and bpr of the bundle's runs; the first ones are its profile.
+        settings: capacity ratio, k and bpr for each run of the bundle; the first setting is also its profile.
         batch_multiple: number of images that fill whole groups.
-        group_tokens: S; None for the tokens of an image.
+        group_tokens: S; None if S is the number of tokens of an image.
     """
 
     name: str
@@ -66,7 +66,9 @@ class Variant:
 
     @property
     def every_setting(self) -> list[Setting]:
-        """Each setting of `settings` four times: without policies, with a pool, with a limit of experts, and with both."""
+        """Each setting of `settings` in four versions: without policies, with a pool, with a limit of experts, and with
+        both.
+        """
         policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
         return [Setting(*official, *policy) for official in self.settings for policy in policies]
 
@@ -170,7 +172,7 @@ class Variant:
 
 
 def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw parameters that are large enough for every part to affect the logits, and for the router to have preferences."""
+    """Draw parameters that let every part of the model affect the logits, and let the router have preferences."""
     values = rng.standard_normal(shape)
     if name.endswith("scale"):
         values = 1 + 0.2 * values

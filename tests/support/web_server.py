@@ -20,8 +20,9 @@ def web_server(
     Args:
         folder: the folder to serve.
         headers: headers to send with each answer.
-        silent_after: bytes of each answer to send before the server falls silent; -1 for not even the headers; None for all.
-        sent: gets the path of each file that the server begins to send.
+        silent_after: number of bytes of each answer that the server sends before it stops sending. -1 means that it sends no
+            headers either; None means that it sends everything.
+        sent: a list to which the path of each file is added when the server begins to send it.
     """
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Packages that tests use without installing them: each in a folder of its own, downloaded once per machine."""
+"""Packages that tests use without installing them. Each is downloaded once per machine, into its own folder."""
 
 from __future__ import annotations
 
@@ -29,17 +29,20 @@ def wheel_folder(*requirements: str) -> Path:
 
 
 def onnxruntime_folder(version: str) -> Path:
-    """Return a folder with only that onnxruntime; skip as `wheel_folder` does."""
+    """Return a folder that contains only this version of onnxruntime. Skips as `wheel_folder` does."""
     return wheel_folder(f"onnxruntime=={version}")
 
 
 @functools.cache
 def _fetched(requirements: tuple[str, ...]) -> tuple[Path, str]:
-    """Return the folder, and pip's errors. Cached, so that a process waits only once for an unreachable network."""
+    """Return the folder, and pip's error messages.
+
+    The result is cached, so that a process waits only once for a network that can't be reached.
+    """
     digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
     folder = _CACHE / f"wheels-{digest}-{sys.implementation.cache_tag}"
     _CACHE.mkdir(mode=0o700, exist_ok=True)
-    with locked(_CACHE):  # concurrent test processes download it once
+    with locked(_CACHE):  # otherwise, concurrent test processes would each download it
         if folder.is_dir():
             return folder, ""
         with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:

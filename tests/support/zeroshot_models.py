@@ -1,5 +1,7 @@
-"""Makes small CLIPs, SigLIPs and a TIPSv2 with random weights and tokenizers, in the files of transformers and open_clip;
-and returns those libraries' answers."""
+"""Small CLIPs, SigLIPs and a TIPSv2 with random weights and tokenizers, and the answers of their libraries.
+
+The models are saved as the files of transformers or open_clip.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ SCALE, BIAS = 8.0, 0.5
 
 
 class Answers(NamedTuple):
-    """A library's results for pictures and texts: logits f32[images, classes], and the normalized embeddings of both."""
+    """A library's results for pictures and texts: logits f32[images, classes], and the normalized embeddings."""
 
     logits: np.ndarray
     texts: np.ndarray
@@ -37,8 +39,8 @@ class Zeroshot:
 
     Attributes:
         folder: folder of the model.
-        probabilities: "softmax" or "sigmoid", the function from its logits to probabilities.
-        answers: returns the library's answers to pictures uint8[images,H,W,3] and texts.
+        probabilities: "softmax" or "sigmoid", the function that converts the model's logits to probabilities.
+        answers: a function that returns the library's answers to pictures uint8[images,H,W,3] and texts.
         bias: bias of the logits.
     """
 
@@ -54,7 +56,7 @@ class Zeroshot:
 
 
 def pictures(count: int = 20) -> np.ndarray:
-    """Return coarse pictures uint8[count,32,32,3], which differ more than noise."""
+    """Return pictures uint8[count,32,32,3] with coarse patterns, which differ more than noise does."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     return coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
 
@@ -69,7 +71,10 @@ def _pixels(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tens
 
 
 def _randomized(model: Any, scale: float = 0.25) -> Any:
-    """Randomize the weights so that they distinguish texts and images; those of a new model hardly do."""
+    """Randomize the weights so that outputs differ between texts and between images.
+
+    The initial weights of a new model hardly distinguish them.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
@@ -87,7 +92,7 @@ def _randomized(model: Any, scale: float = 0.25) -> Any:
 
 
 def hf_clip(folder: Path) -> Zeroshot:
-    """Make a CLIP of transformers, with the tokenizer of CLIP and a vocabulary of bytes."""
+    """Make a CLIP model of transformers, with CLIP's tokenizer and a vocabulary of bytes."""
     from transformers import CLIPConfig, CLIPModel
 
     letters = [*map(chr, range(33, 127)), "Ġ"]
@@ -104,7 +109,7 @@ def hf_clip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip(folder: Path) -> Zeroshot:
-    """Make a SigLIP of transformers, with a tokenizer of letters that returns no mask."""
+    """Make a SigLIP model of transformers, with a tokenizer of letters that returns no attention mask."""
     from transformers import SiglipConfig, SiglipModel
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -115,7 +120,7 @@ def hf_siglip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip2(folder: Path) -> Zeroshot:
-    """Make a SigLIP 2 NaFlex of transformers, which takes pictures as patches of a grid."""
+    """Make a SigLIP 2 NaFlex model of transformers, which takes pictures as a grid of patches."""
     from transformers import Siglip2Config, Siglip2Model
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -135,7 +140,7 @@ def hf_siglip2(folder: Path) -> Zeroshot:
 
 
 def hf_tipsv2(folder: Path) -> Zeroshot:
-    """Make a TIPSv2 of transformers, which masks padding."""
+    """Make a TIPSv2 model of transformers, which masks padding."""
     from transformers import Tipsv2Config, Tipsv2Model
 
     text = _write_letters(folder, ["input_ids", "attention_mask"])
@@ -146,7 +151,10 @@ def hf_tipsv2(folder: Path) -> Zeroshot:
 
 
 def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
-    """Write a tokenizer of letters that returns these inputs of a model; return the config of a text tower."""
+    """Write a tokenizer of letters that returns the model inputs named in `inputs`.
+
+    Returns the config of a text tower that fits the tokenizer.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -160,7 +168,7 @@ def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
 
 
 def open_clip(folder: Path) -> Zeroshot:
-    """Make a CLIP of open_clip, which has its own tokenizer."""
+    """Make a CLIP model of open_clip, which has its own tokenizer."""
     import open_clip as library
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""MkDocs hooks: insert the options of each command, and replace links that lead out of docs/ by their text."""
+"""MkDocs hooks that insert the options of each command, and replace links to files outside docs/ by their text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARK = re.compile(r"^<!-- options: (.*) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Insert the generated text, and replace links to files outside the site by their text."""
+    """Insert the generated tables of options, and replace links to files outside the site by their text."""
     outside = re.escape("../" * (page.file.src_uri.count("/") + 1))
     markdown = re.sub(rf"\[([^\]]*)\]\({outside}[^)]*\)", r"\1", markdown)
     return _MARK.sub(lambda mark: command_markdown(mark[1]), markdown)
@@ -39,5 +39,5 @@ def command_markdown(command: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape the characters that Markdown would interpret."""
+    """Escape the characters that have a meaning in Markdown."""
     return text.replace("<", "&lt;").replace("|", "&#124;").replace("*", r"\*")

@@ -1,1 +1,1 @@
-"""The folder of a bundle, which is written whole or not at all, its weights file and its model card."""
+"""Writers for a bundle: its folder (written completely or not at all), manifest, weights file and model card."""

@@ -1,7 +1,7 @@
-"""Write a bundle folder whole or not at all.
+"""Write a bundle folder completely or not at all.
 
-The bundle is written to `.NAME.vmoe-export/new` in the folder of its target, and renamed to the target at the end. If an
-export is killed, the next one to the same target deletes its files.
+The files are first written to `.NAME.vmoe-export/new`, next to the target `NAME`. At the end, that folder is renamed to the
+target. If an export is killed, the next export to the same target deletes the leftover files.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _NOT_OFFERED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Refuse a target that can't become a bundle.
+    """Check that a bundle may be written to `target`.
 
     Args:
         target: the path of the bundle.
-        force: whether a bundle may be replaced.
+        force: whether an existing bundle may be replaced.
         sources: files and folders that the export reads.
 
     Raises:
@@ -71,13 +71,13 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
 
 @contextmanager
 def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Iterable[Path] = ()) -> Iterator[Path]:
-    """Make a temporary folder. Rename it to `target` when the block ends, or delete it if the block raises.
+    """Yield a temporary folder. When the block ends, rename it to `target`. If the block raises, delete it.
 
     Args:
         target: the path of the bundle.
         force: replace an existing bundle.
         needed_bytes: approximate size of the bundle.
-        sources: files and folders that the export reads, and that must not be replaced.
+        sources: files and folders that the export reads; the replaced bundle must not contain them.
 
     Raises:
         ExportError: `check_target` refuses the target, there is too little space, or the folder can't be written.
@@ -91,7 +91,7 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
             new = work / "new"
             new.mkdir()
             yield new
-            # Check again: another program may have created the target meanwhile.
+            # Check again: another program may have created the target while the bundle was being written.
             check_target(target, force=force, sources=sources)
             if not os.path.lexists(place):
                 new.rename(place)
@@ -107,10 +107,10 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
-    """Write `manifest.json` with the sizes and SHA-256s of the files in the folder, and read it back.
+    """Write `manifest.json`, which lists the size and SHA-256 of each file in the folder. Return the manifest read back.
 
     Raises:
-        ExportError: the reader of bundles rejects the folder.
+        ExportError: the bundle reader rejects the folder.
     """
     files = {}
     for path in sorted(folder.iterdir()):
@@ -127,7 +127,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
 
 @contextmanager
 def _working_folder(place: Path) -> Iterator[Path]:
-    """Make and lock the folder `.NAME.vmoe-export` next to a target, and delete it when the block ends."""
+    """Make and lock the folder `.NAME.vmoe-export` next to the target `place`, and delete the folder when the block ends."""
     work = place.with_name(f".{place.name}.vmoe-export")
     work.mkdir(mode=0o700, exist_ok=True)
     lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -148,7 +148,7 @@ def _working_folder(place: Path) -> Iterator[Path]:
         finally:
             try:
                 shutil.rmtree(work, ignore_errors=True)
-            finally:  # again, in case a signal interrupted the first attempt
+            finally:  # try again, in case a signal interrupted the first rmtree
                 shutil.rmtree(work, ignore_errors=True)
     finally:
         os.close(lock)
@@ -157,7 +157,7 @@ def _working_folder(place: Path) -> Iterator[Path]:
 def _check_room(parent: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
-        # Round down and up, so that the two numbers never look equal.
+        # Round the free space down and the needed space up, so that the two numbers never look equal.
         raise ExportError(
             f"{parent} has {math.floor(free / 1e5) / 10:,.1f} MB free, and the bundle needs about "
             f"{math.ceil(needed_bytes / 1e5) / 10:,.1f} MB"
@@ -165,7 +165,7 @@ def _check_room(parent: Path, needed_bytes: int) -> None:
 
 
 def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
-    """Refuse to replace a folder that is not just a bundle, or that contains a source or the current folder."""
+    """Raise ExportError if the target is not a bundle, has extra files, or contains a source or the current folder."""
     files = None if target.is_symlink() else _files_of_bundle(target)
     if files is None:
         raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
@@ -186,10 +186,11 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
 
 
 def _files_of_bundle(folder: Path) -> set[str] | None:
-    """Return the names of a bundle's files, or None if the folder has no manifest of a bundle.
+    """Return the file names of the bundle in a folder, or None if the folder has no bundle manifest.
 
-    They are the manifest, the model card, and the files that the manifest lists. Of these, only names that a bundle can have
-    are returned: a manifest.json may be from another program, or list files that are not the bundle's.
+    The names include the manifest, the model card and, from the manifest's list, the weights file and files whose name ends
+    in `.onnx`. Other listed files are left out: another program may have written the manifest, or it may list files that do
+    not belong to the bundle.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -204,10 +205,10 @@ def _files_of_bundle(folder: Path) -> set[str] | None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two paths atomically. Returns False if the system or the file system does not support that."""
+    """Swap two paths atomically. Return False if the system or the file system does not support this."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):  # not Linux, or a C library from before 2018
+    except (OSError, AttributeError, TypeError):  # renameat2 is missing: not Linux, or a C library older than 2018
         return False
     if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
         return True

@@ -20,7 +20,8 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
 
     Args:
         plan: the plan of the export.
-        tensorrt: the TensorRT graph file of each profile; the key of a dense ViT is "model". Empty without TensorRT graphs.
+        tensorrt: the file name of each TensorRT graph, by profile name; for a dense ViT, the only key is "model". Empty if
+            there are no TensorRT graphs.
         findings: the results of validation.
     """
     model, checkpoint = plan.model, plan.checkpoint

@@ -61,7 +61,7 @@ def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
     settings = []
     for profile in content["profiles"] or [{"name": None}]:
         label, found = profile["name"], measured.get(profile["name"], {"top1": None})
-        # A Soft MoE may have no profiles, and its cost is not that of the dense model.
+        # If a Soft MoE has no profiles, leave its cost out: the dense model's FLOPs do not apply to it.
         cost = None if label is None and manifest.moe_layers else flops.get(label or "dense")
         cells = [f"`{label}`" if label else "-", *(profile.get(field, "-") for field in ("capacity_ratio", "k"))]
         cells += [profile.get("capacity", "-")[0], "-" if cost is None else f"{cost / 1e9:.3g}"]

@@ -24,8 +24,8 @@ from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 _ELEMENTS = {kind.stored: ONNX_TYPES[kind.name] for kind in WEIGHT_TYPES.values()} | {"F16": ONNX_TYPES["fp16"]}
-_TOO_LARGE_FOR_FP16 = 65520  # the smallest value that rounds to infinity
-_ALIGNMENT = 64  # bytes; runtimes map tensors directly from the file
+_TOO_LARGE_FOR_FP16 = 65520  # the smallest value that float16 rounds to infinity
+_ALIGNMENT = 64  # in bytes; runtimes memory-map the file and use the tensors in place
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,27 @@ def write_weights(
     advance: Callable[[float], None] = lambda size: None,
     precision: ExportPrecision = "fp32",
 ) -> dict[str, Span]:
-    """Write the tensors of `shapes`, with only one of them in memory at a time.
+    """Write the tensors named in `shapes`. Only one of them is in memory at a time.
 
     Args:
         path: the file to write.
         checkpoint: the source of the tensors; its shapes have been checked.
-        config: the model, which decides how the position embedding is resized or computed.
+        config: the description of the model, which determines how the position embedding is resized or computed.
         shapes: shape of each tensor in the checkpoint.
-        advance: called with the bytes of each tensor after it was written.
-        precision: the stored precision. With fp16, weights are stored in float32, and TensorRT graphs round them.
+        advance: called after each tensor is written, with the tensor's number of bytes.
+        precision: the precision of the export. With "fp16", weights are stored in float32, and TensorRT graphs round them.
 
     Returns:
-        The position of each tensor.
+        The position of each tensor in the file.
 
     Raises:
-        CheckpointError: a tensor has NaN or infinite values, or values too large for their type.
+        CheckpointError: a tensor has NaN or infinite values, or values too large for its stored type.
         OSError: the file can't be written.
     """
     header, spans = layout(stored_tensors(shapes, precision))
     with path.open("wb") as file:
         file.write(header)
-        # In the order of the file, except that scales are written together with their kernels.
+        # Follow the order of the file, but write the scales of a kernel together with the kernel.
         for name in (name for name in spans if name in shapes):
             array = official_tensor(name, checkpoint, config)
             is_rounded = precision == "fp16" and weight_type(name, "bf16") is BFLOAT16
@@ -82,7 +82,10 @@ def write_weights(
 
 
 def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
-    """Return the header of a safetensors file, and the position of each tensor, in file order. There are no gaps."""
+    """Return the header of a safetensors file and the position of each tensor, in file order.
+
+    The tensors follow each other without gaps.
+    """
     # Tensors whose length is a multiple of the alignment come first, so that each of them is aligned.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
     entries: dict[str, dict[str, Any]] = {}
@@ -99,10 +102,10 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
 
 
 def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
-    """Return a tensor as the model uses it, in float32: read from the checkpoint, or computed if it is not stored there.
+    """Return a tensor in float32, as the model uses it: read from the checkpoint, or computed if it is not stored there.
 
     Raises:
-        CheckpointError: it has NaN or infinite values, or can't be read.
+        CheckpointError: the tensor has NaN or infinite values, or can't be read.
     """
     token = config.classifier == "token"
     # float64 values beyond the range of float32 become infinite, and are refused below.
@@ -117,7 +120,7 @@ def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> A
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
         array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
     if name.endswith("/Moe/Router/dense/kernel"):
-        array = array.reshape(len(array), -1)  # the router of an E3 may have an axis for the members
+        array = array.reshape(len(array), -1)  # an E3's router may have a separate axis for the members
     return array
 
 

@@ -24,7 +24,7 @@ WRAPPERS = {"model", "module", "_orig_mod", "state_dict", "model_state_dict"}
 _ROOT_WORDS = WRAPPERS | {"params", "target"}
 _LANDMARK = "embedding/kernel"
 
-MAX_TREE_DEPTH = 64  # the official tree has 7 levels, and a train state has a few more
+MAX_TREE_DEPTH = 64  # far more than needed: an official tree has 7 levels, and a train state a few more
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class TensorInfo:
 class Checkpoint(Mapping[str, Array]):
     """A read-only mapping of tensor names to arrays.
 
-    Each access reads one tensor from disk into new memory; nothing is cached. Close the checkpoint, or use it in a
-    `with` statement.
+    Each access reads one tensor from disk into new memory; nothing is cached. Close the checkpoint, or use it in a `with`
+    statement.
 
     Attributes:
         path: the opened path.
-        source: the bundle's `source`: the file name, or the address the file was copied from.
+        source: the name that the bundle records as its `source`: the file name, or the URL from which the file was copied.
         format: the file format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
         files: all files that `sha256` covers.
         notes: notes for the user on how the checkpoint was located and read.
         config_file: path of an official config next to the checkpoint; None if there is none.
         info: shape and dtype of each tensor.
-        family_title: the model family, if the checkpoint comes from another library. It stays set after the tensors are
-            translated to official names. None for official models.
+        family_title: title of the model family, if the checkpoint comes from another library; None for official models. The
+            title is kept when the tensors are translated to official names.
     """
 
     notes: tuple[str, ...] = ()
@@ -140,12 +140,12 @@ def naming(what: object) -> Iterator[None]:
 def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     """Map official parameter names to the stored names.
 
-    The parameters may lie at the root or under `params` or `target`, which may be nested as in a train state. Names may
-    be joined by `/` or by `.`.
+    The parameters may be at the root of the tree, or below `params`, `target` or a wrapper such as `model`. These may be
+    nested, as in a train state. The parts of a name may be joined by `/` or by `.`.
 
     Raises:
         CheckpointError: there is no `embedding/kernel`, so this is not a V-MoE or ViT parameter tree.
-        CheckpointError: a name or a whole tree occurs twice.
+        CheckpointError: a name occurs twice, or there are two parameter trees.
 
     Examples:
         >>> parameter_names(["params/embedding/kernel", "step"])

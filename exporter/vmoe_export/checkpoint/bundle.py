@@ -19,18 +19,18 @@ _POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 
 
 class BundleCheckpoint(SafetensorsCheckpoint):
-    """The weights of a bundle, with its export settings in `manifest`.
+    """The weights of a bundle, read as a checkpoint. The attribute `manifest` holds the bundle's export settings.
 
     Args:
         folder: the bundle. Each file is checked against its SHA-256.
 
     Raises:
         BundleError: the bundle is damaged or was changed.
-        CheckpointError: the bundle is not float32, so it no longer holds the checkpoint's weights.
+        CheckpointError: the bundle is not float32, so its weights are not the original weights of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
-        # Open the weights inside the block, so that the opened file is the one that was checked.
+        # Open the weights before the bundle is closed, so that the opened file is the file that was checked.
         with Bundle.open(folder) as bundle:
             precision = bundle.manifest.precision
             if precision != "fp32":
@@ -48,7 +48,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         self.family_title = family if isinstance(family, str) else None
         self._identity = bundle.identity
         if self.manifest.model.get("position_emb") == "sincos2d":
-            # Computed at export; not a parameter of the model.
+            # The exporter computed this position embedding. It is not a parameter of the model.
             self.info = {name: info for name, info in self.info.items() if name != _POSITION_EMBEDDING}
 
     @property
@@ -67,7 +67,8 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "router": {
                         "name": None if kind == "dense" else ROUTERS[kind],
                         "normalize_weights": routing.get("normalize_weights"),
-                        # The option router can change experts choice to top-k. This bundle has no k for that.
+                        # Expert choice has no k. Leave the field out, so that the default applies if the option `router`
+                        # changes the routing to top-k.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
                             "capacity_factor": routing.get("capacity_ratio"),
@@ -81,7 +82,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         }
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) over the hashes of the bundle's files. They were checked when the bundle was opened."""
+        """Return the SHA-256 (hex) over the hashes of the bundle's files, which were checked when the bundle was opened."""
         return self._identity
 
 
@@ -91,5 +92,5 @@ def _mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def is_bundle(path: Path) -> bool:
-    """Return whether a folder holds the two files that every bundle has."""
+    """Return whether a folder holds `manifest.json` and the weights file, which every bundle has."""
     return (path / MANIFEST_NAME).is_file() and (path / WEIGHTS_NAME).is_file()

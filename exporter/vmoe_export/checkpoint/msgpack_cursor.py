@@ -1,7 +1,7 @@
 """Step through a msgpack file header by header, without reading the payloads.
 
-A data shard is ONE msgpack object of up to gigabytes. A streaming unpacker would buffer and copy whole chunks. The
-cursor only locates the data, so that arrays are read once, from the file directly into their final memory.
+A data shard is ONE msgpack object, which may be several gigabytes long. A streaming unpacker would buffer and copy whole
+chunks. The cursor only locates the data. Each array is then read once, from the file directly into its final memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from vmoe_export.errors import CheckpointError
 
 Kind = Literal["a number", "a map", "an array", "a string", "bytes", "an extension"]
 
-_MAX_TEXT_BYTES = 1 << 20  # far longer than any name
+_MAX_TEXT_BYTES = 1 << 20  # limit for one string; far longer than any name
 
-# Headers of one byte that encode the size (see `header`), by kind: byte -> size.
+# One-byte headers, by kind: a mapping of the byte to the size that it encodes (the result of `header`).
 _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "a number": {size: size for size in range(0x80)},
     "a map": {0x80 + size: size for size in range(16)},
@@ -26,7 +26,7 @@ _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "bytes": {},
     "an extension": {0xD4 + power: 1 << power for power in range(5)},
 }
-# Headers with the size in the bytes after the first, by kind: first byte -> struct format of the size.
+# Longer headers, by kind: a mapping of the first byte to the struct format of the size, which follows that byte.
 _LONG: Mapping[Kind, Mapping[int, str]] = {
     "a number": {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
     "a map": {0xDE: ">H", 0xDF: ">I"},
@@ -56,10 +56,11 @@ class MsgpackCursor:
         self.end = file.size if end is None else end
 
     def header(self, *kinds: Kind) -> int:
-        """Read the header of the next object, which must be of one of these kinds.
+        """Read the header of the next object, which must be of one of `kinds`.
 
         Returns:
-            The number of pairs, elements or bytes; for a number, its value.
+            For a number, its value. Otherwise the size: the number of pairs in a map, of elements in an array, or of bytes
+            in anything else.
         """
         byte = self._take(1)[0]
         for kind in kinds:
@@ -93,7 +94,7 @@ class MsgpackCursor:
         return MsgpackCursor(self.file, payload.start, payload.start + size)
 
     def rest(self, most: int) -> bytes:
-        """Read all remaining bytes. Raises CheckpointError if there are more than `most`."""
+        """Read all remaining bytes. Raise CheckpointError if there are more than `most` bytes."""
         if self.end - self.position > most:
             raise self._not("an object of sensible length")
         return self._take(self.end - self.position)
@@ -105,7 +106,7 @@ class MsgpackCursor:
 
     def _take(self, size: int) -> bytes:
         span = self._skip(size)
-        # Buffered, because headers lie close together.
+        # Use the buffered stream, because headers are close together.
         self.file.stream.seek(span.start)
         data = self.file.stream.read(size)
         if len(data) < size:  # the file shrank while it was read

@@ -36,15 +36,15 @@ below it."""
 class NewHead(Checkpoint):
     """A checkpoint whose head comes from a separate file. The checkpoint itself may have another head or none.
 
-    The constructor reads only the declared shapes; `read` loads the arrays after it has checked that these fit the model. A
-    small file may unpack to more than fits in memory.
+    A small file may unpack to more data than fits in memory. So the constructor reads only the shapes that the file declares
+    for the head. `read` checks that these shapes fit the model, and then loads the arrays.
 
     Args:
-        trunk: the checkpoint; the caller closes it.
-        path: a .safetensors file, or an npz file under any other name. It holds `kernel` [D, classes] and `bias`
-            [classes], or `head/kernel` and `head/bias`, in float16, bfloat16 (safetensors only), float32 or float64. An
-            npz file may also hold `class_names` [classes] and, from `vmoe fewshot`, a description of the features that
-            the head was fitted to.
+        trunk: the checkpoint that gets the new head; the caller closes it.
+        path: a .safetensors file, or an npz file under any other name. It holds `kernel` [D, classes] and `bias` [classes],
+            or `head/kernel` and `head/bias`, in float16, bfloat16 (safetensors only), float32 or float64. An npz file may
+            also hold `class_names` [classes] and, from `vmoe fewshot`, a description of the features that the head was
+            fitted to.
 
     Attributes:
         class_names: class names from the file, or None.
@@ -52,7 +52,7 @@ class NewHead(Checkpoint):
             None.
 
     Raises:
-        OptionError: the file can't be read, or declares no head of this form.
+        OptionError: the file can't be read, or declares no head in this format.
     """
 
     def __init__(self, trunk: Checkpoint, path: Path) -> None:
@@ -89,7 +89,7 @@ class NewHead(Checkpoint):
             self._head = {name: _as_float32(stored, arrays[stored]) for name, stored in names.items()}
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        """Check that the head was fitted to the features of this model, if its file names the features.
+        """Check that the head was fitted to the features of this model. A head whose file names no features passes.
 
         Args:
             inputs: the model's features, as returned by `vmoe_measure.head_inputs`.
@@ -113,7 +113,7 @@ class NewHead(Checkpoint):
 
 @contextmanager
 def _of_head(path: Path) -> Iterator[None]:
-    """Prefix errors raised in the block with the option `--head` and the file."""
+    """Convert errors raised in the block to OptionErrors whose messages start with `--head` and the file."""
     try:
         yield
     except OSError as error:
@@ -124,11 +124,11 @@ def _of_head(path: Path) -> Iterator[None]:
 
 
 def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
-    """Return the declared shapes and dtypes of the head's arrays, and of all arrays in a safetensors file.
+    """Return the declared shape and dtype of each array in a safetensors file, or of the head's arrays in an npz file.
 
-    The file may be a whole checkpoint; the data of its other arrays are not read.
+    A safetensors file may be a whole checkpoint. The arrays' data are not read.
     """
-    if path.suffix == ".safetensors":  # never compressed, so sizes need no check
+    if path.suffix == ".safetensors":  # never compressed, so the sizes need no check
         with SafetensorsCheckpoint(path) as checkpoint:
             return checkpoint.info
     with closing(PlainFile(path)) as file:
@@ -177,7 +177,7 @@ def _checked_type(name: str, stated: Mapping[str, TensorInfo]) -> TensorInfo:
 
 
 def _as_float32(name: str, array: Array) -> Array:
-    with np.errstate(over="ignore"):  # float64 values beyond the float32 range become infinite
+    with np.errstate(over="ignore"):  # float64 values beyond the float32 range become infinite, and are refused below
         array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
         raise OptionError(f"{name} holds NaN or infinite values")

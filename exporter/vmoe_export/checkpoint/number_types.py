@@ -17,7 +17,7 @@ def dtype_from_name(name: object) -> np.dtype[Any]:
     """Return the numpy dtype for a name such as "float32" or "bfloat16".
 
     Raises:
-        CheckpointError: it is not the name of a number type in native byte order.
+        CheckpointError: `name` is not the name of a number type in native byte order.
     """
     text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
     if text in _EXTENDED:

@@ -1,9 +1,9 @@
 """Read the checkpoints that google-research/vmoe writes: `PREFIX.index` and `PREFIX.data-nnnnn-of-NNNNN`.
 
-Source of the format: vmoe/checkpoints/{partitioned,serialization,types}.py. Each file is one msgpack object. The index
-holds a tree of array descriptions: shape, dtype, and for each chunk its slice and shard. A data shard maps array ids to
-chunks. An array's id is its rank in a depth-first walk of the tree. The keys of each level are sorted as strings, so
-`encoderblock_10` comes before `encoderblock_2`.
+Source of the format: vmoe/checkpoints/{partitioned,serialization,types}.py. Each file is one msgpack object. The index holds
+a tree of array descriptions. Each description states the array's shape and dtype, and the slice and shard of each chunk. A
+data shard maps array ids to chunks. An array's id is its rank in a depth-first walk of the tree. The keys of each level are
+sorted as strings, so `encoderblock_10` comes before `encoderblock_2`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _VERSION = "20220622"
 _MAX_SHARDS = 99_999
 _MAX_CHUNKS = 8192  # of one array
 _MAX_TOTAL_CHUNKS = 100_000
-_MAX_INDEX_BYTES = 16 << 20  # enough for that many chunks and their names
+_MAX_INDEX_BYTES = 16 << 20  # enough for `_MAX_TOTAL_CHUNKS` chunks and the names of their arrays
 _MAX_SLICE_BYTES = 1024
 _MAX_DIMENSIONS = 32
-_MAX_ELEMENTS = 2**48  # more than any file holds, and still within the range of numpy's sizes
+_MAX_ELEMENTS = 2**48  # more than any file holds, but small enough that sizes in numpy don't overflow
 
 Box = tuple[tuple[int, int], ...]
 
@@ -128,7 +128,7 @@ class _Shard:
             yield box, [_ndarray_data(body, dtype) for body in bodies]
 
     def read_into(self, spans: list[ByteSpan], chunk: Array) -> None:
-        """Fill an array with the bytes of consecutive spans."""
+        """Fill `chunk` with the bytes of `spans`, in order."""
         data, position = chunk.reshape(-1).view(np.uint8), 0
         for span in spans:
             self.file.read_into(span.start, data[position : position + span.length])
@@ -169,7 +169,8 @@ class _Shard:
 
 
 def _check_count(number: int) -> None:
-    # The count includes the pieces of chunks (a chunk of more than a gigabyte has several), hence twice the limit.
+    # `number` counts the chunks and their pieces, so twice the limit is allowed. A chunk of more than a gigabyte has several
+    # pieces.
     if number > 2 * _MAX_TOTAL_CHUNKS:
         raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
 
@@ -192,10 +193,10 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
 def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
     """Read an index: the arrays it lists, and the shards that hold their chunks.
 
-    Shards that no array points to are left out; they are empty if they exist.
+    A shard that no array points to is left out. Such a shard is empty or does not exist.
 
     Returns:
-        The arrays by name; for each shard number, the suffix that follows PREFIX in the file name.
+        The description of each array by name, and the file name suffix of each shard by number. The suffix follows PREFIX.
 
     Raises:
         CheckpointError: the index is damaged.
@@ -218,7 +219,8 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     root = _unpack(data)
     if not isinstance(root, dict) or not isinstance(root.get("index"), dict):
         raise CheckpointError("it is not the index of a V-MoE checkpoint")
-    # An index without a version (before 2022-06-22) numbers arrays in saving order, which is the same for plain parameters.
+    # An index without a version (before 2022-06-22) numbers the arrays in the order in which they were saved. For plain
+    # parameters, that order is the same.
     version = root.get("version", _VERSION)
     if version != _VERSION:
         raise CheckpointError(f"index version {version!r:.60} is not supported; it must be {_VERSION} or missing")

@@ -34,11 +34,11 @@ _MAX_LEAVES = 100_000
 _ALWAYS_BYTES, _MOST_UNPACKED = 64 << 20, 100
 """The parameters may unpack to `_ALWAYS_BYTES` or `_MOST_UNPACKED` times the size of the folder, whichever is larger.
 Trained weights hardly compress, so a real checkpoint is far below the limit."""
-_CACHED_BYTES = 16 << 20  # cache for database nodes only: each value is read once
+_CACHED_BYTES = 16 << 20  # only for database nodes; values are not cached, because each is read once
 
 
 class OrbaxCheckpoint(Checkpoint):
-    """The parameters of a train state, or of a tree saved by itself. Each array is read on access."""
+    """An Orbax checkpoint of a train state, or of parameters saved alone. Each array is read on access."""
 
     def __init__(self, folder: Path, notes: Sequence[str] = ()) -> None:
         """Locate the parameters and read their shapes. Arrays that are not parameters are not opened.
@@ -70,9 +70,9 @@ class OrbaxCheckpoint(Checkpoint):
         self.config_file = next((path for path in beside if path.is_file()), None)
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) over names, dtypes, shapes and values.
+        """Return the SHA-256 (hex) over the parameters' names, dtypes, shapes and values.
 
-        The files can't be hashed instead: they also hold the optimizer state.
+        A hash of the files would also cover the optimizer state.
         """
         digest = hashlib.sha256()
         for name, array in self.items():
@@ -84,7 +84,8 @@ class OrbaxCheckpoint(Checkpoint):
         with naming(f"tensor {name}"):
             store = self._open(name)
             dtype = dtype_from_name(store.dtype.name)
-        # tensorstore allocates a chunk and the array before it reads anything. An excessive size would kill the process.
+        # tensorstore allocates memory for a chunk and for the array before it reads anything. An excessive size would kill
+        # the process.
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
             sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
@@ -116,8 +117,8 @@ def _check_plain(folder: Path) -> int:
     """Return the total size in bytes of the files below a folder.
 
     Raises:
-        CheckpointError: an entry is not a regular file or a folder. A link may lead out of the folder, and reading a pipe
-            may block.
+        CheckpointError: an entry is neither a regular file nor a folder. Such entries are refused because a link may lead
+            out of the folder, and reading a pipe may block.
     """
     total = 0
     for path in folder.rglob("*"):
@@ -131,8 +132,11 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
     """Read the names of the arrays.
 
     Returns:
-        The file that names the leaves, a mapping from each leaf's path (joined by "/") to its name in the store, and the
-        tensorstore driver for the arrays.
+        Three values:
+
+        - the file that names the leaves,
+        - a mapping of each leaf's path (joined by "/") to the name of its array in the store,
+        - the tensorstore driver for the arrays.
     """
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
@@ -162,7 +166,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
 
 
 def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the path of each leaf whose array is stored outside the tree, and its name in the store. Skip other leaves."""
+    """Yield each leaf whose array is stored outside the tree: the leaf's path, and the array's name in the store."""
     if isinstance(tree, dict):
         for key, child in tree.items():
             yield from _placeholders(child, (*path, str(key)))
@@ -171,7 +175,10 @@ def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 
 def _reason(error: ValueError) -> str:
-    """Return a short reason for a tensorstore error. Its own message holds the whole request and local paths."""
+    """Return a short reason for a tensorstore error.
+
+    The error's own message contains the whole request and local paths.
+    """
     text = str(error)
     if "is missing" in text:
         return "a chunk of it is missing"

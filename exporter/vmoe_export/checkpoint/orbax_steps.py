@@ -9,7 +9,7 @@ from pathlib import Path
 from vmoe_export.errors import CheckpointError
 
 _STEP = re.compile(r"(?:.*_)?(\d{1,18})")
-_MARK = "commit_success.txt"  # object stores can't rename folders; there, only finished steps have this file
+_MARK = "commit_success.txt"  # marks a finished step in object stores, where folders can't be renamed
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
@@ -53,7 +53,7 @@ def find_item(path: Path) -> tuple[Path, tuple[str, ...]] | None:
 
 def _is_item(folder: Path) -> bool:
     files = [name for name in ("_METADATA", "manifest.ocdbt", "checkpoint") if (folder / name).is_file()]
-    return bool(files) and (files != ["checkpoint"] or not any(folder.glob("*.index")))  # TensorFlow uses that name too
+    return bool(files) and (files != ["checkpoint"] or not any(folder.glob("*.index")))  # TensorFlow also uses 'checkpoint'
 
 
 def _is_step(folder: Path) -> bool:
@@ -74,6 +74,6 @@ def _is_finished(folder: Path) -> bool:
         metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
         return metadata["commit_timestamp_nsecs"] is not None
     except OSError:
-        return True  # old versions don't write this file
+        return True  # old Orbax versions don't write this file
     except (ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Stream(io.BufferedReader):
-    """A file whose `read` never allocates more than the file holds, whatever length a damaged header requests."""
+    """A buffered file. `read` never allocates more bytes than the file holds, even if a damaged header requests more."""
 
     def read(self, length: int | None = -1, /) -> bytes:
         if length is not None and length > io.DEFAULT_BUFFER_SIZE:
@@ -59,7 +59,7 @@ class PlainFile:
         return data
 
     def read_into(self, start: int, data: Array) -> None:
-        """Fill a uint8[length] array with the bytes from `start` on. Raises the same errors as `read`."""
+        """Fill a uint8[length] array with the bytes from `start` on. Raise the same errors as `read`."""
         done = 0
         while done < len(data):
             count = os.preadv(self.stream.fileno(), [data[done:].data], start + done)

@@ -28,14 +28,14 @@ _BLOCK = 1 << 20
 class TorchCheckpoint(Checkpoint):
     """A file written by torch.save: a flat or nested mapping of names to tensors, read with `weights_only=True`.
 
-    In a zip file, torch reads only names and shapes, and zipfile reads the data, because torch does not check their
-    CRC-32. Files in the layout used before torch 1.6 have no checksums; torch reads them whole.
+    For a zip file, torch reads only the names and shapes. zipfile reads the data, because it checks their CRC-32 and torch
+    does not. Files in the layout used before torch 1.6 have no checksums, so torch reads these files completely.
     """
 
     def __init__(self, path: Path) -> None:
         self._archive: zipfile.ZipFile | None = None
-        self._records: dict[int, zipfile.ZipInfo] = {}  # by the offset of the record's data
-        self._shared: tuple[int, Array] | None = None  # the last record read; the next tensor may share it
+        self._records: dict[int, zipfile.ZipInfo] = {}  # key: the offset of the record's data
+        self._shared: tuple[int, Array] | None = None  # header offset and data of the last record; tensors may share it
         self._file = PlainFile(path)
         try:
             with naming(path):
@@ -75,7 +75,7 @@ class TorchCheckpoint(Checkpoint):
                 raise CheckpointError("it is a TorchScript program; torch.save the state_dict() of torch.jit.load(FILE)")
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > self._file.size:
                 raise CheckpointError(f"its record '{name[:80]}' is compressed, or larger than the file")
-            if name.startswith("data/"):  # its CRC-32 is checked when it is read
+            if name.startswith("data/"):  # the record's CRC-32 is checked when its data are read
                 offset = self._data_offset(entry)
                 if self._records.setdefault(offset, entry) is not entry:
                     raise CheckpointError(f"it is damaged: its record '{name[:80]}' has the position of another one")
@@ -96,8 +96,8 @@ class TorchCheckpoint(Checkpoint):
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
         """Return the offset of a record's data.
 
-        The header has 30 bytes and ends with the lengths of the name and of the extra field. These two follow, then the
-        data.
+        A record starts with a header of 30 bytes, which ends with the lengths of the name and of the extra field. The name,
+        the extra field and the data follow.
         """
         lengths = struct.unpack("<2H", bytes(self._file.read(entry.header_offset + 26, 4)))
         return entry.header_offset + 30 + int(sum(lengths))
@@ -146,7 +146,7 @@ class TorchCheckpoint(Checkpoint):
             return np.empty(shape, dtype)
         if record := self._record(tensor):
             if self._shared is None or self._shared[0] != record.header_offset:
-                self._shared = None  # free its memory before reading the next one
+                self._shared = None  # free the last record's memory before reading the next record
                 self._shared = record.header_offset, self._record_data(record)
             values = torch.frombuffer(self._shared[1], dtype=tensor.dtype)
             values = values.as_strided(shape, tensor.stride(), tensor.storage_offset())
@@ -165,7 +165,7 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # training programs save their options in it
+            with torch.serialization.safe_globals([argparse.Namespace]):  # training programs save options as a Namespace
                 return torch.load(file.stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             raise CheckpointError(
@@ -174,12 +174,12 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-        except Exception:  # a damaged file may raise anything, and since torch 2.15 sparse tensors too
+        except Exception:  # a damaged file may raise anything; since torch 2.15, so may a sparse tensor
             raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 
 def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    size = 0  # total length of names: a small file can reference one mapping from many others
+    size = 0  # total length of the names; limited because in a small file, many mappings can share one
 
     def walk(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal size

@@ -1,1 +1,1 @@
-"""Models of other libraries. One module per family maps its tensors and settings to ours."""
+"""Models of other libraries. Each module maps the tensors and settings of one family to the exporter's own."""

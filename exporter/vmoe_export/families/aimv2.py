@@ -1,4 +1,4 @@
-"""AIMv2 in Hugging Face transformers, also inside the whole model's file, and in timm."""
+"""AIMv2 in timm and in Hugging Face transformers, where it may be part of a whole model's file."""
 
 from __future__ import annotations
 

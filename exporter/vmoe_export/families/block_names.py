@@ -10,7 +10,7 @@ class Layer(NamedTuple):
     """The tensor names of a dense layer.
 
     Attributes:
-        weight: name of the weight, (outputs, inputs).
+        weight: name of the weight, which has the shape (outputs, inputs).
         bias: name of the bias, or "".
         part: (i, n) selects part i of n equal parts of the outputs.
         has_own_bias: whether `bias` holds the bias of this part alone, so that `part` applies only to the weight.
@@ -29,7 +29,10 @@ class Layer(NamedTuple):
         return cls(f"{layer}.weight", f"{layer}.bias" if has_bias else "") if isinstance(layer, str) else layer
 
     def parts(self, count: int) -> tuple[Layer, ...]:
-        """Split a layer whose outputs stack those of `count` layers, such as queries, keys and values."""
+        """Split the layer into `count` layers, such as queries, keys and values.
+
+        The outputs of this layer are the outputs of those layers, stacked.
+        """
         return tuple(self._replace(part=(i, count)) for i in range(count))
 
 
@@ -42,11 +45,11 @@ class Block:
         projections: layers of queries, keys and values.
         out: output layer of attention.
         mlp: both layers of the MLP.
-        gate: layer whose outputs are activated and multiplied by those of the first MLP layer, or None. If it has the same
-            name as the first MLP layer, one tensor holds both: the gate's outputs, then those of the first layer.
+        gate: the MLP's gate layer, or None. Its outputs are activated and multiplied by the outputs of the first MLP layer.
+            If both layers have the same name, one tensor holds both: the gate's outputs come first.
         scales: tensors that multiply the outputs of attention and of the MLP, or "".
-        qk_norms: norms of the queries and keys, per head or, if `wide_qk_norms`, over all heads together; "" if there are
-            none.
+        qk_norms: norms of the queries and keys, or "" if there are none. They normalize each head or, if `wide_qk_norms`,
+            all heads together.
         attention_norm: norm before the output layer of attention, or "".
         mlp_norm: norm of the MLP's hidden features, or "".
         rms: whether `norms` are RMS norms.

@@ -1,4 +1,4 @@
-"""CLIP's vision tower in Hugging Face transformers, also inside the whole model's file."""
+"""CLIP's vision tower in Hugging Face transformers, alone or in the file of a whole CLIP."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _route(model: Translation, experts: int) -> None:
         model.notes.append(
             f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
         )
-    # CLIP-MoE drops no pair. With this ratio, every pair gets a slot.
+    # CLIP-MoE never drops a (token, expert) pair. With this ratio, every pair gets a slot.
     dispatcher = {"capacity_factor": experts / k}
     router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
     model.model["encoder"] = {"moe": {"router": router}}

@@ -21,7 +21,7 @@ _MLPS = {
 def _translate(model: Translation) -> None:
     gate = next(name for name in _MLPS if not name or model.has(f"encoder.layer.0.{name}.weight"))
     model.claim(use_swiglu_ffn=bool(gate))
-    # The DINOv2 of transformers ignores this key.
+    # For DINOv2, transformers ignores `intermediate_size`.
     model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
     block = replace(hf_vit.BLOCK, norms=("norm1", "norm2"), mlp=_MLPS[gate], gate=gate or None, scales=_SCALES)

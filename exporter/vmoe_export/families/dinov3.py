@@ -18,7 +18,7 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
-    """Define rotary positions by the centres of patches: row and column, each from -1 to 1 across the image.
+    """Define rotary positions by the row and column of each patch centre, both from -1 to 1 across the image.
 
     Columns p and p + D/H/2 of a head form a pair.
     """

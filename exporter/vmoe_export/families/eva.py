@@ -1,4 +1,7 @@
-"""EVA and EVA-02 in timm, and timm's ViTs with registers and rotary positions; also as open_clip towers, as in EVA-CLIP."""
+"""EVA and EVA-02 in timm, and timm's ViTs with registers and rotary positions.
+
+These models may also be towers of open_clip models, as in EVA-CLIP.
+"""
 
 from __future__ import annotations
 

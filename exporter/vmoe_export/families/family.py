@@ -1,4 +1,4 @@
-"""A family of models from another library: how to recognize it, and how to translate its tensors to ours."""
+"""A family of models from another library: how to recognize it, and how to translate its tensors to the exporter's."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class Family:
 
     Attributes:
         title: the family's display name.
-        model_types: values of `model_type` in the config.json of these models; empty if they have none.
+        model_types: values of `model_type` in the config.json of these models; empty if their config has no such field.
         landmarks: names of tensors that every model of the family has.
-        architectures: a regular expression for the family's architecture names, if only the name distinguishes it from
-            another family with the same landmarks.
-        dimensions: number of dimensions of some tensors, by name, if these distinguish the family from another one with the
-            same landmarks.
+        architectures: a regular expression for the family's architecture names; empty unless another family has the same
+            landmarks and only the name tells them apart.
+        dimensions: number of dimensions of some tensors, by name; empty unless another family has the same landmarks and
+            these numbers tell them apart.
         prefixes: prefixes that tensor names may have, such as "vit."; the first that fits is used.
         ignored: a regular expression for tensors that may exist but are not needed. It must match the whole name, without
-            the prefix; a name that does not begin with the prefix is matched as "../NAME".
+            the prefix. If a name does not begin with the prefix, "../NAME" is matched instead.
         processor: the preprocessing to use if no file defines it, see `image_processors.processor_steps`.
-        any_size: whether the library fits the positions to the size of the preprocessed pictures, and ignores the size in
-            the config.
+        any_size: whether the library resizes the positions for the size of the preprocessed pictures, and ignores the size
+            in the config.
         config_files: possible names of the config next to the checkpoint; the first that exists is read.
         config_key: key of the vision model's config inside the config of a whole transformers model.
         defaults: the library's default config values that affect how tensors are interpreted.
         by_name: function that returns the config of an architecture by name; None if the library has no such names.
-        translate: function that defines each of our tensors, see `Translation`.
+        translate: function that defines each of the exporter's tensors, see `Translation`.
     """
 
     title: str
@@ -64,15 +64,16 @@ class Family:
     translate: Callable[[Translation], None]
 
     def prefix(self, names: Iterable[str]) -> str | None:
-        """Return the first prefix under which the names contain all landmarks; None if there is none."""
+        """Return the first prefix with which all landmarks are in `names`; None if there is no such prefix."""
         held = set(names)
         return next((each for each in self.prefixes if all(each + name in held for name in self.landmarks)), None)
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Map a model's own names, joined by '.', to the stored names, which a training program may have prefixed.
+    """Map a model's tensor names to the stored names.
 
-    Names that transformers uses only in memory become the names that it saves.
+    A model's names are joined by '.', without the prefixes that training programs add. Names that transformers uses only in
+    memory are replaced by the names that it writes to files.
 
     Examples:
         >>> unwrapped(["model/module/norm/weight", "optimizer/step"])
@@ -84,7 +85,7 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
-    # Not q_proj, which InternViT uses in files as well.
+    # Look for o_proj instead of q_proj, because InternViT also has q_proj in files.
     if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):
         return found
     return {_as_saved(name): stored for name, stored in found.items()}

@@ -28,9 +28,9 @@ class FamilyCheckpoint(Checkpoint):
     Args:
         source: the checkpoint. The caller closes it.
         family: the family of the model.
-        config: the content of a config.json, or its path. Default: the file next to the checkpoint, if there is one.
-        image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else the position
-            embedding's.
+        config: the content or the path of a config.json. Default: the file next to the checkpoint, if there is one.
+        image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else the size that fits the
+            position embedding.
         architecture: name of an architecture; its config in the family's library is used.
         given: the options `heads`, `activation` and `pooling`, for facts that neither tensors nor configs determine.
 
@@ -39,7 +39,7 @@ class FamilyCheckpoint(Checkpoint):
             lack.
         preprocess: the steps that turn a picture into an image.
         class_names: class names from the config, or None.
-        probabilities: how transformers converts these logits to probabilities; None for the default.
+        probabilities: how transformers converts the model's logits to probabilities; None for the default.
 
     Raises:
         CheckpointError, ConfigError, OptionError: something does not fit the family; the message names it.
@@ -60,7 +60,7 @@ class FamilyCheckpoint(Checkpoint):
         self._family = family = family_by_name(family, files.own)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
-            processor = {**family.processor, **processor}  # transformers then chooses the class by model type
+            processor = {**family.processor, **processor}  # without a class name, transformers uses the model type
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
         is_given = image_size is not None
@@ -102,8 +102,8 @@ class FamilyCheckpoint(Checkpoint):
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Map tensor names to stored names, and set `_prefix` to the family's prefix.
 
-        The prefix is removed from the tensor names; names without it start with "../". If a training program saved other
-        tensors in the same file, they are dropped with a note.
+        The tensor names lack the prefix. A name that did not have the prefix gets "../" in front. If a training program
+        saved other tensors in the same file, they are dropped, and a note says so.
 
         Raises:
             CheckpointError: the file holds two models.
@@ -114,7 +114,7 @@ class FamilyCheckpoint(Checkpoint):
         self._prefix = prefix = self._family.prefix(names) or ""
         model = names[prefix + self._family.landmarks[0]].split("/")[0]
         beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}
-        if beside:  # a training program's state is in the same file
+        if beside:  # the file also holds the state of a training program
             self.notes = (f"ignored (not part of the model): {', '.join(sorted(beside))}",)
             names = {name: stored for name, stored in names.items() if stored.split("/")[0] == model}
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
@@ -147,7 +147,7 @@ def _folder(path: Path) -> Path:
 
 
 def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
-    """Yield a note for each assumption made because no file gives the value."""
+    """Yield a note for each value that no file gives and that is therefore assumed."""
     if not files.whole:
         yield "the model has no config"
     if model.taken:
@@ -176,7 +176,7 @@ def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
 
 
 def _probabilities(config: Mapping[str, Any], parts: Mapping[str, Part]) -> Probabilities | None:
-    """Choose the probabilities as transformers' image classification pipeline does; None for the default."""
+    """Return how to convert logits to probabilities, as transformers' image classification does; None for the default."""
     kind = config.get("problem_type")
     is_one = "head/kernel" in parts and parts["head/kernel"].shape[-1] == 1 and kind != "regression"
     return "sigmoid" if is_one or kind == "multi_label_classification" else None

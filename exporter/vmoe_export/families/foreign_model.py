@@ -26,7 +26,8 @@ class ForeignModel:
     """A model of a family, with its tensors and settings under the other library's names.
 
     Attributes:
-        tensors: shape and dtype of each tensor, by name without the family's prefix. "../" marks names that lack the prefix.
+        tensors: shape and dtype of each tensor. The names lack the family's prefix. A name that did not have the prefix has
+            "../" in front.
         prefix: the family's prefix.
         config: the content of a config.json; empty if there is none.
         given: the user's options by name; an option that is not set is None.
@@ -34,11 +35,11 @@ class ForeignModel:
         used: names of the tensors read so far.
         asked: names of the options that apply to this model.
         missing: names of the options that the user must still set.
-        taken: default values used because tensors, config and user give none, by the name of the setting.
+        taken: default values by setting, used because neither the tensors nor the config nor the user give a value.
         heads: the number of attention heads, set by `choose_heads`.
         width: D, set when the patch embedding is read.
         patch: (height, width) of a patch, set when the patch embedding is read.
-        block: prefix of the encoder block that `blocks` has reached; methods take names relative to it.
+        block: name prefix of the current encoder block while `blocks` runs, else "". Methods take names relative to it.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -102,7 +103,7 @@ class ForeignModel:
         return value
 
     def claim(self, **found: Any) -> None:
-        """Check config values against facts from the tensors. Raises ConfigError if they contradict each other."""
+        """Check config values against facts from the tensors. Raise ConfigError if they contradict each other."""
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
@@ -113,7 +114,7 @@ class ForeignModel:
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
-        """Choose a value that no tensor determines: the config's, else the user's, else `usual`.
+        """Return a value that no tensor determines: the config's, or else the user's, or else `usual`.
 
         If `usual` is used, a note lists it. If there is no value at all, add the option to `missing` and return a filler.
 
@@ -121,7 +122,8 @@ class ForeignModel:
             option: the name of the user's option, a key of `_ASKED`.
             said: the config's value; None if it has none.
             source: the start of a message about `said`, such as "the config says hidden_act".
-            usual: the library's default if the config has no value, or the value that all released models share.
+            usual: the library's default if the config has no value, or the value that all released models share; None if
+                neither is known.
 
         Raises:
             OptionError: the option contradicts the config.
@@ -152,14 +154,14 @@ class ForeignModel:
             )
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
-        """Set the number of heads, as `choose` does. Raises OptionError if it does not divide the hidden size."""
+        """Set the number of heads to the result of `choose`. Raise OptionError if it does not divide the hidden size."""
         self.heads = found = self.choose("heads", said, source, usual)
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
             raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[str]:
-        """Yield our path of each encoder block. Meanwhile, `block` is the library's path of the same block.
+        """Yield the official path of each encoder block. Until the next path is yielded, `block` is the library's path.
 
         Args:
             pattern: the start of a block's tensor names, with {} for its number.
@@ -181,7 +183,7 @@ class ForeignModel:
         self.block = ""
 
     def trained_grid(self) -> tuple[int, int]:
-        """Return the (rows, columns) of patches at the config's image size; (0, 0) if the config has none."""
+        """Return the (rows, columns) of patches at the config's image size; (0, 0) if the config has no image size."""
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
@@ -196,7 +198,7 @@ class ForeignModel:
         return size[0] // height, size[1] // width
 
     def check(self, name: str, *sizes: int | None) -> Shape:
-        """Return the shape of a required tensor. Raises CheckpointError unless it has these sizes; None allows any size."""
+        """Return the shape of a required tensor. Raise CheckpointError unless it is `sizes`, where None allows any size."""
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:

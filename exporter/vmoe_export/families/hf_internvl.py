@@ -1,4 +1,4 @@
-"""InternViT, the vision tower of InternVL, in Hugging Face transformers, also inside the whole model's file."""
+"""InternViT, the vision tower of InternVL, in Hugging Face transformers, alone or in the file of a whole InternVL."""
 
 from __future__ import annotations
 

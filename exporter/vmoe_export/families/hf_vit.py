@@ -29,7 +29,7 @@ def translate_encoder(
 
     Args:
         model: the model.
-        rows: how many of `tokens`, from the first, have positions.
+        rows: number of `tokens`, counted from the first, that have positions.
         tokens: tensors of the tokens before the patches.
         epsilon: default epsilon of the norms.
         block: names of the layers of a block.

@@ -1,4 +1,4 @@
-"""Translate another library's preprocessing to our steps, and to the mean and standard deviation of the pixels."""
+"""Translate another library's preprocessing to a bundle's steps, and to the mean and standard deviation of the pixels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|F
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
 _TIMM |= {"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"]}
-_MOST = 1e6  # limit on means, and on reciprocals of deviations and of crop_pct
+_MOST = 1e6  # upper limit for means, for 1 / std and for 1 / crop_pct
 
 
 def processor_steps(
@@ -47,12 +47,12 @@ def processor_steps(
 ) -> tuple[Preprocessing, Colours, Colours]:
     """Return the steps that turn a picture into an image, and the mean and standard deviation of each channel.
 
-    The model's input is (pixel / 255 - mean) / std, with the uint8 pixels that the steps return.
+    The model's input is (pixel / 255 - mean) / std, where `pixel` is a uint8 value that the steps return.
 
     Args:
         config: the content of a transformers `preprocessor_config.json` or a timm `pretrained_cfg`.
-        image_size: (height, width), to use another size than the config's. The crop keeps its ratio to the resized
-            picture; if the image is not square, the ratio applies to the longer side.
+        image_size: (height, width) to use instead of the config's. The ratio of the crop to the resized picture stays the
+            same; if the image is not square, the ratio applies to the longer side.
 
     Raises:
         ConfigError: the config is malformed, or needs steps that do not exist.
@@ -94,7 +94,7 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     if mode not in ("squash", "center"):
         raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
-    # If the image is not square, no step keeps the aspect ratio, so the picture is squashed.
+    # For an image that is not square, no step keeps the picture's aspect ratio, so the picture is squashed.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
     return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
@@ -106,7 +106,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))
-    if kind == "Siglip2":  # it allows many sizes; take the largest square
+    if kind == "Siglip2":  # this processor allows many image sizes; use the largest square
         rows = math.isqrt(_pixels(config["max_num_patches"], "max_num_patches"))
         side = rows * _pixels(config["patch_size"], "patch_size")
         config = {**config, "size": {"height": side, "width": side}}

@@ -25,7 +25,7 @@ class ModelFiles:
         whole: the config of the whole model; empty if there is none.
         own: the config of the vision model alone, with the keys that the family reads.
         pictures: the config of an image processor; None if no file has one.
-        found: the files in the folder that were read, without the checkpoint.
+        found: the files in the folder that were read, except the checkpoint itself.
     """
 
     whole: Mapping[str, Any]
@@ -69,7 +69,7 @@ def read_model_files(
     if kind is not None and kind not in family.model_types:
         raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
     own = _vision_config(whole, family)
-    # transformers 5 saves the image processor inside the processor's file and reads that file first.
+    # transformers 5 saves the image processor's config inside the processor's file, and reads that file first.
     processor = load_config(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     if pictures := mapping(processor, "image_processor"):
         return ModelFiles(whole, own, pictures, [*found, folder / PROCESSOR])
@@ -82,13 +82,14 @@ def read_model_files(
 
 
 def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """Return the vision model's part of a transformers config.json. Raises ConfigError if two parts disagree."""
+    """Return the vision model's part of a transformers config.json. Raise ConfigError if two parts disagree."""
     if not family.config_key:
         return whole
-    # If the config of a whole model has no such part, transformers uses default values and ignores other keys.
+    # If a whole model's config has no vision part, transformers uses default values and ignores the config's other keys.
     is_tower = whole.get("model_type") in (None, family.model_types[0])
     vision = mapping(whole, family.config_key) or (whole if is_tower else {})
-    # Older configs have a second part. Only the whole model reads it; the vision model alone does not.
+    # Older configs have a second vision part, with `_dict` in its name. Only the whole model reads it; the vision model
+    # alone does not.
     for key, value in mapping(whole, f"{family.config_key}_dict").items():
         if vision.get(key, value) != value:
             raise ConfigError(f"the config says {key} {shown(vision[key])}, but in {family.config_key}_dict {shown(value)}")

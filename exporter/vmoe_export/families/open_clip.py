@@ -30,12 +30,12 @@ _CROPS = {"shortest": "center", "squash": "squash"}
 
 
 def is_config(config: Mapping[str, Any]) -> bool:
-    """Return whether a config is open_clip's."""
+    """Return whether a config is in open_clip's format."""
     return "model_cfg" in config or "vision_cfg" in config
 
 
 def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
-    """Translate the config of the vision tower to the keys that our families read: those of `timm` or of `clip_moe`.
+    """Translate the config of the vision tower to the keys that the module `timm` or `clip_moe` reads.
 
     Raises:
         ConfigError: a key can't be exported; the message names it.
@@ -49,7 +49,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
         if vision.get("timm_proj", "linear") == "mlp":
             raise ConfigError("the config says timm_proj 'mlp', which can't be exported")
         pool, is_linear = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear") == "linear"
-        # If a linear layer follows the tower and open_clip sets no pooling, the tower keeps timm's own.
+        # If a linear layer follows the tower and open_clip sets no pooling, the tower keeps timm's own pooling.
         return {"architecture": name, "model_args": {} if is_linear and not pool else {"global_pool": pool}}
     if other := next((key for key in _OTHER_BLOCKS if vision.get(key)), None):
         raise ConfigError(f"the config says {other} {shown(vision[other])}, which can't be exported")
@@ -124,7 +124,7 @@ def _activation(model: Mapping[str, Any], vision: Mapping[str, Any]) -> str:
 
 
 def _only(vision: Mapping[str, Any], key: str, name: str, default: Any) -> Any:
-    """Return the only supported argument of a layer, or its default. Raises ConfigError if the layer has others."""
+    """Return the argument `name` of a layer, or `default` if it is not set. Raise ConfigError for any other argument."""
     given = mapping(vision, key)
     if other := next((each for each in given if each != name), None):
         raise ConfigError(f"the config's {key} have {shown(other)}, which can't be exported")

@@ -1,4 +1,4 @@
-"""Meta's Perception Encoder in timm, also as open_clip's tower."""
+"""Meta's Perception Encoder in timm, or as the tower of an open_clip model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resize a position embedding as PyTorch's interpolation does. The other libraries use that."""
+"""Resize a position embedding like PyTorch's interpolation, which the other libraries use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from vmoe_export.checkpoint import Array
 
 
 def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear: bool = False) -> Array:
-    """Resize a grid float64[rows, columns, D], with half-pixel centres. A grid that has the size is returned unchanged.
+    """Resize a grid float64[rows, columns, D], with half-pixel centres. A grid of the right size is returned unchanged.
 
     Args:
         grid: the grid.
         size: (rows, columns) of the result.
-        antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: Keys' cubic
-            with a = -0.5, spread over more rows if the grid shrinks. Otherwise, a = -0.75, and only the four nearest rows
-            are used.
+        antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: use Keys' cubic kernel
+            with a = -0.5, and spread it over more rows if the grid shrinks. Without `antialias`, a is -0.75, and only the
+            four nearest rows are used.
         linear: interpolate linearly instead, like `mode="bilinear"`.
     """
     if grid.shape[:2] == size:
@@ -37,7 +37,8 @@ def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
         for position in range(first, last + 1):
             x = abs(position - center) / spread
             share = max(0.0, 1 - x) if linear else _cubic(x, -0.5 if antialias else -0.75)
-            # Rows beyond the edge repeat the edge row; with antialiasing they have no weight.
+            # Without antialiasing, a position beyond the edge adds its weight to the edge row. With antialiasing, it is
+            # ignored.
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
                 weights[row, inside] += share

@@ -15,7 +15,7 @@ def rotate_by_index(
     Args:
         model: the model, after `tokens` and before `blocks`.
         front: number of tokens before the patches.
-        reference: coordinates of a side span this length, however many patches it has.
+        reference: the length that the coordinates of each side span, regardless of the number of patches.
         offset: added to each index before scaling.
         columns_first: whether the column's angles come before the row's.
     """

@@ -1,7 +1,7 @@
-"""The vision towers of SigLIP and SigLIP 2 in Hugging Face transformers, also inside the whole model's file.
+"""The vision towers of SigLIP and SigLIP 2 in Hugging Face transformers, alone or in the file of a whole model.
 
-SigLIP 2 files with a fixed image size are in SigLIP's format. NaFlex reads pictures of any aspect ratio, and resizes its
-positions for each picture. A bundle has a single image size, so it needs no padding.
+SigLIP 2 files with a fixed image size are in SigLIP's format. SigLIP 2 NaFlex reads pictures of any aspect ratio, and
+resizes its positions for each picture. A bundle has a single image size, so a NaFlex bundle needs no padding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 
 def _translate(model: Translation, *, is_naflex: bool) -> None:
-    # The attention pool reads the stream after its last norm, so scaling the stream can't emulate another epsilon there.
+    # The attention pool reads the stream after the last norm, so scaling the stream can't emulate another epsilon in the
+    # pool.
     model.epsilon(LAYER_NORM_EPSILON, is_only=True)
     model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True, is_flat=is_naflex)
     positions = "embeddings.position_embedding.weight"
@@ -29,7 +30,7 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
         model.notes.append("pictures are resized to one size; the library would keep their aspect ratio; see --image-size")
     model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
-    if model.has("../classifier.weight"):  # the classifier reads the mean of all tokens, not the pool
+    if model.has("../classifier.weight"):  # the classifier reads the mean of all tokens, not the attention pool's output
         model.leave_out("head.")
         model.model["classifier"] = "gap"
         model.dense("head", "../classifier")

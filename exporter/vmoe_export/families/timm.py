@@ -1,4 +1,7 @@
-"""timm's vision_transformer and deit: plain ViTs with any of class token, registers and layer scale, and four poolings."""
+"""timm's vision_transformer and deit: plain ViTs with four kinds of pooling.
+
+They may have a class token, registers and layer scale.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def _translate(model: Translation) -> None:
             "rotate; pass --architecture NAME"
         )
     model.epsilon(1e-5 if "clip" in name else 1e-6, is_told=bool(name))
-    if args.get("act_layer"):  # also used by a gate
+    if args.get("act_layer"):  # act_layer also applies to a gate
         model.activation(args["act_layer"], "the config says act_layer")
     else:
         model.activation(_activation(name) if name else None, f"the architecture {name} has")
@@ -101,11 +104,11 @@ def translate_vit(
         model: the model.
         args: the architecture's arguments in the config.
         name: name of the architecture.
-        blocks: defines the encoder's blocks.
-        rotate: defines rotary positions, given the number of tokens before the patches.
+        blocks: function that defines the encoder's blocks.
+        rotate: function that defines rotary positions, given the number of tokens before the patches.
         has_positions: whether there is a position embedding.
-        pool_heads: number of heads of an attention pool that also reads the tokens before the patches. With 0, an attention
-            pool has as many heads as the blocks and reads only the patches.
+        pool_heads: number of heads of an attention pool that also reads the tokens before the patches. If 0, an attention
+            pool reads only the patches and has as many heads as the blocks.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
     model.patches(Layer.of("patch_embed.proj", model.has("patch_embed.proj.bias")))
@@ -128,7 +131,7 @@ def translate_vit(
 
 
 def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
-    """Return the architecture's arguments in the config. Raises ConfigError if one is not in `known`."""
+    """Return the architecture's arguments in the config. Raise ConfigError if one is not in `known`."""
     args = model.config.get("model_args") or {}
     if not isinstance(args, Mapping):
         raise ConfigError("the config's 'model_args' must be an object")
@@ -141,7 +144,7 @@ def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, 
     """Translate the start of a model whose norms and activation follow from its architecture's name.
 
     This sets epsilon, activation, patches and heads. Heads have `head_size` columns, unless `args` set the number of heads.
-    If `args` set another width instead, the number of heads is unknown and must come from the user.
+    If `args` set the width but not the number of heads, that number is unknown and must come from the user.
     """
     source = f"the architecture {model.config['architecture']} has"
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
@@ -197,7 +200,7 @@ def translate_blocks(
 
 
 def _projections(has: Callable[[str], bool]) -> tuple[Layer, ...]:
-    """Return the layers of queries, keys and values. `has` tells which optional tensors exist, judged by the first block."""
+    """Return the layers of queries, keys and values. `has` returns whether an optional tensor exists in the first block."""
     if has("attn.q_proj.weight"):
         return tuple(Layer.of(f"attn.{name}_proj", has(f"attn.{name}_proj.bias")) for name in "qkv")
     bias, mask = (name if has(name) else "" for name in ("attn.qkv.bias", "attn.qkv.bias_mask"))
@@ -217,7 +220,8 @@ def _activation(name: str) -> str:
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     """Return the input of the head, as a value of `ModelConfig.classifier`."""
     has_norm = model.has("fc_norm.weight")
-    # If only one of the model and its architecture has fc_norm, the pooling was changed: to avg, to max, or to both.
+    # If the model has fc_norm and its architecture does not, or the reverse, the model's pooling was changed: to avg, to
+    # max, or to both.
     is_own = model.config.get("fc_norm", has_norm) == has_norm
     said = args.get("global_pool", model.config.get("global_pool") if is_own else None)
     if said not in (None, "token", "avg", "map"):
@@ -291,7 +295,7 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
     model.model |= {"map_epsilon": model.norm_epsilon, "map_front": bool(pool_heads)}
     if pool_heads and model.width % pool_heads:
         raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
-    model.heads = pool_heads or model.heads  # the blocks are already translated
+    model.heads = pool_heads or model.heads  # only now, because the blocks are already translated
     projections = (Layer.of("attn_pool.q"), *Layer.of("attn_pool.kv").parts(2))
     model.attention("MapHead/MultiHeadDotProductAttention", projections, "attn_pool.proj", stream=False)
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
@@ -330,7 +334,7 @@ def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "dei
         "fc_norm": "fc_norm.weight" in model.state_dict(),
         "depth": len(model.blocks),
         "num_prefix_tokens": model.num_prefix_tokens,
-        # The tensors of an Eva don't show its pooling.
+        # The tensors of an EVA model don't show its pooling.
         **({"global_pool": model.global_pool} if timm.models.is_model_in_modules(known, {"eva"}) else {}),
     }
 
@@ -352,7 +356,7 @@ _DISTILLED = replace(
 
 
 def trunk(family: Family) -> Family:
-    """Return the family of the same models as towers of open_clip models."""
+    """Return the family that describes the same models as towers of open_clip models."""
     return replace(
         family,
         title=family.title.replace("timm", "timm's tower in open_clip"),

@@ -1,4 +1,4 @@
-"""TIPSv2's vision tower in Hugging Face transformers, also inside the whole model's file."""
+"""TIPSv2's vision tower in Hugging Face transformers, alone or in the file of the whole model."""
 
 from __future__ import annotations
 

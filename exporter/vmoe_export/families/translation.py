@@ -1,4 +1,4 @@
-"""Translate the tensors of another library's model to ours: renames, transposes, splits, joins and scales them."""
+"""Translate the tensors of another library's model to the exporter's: rename, transpose, split, join and scale them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One of our tensors: its shape, its source tensors, and the function that computes it from them in float64."""
+    """One of the exporter's tensors: its shape, its source tensors, and the function that computes it in float64."""
 
     shape: Shape
     sources: tuple[str, ...]
@@ -42,18 +42,18 @@ class Part:
 
 @dataclass
 class Translation(ForeignModel):
-    """A model of a family, and our tensors made from it. The family's `translate` calls its methods.
+    """A model of a family, and the exporter's tensors made from it. The family's `translate` calls its methods.
 
-    LayerNormalization has the same epsilon e in all our models. If a family's epsilon is e / c^2, everything that is added
-    to the residual stream is multiplied by c, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A scale
-    after a layer is folded into the layer's weights. The mean and standard deviation of the pixels are folded into the
+    In the exporter, LayerNormalization always has the same epsilon e. If a family's epsilon is e / c^2, everything that is
+    added to the residual stream is multiplied by c, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A
+    scale after a layer is folded into the layer's weights. The mean and standard deviation of the pixels are folded into the
     patch embedding.
 
     Attributes:
-        mean, std: mean and standard deviation per channel, of pixels in [0, 1]. If all channels have the same two values,
-            these apply to any number of channels.
-        parts: our tensors defined so far, by name.
-        model: the part of our config that the tensors don't determine.
+        mean, std: mean and standard deviation of the pixels in [0, 1], per channel. If all channels share one mean and one
+            standard deviation, these apply to any number of channels.
+        parts: the exporter's tensors defined so far, by name.
+        model: the part of the exporter's config that the tensors don't determine.
         notes: notes for the user.
         norm_epsilon: epsilon of the library's norms, set by `epsilon`.
     """
@@ -85,7 +85,7 @@ class Translation(ForeignModel):
             is_only: whether all released models of the family have this activation.
             heads: the number of heads that transformers assumes if a config sets none.
             is_flat: as for `patches`.
-            is_swiglu: whether the MLPs are SwiGLU. Their activation is then SiLU, and the config's is ignored.
+            is_swiglu: whether the MLPs are SwiGLU. If so, their activation is SiLU, and the config's activation is ignored.
         """
         if is_swiglu:
             self.activation("silu", "SwiGLU has")
@@ -122,7 +122,7 @@ class Translation(ForeignModel):
         self.norm(f"{ours}/LayerNorm_1", names.norms[1], has_bias=not names.rms)
 
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False, key: str = "layer_norm_eps") -> None:
-        """Set the epsilon of every norm, from the config's `key` or else `default`. Call this first.
+        """Set the epsilon of every norm to the config's `key`, or else to `default`. Call this first.
 
         With `is_only`, any value other than `default` is refused. With `is_told`, `default` follows from the architecture's
         name, so it is not listed as an assumption.
@@ -139,10 +139,10 @@ class Translation(ForeignModel):
             self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
-        """Set the activation of all MLPs, as `choose` does. `said` is its name in transformers or timm.
+        """Set the activation of all MLPs to the result of `choose`. `said` is the activation's name in transformers or timm.
 
         Raises:
-            ConfigError: we have no such activation.
+            ConfigError: the exporter has no such activation.
         """
         found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
         if said is not None and found is None:
@@ -153,16 +153,16 @@ class Translation(ForeignModel):
         self.model["activation"] = ours.get(chosen, chosen)
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
-        """Define one of our tensors. With `stream`, its values are scaled like the residual stream."""
+        """Define one of the exporter's tensors. With `stream`, its values are scaled like the residual stream."""
         scale = self._stream if stream else 1.0
         sources = tuple(self.block + source for source in sources)
         self.parts[name] = Part(shape, sources, (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
     def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
-        """Read the convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
+        """Read the convolution (D, C, ph, pw) that turns patches into tokens, and adapt it to pixels in [-1, 1].
 
-        With `is_flat`, read a dense layer (D, p * p * 3) instead. Its patches are square, and their values are in the order
-        row, column, channel.
+        With `is_flat`, read a dense layer (D, p * p * 3) instead. Its patches are square, and the values of a patch are in
+        the order row, column, channel.
         """
         layer = Layer.of(layer)
         name = layer.weight
@@ -220,7 +220,7 @@ class Translation(ForeignModel):
         Args:
             names: tensors of the tokens: [..., R, D] for R tokens, or [D] for one.
             positions: the position embedding, (1, rows + patches, D) or (rows + patches, D); "" for none.
-            rows: how many of these tokens, from the first, have a position; the others get zeros.
+            rows: number of these tokens, counted from the first, that have a position; the remaining ones get zeros.
             antialias, linear: how to resize the positions if the image size differs, see `resized_grid`.
             is_read: whether the classifier reads the first of `names`.
 
@@ -241,7 +241,7 @@ class Translation(ForeignModel):
         return math.prod(self.check(name, *leading, self.width)[:-1])
 
     def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """Define one of our tensors as the tokens of all `names`, in order. Without names, define nothing."""
+        """Define the tensor `ours` as the tokens of all `names`, in order. Without names, define nothing."""
         if not names:
             return
         width = self.width
@@ -285,7 +285,7 @@ class Translation(ForeignModel):
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
 
     def image_grid(self) -> tuple[int, int]:
-        """Return the (rows, columns) of patches. If no image size is set yet, set the config's.
+        """Return the (rows, columns) of patches. If no image size is set yet, set it to the config's image size.
 
         Raises:
             ConfigError: no image size is known.
@@ -302,7 +302,7 @@ class Translation(ForeignModel):
         """Define the rotation of queries and keys in the blocks. Call this after `tokens` and before `blocks`.
 
         Args:
-            coordinates: (patches, 2), one row per patch. The angles of the first column come before those of the second.
+            coordinates: (patches, 2), one row per patch. The angles of the first coordinate come before those of the second.
             frequencies: (D/H/4,), used for both coordinates.
             front: number of tokens before the patches. They are not rotated.
             has_halves: whether columns p and p + D/H/2 of a head form a pair, instead of columns 2 p and 2 p + 1.
@@ -321,7 +321,7 @@ class Translation(ForeignModel):
         self.put(ROTARY[1], by_pair.shape, [], lambda: by_pair)
 
     def probe(self, name: str) -> None:
-        """Read the query token of an attention pool. Raises CheckpointError if the pool has several."""
+        """Read the query token of an attention pool. Raise CheckpointError if the pool has several query tokens."""
         if (count := self._token_count(name)) != 1:
             raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, but only a pool with one can be exported")
         self.put("MapHead/probe", (1, 1, self.width), [name], lambda array: array)
@@ -339,13 +339,16 @@ class Translation(ForeignModel):
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """Define a projection without tanh that returns the mean of the `count` tokens that pooling concatenates."""
+        """Define a projection without tanh that averages the `count` tokens that pooling concatenates."""
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
         self.put("projection/bias", (width,), [], lambda: np.zeros(width))
 
     def mean_head(self, *names: str) -> None:
-        """Define one head that reads several tokens and returns the mean of the heads `names`, which read one token each."""
+        """Define one head that returns the mean of the heads `names`.
+
+        Each of these heads reads one token. The new head reads all of their tokens.
+        """
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
         for name in names:
             self.dense("head", name, outputs=classes)
@@ -355,7 +358,7 @@ class Translation(ForeignModel):
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
     def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False, has_bias: bool = True) -> None:
-        """Read a norm over `size` values (0: the stream's width): a LayerNormalization, or without a bias an RMS norm.
+        """Read a norm over `size` values, or over the stream's width if `size` is 0. A norm without a bias is an RMS norm.
 
         With `stream`, the norm's output is the residual stream.
         """
@@ -367,7 +370,7 @@ class Translation(ForeignModel):
     def dense(
         self, ours: str, layer: str | Layer, *, inputs: int = 0, outputs: int = 0, scale: str = "", stream: bool = False
     ) -> int:
-        """Read a dense layer. `scale` names a tensor that multiplies its outputs.
+        """Read a dense layer. `scale` names a tensor that multiplies the layer's outputs.
 
         Returns:
             The number of outputs.
@@ -398,7 +401,10 @@ class Translation(ForeignModel):
     def attention(
         self, ours: str, layers: Sequence[str | Layer | None], out: str | Layer, *, scale: str = "", stream: bool = True
     ) -> None:
-        """Read attention. `layers` are those of queries, keys and values; without a query layer, the input is the query."""
+        """Read attention.
+
+        `layers` are the layers of queries, keys and values. If the query layer is None, the input itself is the query.
+        """
         for name, layer in zip(("query", "key", "value"), layers, strict=True):
             if layer:
                 self.dense(f"{ours}/{name}", layer, outputs=self.width)
@@ -408,14 +414,16 @@ class Translation(ForeignModel):
         self.parts[kernel] = replace(self.parts[kernel], shape=(self.heads, self.width // self.heads, self.width))
 
     def _head_norms(self, ours: str, query: str, key: str, *, wide: bool) -> None:
-        """Read the norms of queries and keys. They are per head, and have the library's epsilon like the other norms.
+        """Read the norms of queries and keys.
 
-        With `wide`, they are RMS norms over all heads together instead, with our epsilon.
+        Without `wide`, a norm covers one head and has the library's epsilon, like the other norms. With `wide`, it is an RMS
+        norm over all heads together and has the exporter's epsilon.
         """
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
-            # Scale queries and keys like the residual stream, so that our epsilon acts like the library's.
+            # Scale queries and keys like the residual stream, so that the exporter's epsilon has the effect of the
+            # library's.
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):
                 self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
@@ -430,7 +438,7 @@ class Translation(ForeignModel):
         gate: str | Layer | None = None,
         norm: str = "",
     ) -> int:
-        """Read an MLP; `gate` and `norm` are as for `Block`. Return its hidden size."""
+        """Read an MLP, and return its hidden size. `gate` and `norm` are as for `Block`."""
         if gate == first:
             gate, first = Layer.of(first).parts(2)
         hidden = self.dense(f"{ours}/Dense_0", first)
@@ -442,7 +450,7 @@ class Translation(ForeignModel):
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
-        """Pad the MLP `ours` with zero hidden features to the width of `other`. Raises ConfigError if `ours` is wider."""
+        """Pad the MLP `ours` with zero hidden features to the width of `other`. Raise ConfigError if `ours` is wider."""
         hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
         if hidden > wanted:
             raise ConfigError(
@@ -454,7 +462,7 @@ class Translation(ForeignModel):
             self._change(name, partial(np.pad, pad_width=padding), (*shape[:axis], wanted, *shape[axis + 1 :]))
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
-        """Read the MLPs of an MoE layer and stack them in our tensors."""
+        """Read the experts of an MoE layer, and stack each kernel and each bias over the experts."""
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
             made = [f"{ours}/{layer}/{i}" for i in range(len(names))]
@@ -473,19 +481,20 @@ class Translation(ForeignModel):
                 self.parts[f"{ours}/{layer}/{leaf}"] = Part((len(names), *parts[0].shape), sources, stack)
 
     def _by_head(self, layer: str) -> None:
-        """Give a projection of attention an axis for the heads, with the columns of a head in our order."""
+        """Give an attention projection an axis for the heads, with the columns of each head in the exporter's order."""
         heads, size = self.heads, self.width // self.heads
 
         def by_head(array: Array) -> Array:
             if not self._has_halves or layer.endswith("/value"):
                 return array
-            # Interleave columns p and p + D/H/2 of each head. Their order does not change products of queries and keys.
+            # Interleave columns p and p + D/H/2 of each head. The products of queries and keys don't depend on the order of
+            # columns.
             return array.reshape(-1, heads, 2, size // 2).swapaxes(2, 3).reshape(array.shape)
 
         self._change(f"{layer}/kernel", by_head, (self.width, heads, size))
         self._change(f"{layer}/bias", by_head, (heads, size))
 
     def _change(self, name: str, change: Callable[[Array], Array], shape: Shape | None = None) -> None:
-        """Apply a function to one of our tensors. `shape` is its new shape, if that changes."""
+        """Apply a function to the tensor `name`. `shape` is the tensor's new shape, if it changes."""
         part = self.parts[name]
         self.parts[name] = Part(shape or part.shape, part.sources, lambda *arrays: change(part.make(*arrays)))

@@ -1,1 +1,1 @@
-"""The graphs of a bundle: built from the description of a model, and written for each kind of runtime."""
+"""The graphs of a bundle. They are built from the description of a model and written for each kind of runtime."""

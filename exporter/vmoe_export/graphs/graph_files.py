@@ -49,7 +49,8 @@ class WrittenGraph:
     Attributes:
         file: the name of its file.
         cuts: the values passed from each part of the model to the next, see `ModelNodes`.
-        profile: the profile that it is fixed to; None if its settings are inputs, or if it has none.
+        profile: the profile whose settings are fixed in the graph; None if the settings are inputs, or if the graph has
+            none.
     """
 
     file: str
@@ -71,17 +72,17 @@ def write_graphs(
     - `model.onnx` has ops of the domain vmoe, with their functions. The settings of the routing kind are inputs with default
       values.
     - `model.inlined.onnx` has standard ops only. The settings are inputs without default values. It does not merge tokens.
-    - `model.merging.onnx` is the same but merges tokens. It is written only if a profile merges tokens.
+    - `model.merging.onnx` is like `model.inlined.onnx`, but merges tokens. It is written only if a profile merges tokens.
 
     Args:
         folder: the folder of the weights file.
         model: the model that the graphs compute.
         weights: the position of each parameter in the weights file.
-        profiles: the bundle's profiles. The settings of the first one, except `merge`, become the default values of
+        profiles: the bundle's profiles. The settings of the first profile, except `merge`, become the default values of
             `model.onnx`.
 
     Returns:
-        The graphs, in that order.
+        The graphs, in the order above.
 
     Raises:
         ExportError: ONNX's full checker or its strict shape inference rejects a graph.
@@ -162,7 +163,8 @@ def tensorrt_graph(
         precision: type of the large products.
 
     Returns:
-        The graph, and its cuts, see `ModelNodes`. The weights are external data. Its input is `image`. Its outputs are
+        The graph, and its cuts (see `ModelNodes`). The graph's weights are external data, and its input is `image`. Its
+        outputs are
 
         - those of `model.answers`, always float32,
         - `<block>/slot` (int32) and `<block>/weight` (float32) of each MoE layer,
@@ -175,7 +177,7 @@ def tensorrt_graph(
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     plugin = f" from {oldest_supported('tensorrt')} on with the vmoe plugin" if routes else ""
-    # On a CPU, ONNX Runtime has no bfloat16 products.
+    # ONNX Runtime has no bfloat16 products on a CPU, so it can't run a graph in bf16.
     others = "" if precision == "bf16" else f", and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
     how = f"{fixed}For TensorRT{plugin}{others}."
     return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)
@@ -209,12 +211,12 @@ def _outputs(nodes: ModelNodes, choices: int | str) -> Iterator[onnx.ValueInfoPr
 
 
 def _groups(model: ExportedModel) -> str:
-    """Return the name of the dimension of groups: the batch dimension, if each group is one image."""
+    """Return the name of the dimension that counts groups: the batch dimension if each group is one image."""
     return BATCH_DIM if model.grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
 def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: bool) -> None:
-    """Declare the shapes between encoder blocks. With them, a runtime can compute in place and fuse the head."""
+    """Declare the shapes of values between encoder blocks, so that a runtime can compute in place and fuse the head."""
     config = nodes.model.config
     known = {value.name for value in (*graph.input, *graph.output)}
     rows, groups = BATCH_DIM, _groups(nodes.model)
@@ -252,11 +254,11 @@ def _model(
 
     Args:
         graph: the graph.
-        model: the model that it computes.
-        profile: its default or only profile; None for a dense ViT.
-        precision: the precision of its large products.
-        how: sentences on how to run it.
-        functions: the functions that its nodes call.
+        model: the model that the graph computes.
+        profile: the graph's default or only profile; None for a dense ViT.
+        precision: the precision of the graph's large products.
+        how: sentences on how to run the graph.
+        functions: the functions that the graph's nodes call.
         opset: the ONNX opset version.
     """
     opsets = {"": opset} | ({DOMAIN: VERSION} if functions else {})

@@ -31,8 +31,8 @@ class GraphWriter:
 
     Attributes:
         nodes: the nodes; each comes after the nodes whose outputs it uses.
-        blocks: for each part of an encoder block with a residual, the op, whether it gets only class tokens, its input, and
-            its output.
+        blocks: a tuple for each part of an encoder block that has a residual: the op, whether the op gets only class tokens,
+            its input, and its output.
     """
 
     def __init__(self, weights: Mapping[str, Span]) -> None:
@@ -40,7 +40,7 @@ class GraphWriter:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
-        self._is_class_token = False  # only the class token is left in the residual stream: x[N,1,D]
+        self._is_class_token = False  # whether only the class token is left in the residual stream: x[N,1,D]
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, bool, str, str]] = []
 
@@ -53,7 +53,7 @@ class GraphWriter:
         """Write an op of the table in the form that this kind of graph needs.
 
         Returns:
-            The names of its outputs; an output "" gets a name.
+            The names of the op's outputs. An output passed as "" gets a generated name.
         """
         named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
         return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
@@ -84,7 +84,7 @@ class GraphWriter:
         return [names[name] for name in body.output]
 
     def _append(self, node: onnx.NodeProto) -> list[str]:
-        """Add a node; name it, and name its unnamed outputs. Returns its outputs."""
+        """Add a node, name it and its unnamed outputs, and return the names of its outputs."""
         name = f"{self._place_of(node.input)}/{node.op_type}"
         node.name = f"{name}_{self._taken[name]}" if self._taken[name] else name
         self._taken[name] += 1
@@ -94,9 +94,12 @@ class GraphWriter:
         return list(node.output)
 
     def _place_of(self, inputs: Sequence[str]) -> str:
-        """Return the layer of the official tree whose weights are among the inputs, or the current one if there are none."""
+        """Return the layer of the official tree whose weights are among the inputs.
+
+        If no input is a weight, return the current layer.
+        """
         layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
-        # A block is named after the layer behind its layer norm.
+        # Name a block after the layer that follows its layer norm, not after the norm.
         layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
         return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
 
@@ -124,7 +127,7 @@ class GraphWriter:
         return name
 
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
-        """Declare part `number` of a weight as a separate tensor over the same bytes, and return its name."""
+        """Declare part `number` of a weight as a separate tensor that refers to the same bytes, and return its name."""
         part = replace(self._weights[whole], shape=dims)
         self._tensors[name] = external_tensor(name, replace(part, offset=part.offset + number * part.nbytes))
         return name

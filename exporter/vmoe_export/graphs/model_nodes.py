@@ -1,7 +1,7 @@
 """Write the nodes of a model that an `ExportedModel` describes, as ops of the domain vmoe and standard ONNX ops.
 
-All graphs of a bundle share the walk through the model in this module. The walk writes ops of the table, and each kind of
-graph has its own form for them:
+The walk through the model is in this module, and all graphs of a bundle share it. The walk writes ops of the table. Each
+kind of graph has its own form for these ops:
 
 - `ModelNodes` writes a node of the domain vmoe,
 - `StandardNodes` writes standard ONNX nodes,
@@ -46,23 +46,23 @@ class ModelNodes(GraphWriter):
     Args:
         model: the model to compute.
         weights: the position of each parameter in the weights file.
-        settings: the names of the graph's inputs for settings.
+        settings: the names of the graph inputs that carry settings.
 
     Attributes:
         model: the model to compute.
-        functions: the function of each op, written for this model, by op.
+        functions: the ONNX function of each op, written for this model, by the op's name.
         cuts: the values passed from each of `model.parts` to the next: the residual stream and, if tokens are merged, their
             sizes, the position of each original token, and any rotary coordinates.
         outputs: the model's answers, then the outputs of each MoE layer.
-        left: if tokens are merged, the number of tokens left in a group of each MoE layer, or a name for that number, by
-            block.
+        left: the number of tokens left in a group of each MoE layer, or a name for that number, by block. Empty unless
+            tokens are merged.
     """
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
         self.model, self._config, self._settings = model, model.config, settings
         self._merges = MERGE in settings
-        self._beside: dict[str, str] = {}  # values about the tokens that ops take besides the residual stream, by input name
+        self._beside: dict[str, str] = {}  # op inputs about the tokens, besides the residual stream, by input name
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # parts that return only the class token
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
@@ -70,7 +70,7 @@ class ModelNodes(GraphWriter):
         self.left: dict[str, int | str] = {}
 
     def _body_options(self) -> BodyOptions:
-        """Return the types, chunks and optional inputs of the model's ops."""
+        """Return the weight types, chunks and optional inputs of the model's ops."""
         config, moe, numbers = self._config, self._config.moe, PRECISIONS[self.model.precision]
 
         def chunks(hidden: int, weights: WeightType) -> int:
@@ -134,7 +134,7 @@ class ModelNodes(GraphWriter):
         return f"{self._place}_tokens"
 
     def _cut(self, x: str) -> str:
-        """Record the float32 residual stream and its companions as a cut between two parts of the model."""
+        """Record a cut between two parts of the model: the float32 residual stream and the values that accompany it."""
         self.cuts.append((x, *(self._beside[name] for name in self._carried())))
         return x
 
@@ -153,10 +153,10 @@ class ModelNodes(GraphWriter):
         return {"sizes": sizes, "token": self._add("Expand", row, shape), MERGE: MERGE}
 
     def _capacities(self) -> Sequence[str]:
-        """Return the capacity value of each MoE layer."""
+        """Return the name of each MoE layer's capacity value."""
         if "capacity" not in self._settings or not self._config.moe:
             return []
-        # One Split is faster than a Slice for each layer, noticeably so in a small model.
+        # One Split is faster than one Slice per layer, noticeably so in a small model.
         count = len(self._config.moe.layers)
         split = helper.make_node("Split", ["capacity"], [""] * count, axis=0, num_outputs=count)
         return self._append(split)
@@ -167,7 +167,7 @@ class ModelNodes(GraphWriter):
         return super()._op(op, inputs, outputs, {**attributes, **own})
 
     def _call(self, op: str, inputs: Mapping[str, str], outputs: Sequence[str] = ("",), **attributes: int) -> list[str]:
-        """Write an op of the table that takes weights. The op takes those of `inputs` whose names it has in the table."""
+        """Write an op of the table that takes weights. From `inputs`, the op gets those that the table lists for it."""
         given = [inputs.get(value.name, "") for value in OPS[op].inputs]
         while not given[-1]:
             given.pop()
@@ -178,7 +178,10 @@ class ModelNodes(GraphWriter):
         return self._op(op, given, outputs, attributes)
 
     def _layer(self, path: str, which: str = "") -> dict[str, str]:
-        """Return the weights of a dense layer by op input: kernel, bias and any scales, with the suffix `which`."""
+        """Return the kernel, bias and any scales of a dense layer, by op input.
+
+        `which` distinguishes the inputs of several layers, such as "q" in `wq` and `bq`.
+        """
         kernel = f"{path}/kernel"
         scales = {f"w{which}_scale": scale_name(kernel)} if weight_type(kernel, self.model.precision).scales else {}
         return {f"w{which}": kernel, f"b{which}": f"{path}/bias", **scales}
@@ -205,7 +208,7 @@ class ModelNodes(GraphWriter):
         return self._add("Mul", self._add("Div", x, length), *weights)
 
     def _repeated(self, tensor: str, rows: str = IMAGE_INPUT) -> str:
-        """Repeat a parameter [1,R,D] for each image, or for each row of another value: [N,R,D]."""
+        """Repeat a parameter [1,R,D] N times, to [N,R,D]. N is the number of images, or of rows of the value `rows`."""
         shape = self._add("Concat", self._add("Shape", rows, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
@@ -219,7 +222,8 @@ class ModelNodes(GraphWriter):
         if (rows * height, columns * width) != config.image_size:
             ends = self._integers(rows * height, columns * width)
             image = self._add("Slice", image, self._integers(0, 0), ends, self._integers(1, 2))
-        # If a convolution's kernel is as large as its stride, it is one product of flattened patches.
+        # If a convolution's kernel is as large as its stride, the convolution is one matrix product of the flattened
+        # patches.
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
@@ -234,7 +238,7 @@ class ModelNodes(GraphWriter):
     def _attention_block(self, block: str, x: str, token: str) -> str:
         """Write self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] if only the class token matters.
 
-        If tokens are merged, the block ends with merging, and the output named `token` holds their new positions.
+        If tokens are merged, the block ends with merging, and the output named `token` holds the tokens' new positions.
         """
         norm, path = f"{block}/LayerNorm_0", f"{block}/SelfAttention"
         self._is_class_token = class_token = path in self._class_parts
@@ -255,7 +259,7 @@ class ModelNodes(GraphWriter):
         return self._merged("VmoeAttentionBlock", inputs, token)
 
     def _merged(self, op: str, inputs: Mapping[str, str], token: str) -> str:
-        """Write an op that may merge tokens. If it does, `token` is the name of the output with their new positions."""
+        """Write an op that may merge tokens. If it does, its output with the tokens' new positions is named `token`."""
         carried, numbers = self._carried(), {"num_heads": self._config.num_heads, "prefix": self._config.prefix_tokens}
         outputs = ["", *(token if name == "token" else "" for name in carried)]
         y, *left = self._call(op, {**inputs, **self._beside}, outputs, **numbers)
@@ -266,7 +270,7 @@ class ModelNodes(GraphWriter):
         """Write multi-head attention of queries[N,Q,D] over keys[N,T,D].
 
         Returns:
-            Its output, and the projected keys.
+            The output of attention, and the projected keys.
         """
         config, is_pool = self._config, path.startswith("MapHead")
         heads = config.heads_of(path)
@@ -302,21 +306,24 @@ class ModelNodes(GraphWriter):
         return weights | gate | self._norm(f"{path}/LayerNorm", "hidden_ln")
 
     def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
-        """Write a MoE layer with its layer norm and residual: x[N,T,D], or [N * M,T,D] after the first one of an ensemble.
+        """Write a MoE layer with its layer norm and residual.
+
+        Its input is x[N,T,D] or, after the first MoE layer of an ensemble, x[N * M,T,D].
 
         Returns:
-            The new residual stream. In the last block of a model whose head reads only the class token, it has only that
-            token.
+            The new residual stream. In the last block of a model whose head reads only the class token, this is the class
+            token alone.
         """
         outputs = [f"{self._place}/{what}" for what in self._layer_outputs()]
         self.outputs += outputs
         if self._merges:
             self.outputs.append(f"{self._place}/{TOKEN_OUTPUT}")
             self.left[self._place] = self._group_left()
-        # Inside a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of an image are.
+        # Inside a group, the members' copies of a token are adjacent. Outside, the members' copies of a whole image are
+        # adjacent.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
         group = self.model.grouping.tokens
-        if members > 1 and is_first:  # the layers before are the same for all members
+        if members > 1 and is_first:  # all members share the layers before this one
             x = self._add("Unsqueeze", x, self._integers(1))
             x = self._add("Expand", x, self._integers(1, members, 1, 1))
         self._place = f"{self._place}/Moe"
@@ -341,7 +348,7 @@ class ModelNodes(GraphWriter):
         return y
 
     def _grouped(self, x: str, like: str, images: int) -> str:
-        """Reshape tokens x[..,D] to groups of `images` images, each with the T tokens left in like[N,T,D]."""
+        """Reshape tokens x[..,D] to groups of `images` images. Each image has the T tokens that are left in like[N,T,D]."""
         tokens = self._add("Mul", self._add("Shape", like, start=1, end=2), self._integers(images))
         shape = [self._integers(-1), tokens, self._integers(self._config.hidden_size)]
         return self._add("Reshape", x, self._add("Concat", *shape, axis=0))
@@ -368,7 +375,7 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
     def _experts_choice(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """Write the layer for experts choice: every expert is a choice of each token, with its gate as the weight."""
+        """Write an expert-choice layer. Each token has every expert as a choice, with the expert's gate as the weight."""
         kept, gates = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
@@ -378,20 +385,21 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, (slot, gates, src), kept)
 
     def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
-        """Write the layer for a Soft MoE, whose experts work on mixtures of tokens and which has no settings."""
+        """Write a Soft MoE layer. Its experts process mixtures of tokens, and it has no settings."""
         dispatch, combine = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
         self._vmoe("VmoeSoftRouter", normed, f"{router}/mu", f"{router}/scale", outputs=outputs)
         mixtures = self._vmoe("VmoeSoftDispatch", normed, dispatch, dispatch_bf16=bf16)
-        # Round the tokens and the experts' outputs, not the mixtures.
+        # Round the tokens and the experts' outputs to bfloat16, but not the mixtures.
         (out,) = self._call("VmoeExpertMlp", {"buf": mixtures, **self._mlp(f"{block}/Moe/Mlp")}, dispatch_bf16=0)
         return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
 
     def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
         """Write dispatch, experts and combine.
 
-        `kept` holds the output names of "kept" and, unless experts choose, "expert". They route the class tokens.
+        `kept` has the name of the output "kept" and, except with expert choice, of the output "expert". If only class tokens
+        are processed, these outputs determine their routes.
         """
         if f"{block}/Moe" in self._class_parts and self._config.ensemble_size == 1:
             self._is_class_token = True
@@ -402,7 +410,7 @@ class ModelNodes(GraphWriter):
         return self._call("VmoeExpertBlock", inputs, dispatch_bf16=int(moe.dispatch_bf16))[0]
 
     def _tokens_of_image(self) -> str:
-        """Return node lines for `tokens`, the number of tokens per image, to split groups; "" if each group is an image."""
+        """Return node lines that compute `tokens`, the number of tokens per image, or "" if each group is an image."""
         group, own = self.model.grouping.tokens, self._config.num_tokens
         if group == own:
             return ""
@@ -432,7 +440,7 @@ class ModelNodes(GraphWriter):
     def _head(self, x: str) -> None:
         config, members = self._config, self._config.ensemble_size
         if self.model.output == "tokens":
-            if config.norm_after_pooling or not config.encoder_norm:  # no norm applies to tokens
+            if config.norm_after_pooling or not config.encoder_norm:  # the model has no norm that applies to tokens
                 self._unscaled(x, self.model.output)
             else:
                 self._layer_norm("Encoder/encoder_norm", x, rms=config.rms_norm)
@@ -489,8 +497,8 @@ class ModelNodes(GraphWriter):
                 return x
 
     def _mean(self, x: str) -> str:
-        """Write the mean [N,D] of the patches' tokens, without the tokens in front of them."""
-        # The mean is a product, because for a batch of one image, runtimes add up a ReduceMean in another order.
+        """Write the mean [N,D] of the patches' tokens, without the tokens before them."""
+        # The mean is written as a matrix product: for a batch of one image, runtimes sum a ReduceMean in another order.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
         if self._merges:
             behind = (x, self._beside["sizes"])

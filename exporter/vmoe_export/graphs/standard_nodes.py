@@ -30,7 +30,7 @@ class StandardNodes(ModelNodes):
     def _by_expert(
         self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int, activation: int = 0
     ) -> tuple[onnx.FunctionProto, list[str]]:
-        """Return a body of VmoeExpertMlp with separate weights for each expert and chunk, and the inputs of that body."""
+        """Return a body of VmoeExpertMlp with separate weights for each expert and chunk, and the inputs for that body."""
         buf, w1, b1, w2, b2, *scales = inputs
         kind = weight_type(w1, self.model.precision)
         count, hidden, width = self._weights[w2].shape

@@ -1,9 +1,10 @@
-"""Write the ops of a model for strongly typed TensorRT networks, at one setting of the router.
+"""Write the ops of a model for strongly typed TensorRT networks, at one fixed setting of the router.
 
 TensorRT accepts plugins only in the main graph, and takes their settings from attributes. So VmoeGates, VmoeRouteDispatch
-and VmoeCombine are nodes with the settings of one profile as attributes, and everything else is in standard ops. The file
-also has functions of standard ops for these three, so that a stock runtime can run it. From version 10.7 on, TensorRT's
-parser prefers a plugin over a function of the same name. An older parser uses the function even if the plugin is loaded.
+and VmoeCombine are nodes whose attributes are the settings of one profile. Everything else is in standard ops. For these
+three ops, the file also has functions of standard ops, so that a stock runtime can run the graph. From version 10.7 on,
+TensorRT's parser prefers a plugin over a function of the same name. An older parser uses the function even if the plugin is
+loaded.
 
 A strongly typed network computes in the types of the graph:
 
@@ -14,8 +15,8 @@ A strongly typed network computes in the types of the graph:
 - Softmax has the type of the products. Casts around it would prevent TensorRT from fusing attention, which computes softmax
   in float32 internally.
 
-All dimensions except the batch are constants. The only shape operators left are the few that repeat the class tokens for the
-batch. TensorRT 10.1's ONNX parser supports all op types in the types used here.
+All dimensions except the batch are constants. The only remaining shape operators repeat the class tokens for each image of
+the batch. TensorRT 10.1's ONNX parser supports all op types in the types used here.
 """
 
 from __future__ import annotations
@@ -61,14 +62,14 @@ class TensorRtNodes(ModelNodes):
         super().__init__(model, weights, [MERGE] if profile and profile.merge else [])
         self._profile = profile
         self.product_type = _PRODUCT_TYPES[precision]
-        # If the dispatcher rounds to bfloat16, it can move bfloat16. If the products have a shorter type than float32, the
-        # inputs and outputs of experts are rounded to that type instead.
+        # If the products are float32 and the dispatcher rounds to bfloat16, tokens are dispatched as bfloat16. If the
+        # products have a shorter type than float32, the inputs and outputs of experts are rounded to that type instead.
         moe = model.config.moe
         self._rounds = bool(moe and moe.dispatch_bf16 and self.product_type == "float")
         self.dispatched: ElementType = "bf16" if self._rounds else self.product_type
         self._types: dict[str, ElementType] = {name: "bf16" for name, span in weights.items() if span.dtype == "BF16"}
         self._casts: dict[tuple[str, ElementType], str] = {}
-        self._tokens = model.config.num_tokens  # tokens left in an image so far
+        self._tokens = model.config.num_tokens  # number of tokens that merging has left in an image so far
         self._numbers: dict[Any, str] = {}
 
     def _unmerged(self) -> dict[str, str]:
@@ -80,7 +81,7 @@ class TensorRtNodes(ModelNodes):
         return self._tokens * self.model.grouping.tokens // self._config.num_tokens
 
     def _layer_outputs(self) -> Sequence[str]:
-        return "slot", "weight"  # a plugin can't return the bools of "kept"; "kept" and "expert" follow from the slots
+        return "slot", "weight"  # a plugin can't return bools such as "kept"; "kept" and "expert" follow from the slots
 
     def _capacities(self) -> Sequence[str]:
         return [str(slots) for slots in self._profile.slots] if self._profile else []
@@ -89,7 +90,10 @@ class TensorRtNodes(ModelNodes):
         return super()._cut(self._as(x, "float"))
 
     def _append(self, node: onnx.NodeProto) -> list[str]:
-        """Add a standard op that computes in float32, or its outputs as constants if they are small and already known."""
+        """Add a standard op that computes in float32.
+
+        If the op's outputs are small and already known, add them as constants instead.
+        """
         known = self._known(node)
         if known is not None:
             keys = [(array.dtype, array.shape, array.tobytes()) for array in known]
@@ -99,10 +103,10 @@ class TensorRtNodes(ModelNodes):
         return super()._append(node)
 
     def _known(self, node: onnx.NodeProto) -> list[Any] | None:
-        """Return the outputs of a node if they are known, or None.
+        """Return the outputs of a node if they are known at export, or None.
 
-        They are known if the node reads the shape of the tokens, or if all of its inputs are constants. Outputs with more
-        elements than an image has tokens stay nodes.
+        They are known if the node reads the number or the width of the tokens from a shape, or if all of its inputs are
+        constants. A node stays in the graph if its output has more elements than an image has tokens.
         """
         if node.op_type == "Shape":
             start = next((attribute.i for attribute in node.attribute if attribute.name == "start"), 0)
@@ -141,9 +145,9 @@ class TensorRtNodes(ModelNodes):
                 return self._expand(self.functions[op], inputs, outputs, attributes)
 
     def _heads(self, q: str, k: str, v: str, sizes: Sequence[str], heads: int, output: str) -> str:
-        """Write multi-head attention; if tokens are merged, `sizes` has the sizes of the keys."""
+        """Write multi-head attention. If tokens are merged, `sizes` contains the name of the keys' sizes."""
         size = self._config.hidden_size // heads
-        # In a Reshape, 0 copies the dimension, so that only the batch is not a number.
+        # In a Reshape, 0 copies a dimension. So the batch is the only dimension that is not a constant.
         split, merge = self._integers(0, 0, heads, size), self._integers(0, 0, heads * size)
         orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         query, key, value = (
@@ -190,7 +194,7 @@ class TensorRtNodes(ModelNodes):
         return self._product("Gelu", x, approximate="tanh" if self._config.activation == "gelu_tanh" else "none")
 
     def _by_expert(self, bias: str) -> str:
-        """Declare a bias [E,D] as [E,1,D], over the same bytes."""
+        """Declare a bias [E,D] as a tensor [E,1,D] that refers to the same bytes."""
         experts, width = self._weights[bias].shape
         return self._part(bias, f"{bias}/by_expert", 0, experts, 1, width)
 
@@ -207,7 +211,7 @@ class TensorRtNodes(ModelNodes):
         return made
 
     def _as(self, value: str, wanted: ElementType) -> str:
-        """Return a value in the wanted type: itself, or its Cast, which is added once and then reused."""
+        """Return a value in the wanted type: the value itself, or a Cast of it. A Cast is added once and then reused."""
         if self._types.get(value, "float") == wanted:
             return value
         if (value, wanted) not in self._casts:

@@ -1,1 +1,1 @@
-"""The exporter's model: its description, inferred from checkpoint and config, and its parameters."""
+"""The model to export: its description, inferred from checkpoint and config, and its parameters."""

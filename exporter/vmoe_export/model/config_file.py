@@ -31,8 +31,8 @@ def load_config(path: Path) -> dict[str, Any]:
     """Read an official model config, which may also be nested under the key `model`.
 
     Args:
-        path: a file that ends in `.yaml`, `.yml` or `.txt` and holds a printed ConfigDict; any other file is read as
-            JSON.
+        path: the file. If its name ends in `.yaml`, `.yml` or `.txt`, it holds a printed ConfigDict. Any other file is read
+            as JSON.
 
     Raises:
         ConfigError: the file does not exist, or does not hold a mapping.

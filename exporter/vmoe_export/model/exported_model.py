@@ -18,9 +18,9 @@ class ExportedModel:
     Attributes:
         config: the description of the model.
         grouping: the routing groups; a batch holds whole groups only.
-        output: "logits"; "features", the input of the head; or "tokens", all tokens after the last norm. For an ensemble
-            (E3), "logits" are the official prediction, the logarithm of the members' mean probability, and "members" are
-            each member's logits.
+        output: "logits"; "features" (the input of the head); "tokens" (all tokens after the last norm); or "members" (the
+            logits of each member of an E3 ensemble). For an E3, "logits" are the official prediction: the logarithm of the
+            members' mean probability.
         uint8_input: accept uint8 images and scale them to [-1, 1] in the graph.
         precision: the type in which the weights are stored and the large products are computed.
         layers: blocks whose residual stream is an additional output; not supported for ensembles.
@@ -35,7 +35,7 @@ class ExportedModel:
 
     @property
     def answers(self) -> dict[str, tuple[int, ...]]:
-        """The outputs of the graphs except routing: each name with the shape per image. See `Manifest.answers`."""
+        """The shape per image of each graph output, by name, without the routing outputs. See `Manifest.answers`."""
         config, classes = self.config, self.config.num_classes or 0
         by_token = config.num_tokens, config.hidden_size
         shapes: dict[Output, tuple[int, ...]] = {
@@ -67,7 +67,7 @@ class ExportedModel:
 
     @property
     def class_token_parts(self) -> tuple[str, ...]:
-        """The last of `parts` that process only the class token of each image, because no later part reads another token."""
+        """The final `parts`, which process only the class token of each image because no later part reads another token."""
         if (
             self.config.classifier not in ("token", "0")
             or self.output == "tokens"

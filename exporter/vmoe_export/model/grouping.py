@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
-_MAX_BATCH_MULTIPLE = 4096  # images; export validates the graph with a batch of this size
+_MAX_BATCH_MULTIPLE = 4096  # images; an export validates its graphs with a batch of `batch_multiple` images
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Grouping:
     Attributes:
         name: the value of `--group`: "image", "batch", a number of images, or "tokens:S".
         tokens: S, tokens per group.
-        batch_multiple: a batch must have a multiple of this many images, so that it holds whole groups only.
+        batch_multiple: the number of images in a batch must be a multiple of this, so that the batch holds whole groups
+            only.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The description of one model, with one class per routing kind."""
+"""The classes that describe a model and its routing, with one class per routing kind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ExpertsChoice:
 class Soft:
     """Soft MoE: each expert processes `slots_per_expert` weighted means over all tokens of a group.
 
-    The parameters fix the number of slots.
+    The shapes of the parameters fix the number of slots.
     """
 
     slots_per_expert: int
@@ -88,7 +88,7 @@ class MoeConfig:
 
     @property
     def num_experts(self) -> int:
-        """E; if layers differ, the largest."""
+        """E, the number of experts; if the layers differ, the largest number."""
         return max(self.experts)
 
 
@@ -98,12 +98,12 @@ def pixels(size: tuple[int, int]) -> str:
 
 
 def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
-    """Return E of the MoE layers as manifest fields: the largest, and if layers differ, also E of each layer."""
+    """Return manifest fields for the number of experts: the largest and, if the layers differ, also that of each layer."""
     return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})
 
 
 def _config_field(default: Any) -> Any:
-    """Declare a field that no tensor determines, so its value comes from the config."""
+    """Declare a field whose value comes from the config, because no tensor determines it."""
     return dataclasses.field(default=default, metadata={"from_config": True})
 
 
@@ -111,13 +111,13 @@ def _config_field(default: Any) -> Any:
 class ModelConfig:
     """A V-MoE, or a dense ViT if `moe` is None. Sizes are (height, width) in pixels.
 
-    Official models keep the defaults of the fields that have one; model families of other libraries set them.
+    If a field has a default, official models keep it. Model families of other libraries may set the field.
 
     Attributes:
         classifier: the input of the head: "token" is the class token, "0" the first token, "gap" the mean of the patch
-            tokens, "token+gap" the class token and that mean, "token+token" the first two tokens, and "map" the output of
-            an attention pool.
-        extra_tokens: tokens before the patches that are not the classifier's own: registers, or a class token if the
+            tokens, "token+gap" the class token and that mean, "token+token" the first two tokens, and "map" the output of an
+            attention pool.
+        extra_tokens: number of tokens before the patches, besides the classifier's own: registers, or a class token if the
             classifier is a mean.
         patch_norm: the patches are normalized before positions are added.
         embedding_norm: there is a norm before the first block.
@@ -127,12 +127,13 @@ class ModelConfig:
         attention_norm: the output of attention is normalized before its projection.
         gated_mlp, mlp_norm: the MLPs of the blocks have a gate, and a norm of their hidden features.
         rms_norm: the norms of blocks and patches and the last norm are RMS norms, which subtract no mean.
-        encoder_norm, norm_after_pooling: there is a last norm, and it follows the mean of the tokens.
+        encoder_norm, norm_after_pooling: there is a last norm, and it is applied to the mean of the tokens.
         plain_map_head: the attention pool does not normalize queries and keys, even if the blocks do.
-        map_heads: heads of the attention pool, if it has a different number from the blocks; else 0.
+        map_heads: number of heads of the attention pool, or 0 if it is the same as in the blocks.
         map_epsilon: epsilon of the attention pool's norm.
         map_front: the attention pool also reads the tokens before the patches.
-        bare_map_head: the probe of the attention pool is itself the query, and no MLP follows.
+        bare_map_head: the probe of the attention pool is used as the query without a projection, and no MLP follows the
+            pool.
         representation_tanh: the representation layer is followed by tanh; CLIP's projection is not.
         normalize: the input of the head is divided by its Euclidean norm.
         pools: the model has a pooling step after the tokens.
@@ -209,13 +210,13 @@ class ModelConfig:
         return max(self.front_tokens, int(self.classifier == "0"))
 
     def for_output(self, output: Output) -> ModelConfig:
-        """Return the model without the parts that the output does not need. Only "tokens" makes a difference."""
+        """Return the model without the parts that the output does not need. Only the output "tokens" changes the model."""
         if output != "tokens":
             return self
         return replace(
             self,
             pools=False,
-            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" also has no tensors
+            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" also needs no tensors
             plain_map_head=False,
             map_heads=0,
             map_epsilon=LAYER_NORM_EPSILON,
@@ -229,7 +230,7 @@ class ModelConfig:
     def merges(self, group_tokens: int) -> bool:
         """Return whether blocks can merge tokens.
 
-        Ensembles (E3) can't, nor can models whose routing groups split an image.
+        They can't in an ensemble (E3), or if a routing group contains only part of an image.
         """
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
 

@@ -1,4 +1,4 @@
-"""Describe a model: inferred from its tensors, completed by an official config and by flags."""
+"""Describe a model by its tensors, its official config and flags."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ens
 def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **flags: Any) -> ModelConfig:
     """Describe the model that a checkpoint holds.
 
-    A value comes from the flags, else from the config, else it is the default: "ceil", 1, False, 1, "top-k", False, and
-    the image size that the position embedding was trained for.
+    If no tensor determines a value, it comes from the flags, or else from the config, or else it is the default. The
+    defaults are `rounding` "ceil", `capacity_multiple_of` 1, `dispatch_bf16` False (True for a Soft MoE), `ensemble_size` 1,
+    `router` "top-k", `normalize` False, and the `image_size` that the position embedding was trained for.
 
     Args:
         shapes: shape of each tensor, by official parameter name.
@@ -98,7 +99,7 @@ def _map_heads(facts: ModelFacts, num_heads: int) -> int:
 
 
 def _config_field(facts: ModelFacts, field: str, default: Any) -> Any:
-    """Return a field of `CONFIG_FIELDS`. The configs of official models lack it, so they get the default."""
+    """Return a field of `CONFIG_FIELDS`. Official configs lack these fields, so official models get the defaults."""
     if isinstance(default, float):
         return number(facts.config, field, default)
     choices, value = ACTIVATIONS if field == "activation" else (default, not default), facts.config.get(field, default)
@@ -125,7 +126,7 @@ def count_layers(facts: ModelFacts) -> int:
 
 
 def _mlp_dim(facts: ModelFacts, num_layers: int, moe: MoeConfig | None) -> int:
-    """Return the hidden size of the dense MLPs. If every block has experts, return the map head's, or else the experts'."""
+    """Return the hidden size of the dense MLPs. If every block has experts, use the map head's MLP, or else the experts."""
     for i in range(num_layers):
         if moe is None or i not in moe.layers:
             return facts.shape(f"Encoder/encoderblock_{i}/Mlp/Dense_0/kernel", 2)[1]

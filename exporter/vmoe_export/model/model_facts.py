@@ -1,4 +1,4 @@
-"""The facts about a model in its tensors, config and flags, and the source of each value."""
+"""Facts about a model, from its tensors, config and flags, with the source of each value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelFacts:
         """Return the shape of a required tensor.
 
         Raises:
-            ConfigError: the tensor is missing, or does not have `ndim` sizes above 0.
+            ConfigError: the tensor is missing, does not have `ndim` dimensions, or has a dimension of size 0.
         """
         shape = self.shapes.get(name)
         if shape is None:
@@ -50,7 +50,7 @@ class ModelFacts:
     def setting(self, field: str, given: Mapping[str, Any], key: str, default: Any) -> Any:
         """Return a value that no tensor determines.
 
-        It is the flag `field`, else the value of `key` in the config section `given`, else the default.
+        The value is the flag `field`, or else `key` in the config section `given`, or else the default.
         """
         if field in self.flags:
             self.note("flag", field)
@@ -64,7 +64,7 @@ class ModelFacts:
 
 
 def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return a section of a config, or an empty mapping if it is missing. Raises ConfigError if it is not a mapping."""
+    """Return a section of a config; a missing section is empty. Raise ConfigError if the section is not a mapping."""
     value = parent.get(key)
     if value is None:
         return {}
@@ -74,7 +74,7 @@ def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def number(parent: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number from a config. Raises ConfigError if it is not positive and finite."""
+    """Return a number from a config. Raise ConfigError if it is not positive and finite."""
     value = parent.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"the config's {key!r} must be a positive number, not {value!r:.60}")

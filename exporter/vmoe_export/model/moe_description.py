@@ -53,7 +53,7 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
 
 
 def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKind:
-    """Return the routing kind. Only a Soft MoE is visible in the tensors; the other kinds have the same tensors."""
+    """Return the routing kind. The tensors show whether the model is a Soft MoE; they do not distinguish the other kinds."""
     name = router.get("name")
     named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
     if name is not None and named is None:
@@ -99,7 +99,7 @@ def _top_k(
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
         raise ConfigError(f"num_selected_experts is {k!r:.60}, but {of} has {most} experts")
     ratio, rounding, multiple = _capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO)
-    ratio = min(ratio, float(max(experts)))  # a capacity ratio above E is refused
+    ratio = min(ratio, float(max(experts)))  # a capacity ratio above E would be refused later
     normalize = bool(router_config.get("normalize_weights"))
     return experts, TopK(k, ratio, rounding, multiple, members, normalize)
 
@@ -116,7 +116,7 @@ def _experts_choice(
 
 
 def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
-    """Return the capacity ratio of training, the rounding of slots, and the number that slots are a multiple of."""
+    """Return the capacity ratio of training, the rounding of slots, and the number that slots must be a multiple of."""
     ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
     rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", DEFAULT_ROUNDING)
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
@@ -128,14 +128,14 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
 
 
 def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, int]:
-    """Return E of each MoE layer, and M, the members of the ensemble.
+    """Return E of each MoE layer, and M, the number of members of the ensemble.
 
-    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained E3 has the router [D, E] of a plain V-MoE, in which member m
-    owns columns m * E/M to (m + 1) * E/M. The tensors alone do not distinguish it from a plain V-MoE.
+    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained E3 has the router [D, E] of a plain V-MoE, in which member m owns
+    columns m * E/M to (m + 1) * E/M. The tensors alone do not distinguish a pre-trained E3 from a plain V-MoE.
     """
     shape, *others = (facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2) for router in routers)
     experts = tuple(math.prod(each[1:]) for each in (shape, *others))
-    # For this field, None in an official config means unknown, not "off".
+    # For `ensemble_size`, None in an official config means unknown, not "off".
     given = {key: value for key, value in given.items() if value is not None}
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1 or any(e % members for e in experts):

@@ -24,8 +24,8 @@ ROTARY = ("rotary/coordinates", "rotary/frequencies")
 def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
     """Return the shape of every parameter in the official tree of `model`, by name.
 
-    A learned position embedding has the shape that the model uses; the checkpoint's may be for another grid. The routers
-    of an E3 are [D, E], member by member; a checkpoint may store them as [D, M, E/M].
+    A learned position embedding has the shape that the model uses; the checkpoint may store it for another grid. The router
+    of an E3 is [D, E], with the experts ordered by member; a checkpoint may store it as [D, M, E/M].
     """
     return dict(_parameters(model))
 
@@ -33,7 +33,8 @@ def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
 def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str, Shape]:
     """Return the shape of every tensor that the exported model needs, by name.
 
-    These are the official tree and the position embedding, if it is computed. With `features`, the head is left out.
+    These are the tensors of the official tree and, if the position embedding is computed, the position embedding. With
+    `features`, the head is left out.
     """
     shapes = parameter_shapes(model)
     if model.position_emb == "sincos2d":
@@ -55,7 +56,7 @@ class StoredTensor:
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """Return how parameters with these shapes are stored. The scales of a kernel, if it has any, follow it."""
+    """Return how parameters with these shapes are stored. A kernel's scales, if it has any, directly follow the kernel."""
     tensors = {}
     for name, shape in shapes.items():
         kind = weight_type(name, precision)
@@ -71,7 +72,10 @@ def scale_name(kernel: str) -> str:
 
 
 def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
-    """Return the shape of a kernel's scales: one scale per output, shaped like the bias, or one per output and group."""
+    """Return the shape of a kernel's scales.
+
+    There is one scale per output, so that the shape equals the bias's, or one scale per output and group.
+    """
     if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
         return shape[1:]
     *matrices, depth, columns = graph_shape(kernel, shape)
@@ -79,9 +83,10 @@ def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
 
 
 def graph_shape(name: str, shape: Shape) -> Shape:
-    """Return the shape of a parameter in the graph: the same bytes, with the axes of one product merged.
+    """Return the shape of a parameter in the graph: the same bytes, but the axes that a product uses together are merged.
 
-    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases (D), and the patch kernel (ph*pw*C,D).
+    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases become (D), and the patch kernel becomes
+    (ph*pw*C,D).
     """
     parent, _, leaf = name.rpartition("/")
     if name == "embedding/kernel":
@@ -94,7 +99,7 @@ def graph_shape(name: str, shape: Shape) -> Shape:
 
 
 def front_parameters(model: ModelConfig) -> dict[str, int]:
-    """Return the parameters that precede the patches, in order, each with its number of tokens."""
+    """Return the name and the number of tokens of each parameter that precedes the patches, in order."""
     tokens = {"cls": int(model.classifier.startswith("token")), EXTRA_TOKENS: model.extra_tokens}
     return {name: count for name, count in tokens.items() if count}
 
@@ -103,8 +108,8 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
     """Check that a checkpoint has exactly the parameters of the model.
 
     Raises:
-        CheckpointError: a parameter is missing, unexpected, or has another shape or a type that is no float. The message
-            names it.
+        CheckpointError: a parameter is missing or unexpected, or its shape is wrong, or its type is not a float. The message
+            names the parameter.
     """
     expected = parameter_shapes(model)
     if missing := sorted(expected.keys() - info.keys()):
@@ -115,7 +120,7 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         stored = info[name]
         same = stored.shape == shape
         if name.endswith("/Moe/Router/dense/kernel"):
-            # A fine-tuned E3 stores the same bytes with an extra axis for the members.
+            # A fine-tuned E3 stores the same bytes, with an extra axis for the members.
             width, experts = shape
             same = same or stored.shape == (width, model.ensemble_size, experts // model.ensemble_size)
         if name == POSITION_EMBEDDING:
@@ -200,7 +205,7 @@ def _mlp(name: str, width: int, hidden: int, *experts: int) -> Iterator[tuple[st
 
 
 def _norm(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    """Yield the parameters of a norm that is an RMS norm if `model.rms_norm` is set."""
+    """Yield the parameters of a norm, which is an RMS norm if `model.rms_norm` is set."""
     scale, bias = _layer_norm(name, model.hidden_size)
     yield from (scale,) if model.rms_norm else (scale, bias)
 

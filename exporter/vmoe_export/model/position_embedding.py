@@ -12,7 +12,7 @@ from vmoe_export.model.model_config import pixels
 
 
 def resize_notes(source: tuple[int, int], grid: tuple[int, int]) -> list[str]:
-    """Return a note if the position embedding's grid of patches differs from that of the images."""
+    """Return a note if the position embedding was stored for another grid of patches than the images have."""
     note = f"the position embedding is resized from {pixels(source)} to {pixels(grid)} patches"
     return [] if source == grid else [note]
 
@@ -20,9 +20,9 @@ def resize_notes(source: tuple[int, int], grid: tuple[int, int]) -> list[str]:
 def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token: bool) -> Array:
     """Resize a learned position embedding to another grid of patches, following the official 'vit_zoom' rule.
 
-    The resize is bilinear, with aligned corners and without antialiasing, computed in double precision like
-    scipy.ndimage.zoom(order=1). The class token's row is copied if the result has one, and dropped if only the source has
-    one.
+    The resize is bilinear, with aligned corners and without antialiasing. It is computed in double precision, like
+    scipy.ndimage.zoom(order=1). If the result has a row for the class token, that row is copied. If only the source has such
+    a row, it is dropped.
 
     Args:
         embedding: float32[1, T, D] for a square grid of patches, with or without a leading token row.

@@ -1,4 +1,4 @@
-"""The options that the functions of one model are written for, and the resulting inputs and attributes of its nodes."""
+"""Options of the ONNX functions written for one model, and the inputs and attributes that its nodes get from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USUAL_INPUTS = frozenset(("ln_bias", *POLICIES))
 
 @dataclass(frozen=True, kw_only=True)
 class BodyOptions:
-    """The options that the functions of one model are written for.
+    """Options of the ONNX functions written for one model.
 
     Attributes:
         dense: the type W of the dense layers: VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
@@ -35,7 +35,7 @@ class BodyOptions:
         soft_bf16: the attribute `dispatch_bf16` of the ops of Soft MoE.
         dense_chunks: number of chunks into which `hidden_chunk` splits the hidden features of dense MLPs.
         expert_chunks: number of chunks into which `hidden_chunk` splits the hidden features of experts.
-        tokens: the type T of the ops that have it.
+        tokens: the type T, in ops that use it.
         given: the optional inputs that the ops have, apart from scales.
         prefix: the attribute `prefix` of the ops.
         activation: the activation of the MLPs.
@@ -57,8 +57,8 @@ class BodyOptions:
 def input_names(op: str, weights: WeightType, given: Collection[str] = USUAL_INPUTS) -> list[str]:
     """Return the names of the inputs that nodes of an op have.
 
-    The list ends with the last input that is required, one of the `given`, or a scale of weights that have scales. Optional
-    inputs before it are always listed, because inputs go by position.
+    The list ends with the last input that is needed: a required input, an input in `given`, or scales if the weights have
+    scales. Optional inputs before it are always listed, because inputs are identified by position.
     """
     values = {value.name: value for value in OPS[op].inputs}
 

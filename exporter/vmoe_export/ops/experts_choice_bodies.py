@@ -1,4 +1,4 @@
-"""The ONNX function body of experts choice. It follows the rules of `routing_bodies`."""
+"""The ONNX function body of expert choice. It follows the rules in `routing_bodies`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def choose_tokens() -> str:
     return _CHOOSE_TOKENS.format(sort_tokens=stable_sort("ranked", "gate", "token", 2))
 
 
-# Each expert ranks the tokens of a group. The token of rank p takes slot p.
+# Each expert ranks the tokens of a group. The token with rank p gets slot p.
 _CHOOSE_TOKENS = """
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()

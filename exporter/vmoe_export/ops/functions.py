@@ -77,8 +77,8 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
         combined: type of the tokens that VmoeCombine takes.
 
     Returns:
-        VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults. The
-        other functions are those of `function_body`.
+        The functions. VmoeRouteDispatch has the inputs gates and x, and the attributes capacity, k and bpr, which have no
+        defaults. All other functions are results of `function_body`.
     """
     options = BodyOptions(tokens=dispatched, given=())
     return [
@@ -89,7 +89,7 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
 
 
 def _parse(text: str, attributes: Mapping[str, int], opset: int = OPSET) -> onnx.FunctionProto:
-    """Parse a function, and declare these attributes and TensorRT's."""
+    """Parse a function, and declare `attributes` and TensorRT's plugin attributes as its attributes."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}, "{DOMAIN}": {VERSION}]>'
     function = onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))
     for attribute, default in {**attributes, **PLUGIN_ATTRIBUTES}.items():

@@ -72,7 +72,7 @@ def expert_mlp(o: BodyOptions) -> str:
 
 
 def attention(o: BodyOptions) -> str:
-    """Return the body of VmoeAttention. With bfloat16, it rounds the inputs of its two products."""
+    """Return the body of VmoeAttention. With bfloat16, the inputs of both products are rounded."""
     score, by_size = ("alike", _BY_SIZE) if "sizes" in o.given else ("scores", "")
     products = _ATTENTION_FLOAT32.format(score=score, by_size=by_size)
     if o.dense is not FLOAT32 if o.attention_bf16 is None else o.attention_bf16:
@@ -88,7 +88,7 @@ def attention(o: BodyOptions) -> str:
 
 
 def attention_block(o: BodyOptions, class_token: bool) -> str:
-    """Return the body of VmoeAttentionBlock, or with `class_token` of VmoeClassAttentionBlock.
+    """Return the body of VmoeAttentionBlock or, with `class_token`, of VmoeClassAttentionBlock.
 
     Attention is in bfloat16 if weights are shorter than float32. With merging, VmoeAttentionBlock ends with VmoeMerge.
     """
@@ -228,7 +228,7 @@ _BY_SIZE = """
     scores = Add (alike, counts_row)
 """
 
-# The softmax divides after the second product, by the sum of the unrounded exponentials.
+# To complete the softmax, the result of the second product is divided by the sum of the unrounded exponentials.
 _ATTENTION_BF16 = """
     {round_q}
     {round_k}
@@ -257,5 +257,5 @@ def _linear_node(x: str, which: str, weights: WeightType) -> str:
 
 
 def _handed_on(op: str, o: BodyOptions) -> str:
-    """Return the attributes of an inner node, each with the value of the caller's attribute of the same name."""
+    """Return the attributes of an inner node. Each takes the value of the outer function's attribute with the same name."""
     return ", ".join(f"{name}: int = @{name}" for name in written_attributes(OPS[op], o.activation))

@@ -1,8 +1,8 @@
 """The ONNX function body of VmoeMerge, in ONNX's text format.
 
-It does not sort. The rank of a token is the number of tokens with a more similar partner, counted in integers, so that it is
-exact in every runtime. Tokens move to their new positions through a product with a matrix of their sizes. The product costs
-as much as one product of attention, and keeps every bit of tokens that are not merged.
+The body does not sort. It computes the rank of a token as the number of tokens that have a more similar partner. This number
+is an integer, so it is exact in every runtime. Tokens move to their new positions through a product with a matrix of their
+sizes. The product costs as much as one product of attention, and it preserves every bit of tokens that are not merged.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ def merge(prefix: int, rotation: bool) -> str:
     """Return the body of VmoeMerge.
 
     Args:
-        prefix: number of tokens in front that never merge.
+        prefix: number of tokens at the front that never merge.
         rotation: whether tokens have coordinates.
     """
-    # Every second token behind the prefix may join another. A single class token in front is counted as one of them, as
-    # token 0.
+    # Every second token after the prefix may join another token. If the prefix is a single class token, counting starts at
+    # this token: tokens 2, 4, ... may join.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
     # Coordinates are merged as additional columns of the tokens.
     return _MERGE.format(

@@ -1,4 +1,4 @@
-"""Write lines of ONNX's text format shared by function bodies: products in chunks, norms, activations, sorting, casts."""
+"""Write lines in ONNX's text format that function bodies share: products in chunks, norms, activations, sorting, casts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONNX_TYPES: Mapping[ElementType, int] = {
 
 
 def chunked_product(x: str, weights: str, result: str, kind: WeightType, scale: str, chunks: int) -> str:
-    """Return node lines for result = x . weights, as the sum, in order, of products over equal chunks of the depth."""
+    """Return node lines for result = x . weights: products over equal chunks of the depth, added in order."""
     if chunks == 1:
         return kind.product_lines(x, weights, result, scale, 0)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
@@ -42,7 +42,7 @@ def added_products(
     scales: Sequence[str],
     depth: int = 0,
 ) -> str:
-    """Return node lines for result = the sum of each part's product with its weights and scales, added in order."""
+    """Return node lines for result = the sum of products: each part times its weights and scales, added in order."""
     lines = []
     total = ""
     for i, (part, matrix, scale) in enumerate(zip(parts, weights, scales, strict=True)):
@@ -58,7 +58,10 @@ def added_products(
 
 
 def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
-    """Return node lines for normed = LayerNormalization(x), or without a bias an RMS norm: x / sqrt(mean(x^2)) * scale."""
+    """Return node lines for normed = LayerNormalization(x), or for an RMS norm if `bias` is "".
+
+    The RMS norm is x / sqrt(mean(x^2)) * scale.
+    """
     if bias:
         return f"{normed} = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> ({x}, {scale}, {bias})"
     return f"""
@@ -74,11 +77,14 @@ def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
 
 
 def activate(activation: Activation, product: str, bias: str, hidden: str, prefix: str = "") -> str:
-    """Return node lines for hidden = activation(product + bias). `prefix` makes the names of several uses unique."""
+    """Return node lines for hidden = activation(product + bias).
+
+    If a body uses these lines several times, a different `prefix` for each use keeps the value names unique.
+    """
     p = prefix
     biased = f"{p}biased = Add ({product}, {bias})"
     if activation in SIGMOID_SLOPES:
-        # A quotient, because a runtime's float32 Sigmoid need not reach 1 or 0 for large inputs.
+        # Write the sigmoid as a quotient: a runtime's float32 Sigmoid may not reach 1 or 0 for large inputs.
         return f"""
     {biased}
     {p}slope = Constant <value_float = {-SIGMOID_SLOPES[activation]}> ()
@@ -121,15 +127,15 @@ def activate(activation: Activation, product: str, bias: str, hidden: str, prefi
 def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2]) -> str:
     """Return node lines that sort along an axis, descending, with the lower index first on ties.
 
-    TopK does not guarantee the order of equal values. So each run of equal values gets a number, and a second TopK sorts the
-    keys `run * n + index`, which are all different. It puts each run in the order of its indices.
+    TopK does not guarantee the order of equal values. So the lines number the runs of equal values, and a second TopK sorts
+    the keys `run * n + index`, which are all different. This second TopK puts each run in the order of its indices.
 
     Args:
         values: the name of the values to sort, f32[G,n] along axis 1 or f32[G,x,n] along axis 2.
-        sorted_values: the name of the sorted values, and the prefix of all other names. The original index of each sorted
-            value is `_index` gathered at `_key_index`, or `_key` modulo n.
-        item: the singular of the name of n, i64[1]: with "token", n is `tokens`, and the lines define `last_token` as n - 1.
-            The lines also use zero, one, two, and axis_1 or axis_2.
+        sorted_values: the name of the sorted values, and the prefix of the names of all other results. The original index of
+            each sorted value is the result `_index` gathered at `_key_index`, or the result `_key` modulo n.
+        item: the singular of the name of n, which is i64[1]. For example, "token" means that n is `tokens`, and that the
+            lines define `last_token` as n - 1. The lines also use `zero`, `one`, `two`, and `axis_1` or `axis_2`.
         axis: the axis to sort along.
     """
     v, axis_row = sorted_values, ("one", "two")[axis - 1]
@@ -151,7 +157,7 @@ def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2])
 
 
 def cast(source: str, target: str, source_type: ElementType, target_type: ElementType) -> str:
-    """Return the node line for target = source in another type."""
+    """Return the node line for target = source, converted to another type."""
     if source_type == target_type:
         return f"{target} = Identity ({source})"
     return f"{target} = Cast <to = {ONNX_TYPES[target_type]}> ({source})"

@@ -2,18 +2,19 @@
 
 They are exact on ONNX Runtime and OpenVINO, because they follow five rules:
 
-- Do not rely on TopK's order among equal values: OpenVINO's is not stable. `stable_sort` fixes the order.
+- Do not rely on TopK's order among equal values, which is not stable in OpenVINO. `stable_sort` fixes the order.
 - Gather before slicing: OpenVINO moves a Slice behind a GatherElements on another axis.
 - Give the pads of a Pad as a Constant with a whole tensor: inside a function, ONNX Runtime 1.21 accepts nothing else.
 - Never compute an integer from a float ratio.
 - Keep integers below 2^24 in comparisons, ReduceSum and Mod. OpenVINO uses int32 for int64, and computes these ops in
-  float32. Larger integers may only be added, subtracted, multiplied, sorted by TopK and summed by CumSum. To compare them,
-  test the sign of their difference.
+  float32. Larger integers may only be added, subtracted, multiplied, sorted by TopK and summed by CumSum. To compare larger
+  integers, test the sign of their difference.
 
-float16 and bfloat16 tokens are copied unchanged, and cast to float32 before they are added up. So these bodies run in every
-type on ONNX Runtime's CPU, which has no bfloat16 products.
+float16 and bfloat16 tokens are copied unchanged, and are cast to float32 before they are added up. So these bodies run in
+every token type on ONNX Runtime's CPU, which has no bfloat16 products.
 
-Functions in this module and in `vmoe_export.ops.functions` fill in the single braces in the constants.
+In the string constants, single braces are placeholders that functions in this module and in `vmoe_export.ops.functions` fill
+in.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vmoe_export.ops.onnx_lines import stable_sort
 
 
 def route(policies: bool) -> str:
-    """Return the body of VmoeRoute; `policies` says whether it has the inputs `vmoe_runtime.settings.POLICIES`."""
+    """Return the body of VmoeRoute, with the inputs `vmoe_runtime.settings.POLICIES` if `policies` is true."""
     return _ROUTE.format(
         sort_experts=stable_sort("ranked", "gate", "expert", 2),
         sort_tokens=stable_sort("priority", "turn", "token", 1),
@@ -31,7 +32,10 @@ def route(policies: bool) -> str:
 
 
 def route_dispatch(policies: bool) -> str:
-    """Return the body of VmoeRouteDispatch, which never applies policies; `policies` says whether VmoeRoute has them."""
+    """Return the body of VmoeRouteDispatch.
+
+    It never applies policies. `policies` says whether VmoeRoute has inputs for them.
+    """
     route = "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
     if policies:
         route = """
@@ -140,18 +144,19 @@ _ROUTE = """
     src = Cast <to = 6> (src_i64)
 """
 
-# The first c pairs of each expert.
+# Keep the first c pairs of each expert.
 _KEEP = """
     slots = Mul (groups, capacity)
     group_base = Mul (group, capacity)
     is_kept = Less (position, capacity)
 """
 
-# The mass of an expert is the sum of the gates of the tokens whose first choice it is, in integer units. An expert is
-# allowed if fewer than max_experts others are ahead of it: those of larger mass, and lower ones of equal mass. Only pairs of
-# allowed experts are open. An open pair is kept if its number in the expert's queue is at most the capacity. With a pool,
-# its number in the queue of the whole group must be at most the capacity of all experts. In both cases, the kept pairs are
-# the first ones of each expert's queue.
+# The mass of an expert is the sum of the gates, in integer units, of the tokens that have this expert as their first choice.
+# An expert is ahead of another expert if its mass is larger, or if the masses are equal and its index is lower. An expert is
+# allowed if fewer than max_experts experts are ahead of it. Only pairs of allowed experts are open. Without a pool, an open
+# pair is kept if its number in the expert's queue is at most the capacity. With a pool, it is kept if its number in the
+# queue of the whole group is at most the capacity of all experts together. In both cases, the kept pairs of an expert are
+# the first in its queue.
 _KEEP_BY_POLICY = """
     is_pool = Cast <to = 9> (pool)
     axis_0 = Constant <value_int = 0> ()
@@ -208,7 +213,7 @@ GATES = """
     gates = Softmax <axis = -1> (logits)
 """
 
-# Index -1 reads the appended row of zeros.
+# An empty slot has index -1, which reads the appended row of zeros.
 DISPATCH = """
     width = Shape <start = 2, end = 3> (x)
     one = Constant <value_ints = [1]> ()
@@ -223,7 +228,7 @@ DISPATCH = """
     buf = Gather <axis = 0> (padded, src)
 """
 
-# VmoeRouteDispatch with the settings as attributes.
+# VmoeRouteDispatch with the settings as attributes instead of inputs.
 ROUTE_DISPATCH_FIXED = """
 VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
     rest = Constant <value_ints = [-1]> ()

@@ -6,7 +6,7 @@ Dimensions of the MoE layer:
 
 - G groups, S tokens per group, D hidden size, E experts, F hidden size of an expert, K experts per token,
 - c slots per expert and group; with Soft MoE, P slots per expert and group,
-- M slots per expert: G * c, or with a pool the slots that the fullest expert needs, or with Soft MoE G * P.
+- M slots per expert: G * c. With a pool, M is the number of slots that the fullest expert needs. With Soft MoE, M is G * P.
 
 Dimensions of the dense layers:
 
@@ -17,23 +17,24 @@ Dimensions of the dense layers:
 Ops of the MoE layer:
 
 - VmoeRoute, VmoeDispatch, VmoeExpertMlp and VmoeCombine are its steps.
-- VmoeGates is the router's product and softmax, and VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one. They are for
+- VmoeGates is the router's product and softmax. VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one op. Both are for
   runtimes in which each op costs a launch.
-- VmoeChooseTokens is experts choice. VmoeExpertBlock takes its slots, with K = E and the gates as weights.
+- VmoeChooseTokens is expert choice. VmoeExpertBlock takes the resulting slots, with K = E and the gates as weights.
 - VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine are Soft MoE, whose slots are mixtures of a group's tokens. They
-  replace the steps around VmoeExpertMlp.
+  replace the steps before and after VmoeExpertMlp.
 
 Blocks of an encoder start with their layer norm, whose epsilon is `LAYER_NORM_EPSILON`:
 
 - VmoeAttentionBlock, VmoeMlpBlock and VmoeExpertBlock include the residual. VmoeRouterBlock is the router and VmoeRoute.
-- VmoeClassAttentionBlock is VmoeAttentionBlock for the first token of each image only, which attends to all tokens.
+- VmoeClassAttentionBlock is VmoeAttentionBlock for only the first token of each image, which attends to all tokens.
 - Without ln_bias, the norm of a block is an RMS norm.
 
 Optional parts of the dense layers:
 
-- VmoeMerge merges the `merge` pairs of tokens with the most similar keys. With its inputs, VmoeAttentionBlock ends with it.
-- VmoeRotate rotates the pairs of columns of each head by the angles coordinates . frequencies. With these inputs, both
-  attention blocks rotate queries and keys. A merged token gets the mean of the coordinates.
+- VmoeMerge merges the `merge` pairs of tokens with the most similar keys. If VmoeAttentionBlock has the inputs of VmoeMerge,
+  it ends with VmoeMerge.
+- VmoeRotate rotates the pairs of columns of each head by the angles coordinates . frequencies. If an attention block has
+  these two inputs, it rotates queries and keys. A merged token gets the mean of the coordinates.
 - With mixed_ln_scale and mixed_ln_bias, a LayerNormalization follows attention, before its projection.
 - With wg and bg, an MLP is gated: activation(x . wg + bg) * (x . w1 + b1).
 - With hidden_ln_scale and hidden_ln_bias, a LayerNormalization of an MLP's hidden features precedes its last product.
@@ -164,9 +165,9 @@ class Value:
         name: its name.
         type: a key of ELEMENT_TYPES.
         dims: its symbolic shape.
-        optional: whether a node may omit it, such as scales, policies, or an unused output.
-        scale_of: the weights whose scales it holds, one for each column; "" if it holds none. It is present if and only if
-            they are i8 or i4.
+        optional: whether a node may omit it. Examples are scales, policies and unused outputs.
+        scale_of: the name of the weights if this input holds their scales, one per column; otherwise "". The scales are
+            present if and only if the weights are i8 or i4.
         grouped_dims: its shape with i4 weights, which have H groups along D and J along F.
     """
 
@@ -188,7 +189,7 @@ class Op:
     attributes: Mapping[str, int] = field(default_factory=dict)
 
     def _fits(self, types: Types) -> bool:
-        """Return whether the types of weights and scales match. Only ops with experts may have scales by group."""
+        """Return whether the types of weights and scales match. Only the weights of experts may have scales per group."""
         kind = next((kind for name, kind in WEIGHT_TYPES.items() if name == types.get("W")), None)
         if kind and kind.group and not any(value.grouped_dims for value in self.inputs):
             return False
@@ -196,7 +197,10 @@ class Op:
 
     @property
     def type_choices(self) -> list[Types]:
-        """All combinations of element types that the op accepts: an element type for each of its value types, such as T."""
+        """All combinations of element types that the op accepts.
+
+        Each combination maps every value type of the op, such as T, to an element type.
+        """
         used = list(dict.fromkeys(value.type for value in (*self.inputs, *self.outputs)))
         products = itertools.product(*(ELEMENT_TYPES[name] for name in used))
         return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self._fits(types)]
@@ -207,7 +211,7 @@ def _f(name: str, *dims: str) -> Value:
 
 
 def _left_out(value: Value) -> Value:
-    """Return the value as an optional one."""
+    """Return the value as an optional value."""
     return replace(value, optional=True)
 
 

@@ -1,4 +1,4 @@
-"""Make the options of `vmoe export` from the fields of ExportOptions: their help, and their values by the field's type."""
+"""Make the options of `vmoe export` from the fields of ExportOptions: add help texts, and parse values by field type."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ _READERS = {"image_size": _image_size, "layers": _layers}
 def field_option(name: str) -> Callable[[F], F]:
     """Return the click option for a field of ExportOptions.
 
-    It is a flag if the field is a bool, a choice if the field has a fixed set of values, and otherwise takes a value of the
+    A bool field becomes a flag. A field with a fixed set of values becomes a choice. Any other option takes a value of the
     field's type.
     """
     word, values, default = f"--{name.replace('_', '-')}", FIELD_VALUES.get(name), getattr(ExportOptions, name)
@@ -124,7 +124,7 @@ def field_option(name: str) -> Callable[[F], F]:
 
 
 def field_options(command: F) -> F:
-    """Add the options of all fields in FIELD_HELP; `vmoe_tools.options.stored_options` adds those for settings."""
+    """Add an option for each field in FIELD_HELP. `vmoe_tools.options.stored_options` adds the options for settings."""
     for name in reversed(FIELD_HELP):
         command = field_option(name)(command)
     return command

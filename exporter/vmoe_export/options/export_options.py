@@ -31,7 +31,7 @@ FOREIGN = ("heads", "activation", "pooling", "architecture")
 class ExportOptions(Choices):
     """The options of an export.
 
-    If a field is None, its value comes from the first of these that has one:
+    If a field is None, its value comes from the first of these that provides one:
 
     - the bundle, if the checkpoint is a bundle,
     - the preset or the config,
@@ -50,29 +50,32 @@ class ExportOptions(Choices):
             "ceil".
         capacity_multiple_of: round the slots per expert up to a multiple of this. Default: the config's, or 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
-        ensemble_size: M, the members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.
+        ensemble_size: M, the number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 means a
+            plain V-MoE.
         router: "top-k" or "experts-choice"; the tensors are the same for both. Default: the config's, or "top-k".
         precision: type of the large products and of their stored weights, a key of `precision.PRECISIONS`. With `tensorrt`,
-            it is also the type of the large products in the TensorRT graphs: "fp32", "bf16" or "fp16".
+            it must be "fp32", "bf16" or "fp16", and is also the type of the large products in the TensorRT graphs.
         tensorrt: also write a TensorRT graph for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
-        output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),
-            "members" (the logits of each member of an E3), "features", or "tokens" (all of them, after the last norm).
-        layers: numbers of blocks, counted from 0, in ascending order. The residual stream after each is an output as well:
-            "layer3" for block 3.
+        output: "logits" (the default), "members" (the logits of each member of an E3), "features", or "tokens" (all tokens
+            after the last norm). For an E3, "logits" are the official prediction: the logarithm of the members' mean
+            probability.
+        layers: numbers of blocks, counted from 0, in ascending order. The residual stream after each of these blocks is an
+            additional output, such as "layer3" for block 3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
-        exif: rotate pictures by their EXIF orientation. Default: as `preprocess` or the model's files say. Official models
-            and those of timm don't rotate; those of transformers do.
-        normalize: divide the embedding by its Euclidean norm, before a head or before it is returned.
+        exif: rotate pictures by their EXIF orientation. Default: as `preprocess` or the model's files say. Models of
+            transformers rotate pictures; official models and those of timm don't.
+        normalize: divide the embedding by its Euclidean norm, before the head or, without a head, before it is returned.
         probabilities: how logits become probabilities, "softmax" (the default) or "sigmoid" of each class alone.
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`. The old class names are dropped.
-        preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
-        heads: number of attention heads of another library's model, if its files do not give it.
-        activation: activation of that model's MLPs, if its files do not give it: "gelu", "gelu_tanh", "quick_gelu", "silu".
-        pooling: input of that model's head, if its files do not give it: "token" (the class token) or "avg" (the mean of the
-            patches).
+        preset: a name in `presets.PRESETS`. Its config, preprocessing and class names are used; excludes `config`.
+        heads: number of attention heads of another library's model, if its files do not state it.
+        activation: activation of the MLPs of another library's model, if its files do not state it: "gelu", "gelu_tanh",
+            "quick_gelu", "silu".
+        pooling: input of the head of another library's model, if its files do not state it: "token" (the class token) or
+            "avg" (the mean of the patches).
         architecture: an architecture of the installed open_clip or timm whose config is used; excludes `config`.
 
     Raises:
@@ -117,10 +120,10 @@ class ExportOptions(Choices):
             value = getattr(self, name)
             if name in FIELD_VALUES:
                 allowed = (*([None] if NoneType in kinds else []), *FIELD_VALUES[name])
-                # Check the type first: comparing an array with a tuple's items gives an array, not a bool.
+                # Check the type first: comparing an array with the allowed values would give an array, not a bool.
                 if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
                     raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
-            # A string is a sequence too, but never a valid one here.
+            # A string is also a sequence, but it is never a valid sequence here.
             elif not isinstance(value, kinds) or (isinstance(value, str) and str not in kinds):
                 raise OptionError(f"{name} is {shown(value)}, but must be {_WORDS[name]}")
 
@@ -171,7 +174,9 @@ class ExportOptions(Choices):
         return [name for name in (*OFFICIAL_SETTINGS, *POLICIES, *others) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
-        """Fill in the options that are None. The values come from one of these:
+        """Fill in the options that are None.
+
+        Their values come from one of these:
 
         - the export settings of the bundle, if the checkpoint is a bundle,
         - the preset's preprocessing and class names, if there is a preset,
@@ -180,7 +185,8 @@ class ExportOptions(Choices):
         Capacity ratios, k and bpr stay as they are, because they belong to profiles; see `profile_settings`.
 
         Raises:
-            OptionError: a bundle is exported with a preset, or a bundle of another library's model with another image size.
+            OptionError: the checkpoint is a bundle, and there is also a preset.
+            OptionError: the checkpoint is a bundle of another library's model, and another image size is set.
         """
         given: dict[str, Any] = {}
         if isinstance(checkpoint, BundleCheckpoint):
@@ -205,7 +211,7 @@ class ExportOptions(Choices):
                 "input": manifest.input.dtype,
                 "output": manifest.output,
                 "layers": (manifest.raw.get("layers") or {}).get("blocks"),
-                # The steps produce images of one size.
+                # The bundle's steps produce images of the bundle's size only.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "exif": manifest.input.steps.rotates if self.preprocess is None else None,
                 "class_names": manifest.class_names if self.returns_classes else None,
@@ -218,7 +224,7 @@ class ExportOptions(Choices):
             size = preset.image_size
             returns_classes = self.returns_classes and "head/kernel" in checkpoint.info
             given = {
-                # The official configs give the steps of this size only.
+                # The steps in the official config fit this image size only.
                 "preprocess": str(default_steps(*size)) if self.image_size in (None, size) else None,
                 "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
@@ -229,11 +235,11 @@ class ExportOptions(Choices):
     def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig | None) -> list[Setting]:
         """Return the setting of each profile: every combination of a capacity ratio and a k.
 
-        If neither ratios nor ks are set, the profiles are those of the checkpoint, if it is a bundle, or else one with the
+        If neither ratios nor ks are set, a bundle keeps its own profiles. Any other checkpoint gets one profile, with the
         ratio and k of training.
         """
         trained = {name: value for name in NEEDED if (value := getattr(routing, ROWS[name].stored, None)) is not None}
-        # Profiles of experts choice have no k, but their bundle may be exported again with top-K routing.
+        # Profiles of expert choice have no k, but such a bundle may be exported again with top-K routing, which needs one.
         stored = [{**trained, **setting.values} for setting in _stored_settings(checkpoint)]
         several = {"capacity": self.capacity, "k": self.k}
         if stored and not any(several.values()):
@@ -290,7 +296,7 @@ _WORDS = {
 def _stored_settings(checkpoint: Checkpoint) -> list[Setting]:
     """Return the settings of the bundle's profiles, or an empty list if the checkpoint is not a bundle.
 
-    Values at their defaults are left out, because not every kind of model has them.
+    Values that equal their defaults are left out, because not every kind of model has these settings.
     """
     if not isinstance(checkpoint, BundleCheckpoint):
         return []

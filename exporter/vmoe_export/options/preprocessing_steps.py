@@ -1,4 +1,4 @@
-"""Read preprocessing steps in the notation of official configs, and choose the default steps of a model."""
+"""Read preprocessing steps in the notation of official configs, and provide the default steps for an image size."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _OFFICIAL_SIDE = 224
 
 
 def default_steps(height: int, width: int) -> Preprocessing:
-    """Return the steps in the official configs for images of this size, for a model that does not state its own."""
+    """Return the official configs' steps for images of this size. They are for a model that does not state its own steps."""
     if height == width == _OFFICIAL_SIDE:
         return read_steps("resize_small(256)|central_crop(224)")
     return squash(height, width)
 
 
 def parse_steps(text: str) -> Preprocessing:
-    """Read steps as an official config writes them. Spaces, `decode` and `value_range(-1,1)` are optional.
+    """Parse steps in the notation of official configs. Spaces, `decode` and `value_range(-1,1)` are optional.
 
     `decode` and `value_range(-1,1)` are dropped, because pictures are always decoded before the steps and scaled after them.
 
@@ -29,7 +29,7 @@ def parse_steps(text: str) -> Preprocessing:
     """
     parts = ["".join(part.split()) for part in text.split("|")]
     kept = [part for part in parts if part not in _ALWAYS]
-    # In any other order they would describe preprocessing that does not happen.
+    # In any other order, the steps would describe preprocessing that does not happen.
     if "decode" in parts[1:] or "value_range(-1,1)" in parts[:-1]:
         raise ValueError("'decode' comes first and 'value_range(-1,1)' last")
     return read_steps("|".join(kept))

@@ -1,1 +1,1 @@
-"""Pruning: which experts a model can lose, and a checkpoint without them."""
+"""Pruning: choose the experts that a model can lose, and write a checkpoint without them."""

@@ -27,8 +27,8 @@ class PrunedLayer:
     """The choice of experts in a MoE layer.
 
     Attributes:
-        scores: f64[E], the score of each expert; the highest are kept.
-        kept: i64[N], the experts that stay, in ascending order; in an ensemble (E3), the same number from each member.
+        scores: f64[E], the score of each expert; the experts with the highest scores are kept.
+        kept: i64[N], the experts that are kept, in ascending order. In an ensemble (E3), each member keeps the same number.
     """
 
     scores: Array
@@ -36,11 +36,11 @@ class PrunedLayer:
 
 
 def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> MoeConfig:
-    """Return the MoE layers of a checkpoint, if its experts can be pruned.
+    """Return the MoE layers of a checkpoint. Raise an error if its experts can't be pruned.
 
     Raises:
-        OptionError: the model has no MoE layers, is a Soft MoE, or is another library's.
-        CheckpointError: a tensor of the experts is missing, or has another number of experts than the router.
+        OptionError: the model has no MoE layers, is a Soft MoE, or comes from another library.
+        CheckpointError: a tensor of the experts is missing, or its number of experts differs from the router's.
         ConfigError: the tensors are not those of a V-MoE.
     """
     if checkpoint.family_title:
@@ -68,13 +68,14 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
     Args:
         checkpoint: the fine-tuned checkpoint.
         before: the pre-trained checkpoint that it was fine-tuned from.
-        moe: the MoE layers of both.
+        moe: the MoE layers of both checkpoints.
 
     Returns:
         f64[E] for each MoE layer.
 
     Raises:
-        CheckpointError: the two are not of the same model, their routers are equal, or a router has NaN or infinite values.
+        CheckpointError: the checkpoints are not of the same model, or their routers are equal, or a router has NaN or
+            infinite values.
     """
     growth = []
     for layer, experts in zip(moe.layers, moe.experts, strict=True):
@@ -98,7 +99,7 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
 
     Args:
         engine: an engine of the model's bundle.
-        source: images. The last ones are left out if they do not fill a group.
+        source: the images to run. If the last images do not fill a group, they are left out.
 
     Returns:
         f64[E] for each MoE layer.
@@ -147,8 +148,8 @@ def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int
         The choice for each MoE layer, by the number of its block.
 
     Raises:
-        OptionError: a count is larger than the number of experts, does not divide among the members, or there is neither one
-            count nor one for each layer.
+        OptionError: a count is larger than the number of experts, or not a multiple of the number of members.
+        OptionError: there is neither a single count nor one count for each layer.
     """
     if len(counts) not in (1, len(moe.layers)):
         raise OptionError(f"--experts has {len(counts)} numbers, and there are {len(moe.layers)} MoE layers")
@@ -167,7 +168,7 @@ def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int
 
 
 def write_pruned(file: IO[bytes], checkpoint: Checkpoint, layers: Mapping[int, PrunedLayer]) -> None:
-    """Write the checkpoint without the other experts to a safetensors file, with official names.
+    """Write the checkpoint with only the kept experts to a safetensors file, with official names.
 
     Only one tensor is in memory at a time. bfloat16 tensors stay bfloat16; all others become float32.
 

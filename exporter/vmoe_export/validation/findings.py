@@ -11,19 +11,21 @@ from vmoe_export.validation.limits import Limits
 class Comparison:
     """The comparison of one graph at one profile with the reference.
 
-    The parts of the model are compared one by one, each on the reference's input. Only `output_difference` and
-    `images_alike` come from end-to-end runs, in which each part takes the output of the previous part.
+    The parts of the model are compared one by one. Each part of the graph gets the reference's input. Only
+    `output_difference` and `images_alike` come from end-to-end runs, in which each part gets the output of the previous
+    part.
 
     Attributes:
         graph: file name of the graph.
         profile: name of the profile; None if there are no profiles.
         part: the part with the largest relative difference, such as "encoderblock_3/Moe".
-        relative_difference: the difference of that part, relative to the norm of what it adds to the residual stream.
+        relative_difference: the difference of `part`, relative to the norm of what the part adds to the residual stream.
         max_difference: largest absolute difference of any part.
-        agreement: share of (token, choice) pairs that both route alike, in the MoE layer with the smallest share.
+        agreement: share of the (token, choice) pairs that the graph and the reference route alike, in the MoE layer with the
+            smallest share.
         output_difference: relative difference of the output from end to end: the median over the images.
         images: number of images compared.
-        images_alike: number of images that both route alike in every layer, from end to end.
+        images_alike: number of images that the graph and the reference route alike in every layer, from end to end.
     """
 
     graph: str
@@ -39,12 +41,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PrecisionDistance:
-    """The comparison of the model as stored with the same model in float32, at one profile. Both run in numpy.
+    """The comparison, at one profile, of the model as stored with the same model in float32. Both models run in numpy.
 
     Attributes:
         profile: name of the profile; None if there are no profiles.
-        part: the part that rounding changes most, on its input in the float32 model.
-        part_difference: the difference of that part, relative to the norm of what it adds to the residual stream.
+        part: the part that rounding changes most if both models get its input from the float32 model.
+        part_difference: the difference of `part`, relative to the norm of what the part adds to the residual stream.
         max_difference: largest absolute difference of the output from end to end, over all images.
         relative_difference: relative difference of the output from end to end: the median over the images.
         agreement: for each MoE layer, such as "encoderblock_1", the share of the (token, choice) pairs that both models keep
@@ -75,8 +77,9 @@ class Findings:
     Attributes:
         limits: limits of `comparisons`; None if nothing was validated.
         comparisons: comparisons of each CPU graph at each profile with the reference in the same precision.
-        distance_limit: largest allowed `part_difference` in `distances`; None if there are none.
-        distances: for precisions other than fp32, comparisons of that reference with the one in float32, at each profile.
+        distance_limit: largest allowed `part_difference` in `distances`; None if `distances` is empty.
+        distances: for precisions other than fp32, comparisons of the reference in the stored precision with the reference in
+            float32, at each profile.
         own_images: whether `distances` were measured on the user's images instead of random ones.
         tensorrt_limits: limits of `tensorrt_comparisons`; None if there are none.
         tensorrt_comparisons: comparisons of the TensorRT graphs with the reference.

@@ -50,13 +50,13 @@ class GraphParts:
         block, _, what = part.rpartition("/")
         end = self.written.cuts[number] if number < len(self.written.cuts) else (self._model.output,)
         routes = [v.name for v in self._proto.graph.output if what == "Moe" and v.name.startswith(f"{block}/")]
-        path = self._folder / "part.onnx"  # next to the weights, which it references
+        path = self._folder / "part.onnx"  # in the folder of the weights file, which the part references
         try:
             cut = self._cut(start, [name for name in dict.fromkeys((*end, *routes)) if name not in start])
             path.write_bytes(cut.SerializeToString())
             takes = {value.name for value in cut.graph.input}
             session = _session(path, self._library)
-        except Exception as error:  # ONNX Runtime raises many kinds
+        except Exception as error:  # ONNX Runtime raises many types of exceptions
             raise invalid(f"ONNX Runtime can't run {name}: {first_line(error)}") from None
         finally:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The limits of validation: how far a graph's part may be from the reference, and a precision from float32."""
+"""The limits of validation: how far a part of a graph may be from the reference, and a precision from float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from vmoe_runtime.precisions import TensorRtPrecision
 _SLACK = 16
 _PAIRS = 0.98
 
-# A TensorRT graph rounds after every operation. The reference rounds only the inputs of products.
+# A TensorRT graph rounds after every operation, but the reference rounds only the inputs of products. So shorter types need
+# larger limits on the relative difference.
 _TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05}
 
 
@@ -26,7 +27,7 @@ class Limits:
     Attributes:
         relative: largest difference, relative to the norm of what the part adds to the residual stream.
         difference: largest absolute difference; if it is not None, it replaces `relative`.
-        agreement: smallest share of (token, choice) pairs that both must route alike.
+        agreement: smallest share of (token, choice) pairs that the graph and the reference must route alike.
     """
 
     relative: float
@@ -38,9 +39,10 @@ def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
     """Return the limits of the graphs for CPUs.
 
     A graph and the reference round at the same points but add in different orders. So sums of n numbers differ by about
-    sqrt(n) units in the last place of float32 (`order`). Such a sum may then be rounded to a shorter type. A few sums lie
-    near the midpoint of two neighbouring values and round to the other one, a whole `step` away. The root mean square of
-    that difference is sqrt(2 * order * step), relative to the size of the sums.
+    sqrt(n) units in the last place of float32 (`order`). If the sums are then rounded to a shorter type, a few of them lie
+    near the midpoint of two neighbouring values. The graph and the reference may round such a sum to different neighbours,
+    which are a whole `step` apart. The root mean square of that difference is sqrt(2 * order * step), relative to the size
+    of the sums.
     """
     config, numbers = model.config, PRECISIONS[model.precision]
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))

@@ -19,7 +19,7 @@ from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
-_FEW_PAIRS = 2  # always allowed to differ: one tie that rounding resolves differently changes two pairs
+_FEW_PAIRS = 2  # this number of pairs may always differ: if rounding resolves one tie differently, two pairs change
 _MERGED_ALIKE = 0.95
 """Smallest allowed share of merged tokens that the reference merges alike, or would with slightly different rounding."""
 
@@ -32,7 +32,7 @@ class _Watch:
     limits: Limits
     number: int  # index of the profile
     profile: Profile | None
-    own: Stream  # the output of the graph's own previous part, from end to end
+    own: Stream  # output of the graph's previous part in the end-to-end run
     routes: list[Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class _Watch:
 
 
 class PartValidation:
-    """Compares graphs with the reference while the reference runs.
+    """A comparison of graphs with the reference, made while the reference runs.
 
     Args:
         reference: the model that the graphs compute.
@@ -81,12 +81,12 @@ class PartValidation:
         return [watch.found for watch in self._watched]
 
     def _compare_all(self, part: str, steps: list[Step]) -> None:
-        """Run a part of every graph on the input of the reference's part, and compare the outputs."""
+        """Run a part of every graph on the same input as the reference's part, and compare the outputs."""
         steps = judged_steps(self._reference, part, steps, self._profiles or (None,))
         graph = loaded = None
         for watch in self._watched:
             if watch.graph is not graph:
-                loaded = None  # free the old part before loading the next
+                loaded = None  # free the old part before loading the next part
                 graph, loaded = watch.graph, watch.graph.load(part)
             assert loaded is not None
             self._compare(watch, loaded, part, steps[watch.number])
@@ -94,14 +94,15 @@ class PartValidation:
 
     def _compare(self, watch: _Watch, run: PartRun, part: str, step: Step) -> None:
         found, routes = run(step.before, self._images, watch.profile)
-        # Also continue the run from end to end, on the output of the graph's own previous part.
+        # Also continue the end-to-end run, in which each part gets the output of the graph's previous part.
         watch.own, own_routes = (found, routes) if part == "embedding" else run(watch.own, self._images, watch.profile)
         watch.routes += own_routes
         same = alike = None
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
-            # `judged_steps` may have changed the number of images. In an ensemble, each image has one row per member.
+            # Take the number of images from the step, because `judged_steps` may have changed it. An ensemble is the
+            # exception: its steps have one row per member, and `judged_steps` does not change them.
             rows = self._images if self._model.config.ensemble_size > 1 else step.before.x
             expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
             for alike in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
@@ -109,23 +110,24 @@ class PartValidation:
         self._judge(watch, part, step, found, same, alike)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
-        """Return bool[rows, T]: whether all pairs of a token are true in pairs[images, T * members * choices]."""
+        """Return bool[rows, T], true if all pairs of a token are true in pairs[images, T * members * choices]."""
         config = self._model.config
         by_token: Array = np.all(pairs.reshape(len(pairs), tokens, config.ensemble_size, -1), axis=3)
         return by_token.swapaxes(1, 2).reshape(-1, tokens)
 
     def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None, pairs: Array | None) -> None:
-        """Record how far a part is from the reference. Raise ExportError if a limit is exceeded.
+        """Record how far a part of a graph is from the reference. Raise ExportError if a limit is exceeded.
 
         Args:
             watch: the graph and the profile.
             part: the name of the part.
             step: the input and output of the reference.
             found: the output of the graph's part.
-            same: bool[rows, T], whether both route a token alike; None if the part routes nothing.
-            pairs: bool[images, pairs], whether both route a pair alike; None if the part routes nothing.
+            same: bool[rows, T], whether the graph and the reference route a token alike; None if the part routes nothing.
+            pairs: bool[images, pairs], whether the graph and the reference route a pair alike; None if the part routes
+                nothing.
         """
-        # If no token is routed alike, only the share of pairs is judged.
+        # If no token is routed alike, judge only the share of pairs.
         relative = step.distance(found, same) if same is None or same.any() else 0.0
         apart = np.abs(found.x - step.as_merged(found).x)
         largest = float((apart if same is None else apart[same]).max(initial=0))
@@ -157,7 +159,7 @@ class PartValidation:
             raise invalid(f"{where} differs from the reference by {largest:.2g}, more than --atol {limits.difference:g}")
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
-        """Return a Run of the graph, with `routes` of the MoE layers from number `first` on."""
+        """Return a Run of the graph. `routes` are those of the MoE layers from number `first` on."""
         written, names = watch.graph.written, self._model.layer_outputs
         if written.profile:
             names = ("slot", "weight", TOKEN_OUTPUT)

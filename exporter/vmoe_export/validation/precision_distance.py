@@ -17,7 +17,7 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
 
-_BATCH = 32  # images x profiles in a batch; the checkpoint is read once per batch
+_BATCH = 32  # number of images x profiles in a batch; the checkpoint is read once per batch
 
 
 def distance_from_float32(
@@ -50,7 +50,7 @@ def distance_from_float32(
 
     def round_part(part: str, steps: list[Step]) -> None:
         tell(part, steps)
-        distinct = steps[:1] if steps[0] is steps[-1] else steps  # all profiles share a step before the first MoE layer
+        distinct = steps[:1] if steps[0] is steps[-1] else steps  # before the first MoE layer, all profiles share one step
         rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), profiles or (None,))
         found = split_stream(rounded, len(distinct)) * (len(steps) // len(distinct))
         for tally, step, whole in zip(tallies, steps, found, strict=True):
@@ -68,7 +68,7 @@ def distance_from_float32(
 
 
 def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit: float) -> None:
-    """Refuse a model with a part that is too far from float32.
+    """Raise ExportError if a part of the model is too far from float32.
 
     Args:
         distances: the results of `distance_from_float32`.
@@ -99,7 +99,8 @@ def user_batches(
         batch_multiple: images per routing group.
         spec: the model's input.
         profiles: number of profiles that run on each batch.
-        most: images per batch times profiles; a batch has at least one group.
+        most: limit on the number of images per batch times `profiles`. A batch has at least one group, even beyond this
+            limit.
 
     Raises:
         ImageError: there are too few images for a group.
@@ -116,16 +117,16 @@ def user_batches(
 
 @dataclass
 class _Tally:
-    """The results at one profile over the batches so far."""
+    """The results at one profile, over the batches so far."""
 
     profile: Profile | None
     classifies: bool
     worst: tuple[float, str] = (0.0, "embedding")
     relative: list[Array] = field(default_factory=list)
-    agreement: list[list[Array]] = field(default_factory=list)  # by batch and layer, f64[images]
+    agreement: list[list[Array]] = field(default_factory=list)  # f64[images] for each batch and layer
     max_difference: float = 0.0
-    same: list[Array] = field(default_factory=list)  # by batch, bool[images]: both models predict the same class
-    right: list[list[Array]] = field(default_factory=list)  # by batch, then stored and float32, bool[images]
+    same: list[Array] = field(default_factory=list)  # bool[images] for each batch: both models predict the same class
+    right: list[list[Array]] = field(default_factory=list)  # per batch, two bool[images]: stored right, float32 right
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
         apart = differences(expected, found)

@@ -32,13 +32,14 @@ class Stream:
     """The values passed from one part of a model to the next.
 
     Attributes:
-        x: the residual stream f32[images, T, D]; before the first part, the images as the model takes them; after the last,
-            the model's output. From the first MoE layer of an ensemble (E3) on, the rows of an image's members are
-            adjacent.
-        sizes: f32[images, T], how many tokens each token is the mean of; None if the model can't merge tokens.
+        x: the residual stream f32[images, T, D]. Before the first part, x is the images as the model takes them; after the
+            last part, it is the model's output. From the first MoE layer of an ensemble (E3) on, the rows of an image's
+            members are adjacent.
+        sizes: f32[images, T], the number of original tokens that each token is the mean of; None if the model can't merge
+            tokens.
         token: i32[images, T0], the position of each original token; None if the model can't merge tokens.
         coordinates: f32[images, T, 2], the rotary positions, if tokens can merge; otherwise None.
-        keys: f32[images, T, D], the keys by which to merge tokens, directly after an attention; otherwise None.
+        keys: f32[images, T, D], the keys that determine which tokens merge; None except directly after an attention.
     """
 
     x: Array
@@ -59,7 +60,10 @@ class Stream:
         return cls(**{name: np.concatenate(values) for name, values in fields.items() if values[0] is not None})
 
     def merged(self, token: Array) -> Stream:
-        """Merge tokens as another stream did. `token` i32[images, T0] gives the positions of the original tokens there."""
+        """Merge tokens as another stream did.
+
+        `token` i32[images, T0] gives the positions of the original tokens in that stream.
+        """
         assert self.sizes is not None
         places, coordinates = self.places(token), self.coordinates
         if coordinates is not None:
@@ -78,13 +82,13 @@ class Stream:
 
 
 class ReferenceModel:
-    """A model with its weights, computed in float32. The dtype of a weight decides how its products round.
+    """A model with its weights, computed in float32. The dtype of a weight determines how its products are rounded.
 
     A batch may contain each image once per profile. A part then reads its weights only once for all profiles.
 
     Args:
         model: the model to compute.
-        weights: the source of its tensors.
+        weights: the source of the model's tensors.
     """
 
     def __init__(self, model: ExportedModel, weights: Weights) -> None:
@@ -98,13 +102,15 @@ class ReferenceModel:
 
         Args:
             part: the part's name.
-            stream: the output of the part before it, or the images for the first part. It has one token per image if the
-                part before is one of `model.class_token_parts`.
-            profiles: for a MoE layer, the profiles that route equal shares of the images, in order.
+            stream: the output of the previous part, or the images for the first part. It has one token per image if the
+                previous part is one of `model.class_token_parts`.
+            profiles: for a MoE layer, the profiles to route at. Each profile routes an equal share of the images, in order.
 
         Returns:
-            The model's output, or a stream; `merge` turns it into the input of the next part. Also, for a MoE layer, its
-            routes at each of `profiles`; otherwise an empty list.
+            Two values:
+
+            - the part's output: the model's output, or a stream that `merge` turns into the input of the next part,
+            - for a MoE layer, its routes at each of `profiles`; otherwise an empty list.
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
@@ -216,7 +222,7 @@ class ReferenceModel:
         Args:
             path: the name of the attention's parameters.
             queries, keys: the tokens, before their projections.
-            sizes: f32[N,T], the sizes of merged keys; None if all are 1.
+            sizes: f32[N,T], the number of original tokens in each key; None if all are 1.
             coordinates: f32[N,T,2], rotary positions; None for no rotation.
 
         Returns:
@@ -251,7 +257,7 @@ class ReferenceModel:
         moe, members, tokens = self._config.moe, self._config.ensemble_size, x.shape[1]
         assert moe is not None
         layer = moe.layers.index(int(block.rpartition("_")[2]))
-        if layer == 0:  # before the first MoE layer, all members share one row
+        if layer == 0:  # up to here, all members of an image share one row
             x = np.repeat(x, members, axis=0)
         images = len(x) // members
         # Inside a group, the members' rows of a token are adjacent.
@@ -313,7 +319,7 @@ class ReferenceModel:
         """Yield each expert's output for its rows."""
         path = f"{block}/Moe/Mlp"
         hidden = [self._mlp_hidden(path, taken, e) for e, taken in enumerate(rows)]
-        del self._read[f"{path}/Dense_0/kernel"]  # the experts' kernels are the largest tensors of the model
+        del self._read[f"{path}/Dense_0/kernel"]  # free it now: the experts' kernels are the largest tensors
         return (self._mlp_output(path, features, e) for e, features in enumerate(hidden))
 
     def _head(self, _: str, stream: Stream) -> Stream:
@@ -368,7 +374,7 @@ class ReferenceModel:
 
 
 def _mean(x: Array, sizes: Array | None) -> Array:
-    """Return the mean over the tokens x[N,T,D], weighted by their sizes[N,T] if there are any."""
+    """Return the mean over the tokens x[N,T,D], weighted by sizes[N,T] if they are not None."""
     mean: Array = (
         x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
     )

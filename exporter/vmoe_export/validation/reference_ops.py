@@ -16,7 +16,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_ERF_RANGE, _ERF_STEPS = 6, 256  # outside -6 to 6, erf is -1 or 1 in float64; 256 table steps per unit
+_ERF_RANGE, _ERF_STEPS = 6, 256  # outside -6 to 6, erf is -1 or 1 in float64; the table has 256 steps per unit
 _ERF = np.array([math.erf(i / _ERF_STEPS) for i in range(-_ERF_RANGE * _ERF_STEPS, _ERF_RANGE * _ERF_STEPS + 1)])
 
 
@@ -117,7 +117,7 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
-    """Return the hidden features of an MLP, or its gate."""
+    """Return the hidden features of an MLP, or the activated outputs of its gate."""
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
@@ -140,7 +140,7 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
 def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False) -> Array:
     """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
-    With sizes[N,T], each key counts `size` times, the number of tokens merged into it: log(size) is added to its scores.
+    With sizes[N,T], log(size) is added to a key's scores. So the key counts once for each token merged into it.
 
     With `bf16`, the inputs of both products are rounded to bfloat16: q, k, v, and the exponentials of the softmax. The
     result of the second product is then divided by the sum of the unrounded exponentials.
@@ -195,14 +195,14 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
 
 
 def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
-    """Return, of the tokens that joined another one, the share that `merged_places` would merge alike, or nearly so.
+    """Return the share of the merges in `places` that `merged_places` would make too, or nearly so.
 
     Args:
         k: the keys[N,T,D].
         places: i32[N,T], the new position of each token.
         num_heads: number of attention heads.
-        prefix: number of tokens in front that never merge.
-        near: differences of similarity up to this are ignored.
+        prefix: number of tokens at the front that never merge.
+        near: two similarities that differ by at most this count as equal.
     """
     scores, joining, _ = _similarity(k, num_heads, prefix)
     number = k.shape[1] - places.max() - 1
@@ -216,10 +216,15 @@ def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, n
 
 
 def _similarity(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
-    """Return the similarities of tokens that may join (rows) to tokens that may be joined, and the indices of both."""
+    """Return the similarities between tokens, and the indices of these tokens.
+
+    A row is a token that may join another token, and a column is a token that may be joined. The indices of the rows come
+    first, then those of the columns.
+    """
     mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
     metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
-    # Tokens 0, 2, 4, ... may join, except token 0 if it is the whole prefix. A longer prefix restarts the counting at 0.
+    # Tokens 0, 2, 4, ... may join, except token 0 if it is the whole prefix. After a longer prefix, the counting of tokens
+    # starts again at 0.
     first = 2 if prefix == 1 else prefix
     joining, joined = np.arange(first, k.shape[1], 2), np.arange(first + (-1 if prefix == 1 else 1), k.shape[1], 2)
     scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
@@ -231,8 +236,8 @@ def merge_tokens(x: Array, sizes: Array, places: Array) -> tuple[Array, Array]:
 
     Args:
         x: tokens[N,T,D].
-        sizes: [N,T], how many tokens each token is the mean of.
-        places: i32[N,T], the new position of each token.
+        sizes: [N,T], the number of original tokens that each token is the mean of.
+        places: i32[N,T], the new position of each token. Tokens with the same position merge.
 
     Returns:
         The weighted means [N,U,D], and their sizes [N,U].
@@ -270,7 +275,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0, epsilon: float
 
 
 def normalized(x: Array) -> Array:
-    """Divide the rows of x[N,D] by their Euclidean norms; rows of zeros stay the same."""
+    """Divide the rows of x[N,D] by their Euclidean norms. Rows of zeros stay unchanged."""
     norms = np.sqrt((x * x).sum(axis=-1, keepdims=True))
     y: Array = x / np.where(norms == 0, np.float32(1), norms)
     return y

@@ -44,16 +44,16 @@ class Step:
     routes: Routes = ()
 
     def distance(self, found: Stream, same: Array | None = None) -> float:
-        """Return how far another output is from this one, relative to the norm of what the part adds to the stream.
+        """Return the distance of `found` from this output, relative to the norm of what the part adds to the stream.
 
-        Only the tokens `same` are compared; None compares all. If the other output has merged tokens, the reference's
-        tokens are first merged in the same way. The rounding error of the sum with the stream is ignored: if a part adds
-        very little to a large stream, float32 gives the result only to a few steps.
+        Only the tokens in `same` are compared; None compares all tokens. If `found` has merged tokens, the reference's
+        tokens are first merged in the same way. The rounding error of the sum with the stream is not counted: if a part adds
+        very little to a large stream, float32 resolves the addition only to a few steps.
         """
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
-        before = np.repeat(before, len(whole) // len(before), axis=0)  # an ensemble's members start with their image's row
-        before = before[:, : whole.shape[1]]  # only the class token in the last block
+        before = np.repeat(before, len(whole) // len(before), axis=0)  # all members start with their image's row
+        before = before[:, : whole.shape[1]]  # in the last block, the output may have only the class token
         added = whole - before if before.shape == whole.shape else whole
         expected = self.as_merged(found).x
         steps = np.spacing(np.abs(whole[rows]))
@@ -63,7 +63,7 @@ class Step:
         return math.sqrt(max(squares - rounded, 0.0)) / max(float(size), _TINY)
 
     def merged_alike(self, found: Stream, config: ModelConfig) -> float:
-        """Return the share of the other output's merged tokens that the reference merges in the same way, or nearly so."""
+        """Return the share of the merged tokens in `found` that the reference merges in the same way, or nearly so."""
         keys = self.whole.keys
         if keys is None or found.token is None:
             return 1.0
@@ -71,7 +71,7 @@ class Step:
         return ops.share_of_best_merges(keys, places, config.num_heads, config.prefix_tokens, _NEAR)
 
     def as_merged(self, found: Stream) -> Stream:
-        """Return the reference's output, with its tokens merged as in the other output."""
+        """Return the reference's output, with its tokens merged as in `found`."""
         if found.token is None or found.x.shape[1] == self.whole.x.shape[1]:
             return self.whole
         return self.whole.merged(found.token)
@@ -92,10 +92,10 @@ def run_reference(
         reference: the model.
         images: images as the model takes them, in whole routing groups.
         profiles: the profiles to run at. All must merge the same number of tokens. Empty if the model has no profiles.
-        after: called after each part with its name and its step at each profile.
+        after: called after each part with the part's name and the step at each profile.
 
     Returns:
-        A run for each profile, or a single one if there are no profiles.
+        A run for each profile, or a single run if there are no profiles.
     """
     model = reference.model
     settings = profiles or (None,)
@@ -120,13 +120,15 @@ def run_reference(
 
 
 def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]) -> list[Step]:
-    """Return the steps on which a part is judged, one for each profile. Most are the steps of the run itself.
+    """Return the steps on which a part is judged, one for each profile.
 
-    - If a MoE layer computes only class tokens, the step is on images with rotated tokens: for each expert that has any
-      token, an image with one of these tokens in front.
-    - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could
-      hide a fault of the part. A layer norm gives the same result for a smaller stream, as long as the stream's squares are
-      above epsilon.
+    They are the steps of the run itself, with two exceptions:
+
+    - If a MoE layer computes only class tokens, the step is on other images. For each expert that has any token, there is an
+      image that is rotated so that one of these tokens is in front.
+    - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could hide
+      a fault of the part. A layer norm gives the same result for a smaller stream, as long as the stream's squares are above
+      epsilon.
     """
     model = reference.model
     if part in ("embedding", "head") or model.config.ensemble_size > 1:
@@ -150,7 +152,7 @@ def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profil
 
 
 def _turned(step: Step, group: int) -> Stream:
-    """Return an image for each expert that has a token, rotated so that this token is in front.
+    """Return an image for each expert that has a token. The image is rotated so that one such token is in front.
 
     Images are repeated until they fill groups of `group` images.
     """

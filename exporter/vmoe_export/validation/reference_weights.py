@@ -24,7 +24,7 @@ Weights = Callable[[str], Array | None]
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
-    """Return a function that gives the tensors of a weights file, as views of the mapped file."""
+    """Return a function that returns the tensors of a weights file by name, as views of the memory-mapped file."""
     data = np.memmap(path, np.uint8, "r")
 
     def tensor(name: str) -> Array | None:
@@ -32,14 +32,14 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         if span is None:
             return None
         stored = data[span.offset : span.offset + span.nbytes].view(dtype_from_name(DTYPES[span.dtype]))
-        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales are not decoded either
+        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales have no weight type, and need no decoding either
         return np.asarray(kind.decode(stored, graph_shape(name, span.shape)))
 
     return tensor
 
 
 def official_weights(checkpoint: Checkpoint, config: ModelConfig, shapes: Mapping[str, Any]) -> Weights:
-    """Return a function that gives the tensors named in `shapes`, in float32. Each call reads from the checkpoint."""
+    """Return a function that returns the tensors in `shapes` by name, in float32. Each call reads from the checkpoint."""
 
     def tensor(name: str) -> Array | None:
         if name not in shapes:
@@ -58,7 +58,9 @@ def check_stored_weights(
     *,
     calibrated: bool = False,
 ) -> None:
-    """Read the weights file back. Check that each value is the checkpoint's, or the nearest to it that the stored type has.
+    """Read the weights file back, and compare each value with the checkpoint's.
+
+    A value must be the nearest to the checkpoint's that its stored type can represent.
 
     Args:
         path: the weights file.
@@ -78,7 +80,7 @@ def check_stored_weights(
         official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
-        for matrix in np.ndindex(official.shape[:-2]):  # one expert at a time, as a comparison makes arrays of its size
+        for matrix in np.ndindex(official.shape[:-2]):  # one expert at a time: a comparison makes arrays of its size
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")

@@ -51,7 +51,8 @@ class _Bfloat16(WeightType):
         return y
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
-        # Few runtimes multiply bfloat16 on CPUs, so weights are converted to float32, which holds products of two exactly.
+        # Few runtimes multiply bfloat16 on CPUs, so weights are converted to float32. The product of two bfloat16 values is
+        # exact in float32.
         return f"""
         {round_bf16_lines(x, f"{result}_rows")}
         {result}_weights = Cast <to = 1> ({w})

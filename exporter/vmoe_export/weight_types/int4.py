@@ -1,7 +1,7 @@
-"""Experts' weights in int4, with a float16 scale for each group of consecutive weights in a column; rows are int8.
+"""Expert weights in int4, with a float16 scale for each group of consecutive weights in a column.
 
-The exact integer sum of each group is multiplied by its scale. These products are added in float32, in the order of the
-groups, and the total is multiplied by the row's scale. One byte holds two weights.
+Rows that enter a product are int8. The exact integer sum of each group is multiplied by the group's scale. These products
+are added in float32, in the order of the groups, and the total is multiplied by the row's scale. One byte holds two weights.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ INT4_GROUP = 64
 def quantize_groups(weights: Array) -> tuple[Array, Array]:
     """Quantize a matrix float32[inputs, outputs] to int8 values from -7 to 7, with float16 scales[groups, outputs].
 
-    The scale is the largest absolute weight among INT4_GROUP consecutive inputs / 7, rounded to float16, or 1 if that is
-    zero. Weights are rounded to nearest, ties to even. Weights beyond the float16 range get an infinite scale.
+    A group is INT4_GROUP consecutive inputs. Its scale is the largest absolute weight of the group divided by 7 and rounded
+    to float16, or 1 if the result is zero. Weights are rounded to nearest, ties to even. Weights beyond the float16 range
+    get an infinite scale.
     """
     with np.errstate(over="ignore"):
         largest = np.maximum.reduceat(np.abs(weights), np.arange(0, len(weights), INT4_GROUP), axis=0)
@@ -35,7 +36,7 @@ def quantize_groups(weights: Array) -> tuple[Array, Array]:
 
 
 def pack_int4(quantized: Array) -> Array:
-    """Pack int8[..., n] of int4 values into uint8[..., n / 2], the first of each two in the low half."""
+    """Pack int8[..., n] of int4 values into uint8[..., n / 2]. The first value of each pair is in the low half."""
     return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
 
 
@@ -49,10 +50,10 @@ class _Int4(WeightType):
     stored = "U8"
     onnx_type = "INT4"
     dtype = np.dtype(ml_dtypes.int4)
-    step = 1 / 24  # that of the int8 rows it is multiplied with
+    step = 1 / 24  # the step of the int8 rows that the weights are multiplied with
     scales = "F16"
     group = INT4_GROUP
-    opset = 21  # DequantizeLinear has scales per group from here on
+    opset = 21  # the first opset in which DequantizeLinear supports scales per group
     enters_functions = False
 
     def encode(self, weights: Array) -> tuple[Array, Array]:
@@ -95,10 +96,10 @@ class _Int4(WeightType):
         """
 
     def widen_lines(self, w: str, scale: str, result: str, depth: int = 0) -> str:
-        """Return ONNX node lines for the weights in float32, which holds their products with int8 integers exactly.
+        """Return ONNX node lines that convert the weights to float32, in which their products with int8 integers are exact.
 
-        OpenVINO accepts only single matrices quantized along axis 0, with groups of equal length. So for a matrix with
-        this `depth`, groups are divided until all have the same length.
+        OpenVINO accepts only single matrices quantized along axis 0, with groups of equal length. So if w is a single matrix
+        with this `depth`, its groups are divided until all have the same length.
         """
         block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
         blocks, gathered = f"{result}_scales", ""

@@ -9,18 +9,18 @@ from vmoe_export.weight_types.weight_type import Array, WeightType
 LARGEST_INT8 = 127
 """-128 is unused, so the range is symmetric."""
 
-_EXACT_DEPTH = 1024  # a sum of this many int8 products is below 2**24, so exact in float32
+_EXACT_DEPTH = 1024  # a sum of this many int8 products is below 2**24, so it is exact in float32
 
 
 def quantize_columns(weights: Array) -> tuple[Array, Array]:
     """Quantize weights float32[..., inputs, outputs] to int8, with a float32 scale per output.
 
-    The scale is the largest absolute weight of the column / 127, or 1 if that is zero. Weights are rounded to nearest,
-    ties to even.
+    The scale is the largest absolute weight of the column divided by 127, or 1 for a column of zeros. Weights are rounded to
+    nearest, ties to even.
     """
     quantized = np.empty(weights.shape, np.int8)
     scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
-    # One matrix at a time: there may be many experts, and each step allocates an array of its input's size.
+    # Process one matrix at a time: there may be many experts, and each step allocates an array of its input's size.
     for matrix in np.ndindex(weights.shape[:-2]):
         scale = np.abs(weights[matrix]).max(axis=0) / np.float32(LARGEST_INT8)
         scale[scale == 0] = 1
@@ -34,8 +34,8 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
 def quantize_rows(x: Array) -> tuple[Array, Array]:
     """Quantize the rows of x[...,D] to integers from -127 to 127, in the dtype of x, with a scale[...,1] per row.
 
-    The scale is the largest absolute value of the row / 127, or 1 for a row of zeros. Values are rounded to nearest, ties
-    to even.
+    The scale is the largest absolute value of the row divided by 127, or 1 for a row of zeros. Values are rounded to
+    nearest, ties to even.
     """
     scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
     scale = np.where(scale == 0, x.dtype.type(1), scale)
@@ -45,9 +45,9 @@ def quantize_rows(x: Array) -> tuple[Array, Array]:
 def quantize_rows_lines(x: str, rows: str, scale: str) -> str:
     """Return ONNX node lines that quantize the rows of x.
 
-    They compute integers from -127 to 127 as float32 `<rows>_clipped`, and the scale of each row: its largest absolute
-    value / 127, or 1 for a row of zeros. ReduceMax may ignore NaN, and int8 has none, so a row with NaN gets an infinite
-    scale. No result of that row is then finite.
+    The lines compute `<rows>_clipped`, integers from -127 to 127 as float32, and the scale of each row. The scale is the
+    row's largest absolute value divided by 127, or 1 for a row of zeros. int8 can't represent NaN, and ReduceMax may ignore
+    it. So a row with NaN gets an infinite scale, and then no result of that row is finite.
     """
     return f"""
     {rows}_number_size = Abs ({x})
@@ -83,8 +83,8 @@ class _Int8(WeightType):
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
         wanted = np.abs(official).max(axis=0) / np.float32(LARGEST_INT8)
         wanted[wanted == 0] = 1
-        # Differences are in quantization steps; near 127 float32 resolves 2**-17 of a step. The clip is for denormal scales,
-        # which may be so inexact that weights fall outside the range.
+        # `off` is in quantization steps; near 127, float32 resolves 2**-17 of a step. The clip is for denormal scales, which
+        # may be so inexact that weights fall outside the range.
         off = np.abs(np.clip(official / scales, -LARGEST_INT8, LARGEST_INT8) - found)
         same = scales is not None and np.array_equal(scales, wanted)
         return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)

@@ -76,14 +76,15 @@ class WeightType(ABC):
 
         Args:
             x, w, result: names of the values.
-            scale: name of the scales, or "" if w is a result of `widen_lines`. Scales per column must have a shape that
-                multiplies the result.
+            scale: name of the scales, or "" if w is a result of `widen_lines`. Scales per column need a shape that can be
+                broadcast to the result.
             depth: depth of w if it is a single matrix; 0 if it has a leading axis of experts.
         """
 
     def widen_lines(self, w: str, scale: str, result: str) -> str:
         """Return ONNX node lines that convert the weights of several matrices to float32.
 
-        The weights are converted before they are split into chunks. Empty if the weights can be split in their own type.
+        The weights are converted before they are split into chunks. The result is empty if weights can be split in their own
+        type.
         """
         return ""

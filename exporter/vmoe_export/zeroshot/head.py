@@ -1,4 +1,4 @@
-"""Build a classifier from class names: its kernel holds normalized text embeddings, scaled as in training."""
+"""Build a classifier from class names. Its kernel holds normalized text embeddings, scaled as in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"
-_ROUNDING = 1e-7  # cosines for equal tokens may differ from 1 by this much, depending on the batch size
+_ROUNDING = 1e-7  # depending on the batch size, the cosine of equal tokens' embeddings may differ from 1 by this much
 
 
 def export_zeroshot(
@@ -32,8 +32,8 @@ def export_zeroshot(
 ) -> ExportResult:
     """Export a CLIP, SigLIP or TIPSv2 to a bundle that classifies images by class names.
 
-    The label embedding of a class is the mean of the normalized embeddings of its texts, normalized again. Logits are the
-    products of the normalized image embedding and the label embeddings, times the model's scale, plus its bias.
+    The label embedding of a class is the mean of the normalized embeddings of its texts, normalized again. A logit is the
+    product of the normalized image embedding and a label embedding, times the model's scale, plus its bias.
 
     Args:
         checkpoint: a local transformers or open_clip folder with both towers and the tokenizer, or the model file in such a
@@ -57,7 +57,7 @@ def zeroshot_head(
     templates: Sequence[str],
     architecture: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the ExportOptions fields of a zero-shot export. The head is a temporary file, removed afterwards.
+    """Yield the ExportOptions fields of a zero-shot export. The head is a temporary file, deleted when the block ends.
 
     Args:
         checkpoint, class_names, templates: as for `export_zeroshot`.
@@ -89,7 +89,7 @@ def zeroshot_head(
 
 
 def openai_templates() -> tuple[str, ...]:
-    """Return the texts that OpenAI's CLIP was evaluated with on ImageNet, as listed in the installed open_clip.
+    """Return the templates with which OpenAI evaluated CLIP on ImageNet, as listed in the installed open_clip.
 
     Raises:
         OptionError: open_clip is not installed.
@@ -107,7 +107,7 @@ def _check_texts(class_names: Sequence[str], templates: Sequence[str]) -> None:
 
 
 def _check_apart(class_names: Sequence[str], labels: Array) -> None:
-    """Refuse different class names with the same embedding.
+    """Raise OptionError if different class names have the same embedding.
 
     This happens if the names differ only beyond the text length limit, or only in case.
     """

@@ -71,8 +71,8 @@ def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
     """Load the text tower of a model.
 
     Args:
-        path: the transformers or open_clip folder of a CLIP, SigLIP or TIPSv2, or the file of tensors in it.
-        architecture: open_clip's name for the architecture. A file then needs no config next to it.
+        path: the transformers or open_clip folder of a CLIP, SigLIP or TIPSv2, or the file of tensors in such a folder.
+        architecture: open_clip's name for the architecture. If it is set, `path` may be a file without a config next to it.
 
     Raises:
         CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit it.
@@ -129,7 +129,7 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
         made = tokenizer(texts, return_attention_mask=True, **options)
         needed = ("input_ids", "attention_mask") if kind.masks_padding else ("input_ids",)
         found = model.get_text_features(**{name: made[name] for name in needed})
-        return getattr(found, "pooler_output", found)  # before transformers 5, these are the embeddings themselves
+        return getattr(found, "pooler_output", found)  # before transformers 5, `found` is the tensor of embeddings itself
 
     return _tower(model, embed, kind.probabilities)
 
@@ -144,7 +144,7 @@ def _open_clip_tower(
         source: the origin of the config, for messages.
         config: open_clip's config.
         name: open_clip's name for the model.
-        weights: the file of tensors; None for the one in the folder.
+        weights: the file of tensors; None to use the file in the folder.
     """
     text = mapping(mapping(config, "model_cfg"), "text_cfg")
     if text.get("hf_model_name"):

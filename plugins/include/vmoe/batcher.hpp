@@ -1,5 +1,5 @@
-// Micro-batches: requests from any number of threads wait in one bounded queue. Calls of one engine answer them in
-// batches, at a setting that meets a latency target. Header only; C++17.
+// Micro-batches: requests from any number of threads wait in one bounded queue. A single thread answers them in
+// batches, with calls of one engine, at a setting that meets a latency target. Header only; C++17.
 //
 //   auto batcher = vmoe::Batcher::start(*engine, {});
 //   if (!batcher) return fail(batcher.error().message);
@@ -7,9 +7,9 @@
 //   if (!pending) return busy(pending.error().message);
 //   auto answer = pending->wait();
 //
-// Requests are served in order of arrival. A call takes the first request and later ones with the same setting and
-// dtype. A request is never split. Requests that arrive during a call form the next one, so no request waits for a
-// timer.
+// Each call answers the oldest request, together with later requests of the same setting and dtype that still fit into
+// the call. A request is never split over several calls. Requests that arrive during a call wait for the next one; no
+// request waits for a timer.
 #ifndef VMOE_BATCHER_HPP_
 #define VMOE_BATCHER_HPP_
 
@@ -42,23 +42,23 @@ namespace vmoe {
 struct BatcherOptions {
   int64_t most_images = 16;    // maximum number of images per call and per request
   int64_t most_waiting = 256;  // maximum number of images in the queue; further requests are refused
-  // The settings for requests that name none: profile names, the least accurate first. `plan` has one level for each,
-  // in the same order. Empty: the engine's profile at any load.
+  // Names of the profiles to choose from for requests that name no profile, the least accurate first. plan.levels has
+  // one entry per name, in the same order. If `levels` is empty, such requests use the engine's profile at any load.
   std::vector<std::string> levels;
   ElasticPlan plan;
 };
 
 struct Answer {
-  std::vector<float> output;  // float32[N, Info::output_size]: the first of Info::outputs
+  std::vector<float> output;  // float32[N, Info::output_size] for N images: the first output in Info::outputs
   std::string setting;        // the profile that served the request; empty for a model without profiles
-  double waited = 0;          // seconds in the queue, since `submit`
+  double waited = 0;          // seconds in the queue, from `submit` to the start of the call
   double seconds = 0;         // seconds of the call
-  int64_t batch_size = 0;     // images of the call, including those of other requests
+  int64_t batch_size = 0;     // number of images in the call, including those of other requests
   std::map<std::string, std::vector<float>> layers;  // the other Info::outputs, by name
 };
 
-// Receives the answer to a request, or the reason why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the
-// call.
+// Receives the answer to a request or, if there is none, an error: VMOE_CANCELLED, VMOE_CLOSED, or the error of the
+// engine's call.
 using AnswerCallback = std::function<void(Result<Answer>)>;
 
 namespace internal {
@@ -67,7 +67,7 @@ using BatcherClock = std::chrono::steady_clock;
 
 struct BatchRequest {
   Images images;
-  Profile setting;  // without a name: chosen by elastic capacity
+  Profile setting;  // if its name is empty, elastic capacity chooses the profile
   BatcherClock::time_point came;
   AnswerCallback done;
 
@@ -76,10 +76,11 @@ struct BatchRequest {
 
 using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 
-// The queue and the thread that serves it; shared by Batcher and Ticket.
+// The queue and the thread that serves it. A batcher and its tickets share one object.
 class BatchQueue {
  public:
-  // levels: the settings of `elastic`; without `elastic`, one setting, for the requests that name none.
+  // levels: the profiles of the levels of `elastic`, in the same order. Without `elastic`, a single profile, which
+  // serves the requests that name no profile.
   BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::vector<Profile> levels)
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), levels_(std::move(levels)) {
     level_ = levels_.size() - 1;
@@ -169,12 +170,12 @@ class BatchQueue {
     try {
       done(std::move(result));
     } catch (const std::exception&) {
-      // A callback's failure must reach no other request.
+      // An exception from one callback must not affect other requests.
     }
   }
 
-  // Makes an error result. If there is no memory for the message, the message is empty: the callback must be called in
-  // any case.
+  // Returns an error as a result. If there is no memory for the message, the message is empty, because the callback
+  // must be called in any case.
   static Result<Answer> failed(vmoe_code code, const char* message) noexcept {
     try {
       return Error{code, message};
@@ -183,7 +184,7 @@ class BatchQueue {
     }
   }
 
-  // The error of the exception that is being handled.
+  // Converts the exception that is being handled to an error.
   static Result<Answer> caught() noexcept {
     try {
       throw;
@@ -216,7 +217,7 @@ class BatchQueue {
     }
   }
 
-  // Chooses the level of the next call. Returns the maximum number of images of that call.
+  // Chooses the level of the next call. Returns the maximum number of images in that call.
   int64_t decide() {
     if (!elastic_) return options_.most_images;
     const auto now = BatcherClock::now();
@@ -230,8 +231,8 @@ class BatchQueue {
     return images_per_call_;
   }
 
-  // Moves the first request, and those behind it that fit into the same call, to `taken_`. Does not allocate:
-  // `taken_` has reserved capacity for them.
+  // Moves the first request to `taken_`, together with later requests that fit into the same call. Does not allocate
+  // memory, because `taken_` has enough reserved capacity.
   void take(int64_t most) {
     const BatchRequestPointer first = queue_.front();
     int64_t room = most;
@@ -265,7 +266,7 @@ class BatchQueue {
       ++load_.calls;
       load_.busy += seconds_taken;
     }
-    int64_t first = 0;  // index of the request's first image
+    int64_t first = 0;  // index of the request's first image in the batch
     for (const auto& request : taken_) {
       try {
         Answer answer{{}, setting.name, seconds(start - request->came), seconds_taken, images.count, {}};
@@ -280,8 +281,8 @@ class BatchQueue {
       }
       first += request->images.count;
     }
-    // Elastic capacity counts the whole time until the next call can start, including assembling the batch and
-    // delivering the answers.
+    // Elastic capacity needs the whole time until the next call can start, including the time to assemble the batch and
+    // to deliver the answers.
     if (elastic_ && taken_.front()->is_elastic()) {
       const std::lock_guard lock(mutex_);
       (void)elastic_->served(level_, images.count, seconds(BatcherClock::now() - start));
@@ -308,7 +309,7 @@ class BatchQueue {
   const BatcherOptions options_;
   std::optional<Elastic> elastic_;
   const std::vector<Profile> levels_;
-  std::set<std::string> named_;  // profiles counted by name; the others count as "other"
+  std::set<std::string> named_;  // profiles that load_.served counts by name; it counts all others as "other"
 
   mutable std::mutex mutex_;  // guards the members from here to load_
   std::condition_variable changed_;
@@ -331,8 +332,8 @@ class BatchQueue {
 // A submitted request.
 class Ticket {
  public:
-  // Removes the request from the queue; its callback receives VMOE_CANCELLED before this returns. Returns false if a
-  // call already runs with it, or it was already answered.
+  // Removes the request from the queue and returns true; its callback receives VMOE_CANCELLED before this function
+  // returns. Returns false if the request is in a running call, or has already been answered.
   bool cancel() { return queue_->cancel(request_); }
 
  private:
@@ -344,8 +345,8 @@ class Ticket {
   internal::BatchRequestPointer request_;
 };
 
-// An answer to wait for. The destructor cancels the request or, if a call already runs with it, waits for that call.
-// After that, the images are no longer needed.
+// A submitted request whose answer can be waited for. The destructor cancels the request; if the request is in a
+// running call, the destructor waits until that call ends. After that, the data of the images is no longer needed.
 class Pending : public Ticket {
  public:
   Pending(Pending&&) = default;
@@ -356,7 +357,7 @@ class Pending : public Ticket {
     answer_.wait();
   }
 
-  // Blocks until the answer arrives. May be called once.
+  // Blocks until the answer arrives, and returns it. May be called once.
   Result<Answer> wait() { return answer_.get(); }
 
   // Blocks for at most `duration`. Returns true if the answer has arrived.
@@ -372,7 +373,8 @@ class Pending : public Ticket {
   std::future<Result<Answer>> answer_;
 };
 
-// Answers requests with calls of one engine, one call at a time. Any number of threads may use it.
+// A bounded queue of requests, and the thread that answers them with one call of the engine at a time. Any number of
+// threads may use a batcher.
 class Batcher {
  public:
   Batcher(Batcher&&) = default;
@@ -384,11 +386,11 @@ class Batcher {
   // Starts the thread that calls the engine. The engine must outlive the batcher and all tickets, and must not be
   // moved.
   //
-  // options: most_images also applies to the plan; plan.most_images is ignored.
+  // options: the plan uses options.most_images; plan.most_images is ignored.
   //
   // Fails with:
-  // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because an answer would then depend on other requests,
-  //   or if the model does not support a level;
+  // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because an answer would then depend on other requests;
+  // - VMOE_ROUTING_ERROR if the model does not support a level;
   // - VMOE_ARGUMENT_ERROR if an option is invalid;
   // - VMOE_RUNTIME_ERROR if the thread can't be started or there is no memory for it.
   static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
@@ -419,7 +421,7 @@ class Batcher {
       elastic.emplace(std::move(*created));
     } else {
       auto own = engine.setting();
-      levels.push_back(own ? std::move(*own) : Profile());  // empty if the model has no settings
+      levels.push_back(own ? std::move(*own) : Profile());  // without a name if the model has no settings
     }
     try {
       return Batcher(
@@ -429,14 +431,14 @@ class Batcher {
     }
   }
 
-  // Adds a request to the queue. The latency that plan.target limits starts here; it excludes the time to read and
-  // decode pictures.
+  // Adds a request to the queue. The latency that plan.target limits starts with this call, so it excludes the time to
+  // read and decode pictures.
   //
   // images: 1 to most_images images; their data must stay valid until the answer.
-  // setting: name of a profile, stored or systematic, to use at any load. If empty, the load decides.
-  // done: called once per accepted request, on the batcher's thread, or on the thread of `cancel` or `close` if one of
-  //   these ends the request. It must not destroy the batcher. It should be quick, because the next call waits for it.
-  //   Exceptions that it throws are ignored.
+  // setting: name of a stored or systematic profile, which then applies at any load. If empty, the load decides.
+  // done: called once per accepted request, on the batcher's thread, or inside `cancel` or `close` if one of these ends
+  //   the request. It must not destroy the batcher. It should be quick, because the next call waits for it. Exceptions
+  //   that it throws are ignored.
   //
   // Fails with:
   // - VMOE_BUSY if the queue has no room for the images;
@@ -450,7 +452,7 @@ class Batcher {
       return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(queue_->most_images()) + " images, not " +
                                          std::to_string(images.count)};
     }
-    // Invalid images must not fail the other requests of a call, so they are refused here.
+    // Refuses invalid images here, because in a call they would make other requests fail too.
     const vmoe_images c_images = internal::c_images(images);
     if (auto* status = vmoe_engine_check_images(queue_->engine().handle(), &c_images)) return internal::take(status);
     Profile profile;
@@ -464,7 +466,7 @@ class Batcher {
     return Ticket(queue_, std::move(*request));
   }
 
-  // As above, but returns an answer to wait for.
+  // As above, but instead of calling a callback, returns an object whose wait() returns the answer.
   Result<Pending> submit(const Images& images, const std::string& setting = {}) {
     auto promise = std::make_shared<std::promise<Result<Answer>>>();
     auto answer = promise->get_future();
@@ -476,9 +478,9 @@ class Batcher {
   // Returns the state of the queue and the counts so far.
   BatcherLoad load() const { return queue_->load(); }
 
-  // Refuses further requests, and returns when the last call has ended. With `drain`, the requests in the queue are
-  // answered first; otherwise they receive VMOE_CLOSED. The destructor drains. If called inside a callback on the
-  // batcher's thread, this does not wait for that call or the ones after it.
+  // Refuses further requests, and returns when the last call has ended. If `drain` is true, the requests in the queue
+  // are answered first; otherwise they fail with VMOE_CLOSED. The destructor calls close(true). Inside a callback on
+  // the batcher's thread, close() returns without waiting for the running call or any later call.
   void close(bool drain = true) { queue_->close(drain); }
 
  private:

@@ -26,10 +26,10 @@ namespace vmoe {
 // A setting whose calls take `fixed + each * images` seconds.
 using ElasticLevel = vmoe_elastic_level;
 
-// The levels and limits of the decisions.
+// The levels that elastic capacity chooses from, and its limits.
 struct ElasticPlan {
   std::vector<ElasticLevel> levels;  // the cheapest first
-  double target = 0;                 // seconds from a request's arrival to its answer
+  double target = 0;                 // maximum seconds from a request's arrival to its answer
   int64_t most_images = 1;           // maximum number of images per call, a multiple of `multiple`
   int64_t multiple = 1;              // Info::batch_multiple
 };
@@ -38,7 +38,7 @@ struct ElasticPlan {
 struct ElasticSeen {
   double time = 0;      // the current time, in seconds of a monotonic clock
   int64_t waiting = 0;  // images in the queue
-  double oldest = 0;    // seconds that the oldest of them has waited
+  double oldest = 0;    // seconds that the oldest image in the queue has waited
   int64_t arrived = 0;  // images that arrived since the last decision
 };
 
@@ -46,12 +46,13 @@ struct ElasticSeen {
 struct ElasticDecision {
   size_t level = 0;    // index of the level
   int64_t images = 0;  // maximum number of images of the call
-  double load = 0;     // utilization: seconds of such calls needed for the images that arrive in one second
+  double load = 0;     // utilization: seconds of such calls needed for one second of arrivals
 };
 
 class Elastic {
  public:
-  // Starts at the highest level. `time` is the current time.
+  // Creates an object that starts at the highest level. `time` is the current time, on the same clock as
+  // ElasticSeen::time.
   static Result<Elastic> create(const ElasticPlan& plan, double time) {
     const vmoe_elastic_options options{sizeof(options), plan.target, plan.most_images, plan.multiple, time};
     vmoe_elastic* handle = nullptr;
@@ -63,7 +64,7 @@ class Elastic {
     return Elastic(handle);
   }
 
-  // Decides on the next call. Call this just before it.
+  // Chooses the level and the size of the next call. Must run just before that call.
   Result<ElasticDecision> decide(const ElasticSeen& seen) {
     const vmoe_elastic_seen c{sizeof(c), seen.time, seen.waiting, seen.oldest, seen.arrived};
     vmoe_elastic_decision next = VMOE_ELASTIC_DECISION_INIT;
@@ -71,7 +72,7 @@ class Elastic {
     return ElasticDecision{static_cast<size_t>(next.level), next.images, next.load};
   }
 
-  // Records the number of images and the seconds of a call. Returns `level`.
+  // Records that a call at `level` with `images` images took `seconds` seconds. Returns `level`.
   Result<size_t> served(size_t level, int64_t images, double seconds) {
     if (auto* status = vmoe_elastic_served(handle_.get(), static_cast<int64_t>(level), images, seconds)) {
       return internal::take(status);

@@ -8,7 +8,7 @@
 //   setting.capacity_ratio = 0.5;
 //   auto logits = engine->run(vmoe::Images::uint8(pixels.data(), 8, 224, 224, 3), setting);
 //
-// Many threads may use an Engine at once. Shapes use the letters of engine.h.
+// Many threads may use an Engine at once. engine.h explains the letters in shapes.
 #ifndef VMOE_ENGINE_HPP_
 #define VMOE_ENGINE_HPP_
 
@@ -26,7 +26,7 @@
 
 namespace vmoe {
 
-// Receives a level and a one-line message. Any thread may call it: see vmoe_log_callback.
+// Receives the level of a log message, and the message as one line. Any thread may call it: see vmoe_log_callback.
 using LogCallback = std::function<void(vmoe_log_level, const std::string&)>;
 
 namespace internal {
@@ -82,7 +82,7 @@ inline void call_log(void* callback, vmoe_log_level level, const char* message) 
   try {
     (*static_cast<LogCallback*>(callback))(level, message);
   } catch (...) {
-    // An exception must not pass through the C functions in between.
+    // An exception must not pass through the C functions that called this one.
   }
 #else
   (*static_cast<LogCallback*>(callback))(level, message);
@@ -93,8 +93,8 @@ inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback
 }  // namespace internal
 
 // Sets the log callback of this process; an empty function removes it. See vmoe_set_log. Exceptions that the callback
-// throws are dropped. When this returns, the previous callback has been destroyed and no thread runs it any more,
-// unless this is called inside a callback. Returns `least_level`.
+// throws are dropped. When this function returns, no thread runs the previous callback any more, and that callback has
+// been destroyed. The exception is a call from inside a callback, which does not wait. Returns `least_level`.
 inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
   auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
   auto* const call = owned ? internal::call_log : nullptr;
@@ -103,7 +103,7 @@ inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback ca
   return least_level;
 }
 
-// Ends running calls from another thread. One object serves any number of calls and must outlive them.
+// Lets another thread end running calls. One object serves any number of calls and must outlive them.
 class Cancellation {
  public:
   static Result<Cancellation> create() {
@@ -112,8 +112,8 @@ class Cancellation {
     return Cancellation(handle);
   }
 
-  // Cancels permanently. Running calls that use this object end before the next op with VMOE_CANCELLED; later calls
-  // fail at once.
+  // Cancels permanently. Running calls that use this object fail with VMOE_CANCELLED before their next op, and later
+  // calls that use it fail at once.
   void cancel() const { vmoe_cancellation_cancel(handle_.get()); }
 
   // The handle for the C API; this object still owns it.
@@ -126,7 +126,7 @@ class Cancellation {
   std::unique_ptr<vmoe_cancellation, internal::Free<vmoe_cancellation_free>> handle_;
 };
 
-// A loaded bundle. One session serves every profile and any number of threads.
+// A loaded bundle. One Engine serves every profile and any number of threads.
 class Engine {
  public:
   // Loads a bundle: see vmoe_engine_load.
@@ -152,8 +152,8 @@ class Engine {
   // The stored profiles, in export order. A dense ViT and Soft MoE have none.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
-  // Returns the profile that a call with this setting uses. Calls that share a setting are faster with the profile's
-  // setting(), which has values instead of a name.
+  // Returns the profile that a call with this setting uses. To make repeated calls faster, pass them the profile's
+  // setting(): it contains values instead of a name, so no name has to be parsed.
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;
@@ -164,9 +164,9 @@ class Engine {
     return internal::profile(found, std::move(slots));
   }
 
-  // Prepares one image, input_dtype[height,width,channels], from a picture of any size, with the steps in
-  // info().preprocessing. `size` is the number of bytes that `image` can hold, at least info().image_bytes(). Returns
-  // the number of bytes written.
+  // Converts a picture of any size to an image, input_dtype[height,width,channels], with the steps in
+  // info().preprocessing, and writes it to `image`. `size` is the number of bytes that `image` can hold, at least
+  // info().image_bytes(). Returns the number of bytes written.
   Result<size_t> prepare_image(const Picture& picture, void* image, size_t size) const {
     const Images pixels = Images::uint8(picture.data, 1, picture.height, picture.width, picture.channels);
     const vmoe_picture c{sizeof(vmoe_picture), picture.data,     pixels.bytes(),      picture.height,
@@ -206,7 +206,7 @@ class Engine {
     return output;
   }
 
-  // Runs a batch once and returns all of info().outputs by name, each float32[N, floats()].
+  // Runs a batch once and returns all outputs in info().outputs by name, each as float32[N, OutputShape::floats()].
   Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images,
                                                                 const Setting& setting = {}) const {
     std::map<std::string, std::vector<float>> found;
@@ -228,8 +228,8 @@ class Engine {
     return found;
   }
 
-  // Runs a batch of `count` zero images, so that the first call with this setting and number of images is fast: see
-  // vmoe_engine_warm_up. Returns `count`.
+  // Runs a batch of `count` images whose values are all zero, so that the first real call with this setting and number
+  // of images is fast: see vmoe_engine_warm_up. Returns `count`.
   Result<int64_t> warm_up(int64_t count, const Setting& setting = {}) const {
     const vmoe_setting c_setting = internal::c_setting(setting);
     if (auto* status = vmoe_engine_warm_up(handle_.get(), count, &c_setting)) return internal::take(status);
@@ -263,7 +263,7 @@ class Engine {
 
   Engine() = default;
 
-  // The number of images to allocate memory for; 0 if the model refuses the batch anyway.
+  // Returns the number of images to allocate output memory for; 0 if the engine refuses the batch anyway.
   static int64_t rows_of(const Images& images) {
     return images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
   }

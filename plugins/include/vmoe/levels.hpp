@@ -1,4 +1,5 @@
-// Times the levels of elastic capacity (elastic.hpp) on the machine that serves. Header only; C++17.
+// Measures how long calls take at each level of elastic capacity (elastic.hpp). Must run on the machine that serves.
+// Header only; C++17.
 //
 //   auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c0.5-k1", "c1.05-k2"}, 32);
 //   vmoe::BatcherOptions options;
@@ -40,7 +41,8 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Fits a line through the times of a call with one image and a call with `most` images.
+// Returns the line through two measured points: `one` seconds for a call with one image, and `full` seconds for a call
+// with `most` images. If that line falls or starts below 0, returns the line through 0 and the second point.
 inline ElasticLevel fitted_level(double one, double full, int64_t most) {
   const double each = most > 1 ? (full - one) / static_cast<double>(most - 1) : one, fixed = one - each;
   if (each <= 0 || fixed < 0) return {0, full / static_cast<double>(most)};
@@ -49,15 +51,15 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 
 }  // namespace internal
 
-// Times calls with one image and with most_images images at each profile. Profiles are interleaved, so that a slow
-// phase of the machine affects all of them.
+// Measures the seconds of calls with one image and with most_images images, for each profile. Calls of different
+// profiles alternate, so that a slow phase of the machine affects all profiles.
 //
 // profiles: names, stored or systematic, the least accurate first.
 // most_images: maximum number of images per call, 1 to 65536.
 //
 // Fails with:
-// - VMOE_ROUTING_ERROR if the bundle routes images in groups, because a call with one image is then impossible, or if
-//   the model does not support a profile;
+// - VMOE_ROUTING_ERROR if the bundle routes images in groups, because a call with one image is then impossible;
+// - VMOE_ROUTING_ERROR if the model does not support a profile;
 // - VMOE_ARGUMENT_ERROR if most_images is out of range;
 // - VMOE_MEMORY_ERROR if there is no memory for the images;
 // - VMOE_RUNTIME_ERROR if a call fails.
@@ -79,7 +81,7 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
     settings.push_back(profile->setting());
   }
   std::vector<uint8_t> pixels(static_cast<size_t>(most_images * info.height * info.width * info.channels));
-  std::minstd_rand noise(1);  // the same in every run
+  std::minstd_rand noise(1);  // a fixed seed: the same pixels in every run
   std::generate(pixels.begin(), pixels.end(), [&noise] { return static_cast<uint8_t>(noise() >> 16); });
   const auto batch = [&](int64_t count) {
     return Images::uint8(pixels.data(), count, info.height, info.width, info.channels);
@@ -97,7 +99,7 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
     }
   }
   TimedLevels timed;
-  double cheapest = 0;  // full-call time of the cheapest level so far
+  double cheapest = 0;  // seconds of a call with most_images images at the cheapest level so far
   for (size_t i = profiles.size(); i-- > 0;) {
     const ElasticLevel level = internal::fitted_level(internal::median(one[i]), internal::median(full[i]), most_images);
     const double whole = level.fixed + level.each * static_cast<double>(most_images);

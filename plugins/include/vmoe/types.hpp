@@ -1,4 +1,4 @@
-// The inputs and results of an engine's calls, as plain C++ values. Shapes use the letters of engine.h.
+// The inputs and results of an engine's calls, as plain C++ values. engine.h explains the letters in shapes.
 #ifndef VMOE_TYPES_HPP_
 #define VMOE_TYPES_HPP_
 
@@ -16,14 +16,14 @@
 namespace vmoe {
 
 struct LoadOptions {
-  int threads = 0;          // per call; 0 for the default: see vmoe_load_options
+  int threads = 0;          // threads per call; 0 for the default: see vmoe_load_options
   bool verify = true;       // compare the SHA-256 of every file
-  std::string profile;      // for calls that pass no setting; empty: the first stored profile
-  std::string onnxruntime;  // path of the ONNX Runtime library; empty: search for it, see vmoe_load_options
+  std::string profile;      // the profile of calls that pass no setting; if empty, the first stored profile
+  std::string onnxruntime;  // path of the ONNX Runtime library; if empty, it is searched for: see vmoe_load_options
   bool spin = false;        // let threads spin after a call: see vmoe_load_options
 };
 
-// A batch: dtype[N,H,W,C], contiguous, not owned; float32 in [-1, 1], or uint8 in 0..255.
+// A batch of images, dtype[N,H,W,C], contiguous and not owned. The values are float32 in [-1, 1] or uint8 in 0..255.
 struct Images {
   const void* data = nullptr;
   vmoe_dtype dtype = VMOE_FLOAT32;
@@ -50,8 +50,8 @@ struct Picture {
   int32_t orientation = 0;
 };
 
-// The order of a batch's tokens in a LayerRouting: image by image, and within an image token by token, with one entry
-// for each ensemble member (E3).
+// The numbers that give the order of a batch's tokens in a LayerRouting. Tokens are ordered by image, then by their
+// position in the image. Each token has one entry per ensemble member (E3).
 struct PatchGrid {
   int64_t images = 0;        // N
   int64_t members = 1;       // M
@@ -60,26 +60,26 @@ struct PatchGrid {
   int32_t front_tokens = 0;  // before the patches
 };
 
-// How one MoE layer routed its tokens. Fields that the routing kind doesn't have are empty.
+// How one MoE layer routed its tokens. Fields that the routing kind does not use are empty.
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
-  int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for experts choice
-  std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, including dropped ones
+  int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for expert choice
+  std::vector<float> weight;  // [G,S,K], top-k and expert choice: raw gate of each choice, including dropped choices
   vmoe_routing_kind kind = VMOE_TOP_K;
-  std::vector<int32_t> expert;  // [G,S,K], top-k: expert of each choice, including dropped ones
-  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1 if the choice was computed, 0 if dropped
+  std::vector<int32_t> expert;  // [G,S,K], top-k: expert of each choice, including dropped choices
+  std::vector<uint8_t> kept;    // [G,S,K], top-k and expert choice: 1 if the choice was computed, 0 if it was dropped
   int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
-  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot
+  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in the input of each slot
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in the output of each token
   PatchGrid grid;
-  // [N,T]: for each original token, the index of its merged token among the merged tokens of its image; empty if the
-  // bundle can't merge tokens.
+  // [N,T]: for each original token, the index of its merged token among the merged tokens of the same image; empty if
+  // the bundle can't merge tokens.
   std::vector<int32_t> token;
 
-  // Returns u8[N,h,w]: 1 for each patch for which any ensemble member kept a choice, and 0 for the others. A merged
-  // patch has the value of its merged token. Tokens before the patches are omitted. For Soft MoE, which drops nothing,
-  // every value is 1. Returns an empty vector if the bundle doesn't say how many patches an image has.
+  // Returns u8[N,h,w]: 1 for each patch for which at least one ensemble member kept a choice, and 0 for every other
+  // patch. A merged patch has the value of its merged token. Tokens before the patches are omitted. For Soft MoE, which
+  // drops nothing, every value is 1. Returns an empty vector if the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
@@ -115,21 +115,21 @@ struct Info {
   vmoe_output output = VMOE_LOGITS;
   int64_t output_size = 0;                    // floats per image of `output`
   int64_t batch_multiple = 1;                 // the number of images in a batch must be a multiple of this
-  int64_t num_experts = 0, group_tokens = 0;  // E, the largest if layers differ, and S; 0 for a dense ViT
+  int64_t num_experts = 0, group_tokens = 0;  // E (the largest of all layers) and S; 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.32.0 CPU, vmoe op library"
   bool uses_op_library = false;
   int threads = 0;                       // as requested; 0 for the default
   vmoe_precision precision = VMOE_FP32;  // of the large products
-  std::vector<std::string> class_names;  // one per class, or none
+  std::vector<std::string> class_names;  // one name per class, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
-  std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
-  int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
+  std::string preprocessing;             // steps in official notation, such as "resize_small(256)|central_crop(224)"
+  int64_t ensemble_size = 1;             // M, the number of members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
-  int32_t front_tokens = 0;                         // tokens before the patches of an image: class token, registers
-  int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 if unknown
+  int32_t front_tokens = 0;                         // tokens before the patches of an image: class token and registers
+  int64_t patch_rows = 0, patch_columns = 0;        // rows and columns of an image's patches; 0 if unknown
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
-  std::vector<OutputShape> outputs;                 // `output`, then outputs of blocks, such as "layer3"
+  std::vector<OutputShape> outputs;                 // `output` first, then outputs of blocks, such as "layer3"
 
   // The size in bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }

@@ -1,4 +1,5 @@
-// `infer` of the Open Inference Protocol v2, with its binary extension, in which the tensors' bytes follow the JSON.
+// The `infer` endpoint of the Open Inference Protocol v2, with its binary extension: the bytes of tensors follow the
+// JSON.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -31,7 +32,7 @@ void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& da
   }
 }
 
-// Refuses unscaled pixels in 0..255, which would get a wrong answer, and NaN, which would get none.
+// Refuses NaN, which would get no valid answer, and unscaled pixels in 0..255, which would get a wrong one.
 void check_range(const ImageBatch& batch) {
   for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
     float value = 0;
@@ -73,8 +74,8 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
-// Refuses outputs that the model does not have, outputs that are requested twice, and classes of an output other than
-// logits.
+// Refuses outputs that the model does not have, outputs that are requested twice, and requests for the classes of an
+// output other than logits.
 void check_outputs(const Input& asked, const vmoe::Info& info) {
   std::set<std::string> left;
   std::string known;
@@ -96,7 +97,7 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   if (json_length.size() > kMaxDigits || !length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
     throw RequestError(kWrongLength, shown(json_length), body.size());
   }
-  // The numbers may be in nested lists: one list per image, row and pixel.
+  // The numbers may be in nested lists: one list for each image, row and pixel.
   const size_t rows = static_cast<size_t>(most_images * info.height), pixels = rows * static_cast<size_t>(info.width);
   Input fields = read_json(body.substr(0, *length), pixels * static_cast<size_t>(info.channels) + 100,
                            pixels + rows + static_cast<size_t>(most_images) + 1000);
@@ -106,7 +107,7 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   return {std::move(fields), std::move(images)};
 }
 
-// Returns LOGIT:INDEX:NAME for the most probable classes of each image, as Triton writes them.
+// Returns strings LOGIT:INDEX:NAME for the most probable classes of each image, in Triton's format.
 std::vector<std::string> most_probable(const Service& service, const std::vector<float>& logits, size_t most) {
   const vmoe::Info& info = service.engine.info();
   std::vector<std::string> texts;

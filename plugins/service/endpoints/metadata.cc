@@ -57,7 +57,7 @@ asio::awaitable<Response> endpoints::model_ready(Service& service, Exchange&) {
 
 asio::awaitable<Response> endpoints::health(Service& service, Exchange&) {
   co_return json_response({{"status", "ok"},
-                           {"live", true},  // this and the next are fields of the Open Inference Protocol
+                           {"live", true},  // this field and the next are part of the Open Inference Protocol
                            {"ready", true},
                            {"model", service.options.name},
                            {"waiting", service.batcher.load().waiting},

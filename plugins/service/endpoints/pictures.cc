@@ -37,7 +37,7 @@ Input read_pictures(Request& request, int64_t most_images) {
   return values;
 }
 
-// Returns the fields of a request without its pictures, and the model's answer.
+// Returns the fields of a request, without its pictures, and the model's answer.
 asio::awaitable<std::pair<Input, vmoe::Answer>> answered(Service& service, Exchange& exchange, vmoe_output output) {
   const vmoe_output own = service.engine.info().output;
   if (own != output) {

@@ -1,4 +1,4 @@
-"""Backends, which run a bundle's graph. Each has a module of its own that imports its runtime."""
+"""Backends, which run a bundle's graph. Each backend is a module that imports its own runtime."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Backend(Protocol):
     description: str
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Runs the graph.
+        """Run the graph.
 
         Raises:
             BackendError: the runtime failed.
-            ImageError: the graph was built for fewer or for more images.
+            ImageError: the graph was built for smaller or larger batches.
             RoutingError: the backend does not support the routing that the feeds request.
         """
 
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How a backend on the CPU divides its work; None leaves a number to the runtime.
+    """Numbers of threads and streams of a backend on the CPU. If a number is None, the runtime chooses it.
 
     Attributes:
         threads: CPU threads per call.
-        streams: maximum number of concurrent calls, each on threads of its own.
+        streams: maximum number of concurrent calls, each on its own threads.
         spin: whether ONNX Runtime's threads spin for a while after a call instead of sleeping at once.
     """
 
@@ -56,10 +56,10 @@ class Parallelism:
     spin: bool = False
 
     def checked(self) -> Parallelism:
-        """The same with Python integers.
+        """Return a copy in which the numbers are Python integers.
 
         Raises:
-            BackendError: a value is not a whole number of at least 1, or is far above the number of CPUs.
+            BackendError: a number is not a whole number of at least 1, or is above `max_threads()`.
         """
         most = max_threads()
         numbers = {name: as_whole(getattr(self, name)) for name in ("threads", "streams")}
@@ -70,11 +70,11 @@ class Parallelism:
 
 
 class PreparedBackend(NamedTuple):
-    """A backend that has everything it needs on this machine, as far as can be told without loading the graph.
+    """A backend that has everything it needs on this machine, as far as can be checked without loading the graph.
 
     Attributes:
-        description: for people: the runtime, its version, and whether the op library is used.
-        load: loads the graph.
+        description: the runtime, its version, and whether the op library is used, for people to read.
+        load: function that loads the graph.
         key: everything that the loaded graph depends on, except the bundle.
     """
 
@@ -85,16 +85,16 @@ class PreparedBackend(NamedTuple):
 
 @dataclass(frozen=True)
 class BackendKind:
-    """How a backend is loaded.
+    """The code that loads a backend, and the options that the backend supports.
 
     Attributes:
         module: name of the module in this package that imports the runtime.
-        function: name of the module's function that takes a bundle, a profile and a Parallelism and returns a
-            PreparedBackend.
+        function: name of the function in that module that returns a PreparedBackend. Its arguments are a bundle, a profile
+            and a Parallelism.
         extra: extra of the Python package that installs the runtime.
-        on_gpu: whether it runs on a GPU, and so ignores the number of threads.
-        has_streams: whether it can have more than one stream.
-        one_profile: whether it loads a graph that is fixed to the engine's profile.
+        on_gpu: whether the backend runs on a GPU. If so, it ignores the number of threads.
+        has_streams: whether the backend supports more than one stream.
+        one_profile: whether the backend loads a graph that is fixed to the engine's profile.
     """
 
     module: str
@@ -120,12 +120,12 @@ _loads = SharedLoads()
 def prepare_backend(
     name: str, bundle: Bundle, profile: Profile | None, parallelism: Parallelism = Parallelism()
 ) -> PreparedBackend:
-    """Checks that everything a backend needs to run a bundle is there.
+    """Check that everything a backend needs to run a bundle is available, and prepare the backend.
 
     Args:
         name: a key of BACKENDS.
         bundle: an open bundle.
-        profile: for a backend that is fixed to one; None for a model without profiles.
+        profile: the profile to run, for a backend that is fixed to one profile; None for a model without profiles.
         parallelism: threads and streams.
 
     Raises:
@@ -136,7 +136,8 @@ def prepare_backend(
         having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
         raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
     if kind.one_profile:
-        tensorrt_graph_name(bundle, profile)  # first, so that nobody installs a runtime for a bundle without such a graph
+        # checked first, so that nobody installs a runtime for a bundle without such a graph
+        tensorrt_graph_name(bundle, profile)
     try:
         module = import_module(f"{__name__}.{kind.module}")
     except ImportError as error:
@@ -148,13 +149,13 @@ def prepare_backend(
 
 
 def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None = None) -> tuple[str, Backend]:
-    """Loads a bundle's graph, or shares it with an engine that loaded the same files in the same way.
+    """Load a bundle's graph, or share it with an engine that loaded the same files in the same way.
 
     Args:
-        name: a key of BACKENDS, or "auto" for the fastest one that works here.
+        name: a key of BACKENDS, or "auto" for the fastest backend that works here.
         bundle: the bundle to load.
         parallelism: threads and streams; backends on a GPU ignore the threads.
-        profile: for a backend that is fixed to one.
+        profile: the profile to run, for a backend that is fixed to one profile.
 
     Returns:
         The name of the backend, and the backend.
@@ -178,12 +179,12 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
 
 
 def fastest_first() -> tuple[str, ...]:
-    """The backends that "auto" tries, in this order.
+    """Return the backends that "auto" tries, in order.
 
-    On a CPU, ONNX Runtime is faster than OpenVINO with the op library, and slower on standard ops.
+    On a CPU, ONNX Runtime is faster than OpenVINO if the op library is used, and slower if standard ops are used.
     """
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
-    # Without a driver CUDA can't work, so its runtime needn't be imported.
+    # CUDA can't work without a driver. If there is none, don't import the CUDA runtime.
     return ("cuda", *on_cpu) if has_driver() else on_cpu
 
 

@@ -1,4 +1,4 @@
-"""How many images a call of a TensorRT engine may have."""
+"""Batch sizes that a TensorRT engine accepts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ _DEFAULT_LARGEST = 32
 
 
 class BatchRange(NamedTuple):
-    """Images per call: the minimum, the number that TensorRT tunes for, and the maximum."""
+    """Images per call of a TensorRT engine: the minimum, the number that the engine is tuned for, and the maximum."""
 
     smallest: int
     tuned: int
     largest: int
 
     def shapes(self, manifest: Manifest) -> list[tuple[int, ...]]:
-        """Shapes [N, H, W, C] of the graph's input at the three sizes."""
+        """Return the input shapes [N, H, W, C] for the minimum, tuned and maximum number of images."""
         return [(count, *manifest.input.size) for count in self]
 
 
 def default_largest(multiple: int) -> int:
-    """The default for the maximum of images per call: the largest multiple of `multiple` up to 32, or else `multiple`."""
+    """Return the default maximum number of images per call.
+
+    This is the largest multiple of `multiple` that is at most 32. If `multiple` exceeds 32, it is `multiple` itself.
+    """
     return max(_DEFAULT_LARGEST // multiple * multiple, multiple)
 
 
 def range_from_environment(manifest: Manifest) -> BatchRange:
-    """The batch sizes of an engine that is built on loading, tuned for the largest; see VMOE_MAX_BATCH in docs/gpu.md.
+    """Return the batch sizes of an engine that is built on loading.
+
+    The environment variable VMOE_MAX_BATCH sets the maximum, and the engine is tuned for this maximum; see docs/gpu.md.
 
     Raises:
         BackendError: the variable is not a number of images.

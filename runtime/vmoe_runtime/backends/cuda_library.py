@@ -1,4 +1,4 @@
-"""The CUDA op library, and whether this machine's GPU and driver can run what was compiled with it."""
+"""Finds the CUDA op library, and checks that this machine's GPU and driver can run the code compiled with it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.errors import BackendError, UnavailableError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 
-_UNPACKING_DRIVER = 12, 4  # the first driver that decompresses machine code; see plugins/cuda/CMakeLists.txt
+_UNPACKING_DRIVER = 12, 4  # CUDA version of the first driver that decompresses machine code; see plugins/cuda/CMakeLists.txt
 _ARCHITECTURE = re.compile(r"([0-9]+)([0-9])(-real|-virtual)?")
 
 
 def find_cuda_library() -> Path | None:
-    """Path of the CUDA op library, or None if the package was installed without it."""
+    """Return the path of the CUDA op library, or None if the package was installed without it."""
     return find_native("lib", CUDA_OP_LIBRARY)
 
 
 def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
-    """Path of the CUDA op library after checking that it runs on the GPU; None if this installation has none.
+    """Return the path of the CUDA op library after checking that it runs on `gpu`, or None if it is not installed.
 
     Args:
         gpu: the GPU to run on.
-        part: name for messages: "CUDA op library" or "TensorRT plugin". The plugin can't report its architectures, but was
-            compiled for the same ones as the op library.
+        part: name for error messages: "CUDA op library" or "TensorRT plugin". The plugin can't report its architectures, but
+            it was compiled for the same architectures as the op library.
 
     Raises:
         UnavailableError: the library has no code for the GPU, or needs a newer driver.
@@ -40,7 +40,7 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
     loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-    # A driver runs code from any minor version of its major CUDA version, provided it can decompress the code.
+    # A driver runs code of every minor version within its major CUDA version, if it can decompress the code.
     gpu.check_driver(f"the {part}", max(_UNPACKING_DRIVER, (loaded.vmoe_cuda_version() // 1000,)))
     architectures = loaded.vmoe_cuda_architectures().decode()
     if not runs_on(architectures, gpu.compute_capability):
@@ -52,10 +52,11 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
 
 
 def runs_on(architectures: str, compute_capability: str) -> bool:
-    """Whether code for these architectures runs on a GPU.
+    """Return whether code compiled for `architectures` runs on a GPU.
 
     Args:
-        architectures: in CMake's form, separated by spaces. One that isn't a number, such as "native", is assumed to run.
+        architectures: in CMake's form, separated by spaces. An entry that isn't a number, such as "native", is assumed to
+            run.
         compute_capability: compute capability of the GPU, such as "9.0".
 
     Examples:
@@ -67,7 +68,8 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
         match = _ARCHITECTURE.fullmatch(architecture)
         if match is None:
             return True
-        # Machine code runs on GPUs of its major version whose minor version is no lower. PTX runs on every later GPU.
+        # Machine code runs on GPUs of the same major version and the same or a higher minor version. PTX runs on GPUs of the
+        # same or any higher version.
         if match[3] != "-virtual" and major == int(match[1]) and minor >= int(match[2]):
             return True
         if match[3] != "-real" and (major, minor) >= (int(match[1]), int(match[2])):

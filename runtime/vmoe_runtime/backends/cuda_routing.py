@@ -1,4 +1,4 @@
-"""Checks for routing that the CUDA op library doesn't support. Its kernels refuse it too, but only during a call."""
+"""Refuses routing that the CUDA op library doesn't support. The library's kernels refuse it too, but only during a call."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _INSTEAD = "take a backend for the CPU"
 
 
 def check_routing(bundle: Bundle, profile: Profile | None) -> None:
-    """Refuses a bundle or a profile that the op library doesn't support; standard ops support all routing.
+    """Refuse a bundle or a profile that the CUDA op library doesn't support.
+
+    Accept everything if the library is not installed, because standard ops support all routing.
 
     Raises:
-        UnsuitedError: the bundle's groups are too large, or the profile needs a feature that the op library lacks.
+        UnsuitedError: the bundle has too many tokens per group or too many experts, or the profile needs a feature that the
+            op library lacks.
     """
     rules = bundle.manifest.rules
     if rules.kind != "top-k" or find_cuda_library() is None:
@@ -37,7 +40,7 @@ def check_routing(bundle: Bundle, profile: Profile | None) -> None:
 
 
 def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
-    """Refuses settings of a call that the op library doesn't support.
+    """Refuse the settings of a call if the CUDA op library doesn't support them.
 
     Args:
         manifest: manifest of the bundle.
@@ -52,7 +55,7 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
 
 
 def _lacking(rules: RoutingRules, values: Mapping[str, SettingValue]) -> str | None:
-    """The feature that a setting needs and the op library lacks, in words; None if it lacks none."""
+    """Return the feature, in words, that `values` need but the op library lacks. Return None if no feature is missing."""
     if values.get("pool"):
         return "pool of slots"
     if values.get("max_experts", rules.num_experts) < rules.num_experts:

@@ -1,4 +1,7 @@
-"""Backends on standard ops: a graph with known sizes for calls that merge no tokens, and another for calls that do."""
+"""The backend on standard ops. It runs one graph for calls without merging, and another for calls that merge tokens.
+
+Without merging, the numbers of tokens are known when the graph is loaded.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from vmoe_runtime.settings import MERGE, ROWS
 
 
 class StandardBackend:
-    """The inlined graph, and the graph that merges tokens if the bundle has one.
+    """A backend that loads the inlined graph and, if the bundle contains one, the graph that merges tokens.
 
     Args:
         bundle: the bundle whose graphs are loaded.
-        load: loads a graph.
+        load: function that loads one graph.
     """
 
     def __init__(self, bundle: Bundle, load: Callable[[BundleGraph], Backend]) -> None:
@@ -29,10 +32,10 @@ class StandardBackend:
         self.description = self._plain.description
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Runs the merging graph if the feeds request merging, else the inlined graph; see `Backend`.
+        """Run the merging graph if the feeds request merging, else the inlined graph; see `Backend`.
 
         Raises:
-            RoutingError: the feeds request merging, and the bundle has no graph that merges.
+            RoutingError: the feeds request merging, but the bundle contains no merging graph.
         """
         if feeds.get(MERGE, np.zeros(1)).any():
             if self._merging is None:

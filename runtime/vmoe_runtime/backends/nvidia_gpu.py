@@ -18,8 +18,8 @@ class Gpu:
     """The first GPU that the process sees; CUDA_VISIBLE_DEVICES chooses among several.
 
     Attributes:
-        name: such as "NVIDIA H100 80GB HBM3".
-        compute_capability: such as "9.0".
+        name: name of the GPU, such as "NVIDIA H100 80GB HBM3".
+        compute_capability: compute capability of the GPU, such as "9.0".
         cuda: (major, minor) of the newest CUDA that the driver supports.
     """
 
@@ -28,7 +28,12 @@ class Gpu:
     cuda: tuple[int, int]
 
     def check_driver(self, part: str, cuda: tuple[int, ...]) -> None:
-        """Raises UnavailableError if the driver is too old for the CUDA version of a part, (major,) or (major, minor)."""
+        """Raise UnavailableError if the driver is too old for `part`.
+
+        Args:
+            part: the program or library that needs the driver, as named in the error message.
+            cuda: the CUDA version of the part, (major,) or (major, minor).
+        """
         if self.cuda < cuda:
             raise UnavailableError(
                 f"{part} needs a driver for CUDA {'.'.join(map(str, cuda))}, and the one on this machine is for CUDA "
@@ -37,15 +42,18 @@ class Gpu:
 
 
 def has_driver() -> bool:
-    """Whether a driver is installed. Unlike `find_gpu`, this doesn't start the driver, so a later fork can use CUDA."""
+    """Return whether a driver is installed.
+
+    Unlike `find_gpu`, this doesn't start the driver. So a process that is forked later can still use CUDA.
+    """
     return load_failure(Path(_DRIVER)) is None
 
 
 def find_gpu() -> Gpu:
-    """The GPU to run on.
+    """Return the GPU to run on.
 
     Raises:
-        UnavailableError: there is no driver, or it finds no GPU.
+        UnavailableError: there is no driver, or the driver finds no GPU.
     """
     try:
         driver = ctypes.CDLL(_DRIVER)

@@ -1,4 +1,7 @@
-"""ONNX Runtime, by default on the CPU: the canonical graph if the op library is installed, else the inlined graph."""
+"""The ONNX Runtime backend, which runs on the CPU by default.
+
+It loads the canonical graph if the op library is installed, else the inlined graph.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,21 @@ _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*?
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _STOP_SPINNING = "session.force_spinning_stop"
-_FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would repeat them
+_FATAL_ONLY = 4  # log only fatal errors: other errors arrive as exceptions, and log lines would repeat them
 
 
 class OnnxRuntimeBackend:
-    """A session of ONNX Runtime.
+    """A graph that is loaded in ONNX Runtime.
 
     Args:
         graph: the graph to load.
-        threads: intra-op threads, or None for the runtime's own choice within `processor_limit`.
-        spin: whether these threads may keep looking for work after a call, which takes CPU time from the process's others.
+        threads: intra-op threads; None lets the runtime choose, within `processor_limit`.
+        spin: whether these threads may keep looking for work after a call. That takes CPU time from other threads of the
+            process.
         library: the op library to register, or None.
-        providers: execution providers with their options; the session must run on the first.
-        description: for people: runtime, version, device and ops.
-        check: called before every run; raises if the graph can't be run with the feeds.
+        providers: execution providers with their options. The graph must run on the first provider.
+        description: runtime, version, device and ops, for people to read.
+        check: function that is called before every run. It raises an error if the graph can't be run with the feeds.
 
     Raises:
         BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
@@ -73,22 +77,23 @@ class OnnxRuntimeBackend:
                 options,
                 providers=[name for name, _ in providers],
                 provider_options=[dict(settings) for _, settings in providers],
-                enable_fallback=0,  # the fallback prints to stdout and only repeats the attempt
+                enable_fallback=0,  # ONNX Runtime's fallback only repeats the attempt, and prints to stdout
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph.path}: {first_line(error)}") from None
-        # If ONNX Runtime can't start a provider, it continues without it.
+        # ONNX Runtime continues without a provider that it can't start.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
-        # ONNX Runtime lists inputs that have a default value as overridable initializers. They are checked too, because a
-        # default must not replace a setting.
+        # ONNX Runtime lists inputs that have a default value as overridable initializers. Check them too, because a default
+        # value must not replace a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         check_interface(graph, _named(ports), _named(self._session.get_outputs()))
         self.description = description
         self._check = check
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
+        """Run the graph on `feeds` (arrays by input name) and return the arrays of `outputs`. Safe to call from many
+        threads.
 
         Raises:
             BackendError: the runtime failed.
@@ -103,7 +108,7 @@ class OnnxRuntimeBackend:
 
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:
-    """Inputs or outputs by name, from a session's NodeArgs."""
+    """Return ONNX Runtime's inputs or outputs, which are NodeArgs, as `Port`s by name."""
     found = {}
     for port in ports:
         element = port.type.removeprefix("tensor(").removesuffix(")")
@@ -113,7 +118,7 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 
 
 def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """Prepares the canonical graph if the op library is usable, else the inlined graph."""
+    """Prepare the canonical graph if the op library is usable, else the inlined graph."""
     library, failure = op_library.usable_library()
     if library is None and bundle.manifest.precision != "fp32":
         op_library.warn_once(
@@ -139,6 +144,9 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a runtime's message, without its error codes and without the path, which our messages name."""
+    """Return the first line of a runtime's error message, without error codes and path.
+
+    The messages of this package name the path themselves.
+    """
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return _PREAMBLE.sub("", line)[:300].strip() or line

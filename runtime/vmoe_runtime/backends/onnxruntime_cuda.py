@@ -1,4 +1,7 @@
-"""ONNX Runtime on an NVIDIA GPU: its CUDA provider at any profile or an exported one, and checks of what providers need."""
+"""ONNX Runtime on an NVIDIA GPU: its CUDA provider, and checks that everything a provider needs is available.
+
+The CUDA provider runs a graph for any profile, or an exported graph that is fixed to one profile.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +30,23 @@ from vmoe_runtime.installation import oldest_supported
 from vmoe_runtime.profiles import Profile
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-# TF32 has only ten bits of mantissa, so the router would send tokens to other experts.
+# TF32 has only ten mantissa bits. With TF32, the router would send tokens to other experts.
 ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
 RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_graph: str | None = None) -> PreparedBackend:
-    """Prepares the canonical graph with the CUDA op library, or the inlined graph if this installation has no such library.
+    """Prepare the canonical graph with the CUDA op library, or the inlined graph if the library is not installed.
 
-    `fixed_graph` names another graph to run instead of these.
+    If `fixed_graph` names a graph, prepare that graph instead.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries can't run it.
+        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries can't run the graph.
         UnsuitedError: the op library can't route the bundle at the profile.
     """
     check_routing(bundle, profile)
     gpu = require_provider(_CUDA, "cuda")
-    # A dense ViT uses none of the library's kernels, so they needn't run on this GPU.
+    # A dense ViT uses none of the library's kernels, so the kernels need not run on this GPU.
     library = usable_cuda_library(gpu, "CUDA op library") if bundle.manifest.moe_layers else find_cuda_library()
     graph = fixed_graph or (None if library is None else CANONICAL_GRAPH)
     precision = f", {exported_graphs(bundle).precision}" if fixed_graph else ""
@@ -64,18 +67,22 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
 
 
 def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """Prepares the graph that is fixed to a profile, in the precision of its export; tensor cores multiply float16.
+    """Prepare the graph that is fixed to a profile, in the precision of its export.
+
+    If that precision is float16, tensor cores compute the products.
 
     Raises:
-        As `prepare_cuda`; BackendError: the bundle has no such graph.
+        BackendError: the bundle has no such graph.
+        UnavailableError, UnsuitedError: as for `prepare_cuda`.
     """
     return prepare_cuda(bundle, profile, cpu, tensorrt_graph_name(bundle, profile))
 
 
 def require_provider(provider: str, library: str) -> Gpu:
-    """Returns the GPU after checking that everything the provider needs is there.
+    """Check that everything `provider` needs is available, and return the GPU.
 
-    If something is missing, ONNX Runtime prints it in red and continues without the provider. So this checks for it first.
+    If something is missing, ONNX Runtime prints an error in red and continues without the provider. This function finds out
+    first.
 
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU or a library can't run the provider.
@@ -97,10 +104,10 @@ def require_provider(provider: str, library: str) -> Gpu:
 
 
 def missing_library(provider: Path) -> str | None:
-    """The reason why a provider's library can't be loaded, in words; None if it can be.
+    """Return the reason why a provider's library can't be loaded, or None if it can be.
 
-    The process would end if the provider's library were loaded before ONNX Runtime loads it. So `ldd` lists the libraries
-    that it needs, and those are loaded instead.
+    The process would end if the provider's library were loaded before ONNX Runtime loads it. So this function tries only the
+    dependencies of that library that `ldd` does not find.
     """
     try:
         listed = subprocess.run(["ldd", provider], capture_output=True, text=True, check=False).stdout
@@ -108,8 +115,8 @@ def missing_library(provider: Path) -> str | None:
         return None  # without ldd, ONNX Runtime will report what is missing
     needed = re.findall(r"^\s*(\S+) => not found", listed, re.MULTILINE)
     if needed:
-        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it can't find
-            onnxruntime.preload_dlls()  # from the packages that the extras cuda and cudnn install
+        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints the names of libraries that it can't find
+            onnxruntime.preload_dlls()  # loads libraries from the packages that the extras cuda and cudnn install
         with contextlib.suppress(Exception):
             import tensorrt  # noqa: F401  (only this import finds TensorRT's libraries)
     for name in needed:

@@ -20,9 +20,9 @@ from vmoe_runtime.installation import oldest_supported, too_old
 from vmoe_runtime.processors import processor_limit
 from vmoe_runtime.profiles import Profile
 
-# The first import of openvino loads its telemetry package, which looks up a host and writes into the home folder on threads
-# of its own. A forked process would wait for these threads forever. No option turns the package off, but openvino works
-# without it if its import fails.
+# The first import of openvino loads its telemetry package. Telemetry looks up a host and writes into the home folder, both
+# on its own threads. A forked process would wait for these threads forever. No option disables telemetry, but openvino works
+# if the import of the telemetry package fails.
 _TELEMETRY = "openvino_telemetry"
 if _unloaded := _TELEMETRY not in sys.modules:
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
@@ -33,18 +33,18 @@ finally:
     if _unloaded:
         del sys.modules[_TELEMETRY]
 
-_MAX_GROUP_TOKENS = 46_340  # the largest number whose square fits into an int32
+_MAX_GROUP_TOKENS = 46_340  # the largest number whose square fits into an int32; see the check of group sizes in `prepare`
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
 
 class OpenVinoBackend:
-    """A compiled model, which runs any profile, with one inference request for each concurrent call.
+    """A compiled model that runs any profile. It has one inference request for each concurrent call.
 
     Args:
         graph: the graph to load.
-        threads: threads per call, or None for the runtime's own choice within `processor_limit`.
-        streams: maximum number of concurrent calls, each on threads of its own; None for the runtime's own choice. OpenVINO
-            makes no more streams than there are cores.
+        threads: threads per call; None lets the runtime choose, within `processor_limit`.
+        streams: maximum number of concurrent calls, each on its own threads; None lets the runtime choose. OpenVINO makes at
+            most one stream per core.
 
     Raises:
         BackendError: OpenVINO can't load the graph.
@@ -52,9 +52,10 @@ class OpenVinoBackend:
 
     def __init__(self, graph: BundleGraph, threads: int | None = None, streams: int | None = None) -> None:
         # On CPUs with bfloat16, OpenVINO's default precision would change the routing.
-        # By default it would also round the activations that are multiplied by int4 weights to int8, in groups of its own.
+        # Also by default, OpenVINO would round activations to int8 where they are multiplied by int4 weights, and would
+        # choose the groups for this rounding itself.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-        # INFERENCE_NUM_THREADS counts the threads of all streams together.
+        # INFERENCE_NUM_THREADS is the total number of threads over all streams.
         if (count := processor_limit() if threads is None else threads * (streams or 1)) is not None:
             settings["INFERENCE_NUM_THREADS"] = count
         if streams is not None:
@@ -77,7 +78,8 @@ class OpenVinoBackend:
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
+        """Run the graph on `feeds` (arrays by input name) and return the arrays of `outputs`. Safe to call from many
+        threads.
 
         Raises:
             BackendError: the runtime failed.
@@ -88,7 +90,7 @@ class OpenVinoBackend:
             request = self._model.create_infer_request()
         try:
             request.infer(feeds)
-            # The next call overwrites the request's own memory, so the outputs are copied.
+            # Copy the outputs, because the next call overwrites the request's own memory.
             results = [np.array(request.get_tensor(name).data) for name in outputs]
         except Exception as error:
             raise BackendError(f"OpenVINO failed: {_reason(error)}") from None
@@ -97,11 +99,11 @@ class OpenVinoBackend:
 
 
 def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """Prepares the inlined graph of a bundle.
+    """Prepare the inlined graph of a bundle.
 
     Raises:
         UnavailableError: the installed OpenVINO is older than the oldest supported version.
-        UnsuitedError: the groups are so large that their sort keys don't fit into OpenVINO's numbers.
+        UnsuitedError: the routing groups are so large that their sort keys don't fit into OpenVINO's integers.
     """
     if too_old("openvino", openvino.__version__):
         oldest = oldest_supported("openvino")
@@ -121,7 +123,7 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
 
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:
-    """A model's inputs or outputs, by name."""
+    """Return a model's inputs or outputs as `Port`s by name."""
     found = {}
     for port in ports:
         shape = port.get_partial_shape()
@@ -131,6 +133,9 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an OpenVINO error, which gives the reason; earlier lines name the place in OpenVINO's source."""
+    """Return the last line of an OpenVINO error, which gives the reason.
+
+    The lines before it name locations in OpenVINO's source.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300].strip()

@@ -1,4 +1,4 @@
-"""Engines of one process that load the same bundle in the same way share one loaded graph."""
+"""Shares loaded graphs between the engines of one process that load the same bundle in the same way."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from vmoe_runtime.forkable_lock import forkable_lock
 
 
 class SharedLoads:
-    """Loaded graphs by key. A graph is shared for as long as somebody holds it, and only one is loaded at a time.
+    """A cache of loaded graphs by key. It keeps a graph only as long as somebody else holds it.
 
-    A fork waits until a running load ends. Otherwise the child would wait forever for locks that native code held then.
+    The cache loads one graph at a time. A fork waits until a running load ends. Otherwise the child process would wait
+    forever for locks that native code held at the time of the fork.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,9 @@ class SharedLoads:
             os.register_at_fork(after_in_child=self._abandon)
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
-        """Returns the object loaded for this key if somebody still holds it, else calls `load`."""
+        """Return the object that was loaded for `key` if somebody still holds it. Otherwise, call `load` and return its
+        result.
+        """
         with self._lock:
             loaded = self._loaded.get(key)
             if loaded is None:
@@ -32,7 +35,10 @@ class SharedLoads:
             return loaded
 
     def _abandon(self) -> None:
-        """Leaks all graphs in a forked process: without the threads they run on, they can be neither used nor freed."""
+        """Leak all graphs in a forked process.
+
+        The process lacks the threads that run these graphs, so it can neither use nor free them.
+        """
         for loaded in self._loaded.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(loaded))
         self._loaded = WeakValueDictionary()

@@ -1,7 +1,7 @@
-"""Finds the files that an ONNX graph would open, from the graph's bytes and without the package onnx.
+"""Finds the files that an ONNX graph would open, by parsing the graph's bytes without the package onnx.
 
-A runtime opens whatever external-data location a graph names. A bundle may come from anywhere, so every location is
-checked before any runtime sees the graph. Field numbers are those of onnx.proto3.
+A runtime opens every external-data location that a graph names, and a bundle may come from anywhere. So every location is
+checked before any runtime loads the graph. The field numbers are those of onnx.proto3.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_OPSET = 1000
 
 MAX_BYTE_DIGITS = 18
 """Maximum number of digits of an offset or a length, so that any digits fit into 64 bits."""
-_KEYS = {b"location", b"offset", b"length"}  # with others, such as prepacked_0, ONNX Runtime reads more of the file
+_KEYS = {b"location", b"offset", b"length"}  # with other keys, such as prepacked_0, ONNX Runtime reads more of the file
 
 ExternalData = tuple[str, int, int]
 """The location of a tensor's data: a file name as written in the graph, offset and length in bytes, 0 if not given."""
@@ -48,10 +48,10 @@ class _Function:
 
 
 def external_data(graph: bytes) -> list[ExternalData]:
-    """Every external-data reference of a serialized ONNX model.
+    """Return every external-data reference of a serialized ONNX model.
 
     Raises:
-        BundleError: the bytes are not a readable ONNX model, or its functions call one another too deeply.
+        BundleError: the bytes are not a readable ONNX model, or the calls between its functions are nested too deeply.
     """
     references: list[ExternalData] = []
     functions: list[_Function] = []
@@ -64,7 +64,11 @@ def external_data(graph: bytes) -> list[ExternalData]:
 
 
 def _check_calls(functions: list[_Function]) -> None:
-    """Refuses calls of functions that are nested more than two deep, as deep ones could exhaust a runtime's stack."""
+    """Refuse functions whose calls are nested more than two deep, because deep calls could exhaust a runtime's stack.
+
+    Raises:
+        ValueError: the calls are nested too deeply.
+    """
     names = {function.name for function in functions}
     callers = {function.name for function in functions if function.called & names}
     if any(function.called & callers for function in functions):
@@ -79,7 +83,10 @@ def _collect(
     functions: list[_Function],
     function: _Function,
 ) -> None:
-    """Appends the references and functions in a message and its nested messages; `function` is the one that contains it."""
+    """Append the references and functions in a message and in its nested messages.
+
+    `function` is the function that contains the message.
+    """
     if depth > MAX_GRAPH_DEPTH:
         raise ValueError("nested too deeply")
     children = MESSAGES[message]
@@ -115,29 +122,33 @@ def _add_entry(buffer: memoryview, entries: dict[bytes, bytes]) -> None:
 
 
 def _bytes(text: bytes) -> int:
-    # int() also accepts spaces, signs and underscores, which a runtime may read in another way.
+    # int() also accepts spaces, signs and underscores, which a runtime may read differently.
     if not (text.isdigit() and len(text) <= MAX_BYTE_DIGITS):
         raise ValueError(f"'{text[:40].decode(errors='replace')}' is not a number of bytes")
     return int(text)
 
 
 def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
-    """(field number, value) of each field of a protobuf message, in order.
+    """Yield (field number, value) for each field of a protobuf message, in order.
 
-    The value is an int for a varint, 0 to 2^64 - 1; a view of the payload for a length-delimited field; and None for a
-    number of a fixed size.
+    The value depends on the type of the field:
+
+    - varint: an int from 0 to 2^64 - 1
+    - length-delimited field: a view of the payload
+    - number of a fixed size: None
 
     Raises:
         ValueError, IndexError: the bytes are not a protobuf message.
     """
     position, end = 0, len(buffer)
     while position < end:
-        # Nearly all tags and sizes are one byte long. This is a shortcut, as a graph has tens of thousands of them.
+        # This is a shortcut, because a graph has tens of thousands of tags and sizes, and nearly all of them are one byte
+        # long.
         key = buffer[position]
         position += 1
         if key >= 0x80:
             key, position = _varint(buffer, position - 1)
-            # Runtimes drop higher bits, and would see another field than the one that is checked here.
+            # Runtimes drop the higher bits. So they would read a different field from the one that is checked here.
             if key >= 1 << 32:
                 raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7

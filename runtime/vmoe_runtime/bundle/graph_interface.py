@@ -1,6 +1,7 @@
-"""Checks that a loaded graph has the inputs and outputs that the manifest describes, as the runtime reports them.
+"""Checks that a loaded graph has the inputs and outputs that the manifest describes.
 
-Without this check, a manifest that contradicts a graph would be noticed only in the first call, or never.
+The runtime reports the graph's inputs and outputs. Without this check, a contradiction between graph and manifest would be
+noticed only in the first call, or never.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from vmoe_runtime.settings import ROWS
 
 
 class Port(NamedTuple):
-    """An input or output: numpy's name of its type, and its shape. A varying extent is None, and so is an unknown shape."""
+    """An input or output of a graph: numpy's name of its element type, and its shape.
+
+    In the shape, None is an extent that varies. A shape of None is unknown.
+    """
 
     dtype: str
     shape: tuple[int | None, ...] | None
@@ -28,7 +32,10 @@ class Port(NamedTuple):
         return f"{self.dtype}[{shape}]"
 
     def suits(self, expected: Port) -> bool:
-        """Whether both have the same type and rank, and the same extents except where one is None."""
+        """Return whether both ports have the same type, rank and extents.
+
+        An extent of None matches any extent, and an unknown shape matches any shape.
+        """
         if self.shape is None or expected.shape is None:
             return self.dtype == expected.dtype
         extents = zip(self.shape, expected.shape, strict=False)
@@ -37,7 +44,7 @@ class Port(NamedTuple):
 
 
 def check_interface(graph: BundleGraph, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> None:
-    """Refuses a graph whose inputs or outputs are not what the manifest says.
+    """Refuse a graph whose inputs or outputs differ from the manifest's description.
 
     Raises:
         BundleError: they differ; the message names the graph and the difference.

@@ -1,4 +1,7 @@
-"""The content of a bundle's manifest, and the names that every bundle uses; `manifest_reader` reads a manifest."""
+"""The content of a bundle's manifest, and the names that are the same in every bundle.
+
+The module `manifest_reader` reads a manifest.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ LAYER_PREFIX = "layer"
 
 
 def layer_output(block: int) -> str:
-    """The name of the output with the residual stream after a block, float32[N, tokens, hidden size], before any norm.
+    """Return the name of the output that contains the residual stream after `block`.
+
+    The output is float32[N, tokens, hidden size], before any norm.
 
     Examples:
         >>> layer_output(3)
@@ -60,7 +65,7 @@ DENSE_GRAPH_KEY = "model"
 class InputSpec:
     """The graph input `image`: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
 
-    `steps` turn a picture of any size into such an image.
+    The preprocessing `steps` turn a picture of any size into such an image.
     """
 
     dtype: Literal["float32", "uint8"]
@@ -76,7 +81,7 @@ class InputSpec:
 
     @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The type of its values."""
+        """The numpy type of the pixels."""
         return np.dtype(self.dtype)
 
 
@@ -90,11 +95,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class TensorRtGraphs:
-    """The graphs for TensorRT.
+    """The graphs that a bundle contains for TensorRT.
 
     Attributes:
-        precision: the type of the large products.
-        graphs: graph file by name of the profile it is fixed to; the one graph of a dense ViT is called "model".
+        precision: the number type of the large matrix products.
+        graphs: file names of the graphs, by the name of the profile that a graph is fixed to. A dense ViT has one graph,
+            whose key is "model".
     """
 
     precision: TensorRtPrecision
@@ -106,24 +112,24 @@ class Manifest:
     """The checked content of `manifest.json`.
 
     Attributes:
-        model: the model description, as `vmoe-export` wrote it (field names of the official configs).
+        model: the model description that `vmoe-export` wrote, with the field names of the official configs.
         input: the graph's input.
         output: "logits", "members", "features" or "tokens".
         outputs: size of the last dimension of the output.
-        answers: the outputs of the graph except routing, by name, with their shapes per image: first that of `output`,
-            (classes,), (members, classes), (feature size,) or (tokens, hidden size), then those of blocks, see
-            `layer_output`.
+        answers: shape per image of each output of the graph, by name, without the routing outputs. The first entry is for
+            `output`, with shape (classes,), (members, classes), (feature size,) or (tokens, hidden size). The other entries
+            are for blocks; see `layer_output`.
         probabilities: how logits become probabilities; see `Probabilities`.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
-        precision: precision of the large products; see `Precision`.
-        batch_multiple: batches must be a multiple of this many images.
-        profiles: the stored settings by name, in the order of the export; the first is the default. Dense ViTs and
-            Soft MoEs have some only if they were exported with `--merge`.
+        precision: precision of the large matrix products; see `Precision`.
+        batch_multiple: the number of images in a batch must be a multiple of this.
+        profiles: the stored settings by name, in the order of the export. The first is the default. Dense ViTs and Soft MoEs
+            have profiles only if they were exported with `--merge`.
         class_names: names of the classes, or None.
         tensorrt: the graphs for TensorRT, or None if the bundle was exported without them.
-        files: every other file of the bundle.
+        files: the records of all other files of the bundle, by name.
         raw: the whole manifest as it was read.
     """
 
@@ -145,33 +151,36 @@ class Manifest:
     raw: Mapping[str, Any]
 
     def with_exif(self, rotates: bool) -> Manifest:
-        """The same manifest, with pictures turned by their EXIF orientation or not."""
+        """Return a copy of this manifest that turns pictures by their EXIF orientation if `rotates` is True."""
         return replace(self, input=replace(self.input, steps=replace(self.input.steps, rotates=rotates)))
 
     def profile_named(self, name: str) -> Profile:
-        """The stored profile of this name, or the profile that a systematic name describes.
+        """Return the stored profile called `name`, or the profile that a systematic name describes.
 
         Raises:
-            RoutingError: the model can't be run with it, or it is not the name of a profile.
+            RoutingError: the model can't be run with the profile, or `name` is not the name of a profile.
         """
         if not isinstance(name, str):
             raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
         return self.profiles.get(name) or profile_named(self.rules, name, tuple(self.profiles))
 
     def misfit(self, images: int) -> str | None:
-        """Why this number of images doesn't fill whole routing groups, as text after "the"; None if it does."""
+        """Return the reason why a batch of this number of images doesn't fill whole routing groups; None if it does.
+
+        The text continues an error message after the word "the".
+        """
         if images % self.batch_multiple == 0:
             return None
         return f"bundle routes in groups ({self.group}) that need a multiple of {self.batch_multiple}"
 
     @property
     def ensemble_size(self) -> int:
-        """M, the members of an ensemble of experts (E3); 1 for every other model."""
+        """M, the number of members of an ensemble of experts (E3); 1 for every other model."""
         return self.rules.ensemble_size
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of an image's output, see `answers`."""
+        """Shape of the model's output for one image; see `answers`."""
         return self.answers[self.output]
 
     @property

@@ -1,6 +1,7 @@
-"""The fields of a manifest: the values that each may have, and the routing kinds that have it.
+"""The fields of a manifest: the allowed values of each field, and the routing kinds that use the field.
 
-The Python and the C++ reader of bundles both interpret these tables; `tools/cpp_headers.py` writes them as a C++ header.
+The Python reader and the C++ reader of bundles both interpret these tables. `tools/cpp_headers.py` writes the tables as a
+C++ header.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ MAX_MOE_LAYERS = 1_000
 MAX_BLOCK = 999_999
 _MAX_PIXELS = 65_536  # maximum of height, width and channels
 _MAX_BATCH_MULTIPLE = 65_536
-MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head and no image's tokens come near it
-_MAX_SLOTS = 65_536  # per expert and group in Soft MoE
-_MAX_INT32 = 2**31 - 1  # graphs count tokens and slots in int32
+MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; real outputs are far smaller
+_MAX_SLOTS = 65_536  # maximum per expert and group in Soft MoE
+_MAX_INT32 = 2**31 - 1  # graphs store the numbers of tokens and slots in int32
 _MAX_FILE_BYTES = 2**53
 
 FieldType = Literal["object", "list", "text", "number", "flag", "whole", "count"]
@@ -45,13 +46,13 @@ class Field(NamedTuple):
     """A field of an object in the manifest.
 
     Attributes:
-        path: its key, after that of the object that contains it, as in "input.height". If an optional object is missing, its
-            fields are not checked.
-        type: type of its value.
+        path: key of the field, preceded by the key of its parent object, as in "input.height". If an optional parent is
+            missing, its fields are not checked.
+        type: type of the value.
         most: largest value of a whole number.
-        choices: the texts that are allowed; empty for any.
-        optional: whether it may be missing or null; both mean the same.
-        kinds: the routing kinds that have it; with other kinds it must be missing or null.
+        choices: the allowed strings; empty if any string is allowed.
+        optional: whether the field may be missing or null, which mean the same.
+        kinds: the routing kinds that use the field. With other kinds, it must be missing or null.
     """
 
     path: str
@@ -115,9 +116,9 @@ KIND_FIELDS = (
 
 
 def _profile_field(row: SettingRow) -> Field:
-    """The field of a profile's entry that holds a setting.
+    """Return the field for one setting in a profile's entry.
 
-    Settings of merging are optional, because some models of kinds that can merge have no tokens to merge.
+    Settings of merging are optional. A routing kind may support merging although some of its models have no tokens to merge.
     """
     if row.type != "whole":
         return Field(row.stored, "flag" if row.type == "flag" else "number", kinds=row.kinds)
@@ -145,7 +146,7 @@ _TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
 
 
 def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
-    """The routing kind of a manifest whose KIND_FIELDS have been checked."""
+    """Return the routing kind of a manifest whose KIND_FIELDS have been checked."""
     routing = manifest.get("routing")
     if routing is None:
         return "dense"
@@ -154,10 +155,10 @@ def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
 
 
 def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: SettingKind) -> None:
-    """Refuses an object whose fields don't match a table.
+    """Refuse an object whose fields don't match the table `fields`.
 
     Raises:
-        ValueError: a field is wrong; the message has its key.
+        ValueError: a field is wrong; the message contains its key.
     """
     for field in fields:
         parent, _, key = field.path.rpartition(".")

@@ -1,4 +1,4 @@
-"""Reads the manifest of a bundle, and checks everything in it before it is used."""
+"""Reads the manifest of a bundle, and checks all of it before it is used."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from vmoe_runtime.settings import ROWS, Setting
 
 
 def parse_manifest(text: bytes) -> Manifest:
-    """Reads a manifest.
+    """Read a manifest.
 
     Raises:
-        BundleError: the text is not JSON, has another format version, or contradicts itself or the format.
+        BundleError: the text is not JSON, has an unsupported format version, or contradicts itself or the format.
     """
     try:
         raw = parse_json(text)
@@ -62,7 +62,7 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
-    """The manifest, after checking that its fields, each of which is valid by itself, fit together."""
+    """Return the manifest after checking that its fields fit together. Each field is already valid by itself."""
     image, output = raw["input"], raw["output"]
     try:
         steps = read_steps(raw["preprocessing"]["steps"])
@@ -102,7 +102,7 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
 
 
 def _answers(raw: Mapping[str, Any], members: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each output per image, by name, except the routing outputs."""
+    """Return the shape per image of each output by name, without the routing outputs."""
     output: Mapping[str, Any] = raw["output"]
     name, size, tokens = output["name"], output["size"], output.get("tokens")
     if (tokens is not None) != (name == "tokens"):
@@ -111,7 +111,7 @@ def _answers(raw: Mapping[str, Any], members: int) -> dict[str, tuple[int, ...]]
     by_token = {name: (tokens, size)} if tokens else {}
     if layers := raw.get("layers"):
         blocks = layers["blocks"]
-        # True equals 1 in Python, but is not the number of a block.
+        # True equals 1 in Python, but True is not a block number.
         if not blocks or not all(type(block) is int and 0 <= block <= tables.MAX_BLOCK for block in blocks):
             raise ValueError(f"'blocks' must be numbers of encoder blocks, 0 to {tables.MAX_BLOCK}")
         if blocks != sorted(set(blocks)):
@@ -164,12 +164,12 @@ def _rules(raw: Mapping[str, Any], layers: int) -> RoutingRules:
 
 
 def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
-    """E of each MoE layer."""
+    """Return E, the number of experts, for each MoE layer."""
     largest: int = routing["num_experts"]
     experts = routing.get("layer_experts")
     if experts is None:
         return (largest,) * layers
-    # True equals 1 in Python, but is not a number of experts.
+    # True equals 1 in Python, but True is not a number of experts.
     if len(experts) != layers or not all(type(count) is int and count >= 1 for count in experts) or max(experts) != largest:
         raise ValueError("'layer_experts' must have a number for each of 'layers', and 'num_experts' is the largest")
     return tuple(experts)
@@ -189,7 +189,7 @@ def _profiles(entries: list[Any], kind: SettingKind, rules: RoutingRules) -> dic
         for key, value in computed.stored().items():
             if entry.get(key) not in (None, value):
                 raise ValueError(f"profile {name!r:.60} says '{key}' {entry[key]}, but it can be at most {value}")
-        # 1.0 and True equal 1 in Python, but are not numbers of slots.
+        # 1.0 and True equal 1 in Python, but they are not numbers of slots.
         capacity, slots = entry.get("capacity") or [], list(computed.slots)
         if capacity != slots or not all(type(count) is int for count in capacity) or computed.name != name:
             raise ValueError(f"profile {name!r:.60} says capacity {capacity!r:.60}, but its setting gives {_told(computed)}")

@@ -52,7 +52,8 @@ class BundleGraph:
 class Bundle:
     """A checked bundle: its folder, and its manifest.
 
-    Load in a `with` block: it ends in a ChangedError if the bundle was changed after it was opened.
+    Load a graph inside a `with` block of the bundle. The block ends in a ChangedError if the bundle was changed after it was
+    opened.
     """
 
     path: Path
@@ -63,14 +64,14 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Reads the manifest and checks every file against it, except the SHA-256 of the weights.
+        """Read the manifest, and check every file against it, except for the SHA-256 of the weights.
 
-        The weights are by far the largest file; `verify_weights` may run while a backend loads the graphs. Load in a
-        `with` block, or call `check_unchanged` afterwards.
+        The weights are by far the largest file. `verify_weights` checks them, and may run while a backend loads the graphs.
+        Load the graphs in a `with` block of the bundle, or call `check_unchanged` after loading.
 
         Args:
             path: the `NAME.vmoe` folder.
-            verify: compare SHA-256s. Otherwise, only names, sizes and external-data references are checked.
+            verify: whether to compare SHA-256s. If False, only names, sizes and external-data references are checked.
 
         Raises:
             BundleError: the folder is not a bundle, or a file is missing, changed, or refers to a file outside the bundle.
@@ -79,7 +80,7 @@ class Bundle:
 
     @classmethod
     def open_once(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """As `open`, but without further attempts if the bundle is replaced meanwhile.
+        """Open a bundle like `open`, but make only one attempt, even if the bundle is replaced meanwhile.
 
         Raises:
             ChangedError: a file was changed while it was checked.
@@ -91,9 +92,9 @@ class Bundle:
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder{_of_a_model(path)}") from None
         except (FileNotFoundError, ValueError):
-            # If an address was made a Path, only one of its two slashes is left.
+            # If a URL was turned into a Path, only one of its two slashes is left.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
-            if Path(f"{path}.index").is_file():  # the path is a checkpoint's
+            if Path(f"{path}.index").is_file():  # the path is the prefix of a checkpoint's files
                 hint = _of_a_model(path)
             raise BundleError(f"{path} is not a bundle: there is no folder of that name{hint}") from None
         except OSError as error:
@@ -110,16 +111,16 @@ class Bundle:
         return bundle
 
     def file(self, name: str) -> Path:
-        """The path of one file of the bundle."""
+        """Return the path of one file of the bundle."""
         if name not in self.manifest.files:
             raise BundleError(f"{self.path} has no file {name}")
         return self.path / name
 
     def graph(self, name: str) -> BundleGraph:
-        """A graph, for a runtime.
+        """Return a graph for a runtime to load.
 
         Raises:
-            BundleError: the graph is no longer in the bundle.
+            BundleError: the bundle has no such graph, or the graph was changed or can't be read.
         """
         path = self.file(name)
         if name not in self._graphs:
@@ -128,7 +129,7 @@ class Bundle:
         return BundleGraph(path, self._graphs[name], str(self._folder.path), self.manifest)
 
     def verify_weights(self) -> None:
-        """Compares the SHA-256 of the weights.
+        """Check the SHA-256 of the weights.
 
         Raises:
             BundleError: the weights were changed after export, or can't be read.
@@ -138,7 +139,7 @@ class Bundle:
 
     @contextmanager
     def open_weights(self) -> Iterator[BufferedReader]:
-        """Opens the weights file for reading. If the block raises a BundleError, its message gets the name of the bundle.
+        """Open the weights file for reading. If the block raises a BundleError, add the bundle's name to its message.
 
         Raises:
             BundleError: the file can't be read, or was changed.
@@ -147,7 +148,7 @@ class Bundle:
             yield file
 
     def check_unchanged(self) -> None:
-        """Refuses a bundle that was changed after it was opened.
+        """Refuse a bundle that was changed after it was opened.
 
         Raises:
             ChangedError: the folder or a file in it was written to, renamed or replaced.
@@ -157,13 +158,13 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) over the manifest's file hashes: equal for equal content."""
+        """SHA-256 (hex) of the file hashes in the manifest. Bundles with equal content have equal identities."""
         lines = (f"{name} {record.sha256}\n" for name, record in sorted(self.manifest.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def content_key(self) -> Hashable:
-        """A key that is equal for bundles that were opened from the same, unchanged files."""
+        """A key that is equal for two bundles if they were opened from the same, unchanged files."""
         return self.identity, self._folder.states
 
     def __enter__(self) -> Self:
@@ -171,7 +172,7 @@ class Bundle:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._graphs.clear()
-        # If the block failed, a change of the bundle explains the failure better than the block's own error.
+        # If the block failed because the bundle was changed, report the change instead of the block's own error.
         if value is None or isinstance(value, VmoeError):
             self.check_unchanged()
 
@@ -217,7 +218,7 @@ class Bundle:
 
 
 def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
-    """Returns the result of `load`, and calls it again if the bundle was replaced meanwhile, as a new export does.
+    """Return the result of `load`. If the bundle is replaced meanwhile, for example by a new export, call `load` again.
 
     Raises:
         ChangedError: the bundle was replaced during each attempt.
@@ -232,7 +233,7 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
 
 @contextmanager
 def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
-    """Adds the bundle's name to errors of the block; if the folder was changed meanwhile, raises a ChangedError instead."""
+    """Add the bundle's name to errors of the block. If the folder was changed meanwhile, raise a ChangedError instead."""
     try:
         yield
     except (BundleError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A strict JSON reader for manifests: it refuses everything that other parsers read differently or not at all."""
+"""A strict JSON reader for manifests. It refuses every text that another parser might read differently or refuse."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MAX_JSON_DEPTH = 64
 
 
 def parse_json(text: bytes) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: the text is not JSON, or has one of the following; the message says which.
+        ValueError: the text is not JSON, or contains one of the following; the message says which.
             - an encoding other than UTF-8, or a byte order mark
-            - a key that an object has twice
+            - a key that occurs twice in an object
             - NaN, Infinity or a number too large for a double
-            - an escape that is half a character
+            - an escape for one half of a surrogate pair without the other half
             - more than MAX_JSON_DEPTH levels
     """
     try:
@@ -34,7 +34,7 @@ def parse_json(text: bytes) -> Any:
             raise RecursionError
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    json.dumps(value, ensure_ascii=False).encode()  # half a character raises UnicodeEncodeError, a ValueError
+    json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
     return value
 
 

@@ -1,8 +1,8 @@
-"""A folder whose files are checked and then read; notices if anything in it is written, renamed or replaced meanwhile.
+"""A folder whose files are first checked and later read. It notices whether a file was changed in between.
 
-A runtime opens files by their names after they were checked. So once it has loaded them, the state of the folder and of each
-file is compared with the state at the check. A rename, a new link and a write each change a file's time of last change
-(ctime), which nobody can set.
+A runtime opens files by name, after they were checked. So once the runtime has loaded them, the state of the folder and of
+each file is compared with the state at the check. A write, a rename and a new hard link each change a file's time of last
+change (ctime), which nobody can set.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import NamedTuple
 
 from vmoe_runtime.errors import BundleError, ChangedError
 
-# Clocks of file systems advance in steps of at most 10 ms on Linux. A second change within a step would go unnoticed.
+# On Linux, file system clocks advance in steps of at most 10 ms. A second change within the same step would go unnoticed.
+# This value is twice the longest step.
 _STEP_NS = 20_000_000
-# If a file is replaced by a link or a pipe, the link is not followed, and opening the pipe doesn't wait for a writer.
+# If a file is replaced by a link, don't follow the link. If it is replaced by a pipe, don't wait for a writer.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
 class FileState(NamedTuple):
-    """The state of a file, which differs after any change; times are in nanoseconds."""
+    """The state of a file. Any change of the file changes the state. Times are in nanoseconds."""
 
     device: int
     inode: int
@@ -53,12 +54,12 @@ class WatchedFolder:
 
     @property
     def states(self) -> tuple[tuple[str, FileState], ...]:
-        """Name and state of the folder itself, as ".", and of each file that was opened, sorted by name."""
+        """Pairs of name and state, sorted by name: the folder itself, named ".", and each file that was opened."""
         return tuple(sorted(self._states.items()))
 
     @contextmanager
     def open(self, name: str) -> Iterator[BufferedReader]:
-        """Opens one plain file for reading.
+        """Open one plain file for reading.
 
         Raises:
             OSError: the file is missing or can't be read.
@@ -76,17 +77,17 @@ class WatchedFolder:
             yield file
 
     def size(self, name: str) -> int:
-        """Size of a file in bytes when it was first opened."""
+        """Return the size in bytes that a file had when it was first opened."""
         return self._states[name].size
 
     def settle(self) -> None:
-        """Waits until any further change of the folder, or of a file that was opened, gets a new time of change."""
+        """Wait long enough that any further change of the folder or of an opened file gets a new time of change."""
         age = time.time_ns() - max(state.changed for state in self._states.values())
         if 0 <= age < _STEP_NS:
             time.sleep((_STEP_NS - age) / 1e9)
 
     def has_changed(self) -> bool:
-        """Whether the folder, or a file that was opened in it, was written to, renamed or replaced since."""
+        """Return whether the folder, or a file that was opened in it, was written to, renamed or replaced since."""
         try:
             return any(_state((self.path / name).lstat()) != state for name, state in self._states.items())
         except OSError:

@@ -1,1 +1,1 @@
-"""A job over many pictures on Ray Data, which divides its input into parts and writes each of them once."""
+"""Batch jobs, which answer many pictures with Ray Data. A job divides its input into parts, and writes each part once."""

@@ -1,4 +1,7 @@
-"""Where the pictures and answers of a batch job are: a path, or a URI that pyarrow or, failing that, fsspec can open."""
+"""Locations of a batch job's pictures and answers.
+
+A location is a path, or a URI that pyarrow can open. URIs that pyarrow doesn't know are opened with fsspec.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ class Location:
     """A file or folder on this machine or elsewhere.
 
     Attributes:
-        text: as the user wrote it.
-        filesystem: pyarrow's file system for it.
+        text: the path or URI that the user wrote.
+        filesystem: pyarrow's file system object that contains the file or folder.
         path: absolute path on that file system.
     """
 
@@ -35,7 +38,7 @@ class Location:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """The location of a path or a URI, such as `photos`, `s3://bucket/photos` or `gs://bucket/photos`.
+        """Return the location of a path or a URI, such as `photos`, `s3://bucket/photos` or `gs://bucket/photos`.
 
         Raises:
             BatchError: neither pyarrow nor fsspec can open the URI.
@@ -50,7 +53,7 @@ class Location:
                     raise
                 found, path = open_filesystem(text)
                 filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
-        except Exception as error:  # fsspec's packages have errors of their own; most often one is missing
+        except Exception as error:  # fsspec's packages raise errors of their own, most often because a package is missing
             raise BatchError(f"{text} can't be opened: {reason_of(error, text)}") from None
         return cls(text, filesystem, path.rstrip("/"))
 
@@ -58,13 +61,13 @@ class Location:
     def kind(self) -> Any:
         """pyarrow's FileType of the location."""
         try:
-            # pyarrow's own file systems may wait for a silent server forever.
+            # Limit the wait, because pyarrow's own file systems may wait for a silent server forever.
             return answer_of(lambda: self.filesystem.get_file_info(self.path).type, TRIES)
-        except Exception as error:  # fsspec's packages have errors of their own
+        except Exception as error:  # fsspec's packages raise errors of their own
             raise BatchError(f"{self.text} can't be read: {reason_of(error, self.text)}") from None
 
     def overlaps(self, other: Location) -> bool:
-        """Whether the locations are the same, or one contains the other."""
+        """Return whether the locations are the same, or one contains the other."""
         ours, theirs = Path(self.path), Path(other.path)
         same = self.filesystem.type_name == other.filesystem.type_name
         return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))

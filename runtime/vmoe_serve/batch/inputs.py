@@ -1,4 +1,4 @@
-"""The pictures of a batch job: files, or rows of Parquet files, in a fixed order and divided into parts."""
+"""The pictures of a batch job, in a fixed order and divided into parts. They are files, or rows of Parquet files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class InputFile:
     """A file of the input.
 
     Attributes:
-        path: its path on the input's file system.
-        name: its path relative to the input.
-        version: its size and modification time.
-        rows: number of pictures in it.
+        path: path of the file on the input's file system.
+        name: path of the file relative to the input.
+        version: size and modification time of the file.
+        rows: number of pictures in the file.
     """
 
     path: str
@@ -42,12 +42,12 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive files of the input, whose answers become one file.
+    """Consecutive files of the input, whose answers are written to one file.
 
     Attributes:
-        number, count: its index, counted from 0, and the number of parts.
-        first: index of its first picture.
-        files: none of them empty.
+        number, count: index of the part, counted from 0, and the number of parts.
+        first: index of the first picture of the part.
+        files: the input files of the part, each with at least one picture.
     """
 
     number: int
@@ -57,23 +57,23 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """Number of pictures in it."""
+        """Number of pictures in the part."""
         return sum(file.rows for file in self.files)
 
 
 def list_files(source: Location, column: str | None) -> list[InputFile]:
-    """The files of an input.
+    """Return the files of an input.
 
     Args:
-        source: a folder of pictures; with a column a Parquet file, or a folder of them.
+        source: a folder of pictures. If `column` is given, a Parquet file or a folder of Parquet files.
         column: name of the Parquet column with the pictures' bytes; None for a folder of pictures.
 
     Raises:
-        BatchError: there are no pictures, or files that can't be read.
+        BatchError: there are no pictures, or there are files that can't be read.
     """
     suffixes = PICTURE_SUFFIXES if column is None else _PARQUET_SUFFIXES
     if source.kind == fs.FileType.NotFound:
-        # For any failure on the web, fsspec says that the file doesn't exist.
+        # fsspec reports every failure of a web server as a file that doesn't exist.
         raise BatchError(f"{source.text} does not exist{', or its server does not answer' * is_web(source.text)}")
     if source.kind != fs.FileType.Directory and column is None:
         raise BatchError(f"{source.text} is not a folder of pictures; for a Parquet file use --column")
@@ -93,12 +93,12 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
 
 def digest_of(files: Sequence[InputFile]) -> str:
-    """SHA-256 (hex) of the names, sizes, modification times and rows of files."""
+    """Return the SHA-256 (hex) of the names, sizes, modification times and rows of files."""
     return hashlib.sha256("".join(f"{file.name}\0{file.version} {file.rows}\n" for file in files).encode()).hexdigest()
 
 
 def divide(files: Sequence[InputFile], size: int) -> list[Part]:
-    """Divides files into parts without splitting any. Each part but the last has at least `size` pictures."""
+    """Divide files into parts. No file is split, and each part except the last has at least `size` pictures."""
     groups: list[list[InputFile]] = []
     held = size
     for file in (file for file in files if file.rows):
@@ -115,7 +115,10 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
 
 
 def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
-    """pyarrow's FileInfo of each file, sorted. On this machine, these are the files that all other commands find."""
+    """Return pyarrow's FileInfo of each input file, sorted.
+
+    On this machine, these are the same files that all other commands find.
+    """
     try:
         if source.kind != fs.FileType.Directory:
             return [source.filesystem.get_file_info(source.path)]

@@ -1,4 +1,4 @@
-"""A batch job and its output folder: one job, one writer at a time, and every part written once."""
+"""A batch job and its output folder. A folder has one job and one writer at a time, and each part is written once."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the answers of a job depend on. Replicas, threads and images per call do not change them.
+    """Everything that the answers of a job depend on. Replicas, threads and images per call do not change the answers.
 
     Attributes:
-        bundle: SHA-256 (hex) of the bundle's manifest, which contains the SHA-256s of its other files.
-        input: SHA-256 (hex) of the list of inputs: names, sizes, modification times and rows.
+        bundle: SHA-256 (hex) of the bundle's manifest, which contains the SHA-256s of the bundle's other files.
+        input: SHA-256 (hex) of the list of input files: names, sizes, modification times and rows.
         pictures: number of pictures.
         column: name of the Parquet column with the pictures; None for a folder of pictures.
         setting: name of the profile; None for a model without settings.
-        backend: as it was requested.
-        output: name of the model output to write; None for classes.
-        top: classes per picture; None without classes.
+        backend: the backend that was requested.
+        output: name of the model output to write; None to write classes.
+        top: number of classes per picture; None if no classes are written.
         part_size: minimum number of pictures per part.
         format: format of the parts, one of `PART_FORMATS`.
         version: version of this package.
@@ -68,19 +68,22 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the text."""
+        """SHA-256 (hex) of `text`."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def answer_fields(self) -> list[pa.Field]:
-        """The columns of an answer."""
+        """The columns that contain a picture's answer."""
         if not self.top:
             return [pa.field(str(self.output), pa.list_(pa.float32()))]
         kinds = {"class": pa.string(), "index": pa.int32(), "probability": pa.float64()}
         return [pa.field(name, pa.list_(kind)) for name, kind in kinds.items()]
 
     def differences(self, other: Mapping[str, Any]) -> str:
-        """A description of the fields in which the JSON of another job differs; empty for the same job."""
+        """Return a description of the fields that differ in `other`, the JSON of another job.
+
+        The description is empty if the jobs are the same.
+        """
         pairs = [(name, other.get(name), value) for name, value in asdict(self).items()]
         return ", ".join(
             _HASHED.get(name) or f"{name.replace('_', ' ')} {theirs or 'none'} and not {ours or 'none'}"
@@ -95,7 +98,7 @@ class Written:
 
     Attributes:
         part: the part.
-        errors: pictures with an error instead of an answer.
+        errors: number of pictures with an error instead of an answer.
         runtimes: descriptions of the runtimes that answered.
     """
 
@@ -105,29 +108,35 @@ class Written:
 
 
 class Output:
-    """The folder of a job.
+    """The output folder of a job.
 
-    Every file is written under a temporary name and then moved, so a file is complete or missing. File names contain a
-    digest of the job, and only the process that started last writes, so nothing is counted twice.
+    Every file is written under a temporary name and then moved, so a file is either complete or missing. Names of parts
+    contain a digest of the job, and only the process that started last writes. So no picture is counted twice.
     """
 
     def __init__(self, location: Location, job: Job, values: int = 0) -> None:
-        """Takes the folder, the job, and for CSV the number of values of each list of an answer."""
+        """Create an object for the folder at `location`.
+
+        Args:
+            location: the folder.
+            job: the job that writes to the folder.
+            values: for CSV, the number of values in each list of an answer.
+        """
         self._location, self._fs, self._job, self._values = location, location.filesystem, job, values
         self._format = PART_FORMATS[job.format]
         self._token = secrets.token_hex(8)
 
     def begin(self, *, force: bool) -> None:
-        """Claims the folder for the job, whether new or resumed, and for this process.
+        """Claim the folder for this process and for the job, which may be new or resumed.
 
         Args:
-            force: remove the parts of another job.
+            force: whether to remove the parts of another job.
 
         Raises:
-            BatchError: the folder can't be written, or it holds another job, or files that no job wrote.
+            BatchError: the folder can't be written, or it contains another job or files that no job wrote.
         """
         with self._writing():
-            _ = self._location.kind  # raises if no server answers
+            _ = self._location.kind  # raises an error if the server does not answer
             if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
                 self._fs.create_dir(self._location.path, recursive=True)
             names = self._names()
@@ -137,25 +146,25 @@ class Output:
             self._remove(name for name in names if self._is_left_over(name))
 
     def parts(self, parts: Sequence[Part]) -> list[Written]:
-        """The parts that have been written."""
+        """Return the parts in `parts` that have already been written completely."""
         names = set(self._names())
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._written, [part for part in parts if self._name(part) in names])
         return [each for each in found if each is not None]
 
     def is_finished(self) -> bool:
-        """Whether the job is marked as finished."""
+        """Return whether the folder contains the mark of a finished job."""
         return SUCCESS_NAME in self._names()
 
     def unfinish(self) -> None:
-        """Removes the mark that the job is finished."""
+        """Remove the mark that the job is finished."""
         self._remove([SUCCESS_NAME] if self.is_finished() else [])
 
     def write(self, part: Part, table: pa.Table, written: Written) -> None:
-        """Writes the answers of a part.
+        """Write the answers of a part.
 
         Raises:
-            BatchError: another process now writes to the folder, or it can't be written.
+            BatchError: another process now writes to the folder, or the folder can't be written.
         """
         sink = pa.BufferOutputStream()
         self._format.write(sink, table, written.errors, written.runtimes, self._values)
@@ -164,10 +173,10 @@ class Output:
             self._put(self._name(part), sink.getvalue())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Removes leftover files and marks the job as finished.
+        """Remove leftover files and mark the job as finished.
 
         Raises:
-            BatchError: another process now writes to the folder, or it can't be written.
+            BatchError: another process now writes to the folder, or the folder can't be written.
         """
         with self._writing():
             self._check_writer()
@@ -180,7 +189,7 @@ class Output:
             yield
         except VmoeError:
             raise
-        except Exception as error:  # fsspec's packages have errors of their own
+        except Exception as error:  # fsspec's packages raise errors of their own
             raise BatchError(f"{self._location.text} can't be written: {reason_of(error, self._location.text)}") from None
 
     def _check_job(self, names: Sequence[str], *, force: bool) -> None:
@@ -201,7 +210,7 @@ class Output:
             raise BatchError(f"another run of this command now writes to {self._location.text}, so this one stops")
 
     def _written(self, part: Part) -> Written | None:
-        """Reads back a part that was written; None if its file is damaged, so that the part must be written again."""
+        """Read back a part that was written. Return None if its file is damaged, so that the part is written again."""
         try:
             rows, errors, runtimes = self._format.read(f"{self._location.path}/{self._name(part)}", self._fs)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
@@ -212,7 +221,7 @@ class Output:
         return f"part-{part.number:05}-of-{part.count:05}-{self._job.digest[:8]}.{self._job.format}"
 
     def _is_left_over(self, name: str) -> bool:
-        """Whether a file is a temporary file or a part of another job."""
+        """Return whether a file is a temporary file or a part of another job."""
         match = _PART.fullmatch(name)
         return name.startswith(".") or (match is not None and match[1] != self._job.digest[:8])
 
@@ -237,5 +246,5 @@ class Output:
 
 
 def manifest_digest(bundle: Path) -> str:
-    """SHA-256 (hex) of a bundle's manifest."""
+    """Return the SHA-256 (hex) of a bundle's manifest."""
     return hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()

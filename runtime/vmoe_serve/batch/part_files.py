@@ -1,4 +1,7 @@
-"""Writes and reads the files of a job's parts: a table, the number of errors, and the runtimes that answered."""
+"""Reads and writes the files of a job's parts.
+
+A file contains a table of answers, the number of errors, and the runtimes that answered.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-_ERRORS, _RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in the metadata of Parquet
+_ERRORS, _RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # keys in the metadata of a Parquet file
 _RUNTIME = "runtime"  # a column of CSV
 
 Read = tuple[int, int, tuple[str, ...]]
@@ -23,8 +26,10 @@ class PartFormat:
     """A file format for parts.
 
     Attributes:
-        write: writes to an open file: a table, the number of errors, the runtimes, and the number of values in each list.
-        read: reads rows, errors and runtimes back, given a path and its file system; raises if the file is damaged.
+        write: function that writes a part to an open file. Its arguments are the file, a table, the number of errors, the
+            runtimes, and the number of values in each list.
+        read: function that returns rows, errors and runtimes from a path and its file system. It raises an error if the file
+            is damaged.
     """
 
     write: Callable[[Any, pa.Table, int, Sequence[str], int], None]
@@ -42,7 +47,7 @@ def _read_parquet(path: str, filesystem: Any) -> Read:
 
 
 def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], values: int) -> None:
-    """Writes a line for each picture; a list of several values becomes several columns: class_1, class_2, ..."""
+    """Write a line for each picture. Each list becomes `values` columns: class_1, class_2, ..."""
     columns: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_list(column.type):
@@ -55,7 +60,7 @@ def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], valu
 
 
 def _read_csv(path: str, filesystem: Any) -> Read:
-    # An empty field is null if it has no quotes.
+    # An empty field without quotes is null.
     convert = pc.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
     with filesystem.open_input_stream(path) as file:
         found = pc.read_csv(file, parse_options=pc.ParseOptions(newlines_in_values=True), convert_options=convert)

@@ -1,4 +1,4 @@
-"""A batch job on Ray Data: readers, a pool of actors with an engine each, and answers in the order of the input."""
+"""A batch job on Ray Data: readers, a pool of actors with one engine each, and answers in the order of the input."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Classifier:
     """Answers pictures, for `ray.data.Dataset.map_batches`."""
 
     def __init__(self, job: Job, bundle: Path, batch_size: int, threads: int | None) -> None:
-        """Loads the engine.
+        """Load the engine.
 
         Args:
             job: the job that the actor works for.
             bundle: absolute path of the bundle, the same on every machine.
             batch_size: images per call.
-            threads: threads per call; None for the runtime's own choice.
+            threads: threads per call; None lets the runtime choose.
 
         Raises:
             VmoeError: the bundle can't be loaded here, or has changed since the job began.
@@ -49,19 +49,24 @@ class Classifier:
         self._decoders = ThreadPoolExecutor(threads or usable_processors(), "vmoe-decoder")
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Answers a block.
+        """Answer a block.
 
         Args:
-            block: a column `path`, and another one with the pictures' bytes or with structs that have a field `bytes`.
+            block: a table with the column `path` and one more column, which contains the pictures' bytes or structs with a
+                field `bytes`.
 
         Returns:
-            Columns `path`, those of `Job.answer_fields`, `error`, and `runtime`, a description of the runtime.
+            A table with these columns:
+            - `path`
+            - the columns of `Job.answer_fields`
+            - `error`
+            - `runtime`, a description of the runtime
         """
         (column,) = [name for name in block.column_names if name != "path"]
         pictures = block[column]
         if pa.types.is_struct(pictures.type):
             pictures = pc.struct_field(pictures, "bytes")
-        # Background threads decode the block, while the engine answers the pictures that are decoded.
+        # Background threads decode the block while the engine answers the pictures that are already decoded.
         decoded = self._decoders.map(self._decode, pictures)
         answers: list[Sequence[Any] | str] = []
         while chunk := list(islice(decoded, self._batch_size)):
@@ -78,7 +83,7 @@ class Classifier:
         return pa.table(columns)
 
     def _decode(self, picture: Any) -> Array | str:
-        """A picture in the form that the graph takes, dtype[1,H,W,C]; or an error message."""
+        """Return a picture in the form that the graph takes, dtype[1,H,W,C], or an error message."""
         content = picture.as_py()
         if content is None:
             return "the row has no picture"
@@ -88,7 +93,7 @@ class Classifier:
             return str(error)
 
     def _answer(self, output: Array) -> Sequence[Any] | str:
-        """The values of `Job.answer_fields` for a picture's output, or an error message."""
+        """Return the values of `Job.answer_fields` for the model's output for one picture, or an error message."""
         if self._job.top is None:
             return (output.reshape(-1),)
         if not np.isfinite(output).all():
@@ -107,7 +112,7 @@ def answered_parts(
     arguments: Sequence[Any],
     after_block: Callable[[int], object],
 ) -> Iterator[tuple[Part, pa.Table]]:
-    """Answers parts of the input.
+    """Answer parts of the input.
 
     Args:
         source: location of the input.
@@ -116,10 +121,10 @@ def answered_parts(
         replicas: number of actors, each with an engine.
         cpus: number of Ray's CPUs for each actor.
         arguments: constructor arguments of `Classifier`.
-        after_block: called with the number of pictures whenever some have been answered.
+        after_block: function that is called after each answered block, with the block's number of pictures.
 
     Yields:
-        Each part in order, with a table as `Classifier` returns it.
+        Each part in order, with a table that `Classifier` returned.
 
     Raises:
         BatchError: a file can't be read, an actor can't be started, or Ray failed.
@@ -141,18 +146,18 @@ def answered_parts(
         yield from _divided(answers.iter_batches(batch_size=None, batch_format="pyarrow"), parts, after_block)
     except BatchError:
         raise
-    except Exception as error:  # Ray raises whatever its parts raise
+    except Exception as error:  # Ray raises any error that one of its components raises
         raise BatchError(f"the job stopped: {reason(error)}") from None
 
 
 def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> Any:
-    """The dataset with the paths and bytes of the pictures, in order."""
+    """Return the Ray dataset with the paths and bytes of the pictures, in order."""
     files = [file.path for part in parts for file in part.files]
     options = {"filesystem": source.filesystem, "include_paths": True}
     blocks = -(-sum(part.rows for part in parts) // _BLOCK)
     if column is None:
         return ray.data.read_binary_files(files, override_num_blocks=blocks, **options)
-    # With partitioning, Ray would derive columns from the names of folders.
+    # With partitioning, Ray would derive columns from folder names.
     found = ray.data.read_parquet(files, partitioning=None, override_num_blocks=max(blocks, len(files)), **options)
     return found.select_columns(["path", column])
 
@@ -160,7 +165,10 @@ def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> An
 def _divided(
     blocks: Iterable[pa.Table], parts: Sequence[Part], after_block: Callable[[int], object]
 ) -> Iterator[tuple[Part, pa.Table]]:
-    """Regroups the rows of blocks into tables, one for each part; the parts are consecutive."""
+    """Yield each part with its table of answers.
+
+    The tables are made from the rows of `blocks`. The parts are consecutive.
+    """
     left = list(parts)
     held = []
     for block in blocks:

@@ -1,1 +1,4 @@
-"""The endpoints of the service on Ray: one module for each group, one function for each row of `vmoe_serve.endpoints`."""
+"""The endpoints of the service on Ray. Each module contains a group of the endpoints in `vmoe_serve.endpoints`.
+
+Each row of `ENDPOINTS` has one function.
+"""

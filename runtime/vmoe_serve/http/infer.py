@@ -1,7 +1,7 @@
-"""`infer` of the Open Inference Protocol, version 2.
+"""The endpoint `infer` of the Open Inference Protocol, version 2.
 
-Its binary extension, which Triton's clients use, sends tensors after the JSON: a header has the length of the JSON, and each
-tensor says how many bytes are its own.
+With the protocol's binary extension, which Triton's clients use, the bytes of the tensors follow the JSON. An HTTP header
+gives the length of the JSON, and each tensor in the JSON declares its number of bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype(
 
 
 async def infer(service: Service, request: Request) -> Response:
-    """Answers one tensor of images. The parameter `setting` names a profile; in the answer, it is the one that was used."""
+    """Answer a request with one tensor of images.
+
+    The request's parameter `setting` names a profile. In the answer, `setting` is the profile that was used.
+    """
     content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
     batch = await run(service.tensors, _batch, service, images)
     answer = await service.answer(batch, content["parameters"]["setting"])
@@ -50,7 +53,7 @@ async def infer(service: Service, request: Request) -> Response:
 
 
 def _tensor(service: Service, name: str, output: Array, parameters: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The tensor of an output as JSON, and the tensor's bytes that follow the JSON."""
+    """Return the tensor of an output as JSON, and the bytes of the tensor that follow the JSON."""
     is_binary, binary = parameters["binary_data"], b""
     data: list[Any] = []
     if (most := parameters.get("classification")) is not None:
@@ -70,7 +73,7 @@ def _tensor(service: Service, name: str, output: Array, parameters: dict[str, An
 
 
 def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dict[str, Any], Array]:
-    """The fields of a request, and its images in the shape that it gives, float32 or uint8."""
+    """Return the fields of a request, and its images as float32 or uint8 in the shape that the request gives."""
     length = len(body)
     if header_length is not None:
         is_whole = header_length.isascii() and header_length.isdigit() and len(header_length) <= endpoints.MAX_DIGITS
@@ -87,14 +90,14 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
             raise RequestError(endpoints.NO_CLASSES, each["name"])
     tensor = content["inputs"][0]
     if tensor["shape"][1:] != [*manifest.input.size]:
-        # Refused before an array of that shape is made, as the shape may be larger than any array.
+        # Refuse the shape before an array is made, because the shape may be larger than any array can be.
         taken = ", ".join(map(str, manifest.input.size))
         raise ImageError(f"'image' has shape {shown(tensor['shape'])}, and the model takes (N, {taken})")
     return content, _images(tensor, body[length:])
 
 
 def _classes(service: Service, logits: Array, most: int) -> list[Any]:
-    """`LOGIT:INDEX:NAME` of the most probable classes of each image, as Triton writes them."""
+    """Return `LOGIT:INDEX:NAME` for the `most` most probable classes of each image, in Triton's format."""
     names = service.engine.manifest.class_names
     named = [f":{name}" for name in names] if names else [""] * logits.shape[1]
     best = likeliest(logits, most)
@@ -114,16 +117,16 @@ def _images(tensor: dict[str, Any], binary: bytes) -> Array:
 
 
 def _batch(service: Service, images: Array) -> Array:
-    """The batch that a call takes; every pixel is finite."""
+    """Return the images as a batch for the engine. Refuse pixels that are not finite."""
     if not np.isfinite(images).all():
         raise RequestError(endpoints.NOT_FINITE)
     return service.engine.batch(images)
 
 
 def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
-    """An array of this shape from numbers in JSON, which may be flat or nested."""
-    # Without dtype=object, numpy would use as much memory for each item as for the longest string, and would accept
-    # booleans as numbers.
+    """Return an array of this shape from numbers in JSON, which may be a flat or a nested list."""
+    # Without dtype=object, numpy would accept booleans as numbers. For strings, it would also allocate the length of the
+    # longest string for each item.
     values = np.array(data if isinstance(data, list) else None, object)
     items = values.ravel().tolist()
     are_numbers = ({int, float} if dtype.kind == "f" else {int}).issuperset(map(type, items))

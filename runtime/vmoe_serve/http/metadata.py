@@ -1,4 +1,4 @@
-"""Descriptions of the server and its model for the Open Inference Protocol, and the state of the server."""
+"""Describes the server and its model for the Open Inference Protocol, and reports the state of the server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vmoe_serve.service import Service
 
 
 async def server(_: Service, __: Request) -> Response:
-    """Name and version of the server."""
+    """Answer with the name and version of the server."""
     extensions = ["binary_tensor_data", "classification", "model_repository", "parameters"]
     return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
 
 
 async def model(service: Service, _: Request) -> Response:
-    """Input, output and profiles of the model."""
+    """Answer with the input, outputs and profiles of the model."""
     manifest = service.engine.manifest
     datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
     return JSONResponse(
@@ -41,28 +41,28 @@ async def model(service: Service, _: Request) -> Response:
 
 
 async def repository(service: Service, request: Request) -> Response:
-    """The one model that is served, as Triton's extension lists it."""
+    """Answer with the list of models, in the format of Triton's extension. The list contains the one model that is served."""
     read_object("repository", read_json(await service.body(request) or b"{}"))
     return JSONResponse([{"name": service.name, "version": endpoints.VERSION, "state": "READY", "reason": ""}])
 
 
 async def openapi(service: Service, _: Request) -> Response:
-    """All endpoints, as OpenAPI describes them."""
+    """Answer with a description of all endpoints in the OpenAPI format."""
     return JSONResponse(document(service.name))
 
 
 async def model_ready(service: Service, _: Request) -> Response:
-    """Whether the model answers, which it does from the start."""
+    """Answer that the model is ready, which it is from the start."""
     return JSONResponse({"name": service.name, "ready": True})
 
 
 async def health(service: Service, _: Request) -> Response:
-    """The state of the queue, and the setting of requests that name none."""
+    """Answer with the state of the queue, and with the current setting for requests that name no setting."""
     load = service.batcher.load()
-    state = {"status": "ok", "live": True, "ready": True}  # two fields of the Open Inference Protocol
+    state = {"status": "ok", "live": True, "ready": True}  # `live` and `ready` are fields of the Open Inference Protocol
     return JSONResponse(state | {"model": service.name, "waiting": load.waiting, "level": load.level})
 
 
 async def metrics(service: Service, _: Request) -> Response:
-    """The metrics as Prometheus text."""
+    """Answer with the metrics as Prometheus text."""
     return Response(service.metrics.text(), headers={"content-type": endpoints.PROMETHEUS})

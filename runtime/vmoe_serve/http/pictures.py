@@ -1,4 +1,4 @@
-"""Pictures in, classes or features out."""
+"""The endpoints that take pictures and answer with classes or features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OTHER_MODELS: dict[Output, endpoints.Refusal] = {
 
 
 async def classify(service: Service, request: Request) -> Response:
-    """`{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
+    """Answer with `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
     content, answer = await _answered(service, request, "logits")
     manifest = service.engine.manifest
     names = manifest.class_names or [str(index) for index in range(manifest.outputs)]
@@ -38,14 +38,14 @@ async def classify(service: Service, request: Request) -> Response:
 
 
 async def features(service: Service, request: Request) -> Response:
-    """`{"features": [[number, ...], ...], "setting", ...}`."""
+    """Answer with `{"features": [[number, ...], ...], "setting", ...}`."""
     _, answer = await _answered(service, request, "features")
     rows = [[_finite(value) for value in row] for row in answer.logits.tolist()]
     return JSONResponse({"features": rows} | _call(answer))
 
 
 async def _answered(service: Service, request: Request, output: Output) -> tuple[dict[str, Any], Answer]:
-    """The fields of a request, and its answer."""
+    """Return the fields of a request, and the answer to it."""
     if (own := service.engine.manifest.output) != output:
         raise RequestError(_OTHER_MODELS[own])
     content_type = request.headers.get("content-type", "")
@@ -55,7 +55,10 @@ async def _answered(service: Service, request: Request, output: Output) -> tuple
 
 
 def _read(body: bytes, content_type: str, query: Mapping[str, str], most_images: int) -> dict[str, Any]:
-    """The fields of a body that is JSON or one picture. No picture starts with a brace, whatever the content type says."""
+    """Return the fields of a body, which is JSON or one picture.
+
+    A body that starts with a brace is JSON, whatever its content type, because no picture starts with a brace.
+    """
     values = read_query("pictures", query)
     if content_type.partition(";")[0].strip().lower() == endpoints.JSON or body.startswith(b"{"):
         values |= read_json(body)

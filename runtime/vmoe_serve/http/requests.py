@@ -1,4 +1,4 @@
-"""Checks requests against the table of fields, and defines the error of a refused request."""
+"""Checks requests against the table of fields, and defines the error that refuses a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmoe_serve.endpoints import Field, Refusal
 
 
 class RequestError(VmoeError):
-    """A refused request.
+    """An error that refuses a request.
 
     Attributes:
         status: HTTP status of the reply.
@@ -28,7 +28,7 @@ class RequestError(VmoeError):
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The fields of a JSON object that are not null.
+    """Return the fields of a JSON object, without those that are null.
 
     Raises:
         RequestError: the body is not a JSON object.
@@ -43,10 +43,10 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of an object in OBJECTS that the query of an address has.
+    """Return the fields that a URL's query gives for the object `name` in OBJECTS.
 
     Raises:
-        RequestError: the query has any other field.
+        RequestError: the query contains any other field.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name] if field.in_query}
     _check_known(query, fields)
@@ -57,13 +57,13 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
 def read_object(
     name: str, values: Mapping[str, Any], where: str = "", most_items: int = endpoints.MAX_WHOLE
 ) -> dict[str, Any]:
-    """The checked fields of an object in OBJECTS, with defaults for missing ones.
+    """Check the fields of an object in OBJECTS. Return them, with default values for missing ones.
 
     Args:
         name: name of the object in OBJECTS.
         values: the client's values.
-        where: the path of the object in the request, for messages.
-        most_items: maximum length of its lists, if the table allows longer ones.
+        where: path of the object in the request, for error messages.
+        most_items: maximum number of items in each of its lists; a lower maximum in the table takes precedence.
 
     Raises:
         RequestError: a field is missing, wrong or unknown.
@@ -94,7 +94,10 @@ def _value(field: Field, value: Any, where: str, most_items: int) -> Any:
 
 
 def _is_text(field: Field, value: str) -> bool:
-    """Whether the field accepts a string. A lone surrogate is never accepted, because no reply could contain it."""
+    """Return whether the field accepts the string `value`.
+
+    A lone surrogate is never accepted, because no reply could contain it.
+    """
     return len(value) >= field.minimum and value in (field.choices or (value,)) and not re.search("[\ud800-\udfff]", value)
 
 

@@ -1,4 +1,4 @@
-"""Requests that choose their settings, answered with one call of the engine for each setting."""
+"""Answers requests that each choose a setting, with one call of the engine for each setting."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ computed with, such as `c0.5-k2`, or None if the model has no settings."""
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeError]:
-    """Answers requests, those with the same setting in one call.
+    """Answer requests. Requests with the same setting are answered in one call.
 
     Each request consists of whole routing groups, so no request changes the answer to another one.
 
     Args:
         engine: a loaded bundle.
-        requests: any number of them.
+        requests: any number of requests.
 
     Returns:
         The answer to each request, or its error. An error does not affect the other requests.
@@ -51,7 +51,10 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
 
 
 def _batch(engine: Engine, images: Array) -> Array:
-    """The images in the form that the graph takes. Each request is checked alone, so its error affects no other request."""
+    """Return the images in the form that the graph takes.
+
+    This checks each request by itself, so an error affects no other request.
+    """
     batch = engine.batch(images)
     if misfit := engine.manifest.misfit(len(batch)):
         raise ImageError(
@@ -73,14 +76,14 @@ def _answer(engine: Engine, setting: Profile | None, batch: Mapping[int, Array])
 
 
 def request_setting(parameters: Mapping[str, object]) -> Setting:
-    """The setting of a request.
+    """Return the setting that a request's parameters describe.
 
     Args:
-        parameters: fields of a `Setting` by name. Numbers and booleans may also be strings, as not every client can send
-            other types.
+        parameters: fields of a `Setting` by name. Numbers and booleans may also be given as strings, because not every
+            client can send other types.
 
     Raises:
-        RoutingError: a parameter has another name. The engine checks the values.
+        RoutingError: a parameter is not a field of `Setting`. The engine checks the values.
 
     Examples:
         >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"}) == Setting(capacity=0.5, k=2, bpr=False)
@@ -94,7 +97,7 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
 
 
 def _value(value: Any) -> Any:
-    """The number or boolean that a string holds; any other value is returned unchanged."""
+    """Return the number or boolean that a string contains. Return any other value unchanged."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

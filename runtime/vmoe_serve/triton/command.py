@@ -1,4 +1,4 @@
-"""`vmoe serve triton`: from a bundle to a model repository."""
+"""The command `vmoe serve triton`, which writes a model repository from a bundle."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ _USUAL_BATCH = 32
 def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write a model repository for the Triton Inference Server.
 
-    The first --profile is the default of requests. The repository has hard links to the files of the bundle.
+    The first --profile is the default for requests that choose none. The repository contains hard links to the files of the
+    bundle.
     """
     REPOSITORY.check(repository, force=force)
     models = _models(bundle, options)
@@ -68,9 +69,10 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
 
 
 def _models(path: Path, options: dict[str, Any]) -> list[Model]:
-    """The models of a bundle, which is fully checked and then closed.
+    """Return the models of a bundle, after checking the whole bundle and closing it.
 
-    Links to its files must be made later, because a link changes a file's status, and an open bundle refuses changed files.
+    The bundle is closed before the repository links to its files. A link changes a file's status, and an open bundle refuses
+    changed files.
     """
     backend = options["backend"]
     with Bundle.open(path) as bundle:
@@ -89,7 +91,10 @@ def _models(path: Path, options: dict[str, Any]) -> list[Model]:
 
 
 def _profiles(manifest: Manifest, names: Sequence[str]) -> list[Profile | None]:
-    """The requested profiles without duplicates; one None if the model has no settings."""
+    """Return the requested profiles without duplicates, or the stored profiles if `names` is empty.
+
+    For a model without settings, the list contains one None.
+    """
     chosen = [manifest.profile_named(name) for name in names] or manifest.profiles.values()
     return list({profile.name: profile for profile in chosen}.values()) or [None]
 
@@ -104,7 +109,11 @@ def _batch_size(manifest: Manifest, requested: int | None) -> int:
 
 
 def _library(manifest: Manifest, bundle: Path, backend: str) -> Path:
-    """The op library for Triton's ONNX Runtime backend."""
+    """Return the path of the op library for Triton's ONNX Runtime backend.
+
+    Raises:
+        click.ClickException: the op library is not installed, or the bundle routes images in groups.
+    """
     if manifest.batch_multiple > 1:
         raise click.ClickException(
             f"{bundle} routes in groups ({manifest.group}), and Triton's ONNX Runtime backend may put images of several "

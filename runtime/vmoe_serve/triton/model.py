@@ -1,4 +1,4 @@
-"""The model for Triton's Python backend: a bundle on the engine, at the setting of each request."""
+"""The model for Triton's Python backend. It runs a bundle on the engine, at the setting that each request chooses."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from vmoe_serve.triton.answers import Request, answer
 from vmoe_serve.triton.model_config import SETTING_OUTPUT
 from vmoe_serve.triton.repository import BUNDLE_FOLDER
 
-# Triton and its clients add parameters of their own to requests, whose names start like this.
+# Triton and its clients add their own parameters to requests. The names of these parameters start with this prefix.
 _TRITONS_OWN = "triton_"
 
 
 class TritonPythonModel:
     """The interface that Triton's Python backend calls.
 
-    A request has `image`, float32 or uint8 [N,H,W,C], and the parameters of `vmoe_serve.triton.answers.request_setting`.
-    Its response has the bundle's outputs, float32[N, ...], and, for a model with settings, `setting`, text[N,1], the name of
-    the setting that was used. The response to a refused request is an error message of one line.
+    A request contains `image`, float32 or uint8 [N,H,W,C], and the parameters of
+    `vmoe_serve.triton.answers.request_setting`. Its response contains the bundle's outputs, float32[N, ...]. For a model
+    with settings, it also contains `setting`, string[N,1], the name of the setting that was used. If a request is refused,
+    the response is an error message of one line.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Loads the bundle next to `model.py`.
+        """Load the bundle next to `model.py`.
 
         Raises:
             triton.TritonModelException: the bundle can't be loaded.
@@ -44,7 +45,7 @@ class TritonPythonModel:
         triton.Logger.log_info(f"{args['model_instance_name']}: {self._engine!r}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers requests, those with the same setting in one call."""
+        """Answer requests. Requests with the same setting are answered in one call."""
         answers = answer(self._engine, [_request(request) for request in requests])
         return [_failure(found) if isinstance(found, VmoeError) else self._response(*found) for found in answers]
 
@@ -72,9 +73,10 @@ def _failure(error: VmoeError) -> Any:
 
 
 def _check_numpy() -> None:
-    """Refuses numpy 2 with Triton before 25.02, because some of those versions then send empty outputs.
+    """Refuse numpy 2 with Triton before 25.02, because some of these Triton versions then send empty outputs.
 
-    Triton does not report its version to models, so this looks for the parameters of responses, which 25.02 introduced.
+    Triton does not report its version to models. So this function checks whether responses have parameters, which 25.02
+    introduced.
     """
     if int(np.__version__.partition(".")[0]) >= 2 and not hasattr(triton.InferenceResponse, "parameters"):
         raise triton.TritonModelException(

@@ -1,4 +1,4 @@
-"""The text of a model's `config.pbtxt`: Triton's ModelConfig in protobuf's text format."""
+"""Writes the text of a model's `config.pbtxt`, which is Triton's ModelConfig in protobuf's text format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
 class Scheduling(NamedTuple):
-    """How Triton runs a model.
+    """The options with which Triton runs a model.
 
     Attributes:
         batch_size: maximum number of images per execution, over all of its requests.
         instances: number of instances of the model, which run in parallel.
-        threads: threads per instance; None for the runtime's own choice.
+        threads: threads per instance; None lets the runtime choose.
     """
 
     batch_size: int
@@ -39,14 +39,15 @@ def model_config(
     parameters: Mapping[str, str] | None = None,
     library: Path | None = None,
 ) -> str:
-    """The configuration of a model. It also tells clients how logits become probabilities.
+    """Return the configuration of a model. It also tells clients how logits become probabilities.
 
     Args:
         name: name of the model.
-        backend: name of Triton's backend, "python" or "onnxruntime". "python" also outputs the name of each image's setting.
+        backend: name of Triton's backend, "python" or "onnxruntime". With "python", the name of each image's setting is an
+            additional output.
         manifest: manifest of the model's bundle.
         scheduling: how Triton runs the model.
-        parameters: for "python", what the model reads when it is loaded.
+        parameters: for "python", the parameters that the model reads when it is loaded.
         library: for "onnxruntime", absolute path of the op library.
     """
     outputs = [_tensor(name, "TYPE_FP32", shape) for name, shape in manifest.answers.items()]
@@ -75,6 +76,9 @@ def _tensor(name: str, element: str, dims: Sequence[int]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string in the text format. Quotes, backslashes and bytes that aren't printable ASCII are written in octal."""
+    """Return a string in protobuf's text format.
+
+    Quotes, backslashes and bytes that aren't printable ASCII are written in octal.
+    """
     plain = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(text))
     return f'"{"".join(plain)}"'

@@ -1,4 +1,4 @@
-"""Writes a model repository, completely or not at all. It replaces only a repository that this command wrote."""
+"""Writes a model repository, completely or not at all. An existing repository is replaced only if this command wrote it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Model:
     Attributes:
         name: name of the model and its folder.
         config: text of its `config.pbtxt`.
-        files: the files in the folder of its version, by path: the content, or the file to link to.
-        serves: what it serves, for people.
+        files: the files in the folder of the model's version, by path. A value is the content, or the path of the file to
+            link to.
+        serves: description of what the model serves, for people to read.
     """
 
     name: str
@@ -44,12 +45,12 @@ class Model:
 
 
 def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None) -> Model:
-    """A model that runs the whole bundle on the engine.
+    """Return a model that runs the whole bundle on the engine.
 
     Args:
         bundle: an open bundle.
         name: name of the model.
-        scheduling: how Triton runs it.
+        scheduling: how Triton runs the model.
         profile: the profile used for requests that don't specify one; None if the bundle has no settings.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
@@ -63,12 +64,12 @@ def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Pro
 
 
 def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None, library: Path) -> Model:
-    """A plain model for ONNX Runtime, fixed to one profile.
+    """Return a model for Triton's ONNX Runtime backend, which is fixed to one profile.
 
     Args:
         bundle: an open bundle.
         name: name of the model.
-        scheduling: how Triton runs it.
+        scheduling: how Triton runs the model.
         profile: the profile; None if the bundle has no settings.
         library: absolute path of the op library.
     """
@@ -85,12 +86,12 @@ def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile
 
 
 def fixed_graph(model: bytes, outputs: Collection[str], setting: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]) -> bytes:
-    """Writes the values of a setting into a graph.
+    """Turn the inputs for a setting into constants of a graph, and remove its routing outputs.
 
     Args:
         model: a bundle's canonical graph, a serialized ONNX model.
-        outputs: names of the outputs to keep; routing outputs are removed.
-        setting: values of the graph inputs that become constant, by name; empty for a model that has none.
+        outputs: names of the outputs to keep. All other outputs are removed.
+        setting: values of the graph inputs that become constant, by name; empty for a model without settings.
 
     Returns:
         A serialized ONNX model that reads the same external data.
@@ -113,12 +114,12 @@ def fixed_graph(model: bytes, outputs: Collection[str], setting: Mapping[str, np
 
 
 def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> int:
-    """Writes a repository, completely or not at all.
+    """Write a repository, completely or not at all.
 
     Args:
         target: folder of the repository.
-        models: the models that it contains.
-        force: whether it may replace a repository that this command wrote.
+        models: the models that the repository will contain.
+        force: whether to replace a repository that this command wrote.
 
     Returns:
         Number of bytes of the bundle that were copied because they can't be linked.

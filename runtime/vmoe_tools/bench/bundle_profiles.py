@@ -19,18 +19,18 @@ from vmoe_tools.output import write_file
 def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
     """Append a profile to a bundle's manifest. The first profile stays the default.
 
-    The manifest is replaced atomically, so a process that loads the bundle meanwhile reads the old or the new one. No other
-    file changes, so all hashes in the manifest stay valid.
+    The manifest is replaced atomically: a process that loads the bundle at the same time reads either the old manifest or
+    the new one. No other file changes, so all hashes in the manifest stay valid.
 
     Args:
         path: the `NAME.vmoe` folder.
         profile: a setting of the bundle's model, from `Engine.setting`.
 
     Returns:
-        False if the bundle already has the profile.
+        False if the bundle already has the profile, else True.
 
     Raises:
-        BundleError: the folder is not a bundle, was changed after export, or can't have such a profile.
+        BundleError: the folder is not a bundle, was changed after export, or doesn't accept the profile.
         click.ClickException: the manifest can't be written.
     """
     with Bundle.open(path) as bundle:

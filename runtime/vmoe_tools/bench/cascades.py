@@ -1,4 +1,4 @@
-"""Cascades as points of a measurement: which settings they combine, their answers, and their speed."""
+"""Cascades as points of a measurement: choosing the two settings of each cascade, testing its answers, and timing it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Quality, count_right
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
-_MOST_TIMED_IMAGES = 512  # 300 MB at 224 x 224 pixels
+_MOST_TIMED_IMAGES = 512  # 300 MB of float32 pixels at 224 x 224
 
 
 class CascadeAnswers:
-    """Records a point's answers to all images: a `vmoe_tools.bench.quality.Observe`."""
+    """An observer that records a point's answers to all images; a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Array, Array]] = []
@@ -39,19 +39,19 @@ class CascadeAnswers:
 
     @property
     def margins(self) -> Array:
-        """f64[N]: the difference of the two largest probabilities; NaN if the logits are not finite."""
+        """f64[N]: the difference between the two largest probabilities; NaN if the logits are not finite."""
         return np.concatenate([margins for _, margins in self._parts])
 
 
 @dataclass(frozen=True)
 class PlannedCascade:
-    """Two points of one engine, and the confidence that the first one needs.
+    """A cascade of two points of one engine, with the margins below which the first point's answers are escalated.
 
     Attributes:
         first, then: indices of the two points.
         margin: the margin to deploy, calibrated on all images.
-        fold_margins: margins for cross-validation, calibrated on the even and on the odd batches. Each is tested on the
-            other batches.
+        fold_margins: two margins for cross-validation. The first is calibrated on the even batches and tested on the odd
+            ones; the second is calibrated on the odd batches and tested on the even ones.
     """
 
     first: int
@@ -65,13 +65,13 @@ def plan_cascades(
 ) -> list[PlannedCascade]:
     """Plan the cascades of each engine and batch size, and calibrate their margins.
 
-    The second step is the most accurate point. The first step is a point with fewer FLOPs; with labels, only one that is
-    more accurate than all points that are as cheap. Without labels, the point with the most FLOPs counts as the most
-    accurate, and its answers as correct.
+    The second step of a cascade is the most accurate point. Each point with fewer FLOPs becomes the first step of one
+    cascade. With labels, a point is skipped if a cheaper point is at least as accurate. Without labels, the point with the
+    most FLOPs counts as the most accurate, and its answers as correct.
 
     Args:
         points: the measured points.
-        qualities: the quality of each point; a point without FLOPs is in no cascade.
+        qualities: the quality of each point. A point without FLOPs is in no cascade.
         answers: the answers of each point to the same images.
         labels: i64[N or more], the classes of the images; None without labels.
     """
@@ -89,7 +89,10 @@ def plan_cascades(
 
 
 def _alike(points: Sequence[Point], qualities: Sequence[Quality]) -> list[list[int]]:
-    """Group the indices of points that can form cascades: those of one engine that runs any profile, at one batch size."""
+    """Group the indices of points that can form cascades: the points of one engine, at one batch size.
+
+    Left out are points without a profile, points without FLOPs, points of compared models, and points with concurrent calls.
+    """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (point, quality) in enumerate(zip(points, qualities, strict=True)):
         alone = point.profile is None or point.loaded.compared or point.concurrency > 1
@@ -115,8 +118,8 @@ def _worth_a_try(indices: Sequence[int], then: int, qualities: Sequence[Quality]
 def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array]:
     """Read the batches that cascades are timed on, each spec.dtype[size,H,W,C].
 
-    There are several, evenly spaced, because the time of a call depends on how many of its images are escalated. All are
-    kept in memory, so there are at most 64, and fewer if batches are large.
+    The time of a call depends on how many of its images are escalated. So several batches are read, evenly spaced among the
+    images. All of them stay in memory, so there are at most 64 batches, and fewer if the batches are large.
 
     Raises:
         ImageError: the images don't fit the model, or a file can't be read.
@@ -141,7 +144,7 @@ class CascadePoint:
         Args:
             plan: the cascade.
             points: the points that the plan's indices refer to.
-            timed: batches to time it on, of the first step's batch size.
+            timed: the batches for timing the cascade, of the first step's batch size.
         """
         self.plan = plan
         self.point, self.then = points[plan.first], points[plan.then]
@@ -155,10 +158,10 @@ class CascadePoint:
         self._assessed = self._escalated = 0
 
     def add(self, batch: Array, labels: Array | None) -> None:
-        """Run the next batch with the margin that was calibrated without it, and count its results.
+        """Run the next batch, and count its results. The margin was calibrated on the other half of the batches.
 
         Args:
-            batch: dtype[N,H,W,C], of the first step's batch size; the batches must come in their original order.
+            batch: dtype[N,H,W,C], of the first step's batch size. The batches must be added in their original order.
             labels: i64[N]; None without labels.
         """
         fold = self._assessed % 2
@@ -172,7 +175,7 @@ class CascadePoint:
         """Return the quality over the added batches, and the share of images that were escalated.
 
         Args:
-            first, then: qualities of the two points.
+            first, then: the quality of each step alone.
         """
         images = self._assessed * self.images
         share = self._escalated / images
@@ -182,16 +185,16 @@ class CascadePoint:
         return Quality(images, top1=top1, flops_per_image=flops), share
 
     def __call__(self) -> None:
-        """Run the next of the batches that it is timed on."""
+        """Run the next timing batch."""
         _, escalated = self._cascade.answers(next(self._batches))
         self._counts.append(int(np.count_nonzero(escalated)))
 
     def speed(self, seconds: Sequence[float]) -> Speed:
         """Return the speed, from the times of the last calls.
 
-        The throughput is the batch size over the mean time of a call, not over the median, because calls differ in how many
-        images they escalate. To ignore outliers, the mean uses for each call the median of all calls that escalated equally
-        many images.
+        Calls escalate different numbers of images. So the throughput is the batch size divided by the mean time of a call,
+        not by the median. To suppress outliers, each time is first replaced by the median time of all calls that escalated
+        the same number of images.
 
         Args:
             seconds: duration of each call; at least one.

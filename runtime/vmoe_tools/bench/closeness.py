@@ -1,4 +1,4 @@
-"""The closeness of several bundles' outputs to those of the most exact bundle, and which bundle to choose."""
+"""Comparison of bundles with the most exact one: how close their outputs are, and which bundle to choose."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class Closeness:
 
     Attributes:
         agreement: share of the images with the same predicted class; None for features and members.
-        cosine_mean, cosine_p5, cosine_least: mean, 5 % quantile and minimum of the cosine similarity of the outputs.
-        same_neighbour: share of the images with the same nearest neighbour: the other image with the most similar output,
-            by cosine similarity.
+        cosine_mean, cosine_p5, cosine_least: cosine similarity of an image's two outputs: mean, 5 % quantile and minimum
+            over the images.
+        same_neighbour: share of the images whose nearest neighbour is the same for both bundles. The nearest neighbour is
+            the other image whose output has the largest cosine similarity.
     """
 
     agreement: float | None
@@ -36,7 +37,7 @@ class Closeness:
 
     @classmethod
     def of(cls, outputs: Array, exact: Array, *, have_classes: bool) -> Closeness:
-        """Compare outputs float32[N, D] with `exact`, float32[N, D], in float64."""
+        """Compare `outputs` with `exact`, both float32[N, D]; the computation is in float64."""
         ours, theirs = _normalized(outputs), _normalized(exact)
         cosines = np.sum(ours * theirs, axis=1)
         return cls(
@@ -49,17 +50,19 @@ class Closeness:
 
 
 def keep_outputs(kept: list[Array], outputs: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-    """Append the outputs of a batch to `kept`; with that argument bound, this is an `Observe`."""
+    """Append the outputs of a batch to `kept`. With `kept` bound, the function is an `Observe`."""
     kept.append(outputs.reshape(len(outputs), -1))
 
 
 def with_closeness(
     results: Sequence[PointResult], points: Sequence[Point], outputs: Sequence[list[Array]]
 ) -> list[PointResult]:
-    """Add to each result its closeness to the most exact bundle, at the same profile if that was measured.
+    """Add to each result its closeness to the most exact bundle.
+
+    A result is compared with the most exact bundle at the same profile or, if that was not measured, at its first profile.
 
     Args:
-        results: complete results; those of other models are returned unchanged.
+        results: complete results. Those of other models are returned unchanged.
         points: the points of the results.
         outputs: the outputs of each point, batch by batch; see `keep_outputs`.
     """
@@ -74,14 +77,14 @@ def with_closeness(
             continue
         same = (index for index in rivals if results[index].profile == result.profile)
         theirs = joined[next(same, exact)]
-        count = min(len(own), len(theirs))  # another batch size may leave out more images at the end
+        count = min(len(own), len(theirs))  # with another batch size, more images at the end may be left out
         closeness = Closeness.of(own[:count], theirs[:count], have_classes=have_classes)
         found.append(replace(result, **asdict(closeness)))
     return found
 
 
 def most_exact(results: Sequence[PointResult]) -> int:
-    """Return the index of the first result in the most exact precision, ignoring other models."""
+    """Return the index of the first result with the most exact precision; results of compared models don't count."""
     own = (index for index, result in enumerate(results) if not result.compared)
     return min(own, key=lambda index: EXACTNESS.index(results[index].precision))
 
@@ -92,15 +95,16 @@ def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], l
     Among points that are equally fast within timing noise, choose the one that agrees on the most images.
 
     Args:
-        results: complete results with their closeness. Without classes, images agree if their nearest neighbour is the same.
-        sizes: bytes of the weights of each bundle, by its name.
-        least: the share of the images that must agree, 0 to 1.
+        results: complete results with their closeness. If the outputs are not logits, two bundles agree on an image if its
+            nearest neighbour is the same.
+        sizes: bytes of each bundle's weights, by name of the bundle.
+        least: the share of the images on which a point must agree, 0 to 1.
 
     Returns:
         The index of the point, and a sentence with the reasons.
 
     Raises:
-        click.ClickException: no bundle agrees on that many images.
+        click.ClickException: no bundle agrees on enough images.
     """
     exact = results[most_exact(results)]
     by_class = exact.agreement is not None
@@ -135,7 +139,7 @@ def _normalized(outputs: Array) -> Array:
 
 
 def _neighbours(normalized: Array) -> Array:
-    """Return i64[N]: for each of the first `_MOST_NEIGHBOURS` rows, the index of the most similar other one of them."""
+    """Return i64[N]: for each of the first `_MOST_NEIGHBOURS` rows, the index of the most similar other row among them."""
     rows = normalized[:_MOST_NEIGHBOURS]
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)

@@ -209,12 +209,12 @@ def _conclude(
 
 
 def _limits(given: dict[str, Any]) -> bool:
-    """Return whether a limit on accuracy or latency is set, and so a recommendation requested."""
+    """Return whether the user set a limit on accuracy or latency, which requests a recommended setting."""
     return given["max_drop"] is not None or given["target_ms"] is not None
 
 
 def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
-    """Refuse options that don't go together, or that lack another option."""
+    """Refuse options that can't be combined, or that need another option."""
     if axes and len(given["profiles"]) > 1:
         raise click.UsageError("a sweep starts from one profile, and --profile names several")
     if given["min_agreement"] is not None and (len(bundles) < 2 or _limits(given)):
@@ -254,7 +254,7 @@ def _check_addable(bundles: Sequence[Path], given: dict[str, Any]) -> None:
 
 
 def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
-    """Refuse to add a setting that merges tokens to a bundle without the graph that merges them with standard ops."""
+    """Refuse --add-profile for a setting that merges tokens: `bundle` lacks the graph that merges them with standard ops."""
     merging = [point.profile.name for point in points if point.profile is not None and point.profile.merge]
     if merging:
         raise click.UsageError(
@@ -264,7 +264,7 @@ def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
 
 
 def _profiles_of(loaded: LoadedBundle, names: Sequence[str], axes: Axes) -> tuple[Sequence[Profile | None], list[str]]:
-    """Return the profiles to measure an engine at, and notes on those left out.
+    """Return the profiles to measure an engine at, and notes on profiles that are left out.
 
     A bundle that is loaded only for comparison is measured at its first profile.
     """

@@ -47,13 +47,13 @@ _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
 
 
 def numbers_of(points: Sequence[PointResult]) -> Mapping[str, Callable[[PointResult], str]]:
-    """Return the columns of numbers, as in `NUMBERS`, with those of ratios and of closeness if any point has them."""
+    """Return the columns of numbers: `NUMBERS` and, if any point has them, ratios and closeness."""
     ratios = _RATIOS if any(point.compared for point in points) else {}
     return {**NUMBERS, **ratios, **(_CLOSENESS if any(point.cosine_mean for point in points) else {})}
 
 
 def ratios_to(points: Sequence[PointResult]) -> str | None:
-    """Return a sentence that names the model that the ratios are relative to; None without another model."""
+    """Return a sentence that names the model to which the ratios are relative; None if no model is compared."""
     other = next((point for point in points if point.compared), None)
     return None if other is None else f"Ratios are relative to the speed and the FLOPs of {other.name}."
 
@@ -93,7 +93,7 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
 
 
 def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], stream: TextIO) -> None:
-    """Print the recommended setting: the first of those that are equally fast."""
+    """Print the recommended setting, which is the first of the equally fast settings."""
     point = points[equal[0]]
     print(
         f"Recommended: {printable(point.profile or point.bundle)}, top-1 {share_text(point.top1)}, "

@@ -30,8 +30,8 @@ class Measured:
 
     Attributes:
         points: the results of the points, in order, with the Pareto front marked. If the measurement was interrupted, they
-            are those of the points and images that it got to.
-        cascades: the results of cascades; empty if none were requested, or the measurement was interrupted before them.
+            cover only the points and images that were measured before.
+        cascades: the results of cascades; empty if none were requested, or if the measurement was interrupted before them.
         interrupt: the interruption, such as Ctrl-C; None if the measurement is complete.
     """
 
@@ -53,11 +53,12 @@ def measure(
 
     Args:
         points: the points to measure.
-        source: the images to measure quality on; the first batch is also the one to time.
+        source: the images to measure quality on. Their first batch is also used for timing.
         duration: seconds for timing all points together.
         progress: shows the progress.
-        observers: for each point, a function that receives all of its results; empty for none.
-        cascades: the cascades to measure as well; True for those of `vmoe_tools.bench.cascades.plan_cascades`.
+        observers: for each point, a function that receives the results of every batch; empty for none.
+        cascades: the cascades to measure as well. If True, `vmoe_tools.bench.cascades.plan_cascades` plans them; False for
+            none.
 
     Raises:
         VmoeError: the images don't fit, or a backend failed.
@@ -108,7 +109,7 @@ def measure(
 
 @dataclass(frozen=True)
 class OneCall:
-    """A call with `images` images."""
+    """A function call that processes `images` images."""
 
     call: Callable[[], object]
     images: int
@@ -126,7 +127,7 @@ class ConcurrentCalls:
     """A round of calls: several threads start at the same time, and each makes `CALLS_EACH` calls one after another.
 
     Attributes:
-        images: images of a round.
+        images: number of images in a round.
     """
 
     def __init__(self, call: Callable[[], object], callers: int, images_per_call: int) -> None:
@@ -144,20 +145,21 @@ class ConcurrentCalls:
         self._seconds: list[float] = []
 
     def __call__(self) -> None:
-        """Make all calls of a round; raise the exception of a call that fails."""
+        """Make all calls of a round. If a call fails, raise its exception."""
         try:
             rounds = [self._threads.submit(self._one_caller) for _ in range(self._callers)]
             for calls in rounds:
                 self._seconds += calls.result()
         except BaseException:
-            # Wake threads that wait for others to start, which now may never happen.
+            # Wake the threads that wait for all threads to start: after an error, some may never start.
             self._begin.abort()
             raise
 
     def speed(self, seconds: Sequence[float]) -> Speed:
         """Return the speed, from the times of the last rounds.
 
-        The throughput is the images of a round over its median time. The percentiles are those of single calls.
+        The throughput is the number of images in a round divided by the median time of a round. The percentiles are those of
+        single calls.
 
         Args:
             seconds: duration of each round; at least one.
@@ -201,7 +203,7 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> OneCall | Concur
 
 
 def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, InputSpec], Array]) -> list[Callable[[], object]]:
-    """Return, for each point, a call of its engine; all points of an engine share one call."""
+    """Return an untimed call for each point, as `time_interleaved` needs them. All points of an engine share one call."""
     calls = {id(point.loaded): partial(point.logits, batches[point.takes]) for point in points}
     return [calls[id(point.loaded)] for point in points]
 
@@ -209,8 +211,8 @@ def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, Input
 def _assess(assessments: Sequence[Assessment | CascadePoint], source: ImageSource, progress: Progress, text: str) -> None:
     """Add all whole batches of the images to each assessment.
 
-    Assessments with the same batch size and input share each batch. So each picture is read once for all of them, and after
-    an interruption they have counted the same images.
+    Assessments with the same batch size and input share each batch. So each picture is read only once for all of them, and
+    an interruption leaves them at most one batch apart.
     """
     alike: dict[tuple[int, InputSpec], list[Assessment | CascadePoint]] = {}
     for one in assessments:

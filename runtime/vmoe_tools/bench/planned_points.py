@@ -22,7 +22,7 @@ class Point:
     """One setting to measure.
 
     Attributes:
-        loaded: the bundle on one backend, which points share.
+        loaded: the bundle on one backend; several points may share it.
         profile: the routing setting; None for a dense model and a Soft MoE.
         batch_size: images per call.
         concurrency: number of concurrent calls.
@@ -40,11 +40,11 @@ class Point:
 
     @property
     def takes(self) -> tuple[int, InputSpec]:
-        """The batch size, and the input that the graph takes."""
+        """The batch size, and the input format of the graph."""
         return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
-        """Return the logits float32[N, classes] of a batch of `batch_size` images, or the output that replaces them."""
+        """Return the logits float32[N, classes] of a batch of `batch_size` images; without logits, the bundle's main output."""
         return self.engine.outputs(batch, self.profile)[self.engine.manifest.output]
 
 
@@ -57,7 +57,7 @@ def plan_points(
     """Return every requested combination, each once.
 
     Args:
-        engines: one per bundle and backend, or several if the backend fixes each to one profile.
+        engines: one per bundle and backend. If the backend fixes each engine to one profile, also one per profile.
         profiles: for each engine, the profiles to measure it at.
         batch_sizes: images per call; empty for the smallest batch that all bundles accept.
         concurrencies: numbers of concurrent calls.
@@ -83,12 +83,12 @@ def plan_points(
 
 
 def recommendable(points: Sequence[Point]) -> list[int]:
-    """Return the indices of the points that may be recommended: those of the measured model, not of compared ones."""
+    """Return the indices of the points that may be recommended: the points of the measured model, not of compared models."""
     return [index for index, point in enumerate(points) if not point.loaded.compared]
 
 
 def without_accuracy(points: Sequence[Point]) -> list[str]:
-    """Return a sentence about each compared bundle that returns no logits, and so is only timed."""
+    """Return a sentence about each compared bundle that is only timed, because it returns no logits."""
     outputs = {point.loaded.name: point.engine.manifest.output for point in points if point.loaded.compared}
     return [
         f"{name} returns {output}, so it is timed without accuracy."

@@ -27,41 +27,44 @@ ROUNDING = 1e-9
 class PointResult:
     """The measurement of one point.
 
-    The field names are the keys of the JSON and the columns of the CSV, except `setting`: each of its items has a key and a
-    column of its own.
+    The field names are the keys of the JSON and the columns of the CSV. Only `setting` is split: each of its items has its
+    own key and column.
 
     Attributes:
         bundle: name of the bundle.
-        precision: precision of its large products.
+        precision: precision of the bundle's large matrix products.
         profile: name of the routing setting; None if the model has nothing to set.
-        setting: the value of every setting by its key in results, such as `capacity_ratio`; None if the model has no such
-            setting.
+        setting: the value of every setting by its key in results, such as `capacity_ratio`. The value is None if the model
+            has no such setting.
         backend: name of the backend.
         batch_size: images per call.
-        threads: threads per call as requested; None for the runtime's own choice.
-        images_per_second: throughput: the batch size over the median time of a call; with concurrent calls, the images of a
-            round over its median time. This and all times are None if the measurement was interrupted before timing.
+        threads: requested threads per call; None for the runtime's own choice.
+        images_per_second: throughput: the batch size divided by the median time of a call. With concurrent calls, the images
+            of a round divided by the median time of a round. This and all times are None if the measurement was interrupted
+            before timing.
         p50_ms, p90_ms, p99_ms: percentiles of the milliseconds per call.
         p50_low_ms, p50_high_ms: the 95 % confidence interval of p50_ms.
         kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None if there are no pairs.
         top1: accuracy, 0 to 1; None without labels.
-        images: number of images behind kept_pairs, top1, flops_per_image and expert_bytes_per_call.
-        flops_per_image: FLOPs of matrix products, those of experts for the rows that they processed.
+        images: number of images on which kept_pairs, top1, flops_per_image and expert_bytes_per_call were measured.
+        flops_per_image: FLOPs of matrix products; an expert's products count only the rows that it processed.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
-        pareto: whether no other point is at least as fast and accurate, and better in one of the two; None without labels.
+        pareto: whether the point is on the Pareto front: no other point is at least as fast and as accurate, and better in
+            one of the two. None without labels.
         chance: accuracy of always answering the most frequent class of the labels; None without labels.
         concurrency: number of concurrent calls.
-        streams: calls that the backend runs concurrently, as requested; None for its own choice.
+        streams: requested number of calls that the backend runs concurrently; None for the backend's own choice.
         then: name of the second setting of a cascade; None for a single setting.
-        margin: margin of a cascade, calibrated on all images: an image is escalated if its two largest probabilities differ
-            by less. The accuracy is cross-validated, with margins calibrated on other images. None for a single setting.
+        margin: margin of a cascade, calibrated on all images; None for a single setting. An image is escalated if its two
+            largest probabilities differ by less. The accuracy is cross-validated: each image is tested with a margin
+            calibrated on other images.
         escalated: share of the images that the cascade escalated; None for a single setting.
-        compared: whether the point is of another model, loaded for comparison.
-        speed_ratio: images_per_second over that of the first compared model on the same backend, at the same batch size and
-            concurrency; None without such a model.
-        flops_ratio: flops_per_image over that of the same model; None without it.
+        compared: whether the point belongs to another model, loaded for comparison.
+        speed_ratio: images_per_second divided by the same number of the first compared model, on the same backend and at the
+            same batch size and concurrency; None without such a model.
+        flops_ratio: flops_per_image divided by the same number of that compared model; None without it.
         agreement, cosine_mean, cosine_p5, cosine_least, same_neighbour: closeness to the most exact bundle, if there are
-            several; see `vmoe_tools.bench.closeness.Closeness`.
+            several bundles; see `vmoe_tools.bench.closeness.Closeness`.
     """
 
     bundle: str
@@ -100,7 +103,7 @@ class PointResult:
 
     @property
     def capacity_ratio(self) -> float | None:
-        """The capacity ratio C as requested."""
+        """The requested capacity ratio C."""
         return self.setting["capacity_ratio"]
 
     def record(self) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class PointResult:
 
     @property
     def name(self) -> str:
-        """The name of the setting, or of the bundle if it has none; for another model, both."""
+        """The name of the setting, or of the bundle if there is no setting. For a compared model, both names."""
         if self.compared and self.profile is not None:
             return f"{self.bundle} at {self.profile}"
         return self.profile or self.bundle
@@ -156,14 +159,14 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
 
 
 def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointResult:
-    """Combine the speed and the quality of a cascade; the result names the first step's point, and in `then` the second."""
+    """Combine the speed and the quality of a cascade. The result describes the first step; `then` names the second step."""
     assert cascade.then.profile is not None
     first = point_result(cascade.point, speed, quality)
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
 
 
 def csv_text(points: Sequence[PointResult]) -> str:
-    """Return the CSV: a header with the field names, and a line per point; None is an empty cell."""
+    """Return the CSV: a header with the field names, then a line per point. A cell is empty if its value is None."""
     records, file = [point.record() for point in points], io.StringIO()
     writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -172,7 +175,9 @@ def csv_text(points: Sequence[PointResult]) -> str:
 
 
 def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[PointResult]:
-    """Return the results with `pareto`, `chance` and the ratios set; `pareto` needs both a speed and an accuracy.
+    """Return the results with `pareto`, `chance` and the ratios set.
+
+    A point's `pareto` stays None if its speed or its accuracy is unknown.
 
     Args:
         points: the results.
@@ -192,14 +197,14 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
         speed, flops = (
             _ratio(getattr(point, name), getattr(other, name, None)) for name in ("images_per_second", "flops_per_image")
         )
-        # Count only images that the accuracy counts: those at the end that don't fill a batch are ignored.
+        # Count only the images that the accuracy was measured on. Images at the end that don't fill a batch are left out.
         chance = None if labels is None else float(np.bincount(labels[: point.images]).max() / point.images)
         marked.append(replace(point, pareto=on_front(point), chance=chance, speed_ratio=speed, flops_ratio=flops))
     return marked
 
 
 def comparison(point: PointResult, points: Sequence[PointResult], shown: Callable[[float | None], str]) -> str:
-    """Return a sentence that compares a point with each compared model; empty without one.
+    """Return sentences that compare a point with each compared model; an empty string if there is no compared model.
 
     Args:
         point: a complete result.
@@ -229,7 +234,7 @@ def ratio_text(ratio: float | None) -> str:
 
 
 def _compared_with(point: PointResult, points: Sequence[PointResult]) -> list[PointResult]:
-    """Return the compared models on the same backend, at the same batch size and concurrency."""
+    """Return the results of compared models on the same backend as `point`, at the same batch size and concurrency."""
     how = point.backend, point.batch_size, point.concurrency
     return [other for other in points if other.compared and (other.backend, other.batch_size, other.concurrency) == how]
 
@@ -257,7 +262,7 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 
 def near_chance(points: Sequence[PointResult]) -> str | None:
-    """Return a sentence that names points at most two standard errors above chance; None if there are none."""
+    """Return a sentence that names the points whose accuracy is at most two standard errors above chance; None if none is."""
     known = [(point, point.top1, point.chance) for point in points if point.top1 is not None and point.chance]
     near = [point for point, top1, chance in known if top1 <= chance + 2 * share_error(chance, point.images)]
     if not near:
@@ -272,10 +277,11 @@ def near_chance(points: Sequence[PointResult]) -> str | None:
 def recommend(
     points: Sequence[PointResult], among: Sequence[int], max_drop: float | None = None, target_ms: float | None = None
 ) -> list[int]:
-    """Return the indices of the fastest points within the limits, equal within timing noise, the recommended one first.
+    """Return the indices of the fastest points within the limits, the recommended one first.
 
-    With `max_drop`, a point may be that much less accurate than the most accurate one. Without it, it must be as accurate as
-    the most accurate one within `target_ms`.
+    All of them are equally fast within timing noise. With `max_drop`, the accuracy may be lower than that of the most
+    accurate point by up to `max_drop`. Without it, a point must be as accurate as the most accurate point within
+    `target_ms`.
 
     Args:
         points: complete results.
@@ -300,8 +306,8 @@ def recommend(
 def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[int]:
     """Return the indices of the points that are as fast as the fastest one within timing noise.
 
-    Their confidence intervals of images per second overlap with that of the fastest one. They are sorted by FLOPs, fewest
-    first, then by accuracy, highest first.
+    A point is among them if its confidence interval of images per second overlaps with that of the fastest point. The
+    indices are sorted by FLOPs, fewest first, then by accuracy, highest first.
     """
     fastest = max(among, key=lambda i: points[i].images_per_second or 0.0)
     equal = [i for i in among if points[i].speed_interval[1] >= points[fastest].speed_interval[0]]
@@ -309,7 +315,7 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
-    """Return a sentence on the points after the first one in the result of `recommend`."""
+    """Return a sentence that names the alternatives: all points in `equal`, from `recommend`, except the first one."""
     if len(equal) == 1:
         return "No other setting is accurate enough and as fast within timing noise."
     return f"Also accurate enough, and as fast within timing noise: {', '.join(points[i].name for i in equal[1:])}."

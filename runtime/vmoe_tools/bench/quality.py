@@ -1,4 +1,4 @@
-"""The figures of a point that don't depend on timing: accuracy, kept pairs, FLOPs, and bytes of weights read."""
+"""The figures of a point that don't depend on timing: accuracy, kept pairs, FLOPs, and bytes of weights that it reads."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Quality:
 
     Attributes:
         images: number of images.
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot; with experts choice, of the
-            (token, expert) pairs; None for a dense model and a Soft MoE.
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot. With expert choice, share of the
+            (token, expert) pairs. None for a dense model and a Soft MoE.
         top1: accuracy: share of the labelled images whose largest logit is that of their class; None without labels.
-        flops_per_image: FLOPs of matrix products, those of experts for the rows that they processed; None if the manifest
-            lacks the sizes.
-        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average: those of every expert with at
-            least one row. None for a dense model.
+        flops_per_image: FLOPs of matrix products; an expert's products count only the rows that it processed. None if the
+            manifest lacks the sizes.
+        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average. Only experts with at least one
+            row are read. None for a dense model.
     """
 
     images: int
@@ -42,10 +42,10 @@ class Quality:
 
 
 class Assessment:
-    """Counts the results of a point, batch by batch, untimed.
+    """The results of a point, counted batch by batch without timing.
 
-    Kept pairs are counted instead of computed from the capacity, because a router that prefers some experts drops pairs long
-    before all slots are taken.
+    Kept pairs are counted, not computed from the capacity: if a router prefers some experts, pairs are dropped long before
+    all slots are taken.
 
     Attributes:
         point: the point to assess.
@@ -60,11 +60,16 @@ class Assessment:
         """
         self.point, self._observers = point, observers
         self._labelled = False
-        # Images, calls, right answers, kept pairs, all pairs, experts with rows, and the rows of each layer.
+        # The counts of images, calls, correct answers, kept pairs, all pairs and experts with rows; then the rows of each
+        # layer.
         self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
 
     def add(self, batch: Array, labels: Array | None) -> None:
-        """Run a batch of the point's batch size, dtype[N,H,W,C] with labels i64[N] or None, and count its results.
+        """Run a batch, and count its results.
+
+        Args:
+            batch: dtype[N,H,W,C], of the point's batch size.
+            labels: i64[N]; None without labels.
 
         Raises:
             VmoeError: the images don't fit, or the backend failed.
@@ -103,25 +108,31 @@ class Assessment:
 
 
 def count_right(logits: Array, labels: Array) -> int:
-    """Count the rows of logits [N, classes] whose largest value is at the label [N], and finite."""
+    """Count the rows of `logits` [N, classes] whose largest value is finite and at the index given in `labels` [N]."""
     return int(np.count_nonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits.max(axis=1))))
 
 
 def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> dict[str, Routing]:
-    """Return the part of the routing that experts compute: of the last layer, if possible only the class tokens."""
+    """Return the routing of the pairs that experts compute.
+
+    If the last layer computes only the pairs of the class tokens, its other pairs are left out.
+    """
     layers = dict(routing)
     if shape is None or not shape.ends_in_class_pairs:
         return layers
     name, last = layers.popitem()
     parts = {part: values for part in ("kept", "expert", "weight") if (values := getattr(last, part)) is not None}
-    # Merging leaves fewer tokens per image.
+    # With merging, the last layer has fewer tokens per image.
     tokens = shape.tokens if last.token is None else parts["kept"].size // parts["kept"].shape[2] // len(last.token)
     of_class = {part: values.reshape(1, -1, values.shape[2])[:, ::tokens] for part, values in parts.items()}
     return {**layers, name: replace(last, **of_class)}
 
 
 def _work(layer: Routing) -> tuple[int, int]:
-    """Return the rows that a layer's experts process (kept pairs, or slots in a Soft MoE), and how many experts have any."""
+    """Return the number of rows that a layer's experts process, and the number of experts with at least one row.
+
+    The rows are the kept pairs or, in a Soft MoE, the slots.
+    """
     choices = choices_of(layer)
     rows = np.count_nonzero(choices.kept) if layer.dispatch is None else layer.dispatch[:, 0].size
     return int(rows), len(np.unique(choices.expert[choices.kept]))

@@ -30,15 +30,17 @@ def axes_of(given: dict[str, Any]) -> Axes:
 def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
     """Return the profiles of a sweep.
 
+    A profile is left out if it has the same effect as an earlier one: the same number of slots, and as many merged tokens.
+
     Args:
-        rules: rules of the model.
+        rules: routing rules of the model.
         base: the profile with the settings that no axis varies; None for a model without profiles.
         axes: the values to vary.
 
     Returns:
-        The profiles, with capacity varying fastest, and notes. A profile with the same effect as an earlier one is left out:
-        it has the same number of slots and merges as many tokens. A note names those that were left out, and the effective
-        capacity ratio, which may be far from the requested one.
+        The profiles, with capacity varying fastest, and notes. A note names the profiles that were left out because they
+        have the same effect as a measured profile. It also states the measured profile's effective capacity ratio, which may
+        be far from the requested one.
 
     Raises:
         click.UsageError: the model has no capacity.
@@ -52,7 +54,8 @@ def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tup
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*axes.values()):
         profile = rules.profile_of(Setting.of(dict(zip(axes, chosen, strict=True))), base)
-        # Different ratios may round to the same number of slots, and a block merges at most half of its tokens.
+        # Different profiles may have the same effect: ratios are rounded to whole slots, and a block merges at most half of
+        # its tokens.
         merge = profile.merge and min(profile.merge, (rules.image_tokens or 0) // 2)
         same = profiles.setdefault(replace(profile.effect, merge=merge), profile)
         if same != profile:

@@ -22,7 +22,7 @@ _IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # in the search
 
 @dataclass(frozen=True)
 class TunedPoints:
-    """The result of the search, to be measured on the other images.
+    """The result of the search, to be measured on images that the search has not used.
 
     Attributes:
         tried: number of settings that were tried.
@@ -30,7 +30,7 @@ class TunedPoints:
         points: the points of the full setting, the single setting and both steps of the cascade, each once.
         cascades: the cascade, if there is one.
         test: the images that the search has not used.
-        searched: number of images that it has used.
+        searched: number of images that the search has used.
         truth: the reference for correct answers: "labels", or the name of a profile.
     """
 
@@ -49,11 +49,11 @@ def tune(
     """Search for the cheapest setting and cascade on one half of the images.
 
     Args:
-        first: a point of the engine, with the batch size for measuring the result.
-        source: the images; without labels, the answers of the full setting count as correct.
+        first: a point of the engine. Its batch size is used to measure the result.
+        source: the images. Without labels, the answers of the full setting count as correct.
         max_drop: share of the correct answers that may be lost, 0 to 1.
         progress: shows the progress.
-        from_first: whether the full setting is that of `first`, instead of `full_setting`.
+        from_first: whether the profile of `first` is the full setting; if not, `full_setting` chooses it.
         unmerged: whether to leave out settings that merge tokens.
 
     Raises:
@@ -78,7 +78,7 @@ def tune(
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
         source, truth = _answered(source, point, progress), full.name
-    # Even batches to search, odd ones to test.
+    # Search on the even batches, and test on the odd ones.
     halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
     search_half, test_half = map(source.chosen, halves)
     batch_size = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
@@ -98,7 +98,7 @@ def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: S
 
     Args:
         found: the result of the search.
-        points, cascades: its measurements on the other half of the images.
+        points, cascades: the measurements of `found.points` and `found.cascades` on the other half of the images.
     """
     manifest = found.points[0].engine.manifest
     dense = dense_flops(ModelShape.of(manifest.model, outputs=manifest.answers))
@@ -148,7 +148,7 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
 
 
 def _answered(source: ImageSource, point: Point, progress: Progress) -> ImageSource:
-    """Label the images that fill whole batches with a point's answers."""
+    """Return the images that fill whole batches, labelled with the answers of `point`."""
     labels: list[int] = []
     with progress.step("answers of the full setting", len(source)) as advance:
         for batch, _ in source.whole_batches(point.batch_size, point.engine.manifest.input):

@@ -1,9 +1,13 @@
 """The search of `vmoe bench --tune`: the setting and the cascade with the fewest FLOPs that lose few enough answers.
 
-Settings are points of a grid, with an axis for each setting of the model, from the full setting down. The search starts at
-the full setting. It then repeatedly selects a setting that it has tried, and tries its neighbours on the grid: the cheapest
-setting that loses few enough answers or, if none is left, the most accurate one on the Pareto front. It depends only on
-answers and FLOPs, not on timing, so its result is always the same.
+Settings are points of a grid with an axis for each setting of the model. Each axis begins with the value of the full
+setting. The search starts at the full setting, and then repeats two steps:
+
+1. Select a setting that was already tried: the cheapest one that loses few enough answers or, if none of these is left, the
+   most accurate one on the Pareto front.
+2. Try the neighbours of the selected setting on the grid.
+
+The search depends only on answers and FLOPs, not on timing, so its result is always the same.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ Place = tuple[int, ...]
 MOST_TRIALS = 100
 _FULL_RATIO = 1.05  # the official models were trained with this capacity ratio
 _FULL_K = 2
-_RATIOS = 12  # on the axis; each is smaller than the previous one by a factor of sqrt(2)
-_FIRST_PART = 8  # after 1/8 of the images, stop a setting that is clearly worse than an equally cheap one
-_FAR_BELOW = 0.1  # don't search near settings that lose a larger share of the answers
+_RATIOS = 12  # number of ratios on the axis, each smaller than the one before by a factor of sqrt(2)
+_FIRST_PART = 8  # after 1/8 of the images, stop a setting that is clearly less accurate than one that costs no more
+_FAR_BELOW = 0.1  # don't try the neighbours of a setting that loses a larger share of the answers
 _MOST_CALIBRATIONS = 4
 _DOUBT = 0.05  # accepted probability of losing more answers than allowed
 
@@ -67,7 +71,10 @@ def chance_of_at_most(lost: int, images: int, share: float) -> float:
 
 
 def images_that_show(share: float) -> int:
-    """Return the number of images that show, if no answer is lost, with 95 % confidence that at most `share` are."""
+    """Return how many images are needed to show that at most `share` of the answers are lost, with 95 % confidence.
+
+    This number suffices if no answer to these images is lost. It is at least 32.
+    """
     return max(32, math.ceil(math.log(_DOUBT) / math.log1p(-share))) if 0 < share < 1 else 32
 
 
@@ -78,7 +85,7 @@ class Trial:
     Attributes:
         profile: the setting.
         right: bool[N], whether each answer equals the label.
-        margins: f64[N], confidence of the answers; see `vmoe_runtime.classes.margins_of`.
+        margins: f64[N], the margin of each answer; see `vmoe_runtime.classes.margins_of`.
         flops: FLOPs per image.
     """
 
@@ -90,7 +97,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TunedCascade:
-    """Two settings, the margin calibrated for them, and the FLOPs per image of both steps together."""
+    """A cascade of two settings, with its calibrated margin and the mean FLOPs per image of both steps together."""
 
     first: Profile
     then: Profile
@@ -99,7 +106,7 @@ class TunedCascade:
 
 
 def full_setting(manifest: Manifest, base: Profile) -> Profile:
-    """Return the highest setting to compare with: official routing, and the largest capacity and k.
+    """Return the full setting, with which the others are compared: official routing, and the largest capacity and k.
 
     The largest values are those of the stored profiles, of `base`, and of the official training (1.05 and 2).
 
@@ -115,7 +122,7 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
 
 
 class Search:
-    """Tries settings of one engine on the same images."""
+    """A search that tries settings of one engine, all on the same images."""
 
     def __init__(
         self,
@@ -130,11 +137,12 @@ class Search:
         """Try the full setting.
 
         Args:
-            point: the full setting, and the batch size.
+            point: a point with the full setting and the batch size of the search.
             shape: sizes of the model.
             source: the images, with labels.
             max_drop: share of the correct answers that may be lost, 0 to 1.
-            advance: called after each batch with its share of the setting's images, and its number of images.
+            advance: called after each batch with two numbers: the batch's share of the images of one setting, and its number
+                of images.
             unmerged: whether to leave out settings that merge tokens.
         """
         assert point.profile is not None and source.labels is not None
@@ -157,8 +165,11 @@ class Search:
         """Search, and combine the settings that were tried into cascades.
 
         Returns:
-            The setting with the fewest FLOPs that loses few enough answers, which may be the full one; and the cascade with
-            the fewest FLOPs that does, None if none has fewer FLOPs than that setting.
+            Two results:
+
+            - The setting with the fewest FLOPs that loses few enough answers. It may be the full setting.
+            - The cascade with the fewest FLOPs that loses few enough answers; None if no cascade has fewer FLOPs than that
+              setting.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
@@ -182,8 +193,8 @@ class Search:
     def _is_enough(self, right: Array) -> bool:
         """Return whether at most the allowed share of correct answers is lost, with 95 % confidence.
 
-        Images that only the cheaper setting gets right do not offset lost ones: after choosing among many settings, most
-        such gains are chance.
+        Images that only the cheaper setting classifies correctly do not offset lost answers: if many settings are tried,
+        most such gains are chance.
         """
         lost = int(np.count_nonzero(self._full.right & ~right))
         if not 0 < self._max_drop < 1:
@@ -191,7 +202,7 @@ class Search:
         return chance_of_at_most(lost, len(right), self._max_drop) <= _DOUBT
 
     def _front(self) -> list[Trial]:
-        """Return the trials that are more accurate than all that are as cheap, the cheapest first."""
+        """Return the Pareto front, cheapest first: each trial is more accurate than all trials that cost no more."""
         front: list[Trial] = []
         for trial in sorted(filter(None, self._trials.values()), key=lambda one: (one.flops, -one.right.sum())):
             if not front or trial.right.sum() > front[-1].right.sum():
@@ -217,7 +228,7 @@ class Search:
         chosen: Any = {name: values[i - 1] for (name, values), i in zip(self._axes.items(), place, strict=True) if i}
         try:
             return self._try(self._point.engine.setting(self._full.profile, **chosen))
-        except RoutingError:  # values that don't go together
+        except RoutingError:  # these values can't be combined
             return None
 
     def _try(self, profile: Profile | None) -> Trial | None:
@@ -243,7 +254,10 @@ class Search:
         return trial
 
     def _is_worse(self, assessment: Assessment, answers: CascadeAnswers) -> bool:
-        """Return whether an equally cheap trial is more accurate here by more than two standard errors of the difference."""
+        """Return whether a trial with no more FLOPs is clearly more accurate on these images.
+
+        The difference in correct answers must exceed two of its standard errors.
+        """
         quality, classes = assessment.quality(), answers.classes
         assert quality is not None and quality.flops_per_image is not None
         right = classes == self._labels[: len(classes)]

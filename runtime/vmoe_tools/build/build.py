@@ -27,9 +27,10 @@ class BuiltEngine:
     """An engine in the cache.
 
     Attributes:
-        record: the inputs of the build, the GPU, and the sizes of batches.
-        seconds: duration of the build; None if the engine existed already.
-        checks: comparisons with the CPU, at the smallest and at the largest batch; empty if the engine existed already.
+        record: the inputs of the build, the GPU, and the batch sizes.
+        seconds: duration of the build; None if the engine was in the cache already.
+        checks: comparisons with the CPU, at the smallest and the largest batch size; empty if the engine was in the cache
+            already.
     """
 
     record: EngineRecord
@@ -64,17 +65,17 @@ def build_engine(
     Args:
         bundle: the bundle to build from.
         profile: the profile that the engine is fixed to; None for a dense ViT.
-        batches: images per call: the smallest, the tuned and the largest number.
+        batches: the smallest, tuned and largest number of images per call.
         workspace: limit of scratch memory in MiB; None for all memory of the GPU.
         plugin_inside: whether to store the plugin library in the engine.
-        force: build even if the cache has the engine.
+        force: build the engine even if it is in the cache.
         say: called with the name of each step.
         log: called with each line that TensorRT logs.
 
     Raises:
-        click.ClickException: the engine's answers differ from the bundle's; the engine isn't kept.
-        BackendError: something is missing, or TensorRT can't build the engine.
-        BundleError: the weights were changed after export, or any file was changed during the build.
+        click.ClickException: the engine's answers differ too much from the bundle's. The engine isn't stored.
+        BackendError: a requirement is missing, or TensorRT can't build the engine.
+        BundleError: the weights were changed after export, or a file was changed during the build.
     """
     key = engine_key(bundle, profile)
     record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256="", size=0)

@@ -21,24 +21,26 @@ from vmoe_runtime.routing import layer_outputs
 _IMAGES = 8
 _SEED = 20210610
 
-# Two limits for each precision: the largest difference from the CPU, relative to the largest output (median over the
-# images); and the smallest share of (token, choice) pairs that engine and CPU both keep at the same expert, or both drop.
-# The first is a median because in half precision some gates swap order. An affected image differs by more than rounding.
+# The two limits for each precision. The first is the largest accepted difference from the CPU's outputs, relative to the
+# largest output. The second is the smallest accepted share of (token, choice) pairs that engine and CPU both keep at the
+# same expert, or both drop. The difference is a median over the images: in half precision some gates swap order, and the
+# affected images differ by more than rounding.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 
 @dataclass(frozen=True)
 class Check:
-    """The comparison of an engine with the CPU, in calls of one size.
+    """The comparison of an engine with the CPU, in calls of one batch size.
 
     Attributes:
         reference: description of the backend on the CPU.
         batch: images per call.
         images: number of images compared.
-        largest_output: largest absolute output of the CPU.
+        largest_output: largest absolute output on the CPU.
         max_difference: largest absolute difference over all images.
-        median_difference: median over the images of each one's largest absolute difference.
-        agreement: share of the (token, choice) pairs that both keep at the same expert, or both drop; 1 for a dense ViT.
+        median_difference: median over the images of an image's largest absolute difference.
+        agreement: share of the (token, choice) pairs that engine and CPU both keep at the same expert, or both drop; 1 for a
+            dense ViT.
     """
 
     reference: str
@@ -51,7 +53,9 @@ class Check:
 
 
 class Reference:
-    """The answers of a bundle's own graph on the CPU to smooth random images: eight, or two routing groups if that is more.
+    """The answers of a bundle's own graph on the CPU, to which an engine's answers are compared.
+
+    The images are smooth random images: at least eight, in at least two whole routing groups.
 
     Args:
         bundle: the bundle.
@@ -77,7 +81,9 @@ class Reference:
         self._run = Run.of(names, values, profile, by_token=True)
 
     def check(self, engine: Backend, batch: int) -> Check:
-        """Run the same images on the engine, in calls of `batch` images. To fill the last call, repeat some, shuffled.
+        """Run the same images on the engine, in calls of `batch` images.
+
+        To fill the last call, some routing groups of images are run again, in random order.
 
         Raises:
             BackendError: the engine failed.

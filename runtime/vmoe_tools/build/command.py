@@ -118,10 +118,10 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
     """Choose the batch sizes that an engine is built for.
 
     Args:
-        manifest: the bundle's manifest; its routing groups determine which batch sizes fit.
-        smallest: fewest images per call; None for one routing group.
-        tuned: images per call that the engine is tuned for; None for `largest`.
-        largest: most images per call; None for about 32.
+        manifest: the bundle's manifest. Its routing groups determine which batch sizes fit.
+        smallest: smallest number of images per call; None for one routing group.
+        tuned: number of images per call that the engine is tuned for; None for the largest number.
+        largest: largest number of images per call; None for about 32.
 
     Raises:
         click.UsageError: a size doesn't fit the routing groups, or smallest <= tuned <= largest doesn't hold.

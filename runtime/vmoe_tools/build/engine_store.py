@@ -13,11 +13,11 @@ FOR_OWNER = 0o600
 
 
 def store_engine(engine: bytes, record: EngineRecord) -> None:
-    """Store an engine in the cache, and replace one with the same key.
+    """Store an engine in the cache. It replaces an engine with the same key.
 
     Raises:
         EngineCacheError: the cache folder can't be used.
-        click.ClickException: the file can't be written; an existing one is unchanged.
+        click.ClickException: the file can't be written. An existing file stays unchanged.
     """
     private_folder("tensorrt")
     write_bytes(record.key.file, json.dumps(asdict(record)).encode() + b"\n" + engine, FOR_OWNER)

@@ -26,11 +26,11 @@ def serialized_engine(
 
     Args:
         graph: the graph to build from.
-        plugin: the plugin library; None if the graph needs none.
-        shapes: shapes of the input `image`: the smallest, the one to tune for, and the largest.
+        plugin: the plugin library; None if the graph doesn't need it.
+        shapes: three shapes of the input `image`: the smallest, the one to tune for, and the largest.
         workspace: limit of scratch memory in bytes; None for all memory of the GPU.
         plugin_inside: whether to store the plugin library in the engine.
-        timing_cache: TensorRT's measurements from earlier builds; empty at first.
+        timing_cache: TensorRT's measurements from earlier builds; empty before the first build.
         listener: called with each line that TensorRT logs.
 
     Returns:
@@ -47,7 +47,7 @@ def serialized_engine(
         # TensorRT 11 ignores the flag, because it has only strongly typed networks.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, log)
-        # The parser looks for the weights next to this path.
+        # The parser looks for the weights in the folder of this path.
         if not parser.parse(graph.data, f"{graph.folder}/{graph.path.name}"):
             problems = [parser.get_error(index).desc() for index in range(parser.num_errors)] or [log.reason()]
             raise BackendError(f"TensorRT can't read {graph.path}: {' '.join(problems[0].split())[:400]}")

@@ -1,4 +1,4 @@
-"""The command line that builds the engine of `vmoe build` with trtexec, TensorRT's own program."""
+"""The command line for trtexec, TensorRT's own program, that builds the same engine as `vmoe build`."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def fewshot(
 
 
 def _fitted_to(path: Path) -> str:
-    """Return the JSON text that identifies the features of a bundle in the files of heads fitted to them."""
+    """Return the JSON text that a head's file stores, to identify the features that the head is fitted to."""
     with Bundle.open(path, verify=False) as bundle, bundle.open_weights() as file:
         manifest, sampled = bundle.manifest, []
         for tensor in read_tensors(file, manifest.files[WEIGHTS_NAME].size):
@@ -118,7 +118,7 @@ def _fitted_to(path: Path) -> str:
 
 
 def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
-    """Return the images, their labels i64[N], and the names of the classes; None for an npz file, which has no names."""
+    """Return the images, their labels i64[N], and the names of the classes. The names are None for an npz file."""
     loose, by_class = pictures_of(path) if path.is_dir() else ([], {})
     if loose and by_class:
         raise click.ClickException(f"{loose[0]} is in no subfolder, so it has no class; move it into one, or out of {path}")
@@ -131,7 +131,7 @@ def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
 
 
 def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: int) -> tuple[Array, Array]:
-    """Return the indices of the images to fit to, and those of all others."""
+    """Return the indices of the images to fit the head to, and of all other images."""
     generator = np.random.default_rng(seed)
     chosen = []
     for index in range(labels.max() + 1):
@@ -141,13 +141,13 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
             count = "1 image" if len(of_class) else "no images"
             raise click.ClickException(f"class {name} has {count}, and needs at least 2: one to fit to, and one to hold out")
         chosen.append(of_class[: min(per_class, len(of_class) - 1)])
-    # Shuffle, because otherwise the images of a routing group would all be of one class.
+    # Shuffle. Otherwise, all images of a routing group would belong to one class.
     picked = generator.permutation(np.concatenate(chosen))
     return picked, generator.permutation(np.setdiff1d(np.arange(len(labels)), picked))
 
 
 def _features(engine: Engine, source: ImageSource, indices: Array, progress: Progress) -> Array:
-    """Return the features f32[N, D] of the images at N indices, in their order. Repeated images fill the last call."""
+    """Return the features f32[N, D] of the images at `indices`, in this order. The last call is filled with repeated images."""
     if (output := engine.manifest.output) != "features":
         remedy = "export with vmoe export CKPT --output features"
         raise click.ClickException(f"the bundle returns {output}, and a head needs features; {remedy}")

@@ -2,13 +2,14 @@
 
 From `vmoe/evaluate/fewshot.py` and `vmoe/configs/common_fewshot.py` of google-research/vmoe:
 
-- Features are standardized: the mean is subtracted, and the result divided by the standard deviation + 1e-5.
+- Features are standardized: subtract the mean, then divide by the standard deviation + 1e-5.
 - A constant input of 100 provides a bias that is hardly regularized.
 - Targets are -1 and 1.
 - The strength of the L2 regularization is one of 2^-10, 2^-9, ... 2^19.
 
-The official code selects the strength that is best on the test images of nine data sets. Here, it is the one with the least
-squared error in leave-one-out cross-validation on the training images. So held-out images don't influence the choice.
+The official code selects the strength that is best on the test images of nine data sets. This module selects the strength
+with the smallest squared error in leave-one-out cross-validation on the training images. So held-out images don't influence
+the choice.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:
     """Fit a head in closed form.
 
     The scores of the regression are near -1 and 1, so softmax would give nearly equal probabilities. The head therefore
-    multiplies them by a number from 1 to 64, which changes no predicted class: the number that maximizes the likelihood of
-    the labels in leave-one-out cross-validation.
+    multiplies the scores by a number from 1 to 64. This changes no predicted class. The number is chosen to maximize the
+    likelihood of the labels in leave-one-out cross-validation.
 
     Args:
         features: f32[N, D].

@@ -18,10 +18,11 @@ class Agreement:
     Attributes:
         images: number of images.
         same_top1: share of the images with the same predicted class; None if the bundles don't return logits.
-        max_difference: the largest absolute difference of logits, or of the outputs that replace them.
+        max_difference: the largest absolute difference of the logits or, without logits, of the main outputs.
         mean_difference: the mean absolute difference.
-        same_experts: by MoE layer, the share of tokens that exactly the same experts keep, including tokens that both
-            bundles drop. Empty for a dense ViT, and for a Soft MoE, whose experts all process every token.
+        same_experts: by MoE layer, the share of the tokens that exactly the same experts keep in both bundles. A token that
+            both bundles drop counts as the same. Empty for a dense ViT, and for a Soft MoE, whose experts all process every
+            token.
     """
 
     images: int
@@ -32,7 +33,7 @@ class Agreement:
 
 
 class AgreementCount:
-    """Counts the agreement over batches."""
+    """A count of the agreement of two bundles over batches."""
 
     def __init__(self, *, has_top1: bool) -> None:
         """Start with no batches.
@@ -52,8 +53,8 @@ class AgreementCount:
 
         Args:
             ours, theirs: f32[N, ...], the outputs of the two bundles.
-            our_routing, their_routing: their routing, by MoE layer. The groups may differ, because tokens are compared in
-                the order of the images.
+            our_routing, their_routing: the routing of the two bundles, by MoE layer. The routing groups may differ, because
+                tokens are compared in the order of the images.
         """
         difference = absolute_differences(ours, theirs)
         self._images += len(ours)
@@ -89,7 +90,7 @@ def _keepers(routing: Routing) -> Array:
 
 
 def absolute_differences(ours: Array, theirs: Array) -> Array:
-    """Return |ours - theirs| as f64 of the same shape. Equal infinities, and NaN in both, have a difference of 0."""
+    """Return |ours - theirs| as f64 of the same shape. Two equal infinities, or two NaN, have a difference of 0."""
     with np.errstate(invalid="ignore"):
         apart = np.abs(ours.astype(np.float64) - theirs)
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))

@@ -151,7 +151,7 @@ def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
-    """Refuse a folder that pictures can't or mustn't be written to, before the user waits for them."""
+    """Refuse a folder for the pictures that can't or must not be written to, before the user waits for the pictures."""
     if out is None:
         return
     import vmoe_tools.patch_pictures  # noqa: F401
@@ -160,7 +160,7 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
         raise click.UsageError(f"--out {out} exists and is not a folder")
     if not out.absolute().parent.is_dir():
         raise click.UsageError(f"--out {out} can't be created: there is no folder {out.absolute().parent}")
-    # Path.resolve would raise if links form a loop.
+    # Use os.path.realpath: Path.resolve would raise if links form a loop.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
         raise click.UsageError(f"--out {out} is inside an input of this command, or is a bundle; choose another folder")
@@ -189,7 +189,7 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
 
 
 def _draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Path]:
-    """Draw all pictures that the model and the images allow; return their paths. A dense ViT has none."""
+    """Draw all pictures that the model and the images allow, and return their paths. A dense ViT has no pictures."""
     from vmoe_tools.charts import chart_classes, chart_gates, chart_loads, write_picture
     from vmoe_tools.patch_pictures import picture_capacities, picture_experts
 

@@ -1,4 +1,4 @@
-"""Printing the summary of a bundle, the routing of images, and the comparison of settings on one picture."""
+"""Functions that print the summary of a bundle, the routing of images, and the comparison of settings on one picture."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
 
-_WIDTH_OF_A_LIST = 1000  # characters if the output is not a terminal; keeps each tensor on one line
+_WIDTH_OF_A_LIST = 1000  # line width if the output is not a terminal, so that each tensor fits on one line
 _DIGITS_OF_A_HASH = 16
 _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
-_WIDTH = 78  # characters for grids of patches next to each other
-_SIGNS = string.digits + string.ascii_letters + "+."  # experts 0 to 61, all further experts, and a dropped patch
+_WIDTH = 78  # line width for grids of patches side by side
+_SIGNS = string.digits + string.ascii_letters + "+."  # signs for experts 0 to 61, further experts, and a dropped patch
 _IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
 """Columns to leave out first: profile names and slots contain the same information."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
@@ -76,7 +76,7 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
 
 
 def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
-    """Return the sections of a summary as names and texts, except profiles, files and this machine's backends."""
+    """Return the titles and rows of a summary's sections, except profiles, files and this machine's backends."""
     routing, origin = summary["routing"], summary["origin"]
     sections = [("Model", _model(summary))]
     if routing is not None:
@@ -110,7 +110,7 @@ def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
 
 
 def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] = ()) -> None:
-    """Print how routers process the images, and the paths of the pictures."""
+    """Print how the routers process the images, and the paths of the pictures that were drawn."""
     print_section(stream, report.bundle, _run(report), *map(one_line, report.notes))
     if report.layers:
         columns: dict[str, Callable[[tuple[str, LayerStatistics]], str]] = {
@@ -132,7 +132,7 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] =
 
 
 def print_picture(report: PictureReport, stream: TextIO) -> None:
-    """Print the answer of each setting, where the answer changes, and the expert of each patch in each layer."""
+    """Print the answer at each setting, where the answer changes, and the expert of each patch in each layer."""
 
     def answer(setting: SettingAnswer, rank: int) -> str:
         index, share = setting.classes[rank]
@@ -169,7 +169,7 @@ def _flips(report: PictureReport) -> str:
 
 
 def _signs(patches: np.ndarray[Any, np.dtype[Any]]) -> Callable[[int], str]:
-    """Return a function that returns a row of patches as text."""
+    """Return a function that formats the row of patches with a given index, with one sign per patch."""
     return ["".join(_SIGNS[min(expert, len(_SIGNS) - 2)] for expert in row) for row in patches].__getitem__
 
 
@@ -251,7 +251,7 @@ def _experts(layer: LayerStatistics, class_names: Sequence[str] | None) -> dict[
 
 
 def _classes(layer: LayerStatistics, expert: int, class_names: Sequence[str] | None) -> str:
-    """Return the classes with the largest mean routing weight for an expert, as text."""
+    """Format the classes that have the largest mean routing weight for an expert."""
     assert layer.class_weight is not None
     weights = np.nan_to_num(layer.class_weight[:, expert])
     best = [index for index in np.argsort(-weights, kind="stable")[:_CLASSES_OF_AN_EXPERT] if weights[index] > 0]
@@ -276,7 +276,7 @@ def _print_agreement(report: ImageReport, stream: TextIO) -> None:
 
 
 def _setting_text(row: SettingRow, profile: Summary) -> str:
-    """Return one setting of a profile as the text in its column."""
+    """Format one setting of a profile for the setting's column."""
     value = profile[row.stored]
     return one_line(value) if value is None or row.type != "flag" else row.text(value)
 

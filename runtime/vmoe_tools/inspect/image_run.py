@@ -1,4 +1,4 @@
-"""A run of one or more bundles on all images: the routing of the first, and the agreement of the others with it."""
+"""A run of one or more bundles on all images: the routing of the first bundle, and how far the others agree with it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class OtherBundle:
     """Another bundle of the same model, such as another precision, compared with the inspected one.
 
     Attributes:
-        bundle: its name, or its path if several have that name.
-        precision: precision of its large products.
+        bundle: name of the bundle, or its path if several bundles have the same name.
+        precision: precision of the bundle's large matrix products.
         group: the images that share slots; None for a dense ViT.
-        backend: description of the backend that it ran on.
+        backend: description of the backend that the bundle ran on.
         agreement: agreement of its outputs and routing with those of the inspected bundle.
     """
 
@@ -94,8 +94,8 @@ def run_images(
     Args:
         bundles: bundles of one model, the inspected one first.
         source: the images.
-        profile: the setting of the inspected bundle; the others run with the profile of the same name. None for a model
-            without profiles.
+        profile: the setting of the inspected bundle; None for a model without profiles. The other bundles run at their
+            profile of the same name.
         after_batch: called after each batch with its number of images.
         name: name of the npz file or folder.
 

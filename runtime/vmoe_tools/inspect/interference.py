@@ -16,20 +16,22 @@ _IMAGES_PER_CALL = 16
 
 @dataclass(frozen=True)
 class Interference:
-    """The outputs for the same images with different neighbours, compared with those for a first set of neighbours.
+    """The changes in the outputs for images if their neighbours in the batch change.
 
-    Differences are absolute differences of logits or other outputs. If every image is its own routing group, all differences
-    and changes are exactly 0.
+    Every image is first run with one set of neighbours, then with other sets. Differences are absolute differences from the
+    first outputs (logits or other outputs). If every image is its own routing group, all differences and changes are exactly
+    0.
 
     Attributes:
         images: number of images.
-        sets: number of sets of neighbours for each image, without the first one.
-        images_per_call: images per call: one and its neighbours.
+        sets: number of other sets of neighbours for each image.
+        images_per_call: images per call: an image and its neighbours.
         max_difference: the largest difference over images, sets and outputs.
-        mean_difference: the mean over all of them.
-        top1_changed: share of the predictions that differ from those with the first neighbours; None if the bundle returns
-            no logits.
-        images_changed: share of the images whose prediction ever differed; None as above.
+        mean_difference: the mean difference over images, sets and outputs.
+        top1_changed: share of the predictions, over images and sets, that differ from the first ones; None if the bundle
+            returns no logits.
+        images_changed: share of the images whose prediction changed with at least one set; None if the bundle returns no
+            logits.
     """
 
     images: int
@@ -57,9 +59,9 @@ def interference(
         engine: the engine.
         images: from `engine.batch`, [N,H,W,C]. Images at the end that don't fill a call are ignored.
         setting: as for a call of the engine.
-        sets: number of sets of neighbours for each image, in addition to the first one, which has the original order.
+        sets: number of shuffled orders, in addition to the original order, which is run first.
         seed: random seed of the orders.
-        after_set: called after each set with its number of images.
+        after_set: called with the number of images after all of them have run in one of the shuffled orders.
 
     Raises:
         ImageError: there are too few images for two calls.
@@ -96,7 +98,7 @@ def interference(
 
 
 def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
-    """Run images in a given order, and return their outputs in the original order."""
+    """Run images in the given `order`, and return their outputs in the original order."""
     calls = [engine.outputs(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
     answers = np.concatenate([call[engine.manifest.output] for call in calls])
     original = np.empty_like(answers)

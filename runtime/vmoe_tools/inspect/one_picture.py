@@ -1,4 +1,4 @@
-"""One picture at several settings: the answer of each, and the expert of each patch."""
+"""One picture at several settings: its predicted class at each setting, and the expert of each patch."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class SettingAnswer:
         name: name of the setting, or of the bundle if it has nothing to set.
         flops_per_image: FLOPs of the matrix products for this picture; None if the manifest lacks the sizes.
         classes: index and probability of all classes, the most likely first.
-        experts: for each MoE layer, for each token, the experts that processed it, the one with the largest gate first;
-            empty if the token was dropped. A classifier token comes first, then the patches row by row.
-        tokens: for each MoE layer, for each original token of the picture, the index of the token that it is now part of;
-            merged tokens have the same index.
+        experts: for each MoE layer, a list for each token: the experts that processed the token, the one with the largest
+            gate first. The list is empty if the token was dropped. If there is a classifier token, it comes first; then come
+            the patches, row by row.
+        tokens: for each MoE layer, the index of the token that now contains each original token of the picture. Merged
+            tokens have the same index.
     """
 
     name: str
@@ -66,16 +67,16 @@ class PictureReport:
     flips: tuple[int, ...]
 
     def record(self) -> dict[str, Any]:
-        """Return the keys and values of the JSON; classes have the format of `vmoe run`."""
+        """Return the keys and values of the JSON. The classes have the same format as in `vmoe run`."""
         settings = [{**asdict(each), "classes": class_records(each.classes, self.class_names)} for each in self.settings]
         return {**asdict(self), "settings": settings}
 
     def named(self, index: int) -> str:
-        """Return the name of a class for texts, shortened if it is long."""
+        """Return the name of a class for use in sentences, shortened if it is long."""
         return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
 
     def patches(self, setting: SettingAnswer, layer: str) -> Array:
-        """Return i64[2,rows,columns]: for each patch, the expert with the largest gate (-1 if dropped), and its token.
+        """Return i64[2,rows,columns]: the expert with the largest gate (-1 if dropped), and the token, of each patch.
 
         Raises:
             RoutingError: `grid` is None.

@@ -1,4 +1,4 @@
-"""The patches of an image in one MoE layer: how often each was processed, and by which expert."""
+"""The patches of an image in one MoE layer: how often each patch was processed, and by which expert."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ class LayerPatches:
 
     Attributes:
         processed: i64[N,rows,columns], number of kept choices of the patch, over all members of an ensemble; 0 if the patch
-            was dropped. In Soft MoE it is E, because all experts process a part of every patch.
-        expert: i64[N,rows,columns], the expert of the kept choice with the largest gate (on ties, the first); -1 if dropped.
-        weight: f32[N,rows,columns], the gate of that choice, in Soft MoE the expert's share; 0 if dropped.
+            was dropped. In a Soft MoE it is E, because all experts process a part of every patch.
+        expert: i64[N,rows,columns], the expert of the kept choice with the largest gate; -1 if the patch was dropped. If
+            several gates are equally large, the first choice counts.
+        weight: f32[N,rows,columns], the gate of that choice; in a Soft MoE, the share of that expert. 0 if the patch was
+            dropped.
     """
 
     processed: Array
@@ -42,7 +44,7 @@ def layer_patches(routing: Routing) -> LayerPatches:
     first = layout.tokens - layout.rows * layout.columns
 
     def of_patches(values: Array) -> Array:
-        """Select and reshape the values of patches to [N, rows, columns, choices of all members]."""
+        """Select the values of patches, and reshape them to [N, rows, columns, choices of all members]."""
         by_token = values.reshape(-1, layout.tokens, layout.members * values.shape[1])
         return by_token[:, first:].reshape(-1, layout.rows, layout.columns, by_token.shape[2])
 
@@ -57,7 +59,9 @@ def layer_patches(routing: Routing) -> LayerPatches:
 
 
 def experts_and_tokens(routing: Routing) -> Array:
-    """Return i64[2,N,rows,columns]: `LayerPatches.expert`, and the index in its image of the token that has each patch.
+    """Return i64[2,N,rows,columns]: `LayerPatches.expert`, and the token that contains each patch.
+
+    A token is given by its index in the image.
 
     Raises:
         RoutingError: the bundle's manifest doesn't say which tokens are patches.

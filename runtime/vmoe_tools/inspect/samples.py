@@ -26,10 +26,10 @@ class Frame:
 
     Attributes:
         name: name of the setting; None if the model has nothing to set.
-        effective_ratio: its capacity ratio after rounding to whole slots; None as above.
+        effective_ratio: capacity ratio of the setting after rounding to whole slots; None if the model has nothing to set.
         answers: i64[n], the class with the largest logit of each sample; None if the bundle returns no logits.
-        patches: for each MoE layer, i64[2,n,rows,columns]: the expert of each patch, -1 if it was dropped, and the index of
-            the token that has the patch.
+        patches: for each MoE layer, i64[2,n,rows,columns]: the expert of each patch (-1 if it was dropped), and the index of
+            the token that contains the patch.
     """
 
     name: str | None
@@ -40,7 +40,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Samples:
-    """Sample images, n of them, and their results at several settings.
+    """The n sample images, and their results at several settings.
 
     Attributes:
         pixels: f32[n,H,W,C], from 0 to 1; C is 1 or 3.
@@ -48,8 +48,8 @@ class Samples:
         patch_size: height and width of a patch in pixels.
         num_experts: E of each MoE layer.
         own: the results at the inspected setting.
-        frames: the results at several capacity ratios, ascending, including `own`; only `own` if the model has no capacity,
-            or if its graph is fixed to one setting.
+        frames: the results at several ascending capacity ratios, including `own`. If the model has no capacity, or its graph
+            is fixed to one setting, only `own`.
     """
 
     pixels: Array
@@ -86,7 +86,10 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
 
 
 def shown_pixels(batch: Array) -> Array:
-    """Convert a batch, uint8 or float32 [n,H,W,C], to f32[n,H,W,1 or 3] from 0 to 1; average any other channels."""
+    """Convert a batch, uint8 or float32 [n,H,W,C], to f32[n,H,W,1 or 3] from 0 to 1.
+
+    If C is neither 1 nor 3, the channels are averaged.
+    """
     pixels: Array = batch.astype(np.float32)
     pixels = pixels / 255 if batch.dtype == np.uint8 else (pixels + 1) / 2
     if pixels.shape[3] not in (1, 3):
@@ -95,7 +98,7 @@ def shown_pixels(batch: Array) -> Array:
 
 
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
-    """Return the inspected setting at several capacity ratios, omitting ratios with the same number of slots."""
+    """Return the inspected setting at several capacity ratios. Leave out a ratio if another has the same number of slots."""
     rules = engine.manifest.rules
     if profile is None or engine.only_profile is not None:
         return [profile]

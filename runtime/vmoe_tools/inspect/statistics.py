@@ -24,13 +24,13 @@ _EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)[1:-1]
 class Choices:
     """C choices of each of T tokens, in the order of the images. In an ensemble (E3), each member of a token is a row.
 
-    With experts choice and in Soft MoE, every expert is a choice of every token, so C = E.
+    With expert choice and in a Soft MoE, every expert is a choice of every token, so C = E.
 
     Attributes:
-        expert: i32[T,C], the expert of each choice; -1 if a TensorRT graph dropped it.
-        kept: bool[T,C], whether the choice got a slot; in Soft MoE, all do.
-        weight: f32[T,C], raw gates; in Soft MoE, the share of the expert's slots in the output of the token.
-        complete: whether each row of `weight` has the gates of all experts, which then sum to 1.
+        expert: i32[T,C], the expert of each choice; -1 if a TensorRT graph dropped the choice.
+        kept: bool[T,C], whether the choice got a slot; in a Soft MoE, every choice gets one.
+        weight: f32[T,C], raw gates; in a Soft MoE, the share of the expert's slots in the output of the token.
+        complete: whether each row of `weight` contains the gates of all experts, which then sum to 1.
     """
 
     expert: Array
@@ -40,7 +40,7 @@ class Choices:
 
 
 def choices_of(routing: Routing) -> Choices:
-    """Return the choices of one MoE layer as one row per token, from its G groups of S tokens."""
+    """Return the choices of one MoE layer, with its G groups of S tokens flattened to one row per token."""
     if routing.kept is None:
         assert routing.combine is not None
         weight = routing.combine.sum(axis=3)
@@ -60,26 +60,28 @@ def choices_of(routing: Routing) -> Choices:
 class LayerStatistics:
     """Statistics of one MoE layer with E experts over all added images.
 
-    A pair is a token and one of its choices; with experts choice, a token and any expert, and the pair is kept if the expert
-    chose the token. Soft MoE has no pairs and drops nothing: an expert's share of a token's output replaces the gate.
+    A pair consists of a token and one of its choices. With expert choice, it consists of a token and any expert, and the
+    pair is kept if the expert chose the token. A Soft MoE has no pairs and drops nothing: an expert's share of a token's
+    output replaces the gate.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
         images: number of images.
-        load: f64[E], pairs that each expert kept; in Soft MoE, its shares of all tokens, summed.
-        requested: i64[E], pairs that chose each expert; None if tokens do not choose, and for TensorRT graphs.
-        expert_dropped: f64[E], dropped share of `requested`, NaN if that is 0; None if `requested` is None.
-        pairs_dropped: share of all pairs that got no slot; None in Soft MoE.
+        load: f64[E], number of pairs that each expert kept; in a Soft MoE, the sum of the expert's shares of all tokens.
+        requested: i64[E], number of pairs that chose each expert; None if tokens do not choose, and for TensorRT graphs.
+        expert_dropped: f64[E], dropped share of `requested`, NaN if `requested` is 0; None if `requested` is None.
+        pairs_dropped: share of all pairs that got no slot; None in a Soft MoE.
         patches_dropped: share of the patches that no expert processed; None if the manifest does not say which tokens are
             patches.
-        load_entropy: entropy of `load` from 0 to 1, 1 if it is even; NaN if nothing was kept.
-        gate_entropy: mean entropy of a token's gates from 0 to 1, 1 if they are even; None if only the gates of its k
+        load_entropy: entropy of `load` from 0 to 1, where 1 is an even load; NaN if nothing was kept.
+        gate_entropy: mean entropy of a token's gates from 0 to 1, where 1 means equal gates; None if only the gates of its k
             choices are known.
         gates_kept: i64[BINS], histogram of the gates of kept pairs.
-        gates_dropped: i64[BINS], the same for dropped pairs.
-        class_weight: f64[classes,E], mean routing weight of each class and expert: the gates of kept pairs, summed and
-            divided by the number of tokens of the images of that class. NaN for a class without images; None without labels.
-        class_images: i64[classes], images of each class; None without labels.
+        gates_dropped: i64[BINS], histogram of the gates of dropped pairs.
+        class_weight: f64[classes,E], mean routing weight of each class and expert: the sum of the gates of kept pairs,
+            divided by the number of tokens, both over the images of the class. NaN for a class without images; None without
+            labels.
+        class_images: i64[classes], number of images of each class; None without labels.
     """
 
     kind: ModelKind
@@ -98,7 +100,7 @@ class LayerStatistics:
 
 
 class RoutingStatistics:
-    """Accumulates routing statistics over batches, so that only the routing of one batch is in memory.
+    """Routing statistics that are accumulated over batches, so that only the routing of one batch is in memory.
 
     Examples:
         >>> from vmoe_runtime import Engine
@@ -126,10 +128,10 @@ class RoutingStatistics:
         Args:
             routing: the result of `Engine.routing`, by MoE layer.
             images: number of images of the batch.
-            labels: integers[images], 0 to num_classes - 1; None if there are none.
+            labels: integers[images], 0 to num_classes - 1; None without labels.
 
         Raises:
-            RoutingError: the routing doesn't fit the number of images, or a label is invalid; nothing is then added.
+            RoutingError: the routing doesn't fit the number of images, or a label is invalid. Nothing is added then.
         """
         added = {name: _count(layer, images, labels, self._num_classes) for name, layer in routing.items()}
         for name, counts in added.items():
@@ -143,7 +145,7 @@ class RoutingStatistics:
 
 
 def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, num_classes: int | None) -> dict[str, Any]:
-    """Return one layer's counts for a batch. They can be added to those of other batches."""
+    """Return one layer's counts for a batch. The counts of several batches can be summed."""
     choices, experts = choices_of(routing), routing.experts
     kept_expert, kept_weight = choices.expert[choices.kept], choices.weight[choices.kept]
     try:
@@ -151,7 +153,7 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
     except RoutingError:
         patches = np.zeros(0, bool)
     count, known = as_whole(images) or 0, [patches, patches if routing.token is None else routing.token]
-    # If neither array gives the number of images, check at least that each has the same number of tokens.
+    # If neither array shows the number of images, at least check that the tokens divide evenly among the images.
     if count < 1 or len(choices.kept) % count or any(len(values) not in (0, count) for values in known):
         raise RoutingError(f"the routing is not that of {shown(images)} images")
     by_class: Array = np.zeros((num_classes or 0, experts))
@@ -180,7 +182,7 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
 
 
 def _checked_labels(labels: Any, images: int, num_classes: int) -> Array:
-    """Convert labels, a list or an array, to i64[images]; refuse invalid ones."""
+    """Convert labels, a list or an array, to i64[images]. Refuse invalid labels."""
     try:
         found = np.asarray(labels)
         if found.shape == (images,) and found.dtype.kind in "iu" and found.min() >= 0 and found.max() < num_classes:
@@ -212,7 +214,7 @@ def _statistics(kind: ModelKind, sums: Mapping[str, Any]) -> LayerStatistics:
 
 
 def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
-    """Return the name of a class, or its index if there are no names; cut it to `longest` characters.
+    """Return the name of a class, or its index if there are no names. Cut a long name to `longest` characters.
 
     Examples:
         >>> class_name(1, ("tench", "West Highland white terrier"), 20), class_name(7, None, 20)
@@ -228,14 +230,14 @@ def _histogram(gates: Array) -> Array:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    """Divide element by element; NaN if the divisor is 0."""
+    """Divide element by element. The result is NaN where the divisor is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share: Array = np.where(whole != 0, part / whole, np.nan)
     return share
 
 
 def _entropies(shares: Array) -> Array:
-    """Return the entropies f64[N] of rows f64[N,E] that sum to 1, as shares of the largest possible one; 1 if E is 1."""
+    """Return the entropies f64[N] of rows f64[N,E] that sum to 1, relative to the largest possible entropy; 1 if E is 1."""
     experts = shares.shape[1]
     if experts == 1:
         return np.ones(len(shares))

@@ -15,7 +15,7 @@ from vmoe_tools.machine import describe_backends
 
 T = TypeVar("T")
 
-_MOST = 2**53  # largest accepted number in fields that the manifest reader doesn't check
+_MOST = 2**53  # the largest number that is accepted in fields that the manifest reader doesn't check
 _DESCRIPTION: Mapping[str, type] = {
     "num_layers": int, "hidden_size": int, "num_heads": int, "mlp_dim": int, "classifier": str, "num_classes": int,
 }  # fmt: skip
@@ -31,12 +31,17 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
     Returns:
         - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
         - `model`: sizes, named as in the official configs, and `expert_mlp_dim` and `dispatch_bf16` of the experts
-        - `parameters`: `all`; `per_token`: the most that a token uses, at the first profile's `k`; `k`; `tensors`: number of
-          tensors
+        - `parameters`: numbers of parameters and tensors:
+            - `all`: all parameters
+            - `k`: the first profile's `k`
+            - `per_token`: the most parameters that a token uses, at this `k`
+            - `tensors`: number of tensors
         - `routing`: `kind`, `layers`, `num_experts`, `layer_experts`, `slots_per_expert` (Soft MoE), `group`,
           `group_tokens`, `rounding`, `capacity_multiple_of`, `settings`
-        - `image`, `output`: input and main output of the graph; `outputs`: shape of each output for one image, by name
-        - `profiles`: each with its slots as `capacity`, `flops_per_image`, and `of_dense`, their share of the dense FLOPs
+        - `image`, `output`: input and main output of the graph
+        - `outputs`: shape of each output for one image, by name
+        - `profiles`: for each profile, its settings, its slots as `capacity`, `flops_per_image`, and `of_dense`
+          (`flops_per_image` as a share of the dense model's FLOPs)
         - `dense_flops_per_image`: FLOPs of the dense model of the same size
         - `tensorrt`: `precision` and `graphs`
         - `validation`: `atol`, `relative_limit`, and the worst results of each kind of comparison: `graphs` (with the
@@ -107,7 +112,7 @@ def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> dict[s
 
 
 def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: int | None) -> int | None:
-    """Return the number of parameters in experts that a token doesn't use; None if it isn't known."""
+    """Return how many of the experts' parameters a token doesn't use; None if this isn't known."""
     if k is None or not manifest.moe_layers:
         return None
     unused = 0
@@ -161,13 +166,13 @@ def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
-    """Return the worst of some comparisons: the largest differences, and the smallest share of equally routed pairs."""
+    """Return the worst results of some comparisons: the largest differences, and the smallest share of equally routed pairs."""
     found = [entry for entry in entries or [] if isinstance(entry, dict)]
     if not found:
         return None
 
     def numbers(key: str) -> Iterator[float]:
-        """Yield the numbers under a key of all entries. An entry may have one number, or one for each block."""
+        """Yield the numbers under `key` in all entries. An entry may have one number, or one for each block."""
         for entry in found:
             value = entry.get(key)
             for part in value.values() if isinstance(value, dict) else [value]:
@@ -189,7 +194,7 @@ def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
 
 
 def _get(raw: Any, kind: type[T], *keys: str) -> T | None:
-    """Return the value under nested keys of an unchecked part of the manifest; None if it doesn't have this type."""
+    """Return the value under nested `keys` of an unchecked part of the manifest; None if the value is not of type `kind`."""
     for key in keys:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return raw if type(raw) is kind and (not isinstance(raw, int) or 0 <= raw <= _MOST) else None

@@ -18,13 +18,13 @@ _MAX_EXTENT = 2**53
 
 @dataclass(frozen=True)
 class ListedTensor:
-    """A tensor of the file.
+    """A tensor of the weights file.
 
     Attributes:
         name: name of the parameter in the official checkpoint format.
-        dtype: such as "float32" or "bfloat16".
-        shape: its dimensions; empty for a scalar.
-        bytes: its size.
+        dtype: data type, such as "float32" or "bfloat16".
+        shape: dimensions; empty for a scalar.
+        bytes: size of the data.
     """
 
     name: str
@@ -34,12 +34,12 @@ class ListedTensor:
 
     @property
     def elements(self) -> int:
-        """The number of its elements."""
+        """The number of elements of the tensor."""
         return math.prod(self.shape)
 
     @property
     def is_scale(self) -> bool:
-        """Whether it has the scales of an int8 or int4 kernel, which are part of its encoding and not parameters."""
+        """Whether the tensor contains the scales of an int8 or int4 kernel, which are part of its encoding, not parameters."""
         return self.name.rpartition("/")[2] == "kernel_scale"
 
 
@@ -70,7 +70,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
 
 
 def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
-    """Return the range of bytes of a tensor's data, and the tensor."""
+    """Return a tensor, and the range of bytes that its data occupies."""
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (

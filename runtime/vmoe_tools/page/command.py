@@ -56,15 +56,18 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
 
 
 def _served(name: str) -> str:
-    """Return the name of an onnxruntime-web file in the page: .js, because nginx and others don't serve .mjs as a script."""
+    """Return the name of an onnxruntime-web file in the page, with .js instead of .mjs.
+
+    nginx and other web servers don't serve .mjs files as scripts.
+    """
     return name.replace(".mjs", ".js")
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Check every byte of a bundle, and return the page's data about it, and its graph.
+    """Check every byte of a bundle. Return the page's data about it, and its graph without default values.
 
-    The caller makes hard links only after the bundle is closed: a link changes the state of a file, and so would look like a
-    change of the bundle.
+    The caller must make hard links only after the bundle is closed. A link changes a file's metadata, so the bundle would
+    seem to have been changed.
     """
     with Bundle.open_once(path) as bundle:
         facts, graph = page_facts(bundle), graph_without_defaults(bundle.graph(CANONICAL_GRAPH).data)

@@ -21,9 +21,9 @@ from vmoe_tools.patch_pictures import expert_colours
 RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Steps of the capacity slider, in addition to the ratios of the bundle's profiles."""
 
-_GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # field numbers in onnx.proto3: of ModelProto, GraphProto and TensorProto
-_MOST_VALUES = 1024  # steps of a slider, as a limit on what a manifest can request
-_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB, and the runtime needs some of that
+_GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # field numbers in ModelProto, GraphProto and TensorProto of onnx.proto3
+_MOST_VALUES = 1024  # the most steps of a slider; limits what a manifest can request
+_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB in total, and the runtime needs some of them
 
 
 def page_facts(bundle: Bundle) -> dict[str, Any]:
@@ -71,9 +71,10 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def graph_without_defaults(graph: bytes) -> bytes:
-    """Remove the default values of the settings from a canonical graph; with them, onnxruntime-web lets no call set them.
+    """Remove the default values of the settings from a canonical graph.
 
-    A default value is an initializer with the name of a setting. Replace that name by an unused one of the same length.
+    With default values, onnxruntime-web doesn't let a call set the settings. A default value is an initializer with the name
+    of a setting. Replace its name by an unused name of the same length.
     """
     edited = bytearray(graph)
     for number, part in fields(memoryview(edited)):
@@ -97,13 +98,13 @@ def _why_not(manifest: Manifest) -> str | None:
 
 
 def _neutral(rules: RoutingRules, first: Profile | None) -> dict[str, SettingValue]:
-    """Return the values of settings that profile names leave out, such as True for `bpr`."""
+    """Return the values of the settings that profile names omit, such as True for `bpr`."""
     defaults = {name: row.default for name, row in ROWS.items() if name in rules.settings and row.default is not None}
     return {name: value for name, value in rules.profile_of(Setting.of(defaults), first).values.items() if name in defaults}
 
 
 def _values(manifest: Manifest) -> dict[str, list[Any]]:
-    """Return the values that the control of each setting offers; `capacity`, `k` and `merge` are always present."""
+    """Return the values offered by the control of each setting. `capacity`, `k` and `merge` are always included."""
     rules, profiles = manifest.rules, list(manifest.profiles.values())
     most = {
         "k": min(rules.experts, default=1) // rules.ensemble_size,
@@ -124,7 +125,7 @@ def _values(manifest: Manifest) -> dict[str, list[Any]]:
 
 
 def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tuple[int, ...] | None:
-    """Return the slots of an expert in each MoE layer; None if the setting is refused."""
+    """Return the number of slots of an expert in each MoE layer; None if the model refuses the setting."""
     try:
         return manifest.rules.profile(base, capacity=ratio, k=k if "k" in manifest.rules.settings else None).slots
     except RoutingError:
@@ -135,8 +136,8 @@ def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
     """Return the FLOPs of an image; None if the manifest lacks the sizes.
 
     Returns:
-        - `by_merge`: FLOPs without those of experts, by value of `merge`
-        - `of_row`: FLOPs of an expert per row, where a row is a kept pair or a slot of a Soft MoE
+        - `by_merge`: for each value of `merge`, the FLOPs without those of experts
+        - `of_row`: FLOPs of an expert per row. A row is a kept pair or, in a Soft MoE, a slot.
         - `dense`: FLOPs of the dense model
         - `of_class_pairs`: whether the last layer computes only the pairs of the class token
     """

@@ -22,7 +22,7 @@ _INSTEAD = f"--onnxruntime-web DIR takes an unpacked onnxruntime-web {VERSION} i
 
 
 def web_files(folder: Path | None) -> tuple[dict[str, bytes], str]:
-    """Return the contents of the files by name, and a text that names their origin.
+    """Return the contents of the files by name, and a string that names their origin.
 
     Args:
         folder: an unpacked onnxruntime-web; None to fetch it with npm.
@@ -48,7 +48,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 
 def _fetch(place: str) -> None:
-    """Fetch the package into a folder with npm, which verifies its checksum."""
+    """Fetch the package with npm into the folder `place`. npm verifies the package's checksum."""
     options = ("--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--loglevel=error")
     command = ["npm", "pack", f"onnxruntime-web@{VERSION}", *options]
     try:

@@ -1,4 +1,4 @@
-"""Measuring and assembling the contents of a report."""
+"""Functions that measure the contents of a report and put them together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OF_A_LAYER = (
 )  # fmt: skip
 _COMPARED_IMAGES, _MOVED_IMAGES = 512, 64
 _SETS_OF_NEIGHBOURS = 10
-_LARGEST_PNG = 64  # pixels per side; larger images are probably photographs, which are much smaller as JPEG
+_LARGEST_PNG = 64  # pixels per side; larger images are probably photographs, which are much smaller in JPEG format
 _LARGEST_SIDE = 224
 _QUALITY = 82
 
@@ -51,8 +51,8 @@ class Collected:
     Attributes:
         report: the report.
         layers: statistics of each MoE layer at `report.start`.
-        samples: a few samples at several capacity ratios, with all else as at `report.start`; None if the manifest doesn't
-            say which tokens are patches.
+        samples: a few samples at several capacity ratios; all other settings are those of `report.start`. None if the
+            manifest doesn't say which tokens are patches.
     """
 
     report: Report
@@ -104,10 +104,12 @@ class Collection:
         self.start = _start(plan, points, self.equal)
 
     def put_together(self, command: str) -> Collected:
-        """Assemble the report. This also runs the bundles on some images, for interference, agreement and pictures.
+        """Assemble the report.
+
+        For interference, agreement and pictures, this also runs the bundles on some of the images.
 
         Args:
-            command: the command line, for the page.
+            command: the command line, which the page shows.
 
         Raises:
             VmoeError: a backend failed.
@@ -176,7 +178,10 @@ class Collection:
         return SettingContents(index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches)
 
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
-        """Run the first samples at several capacity ratios; if images share groups, the first images, in whole groups."""
+        """Run samples at several capacity ratios.
+
+        If images are routed together, run the first images of the source in whole groups, instead of the chosen samples.
+        """
         point = self.plan.points[self.start]
         if not pictures or self.seen[self.start].patches is None:
             return None
@@ -186,7 +191,10 @@ class Collection:
         return take_samples(point.engine, source, point.profile)
 
     def _neighbours(self, setting: str | None) -> Interference | None:
-        """Measure how much outputs change with an image's neighbours; None if it is routed alone, or there are too few."""
+        """Measure how much the output for an image changes with the other images of its batch.
+
+        The result is None if every image is routed alone, or if there are too few images.
+        """
         engine, multiple = self.first.engine, self.manifest.batch_multiple
         if multiple == 1 or len(self.source) < 2 * multiple:
             return None
@@ -195,7 +203,7 @@ class Collection:
             return interference(engine, some, setting, _SETS_OF_NEIGHBOURS, after_set=lambda images: advance(1, images))
 
     def _agreements(self, profile: Profile | None) -> tuple[OtherBundle, ...]:
-        """Measure the agreement of the model's other bundles with the first one, on some images."""
+        """Measure, on some images, the agreement of the model's other bundles with the first one."""
         others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
         if not others:
             return ()
@@ -226,11 +234,13 @@ class Collection:
 
 
 def choose_samples(labels: Array | None, available: int, wanted: int) -> list[int]:
-    """Choose the images to show, in ascending order: the first ones; with labels, about equally many of each class.
+    """Choose the images to show, and return their indices in ascending order.
+
+    Without labels, choose the first images. With labels, choose about equally many images of each class.
 
     Args:
         labels: i64[N]; None without labels.
-        available: number of images, from the first one on, to choose from.
+        available: choose only from the first `available` images.
         wanted: number of images to show.
 
     Examples:
@@ -248,7 +258,10 @@ def choose_samples(labels: Array | None, available: int, wanted: int) -> list[in
 
 
 def data_address(image: Array) -> str:
-    """Return a `data:` URL of a graph's input image [H,W,C]: a PNG if it is small, else a JPEG of at most 224 pixels."""
+    """Return a `data:` URL of an image, given as an input [H,W,C] of the graph.
+
+    A small image becomes a PNG. A larger image becomes a JPEG with at most 224 pixels per side.
+    """
     pixels = np.rint(shown_pixels(image[None])[0] * 255).astype(np.uint8)
     picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
     small = max(picture.size) <= _LARGEST_PNG
@@ -277,7 +290,7 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
 
 def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
-    """Return the first bundle's curve with the most accurate setting, as indices of points."""
+    """Return the curve of the first bundle that contains its most accurate setting, as indices of points."""
     own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
     return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 
@@ -285,7 +298,8 @@ def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
 def _start(plan: Plan, points: Sequence[PointResult], recommended: Sequence[int]) -> int:
     """Choose the point that the page begins with: the first bundle at the recommended setting.
 
-    If there is no recommendation, or the first bundle has no such point, it is the first curve's largest capacity.
+    If there is no recommendation, or the first bundle was not measured at that setting, choose the largest capacity of the
+    first curve.
     """
     wanted = points[recommended[0]].profile if recommended else None
     return next((index for index in plan.own if points[index].profile == wanted), plan.curves[0].points[-1])

@@ -16,9 +16,9 @@ class Curve:
 
     Attributes:
         bundle: name of the bundle.
-        kind: such as "bpr", "vanilla" or "pool"; "choice" for experts choice.
-        title: the kind as text for the page.
-        points: indices of its settings in the report's points, by ascending capacity.
+        kind: such as "bpr", "vanilla" or "pool"; "choice" for expert choice.
+        title: the kind, in words for the page.
+        points: indices of the settings in the report's points, by ascending capacity.
     """
 
     bundle: str
@@ -33,10 +33,10 @@ class BundleContents:
 
     Attributes:
         name: name of the bundle.
-        precision: precision of its large products.
+        precision: precision of its large matrix products.
         summary: the model in a few words.
-        compared: whether it is another model, loaded for comparison.
-        sections: titles of sections, each with rows of a name and a text.
+        compared: whether the bundle is another model, loaded for comparison.
+        sections: the title of each section, with its rows; a row is a name and a text.
     """
 
     name: str
@@ -48,7 +48,7 @@ class BundleContents:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample image: its index among all images, its picture as a `data:` URL, and its label, None if unknown."""
+    """A sample image: its index among all images, its picture as a `data:` URL, and its label (None if unknown)."""
 
     index: int
     picture: str
@@ -60,22 +60,25 @@ class SettingContents:
     """The detailed results of the first bundle at one setting.
 
     Attributes:
-        point: index in the report's points.
+        point: index of the setting in the report's points.
         slots: slots per expert and group, in the first MoE layer.
         layers: statistics of each MoE layer over all images:
 
-            - `load`: each expert's share of all kept pairs; `requested`: its share of all pairs, kept or dropped
-            - `expert_dropped`: for each expert, dropped share of the pairs that chose it
-            - `pairs_dropped`, `patches_dropped`: shares of all pairs, and of the patches that no expert processed
-            - `load_entropy`: 0 to 1, 1 if all experts have the same load
+            - `load`: each expert's share of all kept pairs
+            - `requested`: each expert's share of all pairs, kept or dropped
+            - `expert_dropped`: for each expert, the dropped share of the pairs that chose it
+            - `pairs_dropped`: share of all pairs that were dropped
+            - `patches_dropped`: share of the patches that no expert processed
+            - `load_entropy`: 0 to 1; 1 if all experts have the same load
             - `gate_entropy`: 0 to 1, mean entropy of the tokens' gates
             - `gates_kept`, `gates_dropped`: histograms of the gates of kept and dropped pairs, in bins of equal width
 
-        answers: for each sample the predicted class, its probability, and whether it is correct (None without labels); empty
-            if the bundle returns no logits.
-        patches: base64 of unsigned little-endian integers [layers, samples, rows, columns] of `patch_bytes` bytes each: 0
-            for a dropped patch, else 1 + its expert. If tokens are merged, a second array of the same shape follows: the
-            token that contains each patch. None if it isn't known which tokens are patches.
+        answers: for each sample, the predicted class, its probability, and whether it is correct (None without labels).
+            Empty if the bundle returns no logits.
+        patches: base64 of unsigned little-endian integers [layers, samples, rows, columns] of `patch_bytes` bytes each. An
+            integer is 0 for a dropped patch, else 1 + the index of the patch's expert. If tokens are merged, a second array
+            of the same shape follows, with the token that contains each patch. None if it isn't known which tokens are
+            patches.
     """
 
     point: int
@@ -90,9 +93,9 @@ class Fall:
     """The capacity below which accuracy begins to fall, along a curve. All values are indices in the report's points.
 
     Attributes:
-        best: the most accurate setting; among equals, the one with the lowest capacity.
-        last_good: the lowest capacity such that every setting from there to the best is accurate enough.
-        first_bad: the next lower capacity; None if even the lowest is accurate enough.
+        best: the most accurate setting. If several are equally accurate, the one with the lowest capacity.
+        last_good: the lowest capacity such that every setting from there up to `best` is accurate enough.
+        first_bad: the next capacity below `last_good`; None if even the lowest capacity is accurate enough.
     """
 
     best: int
@@ -110,9 +113,9 @@ class Report:
         max_drop: accuracy that a recommended setting may lose, 0 to 1.
         machine: see `vmoe_tools.engines.describe_machine`.
         images: the npz file or folder.
-        labelled: whether the images have labels, and so accuracy is known.
+        labelled: whether the images have labels, so that accuracy is known.
         bundles: all bundles; the first one is shown in detail.
-        points: results as in `vmoe bench`; the Pareto front is that of points and cascades together.
+        points: results as in `vmoe bench`. The Pareto front is computed over points and cascades together.
         cascades: results as in `vmoe bench`. Empty in any of these cases:
 
             - there are no labels, logits or FLOPs
@@ -120,15 +123,16 @@ class Report:
             - there is only one batch of images
             - no setting is cheaper than the most accurate one
 
-        same: for each point, the share of images with the same answer as at the first curve's largest capacity.
-        effective: for each point, the capacity ratio after rounding to whole slots; None if it has no capacity.
-        ratios: capacity ratios of the slider, as requested.
-        curves: the curves of all bundles, those of the first bundle first.
+        same: for each point, the share of the images with the same answer as at the largest capacity of the first curve.
+        effective: for each point, the capacity ratio after rounding to whole slots; None if the point has no capacity.
+        ratios: requested capacity ratios, for the slider.
+        curves: the curves of all bundles, beginning with those of the first bundle.
         others: indices of the points of other models, such as a dense ViT, which are on no curve.
-        fall: the fall of accuracy along that curve of the first bundle that contains its most accurate setting.
+        fall: where accuracy begins to fall, along the curve of the first bundle that contains its most accurate setting.
         recommended: index of the recommended setting in `points`.
         equally_fast: indices of the settings that are equally fast within timing noise, the recommended one first.
-        start: index of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
+        start: index of the point that the page begins with: the recommended setting, or the largest capacity of the first
+            curve.
         batch_multiple: number of images that are routed together; 1 if each is routed alone.
         experts: number of experts per MoE layer.
         layers: names of the MoE layers.
@@ -139,7 +143,7 @@ class Report:
         interference: interference at `start`; None if every image is routed alone, or if there are too few images.
         agreements: agreement of the other bundles of the same model with the first one, at `start`.
         notes: sentences about parts that are left out.
-        merged: sentences about ratios that were not measured because they round to the same slots as another one.
+        merged: sentences about ratios that were not measured because they round to the same slots as another ratio.
     """
 
     command: str

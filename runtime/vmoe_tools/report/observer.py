@@ -1,4 +1,4 @@
-"""Recording the results of a setting on all images: classes, routing statistics, and the patches of the samples."""
+"""An observer of a setting's results on all images: classes, routing statistics, and the patches of the samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 
 
 class PointObserver:
-    """Records the results of every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
+    """An observer that records the results of every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self, samples: Sequence[int], manifest: Manifest, classes: int | None, *, has_routing: bool) -> None:
         """Start with no batches.
@@ -46,12 +46,12 @@ class PointObserver:
 
     @property
     def classes(self) -> Array | None:
-        """i64[N]: the class with the largest logit of each image; None if the bundle returns no logits."""
+        """i64[N]: for each image, the class with the largest logit; None if the bundle returns no logits."""
         return np.concatenate([classes for classes, _ in self._answers]) if self._answers else None
 
     @property
     def probabilities(self) -> Array | None:
-        """f64[samples]: the probability of each sample's predicted class; None if the bundle returns no logits."""
+        """f64[samples]: for each sample, the probability of the predicted class; None if the bundle returns no logits."""
         return np.concatenate([shares for _, shares in self._answers]) if self._answers else None
 
     @property
@@ -63,8 +63,8 @@ class PointObserver:
     def patches(self) -> dict[str, Array] | None:
         """The patches of the samples, for each layer i64[2,samples,rows,columns].
 
-        The first index selects the expert of each patch, -1 if it was dropped, or the token that contains it. None without
-        `has_routing`, or if it isn't known which tokens are patches.
+        Index 0 of the first axis is the expert of each patch, -1 if the patch was dropped. Index 1 is the token that
+        contains the patch. The result is None without `has_routing`, or if it isn't known which tokens are patches.
         """
         parts = self._patches
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]} if parts else None

@@ -36,7 +36,7 @@ _SPEED = Scale("images per second", lambda point: point.images_per_second, from_
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart in the page: its title, a caption, a `data:` URL, an alternative text, and whether it is wide."""
+    """A chart on the page: its title, its caption, its `data:` URL, its alternative text, and whether it is wide."""
 
     title: str
     caption: str
@@ -46,7 +46,7 @@ class Picture:
 
 
 def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> str:
-    """Render the HTML of a report. All text from bundles and paths is escaped."""
+    """Render the HTML of a report. All text that comes from bundles and paths is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -83,7 +83,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
 
 
 def inlined(module: str) -> str:
-    """The source of a JavaScript module as the beginning of another script: its statements without the keyword `export`.
+    """Return the source of a JavaScript module for use inside another script: without the keyword `export`.
 
     Examples:
         >>> inlined('export const TEXT = "export it"; // for export \\n')
@@ -93,7 +93,10 @@ def inlined(module: str) -> str:
 
 
 def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:
-    """Draw the pictures next to the page: "accuracy", and "patches" and "experts" if the model and the images allow them."""
+    """Draw the pictures that are written next to the page.
+
+    They are "accuracy" and, if the model and the images allow them, "patches" and "experts".
+    """
     report, layers = collected.report, collected.layers
     figures = {"accuracy": overview([*report.points, *report.faster_cascades])}
     if collected.samples is not None and report.layers:
@@ -104,7 +107,10 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
 
 
 def _covered(collected: Collected) -> str:
-    """Return the part of a sample that its patches cover, as CSS. Pixels at the right and bottom may belong to no patch."""
+    """Return, as CSS, the size of the area of a sample that its patches cover.
+
+    Pixels at the right and bottom may belong to no patch.
+    """
     grid, samples = collected.report.grid, collected.samples
     if grid is None or samples is None:
         return ""
@@ -124,7 +130,7 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
     if report.labelled:
         better += "A star marks the Pareto front: nothing else is as fast and as accurate."
     elif any(share is not None for share in report.same):
-        # Without labels, the share of equal answers replaces accuracy.
+        # Without labels, show the share of equal answers instead of the accuracy.
         points = [replace(point, top1=same) for point, same in zip(points, report.same, strict=True)]
         quality = replace(ACCURACY, label="same answers")
         reference = points[report.curves[0].points[-1]].profile
@@ -169,7 +175,7 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """Return the data of the page's script: the settings of the first bundle, by curve."""
+    """Return the data for the page's script: the settings of the first bundle, by curve."""
     settings = {setting.point: setting for setting in report.settings}
     start = next(index for index, curve in enumerate(report.own_curves) if report.start in curve.points)
     ratio = report.points[report.start].capacity_ratio

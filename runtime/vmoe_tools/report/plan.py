@@ -23,7 +23,7 @@ from vmoe_tools.report.contents import Curve
 MOST_BYTES = 5_000_000
 """Maximum size of a page, so that it can be mailed."""
 
-# Estimates of bytes, all somewhat too high.
+# Estimated sizes in bytes, all somewhat too large.
 _EMPTY_PAGE = 700_000  # including the charts
 _POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
 _DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)
@@ -36,9 +36,9 @@ class Plan:
     Attributes:
         engines: the loaded bundles, in the order of the command line.
         points: all settings to measure.
-        curves: the curves of all bundles, those of the first one first.
+        curves: the curves of all bundles, beginning with those of the first bundle.
         ratios: capacity ratios of the first bundle's curves, ascending.
-        notes: sentences about ratios that are left out because they round to the same slots as another one.
+        notes: sentences about ratios that are left out because they round to the same slots as another ratio.
         samples: number of sample images to show.
     """
 
@@ -60,8 +60,8 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
     Args:
         engines: the loaded bundles.
-        names: name of the profile with the settings that no axis varies; empty for the first stored one.
-        axes: the values to vary. Without capacity ratios, they are `_DEFAULT_RATIOS`.
+        names: name of the profile with the settings that no axis varies; empty for the first stored profile.
+        axes: the values to vary. If they include no capacity ratios, `_DEFAULT_RATIOS` are used.
         given: the values of the command's other options.
 
     Raises:
@@ -99,7 +99,10 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
 
 def patch_bytes(engine: Engine) -> int:
-    """Return the bytes per number in `SettingContents.patches`: enough for every expert and, with merging, every token."""
+    """Return the number of bytes of each integer in `SettingContents.patches`.
+
+    It suffices for the index of every expert and, with merging, of every token.
+    """
     rules = engine.manifest.rules
     return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
 
@@ -134,9 +137,10 @@ def _curves_of(
 
 
 def _default_ratios(rules: RoutingRules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
-    """Return the default ratios that the model accepts; if it accepts none, return all, so that a later error says why.
+    """Return the default ratios that the model accepts. If it accepts none, return all, so that a later error says why.
 
-    A model refuses ratios above its number of experts, and ratios that "round" rounds to 0 slots if there are many experts.
+    A model refuses ratios above its number of experts. If it has many experts and rounds slots with "round", it also refuses
+    ratios that give 0 slots.
     """
 
     def runs(ratio: float) -> bool:
@@ -150,7 +154,10 @@ def _default_ratios(rules: RoutingRules, base: Profile, chosen: Mapping[str, Set
 
 
 def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
-    """Return the kind and the title of a curve: its flags that differ from the defaults, and settings in `several`."""
+    """Return the kind and the title of a curve.
+
+    They name the flags that differ from the defaults, and the values of the settings in `several`.
+    """
     flags: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
     for name, value in sorted(chosen.items(), key=lambda item: ROWS[item[0]].place):
@@ -166,7 +173,11 @@ def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[
 
 
 def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:
-    """Return how many samples, at most `wanted`, fit on the page in addition to the numbers of its settings."""
+    """Return the number of samples that fit on the page, at most `wanted`.
+
+    The page also contains the numbers of `points` settings. A sample takes room for its picture, and for its answer and
+    patches at each of `settings`.
+    """
     manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
     layers = len(manifest.moe_layers)
     left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - len(settings) * layers * _LAYER

@@ -6,7 +6,7 @@ from vmoe_tools.bench.point_result import ROUNDING, PointResult, comparison, equ
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
-_MUCH = 0.05  # mention an effective capacity ratio if it differs from the requested one by a larger share
+_MUCH = 0.05  # an effective capacity ratio is mentioned if it differs from the requested one by more than this share
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -63,14 +63,14 @@ def opening(report: Report) -> list[str]:
     if fall.first_bad is None:
         return [*sentences, f"{within} down to the lowest ratio that was measured, {lowest}."]
     drop = (best.top1 or 0.0) - (report.points[fall.first_bad].top1 or 0.0)
-    # The drop exceeds max_drop; show a second decimal if both would otherwise look equal.
+    # The drop exceeds `max_drop`. Show a second decimal if the two numbers would otherwise look equal.
     lost = points_of(drop, 2 if points_of(drop) == points_of(report.max_drop) else 1)
     bad = _ratio(report, fall.first_bad)
     return [*sentences, f"{within} down to ratio {lowest} and begins to fall below it: at {bad} it is {lost} lower."]
 
 
 def recommended(report: Report, point: PointResult) -> str:
-    """Return the name of the recommended setting, with its bundle if the report has several precisions."""
+    """Return the name of the recommended setting. If the report has several precisions, add the name of the bundle."""
     return f"{point.profile}{f' in {point.bundle}' if len(_own(report)) > 1 else ''}"
 
 
@@ -80,7 +80,7 @@ def recommendation(report: Report) -> str | None:
         return None
     point = report.points[report.recommended]
     measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
-    named = None if report.fall is None else report.points[report.fall.best]  # the opening names this one
+    named = None if report.fall is None else report.points[report.fall.best]  # `opening` names this setting
     best = max(measured, key=lambda p: (p.top1 or 0.0, p is named))
     fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report, point)}"
     parts = [f"{fastest}: {percent(point.top1)} accuracy"]
@@ -108,7 +108,7 @@ def certainty(report: Report) -> str | None:
 
 
 def whole_slots(report: Report) -> str | None:
-    """Return a note that charts show requested ratios, if an effective one differs; otherwise None."""
+    """Return a note that charts show requested capacity ratios; None if no effective ratio differs much."""
     for point, effective in zip(report.points, report.effective, strict=True):
         if (ratio := effective_ratio(point.capacity_ratio, effective)) and not point.compared:
             return (
@@ -139,7 +139,7 @@ def cascade(report: Report) -> str | None:
 
 
 def neighbours(report: Report) -> str:
-    """Return a sentence that says how much an image's answer depends on the others of its batch."""
+    """Return a sentence that says how much an image's answer depends on the other images of its batch."""
     found, multiple = report.interference, report.batch_multiple
     if found is None and multiple > 1:
         return (
@@ -157,7 +157,7 @@ def neighbours(report: Report) -> str:
 
 
 def agreement(report: Report) -> list[str]:
-    """Return, for each other bundle of the model, a sentence on its agreement with the first one."""
+    """Return a sentence for each other bundle of the model, on its agreement with the first bundle."""
     sentences, setting = [], report.points[report.start].profile
     for one in report.agreements:
         found = one.agreement
@@ -172,7 +172,7 @@ def agreement(report: Report) -> list[str]:
 
 
 def machine_rows(report: Report) -> list[tuple[str, str]]:
-    """Return rows of name and text: the machine, the versions and the settings of the measurement."""
+    """Return rows, each with a name and a text, that describe the machine, the versions and the measurement."""
     machine, point = report.machine, report.points[0]
     threads = "the runtime's own choice" if point.threads is None else str(point.threads)
     return [
@@ -187,7 +187,7 @@ def machine_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def diamonds(report: Report) -> str:
-    """Return a sentence that explains the diamonds in the charts, which are other models; empty without any."""
+    """Return a sentence that says which models the diamonds in the charts are; an empty string if there are no diamonds."""
     names = " and ".join(report.points[index].name for index in report.others if report.same[index] is not None)
     return f"A diamond is another model: {names}. " if names else ""
 
@@ -195,7 +195,10 @@ def diamonds(report: Report) -> str:
 def trend(
     report: Report, values: list[tuple[PointResult, float]], others: list[tuple[PointResult, float]], text: str
 ) -> str:
-    """Return the alternative text of a chart: the first and last value of the first curve, and those of other models."""
+    """Return the alternative text of a chart.
+
+    It states the first and the last value of the first curve, and the values of other models.
+    """
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title
     more = "".join(f"; {point.name} {value:.4g}" for point, value in others)

@@ -1,4 +1,4 @@
-"""Files of answers: a table with a row for each image, as npz, CSV or Parquet."""
+"""Files of answers in npz, CSV or Parquet format: tables with a row for each image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_answer_file(target: Path | None, used: Sequence[Path]) -> None:
     """Refuse a file that can't be written, before the user waits for its content.
 
     Raises:
-        click.UsageError: as for `check_output_file`; or the suffix names no format.
+        click.UsageError: as in `check_output_file`, or the suffix is not that of a supported format.
         click.ClickException: a Parquet file needs pyarrow, which is not installed.
     """
     if target is None:
@@ -44,20 +44,23 @@ def write_answers(target: Path, answers: Sequence[Answer], manifest: Manifest, t
     """Write a row for each answer.
 
     Args:
-        target: the file; its suffix names the format.
+        target: the file; its suffix determines the format.
         answers: answers of one bundle.
         manifest: the bundle's manifest.
-        top: classes per image, as requested.
+        top: requested number of classes per image.
 
     Raises:
-        click.ClickException: the file can't be written; an existing one is unchanged.
+        click.ClickException: the file can't be written. An existing file stays unchanged.
     """
     table = _table(answers, manifest, min(top, manifest.outputs))
     write_large_file(target, lambda file: _WRITERS[target.suffix](file, table))
 
 
 def _table(answers: Sequence[Answer], manifest: Manifest, top: int) -> Table:
-    """Return the columns: image, classes or other outputs, and error. For an error, the others are "", -1 or NaN."""
+    """Return the columns: image, classes or other outputs, and error.
+
+    If an image has an error, its classes and other outputs are "", -1 or NaN.
+    """
     count = len(answers)
     columns: dict[str, Array] = {"image": np.array([_text(os.fspath(each.image)) for each in answers])}
     others = {name: shape for name, shape in manifest.answers.items() if name != "logits"}
@@ -79,7 +82,7 @@ def _table(answers: Sequence[Answer], manifest: Manifest, top: int) -> Table:
 
 
 def _text(text: str) -> str:
-    """Make a text encodable, even if it is a path that is not valid UTF-8."""
+    """Make a string encodable as UTF-8, even if it is a path that is not valid UTF-8."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
@@ -89,7 +92,7 @@ def _write_npz(file: IO[bytes], table: Table) -> None:
 
 
 def _write_csv(file: IO[bytes], table: Table) -> None:
-    """Write a line for each image. A column of several values becomes several columns: class_1, class_2, ..."""
+    """Write a line for each image. A column with several values per image becomes several columns: class_1, class_2, ..."""
     flat: dict[str, Array] = {}
     for name, column in table.items():
         by_value = {f"{name}_{i}": values for i, values in enumerate(column.T, 1)} if column.ndim > 1 else {name: column}
@@ -106,7 +109,7 @@ def _write_parquet(file: IO[bytes], table: Table) -> None:
     import pyarrow.parquet as pq
 
     columns = {name: list(column) if column.ndim > 1 else column for name, column in table.items()}
-    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # the type, even if all are null
+    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # the type, needed if all are null
     pq.write_table(pa.table(columns), file)
 
 

@@ -22,7 +22,7 @@ class Answer:
     Attributes:
         image: the file.
         classes: index and probability of the most likely classes, the most likely first; empty if there is an error.
-        error: the reason why the image has no answer, in one sentence; None if it has one.
+        error: one sentence that says why the image has no answer; None if it has one.
         outputs: float32 arrays of the other outputs by name, such as features, tokens and outputs of blocks; empty if there
             is an error.
     """
@@ -34,15 +34,15 @@ class Answer:
 
 
 def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
-    """Run images, and yield their answers in order, each batch as soon as it is done.
+    """Run images, and yield their answers in order. The answers of a batch are yielded as soon as the batch is done.
 
-    The images of a routing group influence each other's answers. If one of them can't be read, none of the group is
+    The images of a routing group influence each other's answers. So if an image can't be read, no image of its group is
     answered.
 
     Args:
-        engine: an engine that doesn't return the members of an ensemble; its profile is the setting.
-        images: image files; their number must be a multiple of the routing group.
-        top: classes per image.
+        engine: an engine that doesn't return the members of an ensemble. Its profile is the setting.
+        images: image files. Their number must be a multiple of the routing group.
+        top: number of classes per image.
 
     Raises:
         VmoeError: the model can't be run.

@@ -1,1 +1,1 @@
-"""TensorRT: what is called of it, the backend, and the engines that are kept for it."""
+"""TensorRT: the backend, the parts of TensorRT's API that it calls, and the cache of engines."""

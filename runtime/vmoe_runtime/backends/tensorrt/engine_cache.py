@@ -1,8 +1,8 @@
-"""The cache folder for TensorRT engines; each file begins with a record of what the engine was built from and for.
+"""The cache folder for TensorRT engines. Each file begins with a record of what the engine was built from and for.
 
 An engine is code: whoever can write the file can run anything as the user who loads it. So a file is never read if another
-user owns it or may write to it. Engines are not stored in the bundle, because each suits only one GPU and one version of
-TensorRT.
+user owns it or may write to it. Engines are not stored in the bundle, because each one works on only one GPU model with one
+version of TensorRT.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EngineCacheError(BackendError):
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine is built from and for. An engine must not be used with any other key.
+    """The model and the environment that an engine is built for. An engine must not be used with any other key.
 
     Attributes:
         bundle: the bundle's identity, a SHA-256 in hex.
@@ -35,7 +35,7 @@ class EngineKey:
         plugin: SHA-256 of the plugin library, in hex; None if this installation has none.
         package: version of this package.
         gpu: name of the GPU.
-        compute_capability: such as "9.0".
+        compute_capability: compute capability of the GPU, such as "9.0".
     """
 
     bundle: str
@@ -49,7 +49,7 @@ class EngineKey:
 
     @property
     def file(self) -> Path:
-        """Path of the engine, which need not exist."""
+        """Path of the engine's file, whether or not the file exists."""
         return cache_folder() / "tensorrt" / f"{self.profile or 'dense'}-{digest_of(asdict(self))}.engine"
 
 
@@ -58,8 +58,9 @@ class EngineRecord:
     """A description of a built engine.
 
     Attributes:
-        key: what it was built from and for.
-        min_batch, opt_batch, max_batch: images per call: the minimum, the number that it was tuned for, and the maximum.
+        key: the model and the environment that the engine was built for.
+        min_batch, opt_batch, max_batch: images per call: the minimum, the number that the engine was tuned for, and the
+            maximum.
         plugin_inside: whether the plugin library is stored in the engine.
         sha256: SHA-256 of the engine, in hex.
         size: size of the engine in bytes.
@@ -75,12 +76,15 @@ class EngineRecord:
 
 
 def digest_of(content: object) -> str:
-    """A short hash of a value that JSON can represent, for file names."""
+    """Return a short hash of a value that JSON can represent, for use in file names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def cache_folder() -> Path:
-    """Path of the cache folder: VMOE_CACHE_DIR, or else `vmoe-export` in XDG_CACHE_HOME or in ~/.cache. It need not exist.
+    """Return the path of the cache folder, whether or not the folder exists.
+
+    The path is VMOE_CACHE_DIR if this variable is set. Otherwise, it is `vmoe-export` in the folder XDG_CACHE_HOME, whose
+    default is ~/.cache.
 
     Raises:
         EngineCacheError: there is no home folder.
@@ -97,10 +101,10 @@ def cache_folder() -> Path:
 
 
 def private_folder(*names: str) -> Path:
-    """A folder below the cache folder that nobody else can write to; it is created if it is missing.
+    """Return a folder below the cache folder that nobody else can write to. Create the folder if it is missing.
 
     Raises:
-        EngineCacheError: the folder can't be created, or others own it or may write to it.
+        EngineCacheError: the folder can't be created, or other users own it or may write to it.
     """
     folder = cache_folder()
     try:
@@ -118,7 +122,7 @@ def private_folder(*names: str) -> Path:
 
 
 def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
-    """The engine that was built for this key, and its record; None if none was built.
+    """Return the engine that was built for `key`, and its record; None if none was built.
 
     Raises:
         EngineCacheError: the file was changed, or must not be trusted.
@@ -138,10 +142,10 @@ def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
 
 
 def read_private(path: Path) -> bytes | None:
-    """Content of a cache file that nobody else can have written; None if there is no such file.
+    """Return the content of a cache file that nobody else can have written, or None if there is no such file.
 
     Raises:
-        EngineCacheError: others own or may write to the file or a folder above it, or the file can't be read.
+        EngineCacheError: other users own or may write to the file or a folder above it, or the file can't be read.
     """
     try:
         for checked in (cache_folder(), path.parent, path):
@@ -155,7 +159,7 @@ def read_private(path: Path) -> bytes | None:
 
 def _refuse_others(path: Path) -> None:
     state = path.stat()
-    # Files of root are trusted, since root can write to any file anyway.
+    # Files that root owns are trusted, since root can write to any file anyway.
     if state.st_uid not in (os.geteuid(), 0):
         raise EngineCacheError(f"{path} belongs to another user, who could put anything there; remove it")
     if state.st_mode & _WRITABLE_BY_OTHERS:

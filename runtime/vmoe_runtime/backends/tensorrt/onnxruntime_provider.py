@@ -26,12 +26,13 @@ _PROVIDER = "TensorrtExecutionProvider"
 
 
 def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """Prepares the graph that is fixed to a profile. ONNX Runtime builds a TensorRT engine from it in the cache folder.
+    """Prepare the graph that is fixed to a profile.
 
-    Loading turns TF32 off for the whole process, unless NVIDIA_TF32_OVERRIDE is set.
+    ONNX Runtime builds a TensorRT engine from the graph and stores it in the cache folder. Loading turns TF32 off for the
+    whole process, unless NVIDIA_TF32_OVERRIDE is set.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin can't run it.
+        UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin can't run the graph.
         BackendError: the bundle has no such graph, or VMOE_MAX_BATCH is not a number of images.
     """
     graph = tensorrt_graph_name(bundle, profile)
@@ -42,14 +43,15 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
         usable_cuda_library(gpu, "TensorRT plugin")
         plugin_hash = sha256(plugin.with_name(TENSORRT_PLUGIN).read_bytes()).hexdigest()
         ops, plugin_options = ", vmoe plugin", {"trt_extra_plugin_lib_paths": str(plugin)}
-    # The TensorRT provider checks nodes in a copy of the model without its functions, so an op library must define the ops.
+    # The TensorRT provider checks the nodes in a copy of the model that lacks the model's functions. So an op library must
+    # define the ops.
     library = find_cuda_library() or op_library.find_library()
     if library is None and bundle.manifest.moe_layers:
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     batches = range_from_environment(bundle.manifest)
     description = f"{RUNTIME} TensorRT on {gpu.name}{ops}, batches of {batches.smallest} to {batches.largest}"
-    # For a graph that was not read from a file, the provider's own cache key is little more than the graph's name, and never
-    # includes the plugin. So every combination of these gets a folder of its own.
+    # If a graph was not read from a file, the provider's own cache key contains little more than the graph's name, and never
+    # the plugin. So each combination of the values below gets its own cache folder.
     versions = [onnxruntime.__version__, __version__, plugin_hash]
     digest = digest_of([*versions, bundle.identity, graph, batches.largest])
 
@@ -65,7 +67,7 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
         # The provider has no option that turns TF32 off. CUDA's libraries read this variable when they are first used.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         cache = str(private_folder("onnxruntime", digest))
-        # Without shapes, the provider builds the engine in the first call, and again for each batch size that is new to it.
+        # Without shapes, the provider would build the engine during the first call, and again for each new batch size.
         shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
         options = {
             **plugin_options,

@@ -1,7 +1,7 @@
 """The parts of TensorRT's Python package and of CUDA's runtime that are needed to load and run an engine.
 
-Written against the documented APIs of `cuda.bindings.runtime` and of TensorRT 10.13 and 11, which do not differ in the parts
-that are used here. This code has never been run on a GPU.
+The code was written from the documentation of `cuda.bindings.runtime` and of TensorRT 10.13 and 11. Both TensorRT versions
+have the same API for the parts used here. This code has never been run on a GPU.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ Made = TypeVar("Made")
 
 INPUT = "image"
 _DEVICE = 0  # as CUDA_VISIBLE_DEVICES numbers them
-_PLUGIN = ("VmoeRouteDispatch", "1", "vmoe")  # name, version and namespace of one creator in the plugin library
+_PLUGIN = ("VmoeRouteDispatch", "1", "vmoe")  # name, version and namespace of one plugin creator in the plugin library
 _DTYPES: Mapping[str, type[np.generic]] = {"FLOAT": np.float32, "INT32": np.int32, "UINT8": np.uint8}
 
 
 class _Log(tensorrt.ILogger):  # type: ignore[misc]
-    """Keeps the latest errors and passes messages to the listener, if any; TensorRT has one logger for the whole process."""
+    """TensorRT's logger for the whole process; TensorRT allows only one.
+
+    It keeps the latest errors, and passes messages on to the listener if there is one.
+    """
 
     def __init__(self) -> None:
         tensorrt.ILogger.__init__(self)
@@ -40,14 +43,14 @@ class _Log(tensorrt.ILogger):  # type: ignore[misc]
         self.listener: Callable[[str], None] | None = None
 
     def log(self, severity: Any, msg: str) -> None:
-        """Called by TensorRT, from any thread."""
+        """Handle a message. TensorRT calls this method from any thread."""
         if severity <= tensorrt.ILogger.Severity.ERROR:
             self.errors.append(msg)
         if self.listener is not None and severity <= tensorrt.ILogger.Severity.INFO:
             self.listener(msg)
 
     def reason(self) -> str:
-        """The latest error on one line."""
+        """Return the latest error on one line."""
         return " ".join(self.errors[-1].split())[:400] if self.errors else "it doesn't say why"
 
 
@@ -55,12 +58,12 @@ log = _Log()
 
 
 def version() -> str:
-    """Full version of TensorRT, such as "10.13.0.35"."""
+    """Return the full version of TensorRT, such as "10.13.0.35"."""
     return str(tensorrt.__version__)
 
 
 def start(kind: Callable[[Any], Made]) -> Made:
-    """Creates a builder or a runtime.
+    """Create a builder or a runtime.
 
     Raises:
         BackendError: TensorRT is too old, or can't start.
@@ -70,17 +73,18 @@ def start(kind: Callable[[Any], Made]) -> Made:
     log.errors.clear()
     try:
         return kind(log)
-    except TypeError:  # the package raises it for a null pointer
+    except TypeError:  # TensorRT's Python package raises TypeError for a null pointer
         raise BackendError(f"TensorRT {version()} can't start: {log.reason()}") from None
 
 
 def load_plugin(registry: Any, plugin: Path) -> None:
-    """Registers the plugin library in a builder's or a runtime's own registry.
+    """Register the plugin library in the registry of a builder or a runtime.
 
     Raises:
         BackendError: TensorRT can't load the library.
     """
-    # The registry refuses a plugin that is already registered for the whole process, but finds its creator, which suffices.
+    # If the plugin is already registered for the whole process, the registry refuses the library but finds the plugin's
+    # creator. That is enough.
     if registry.load_library(str(plugin)) is None and registry.get_creator(*_PLUGIN) is None:
         raise BackendError(f"TensorRT {version()} can't load the plugin {plugin}: {log.reason()}")
 
@@ -89,7 +93,7 @@ class LoadedEngine:
     """An engine in the GPU's memory.
 
     Args:
-        engine: as TensorRT serialised it.
+        engine: the engine's bytes, as TensorRT serialised them.
         plugin: the plugin library; None if the engine contains it or needs none.
         plugin_inside: whether the engine contains the plugin library.
 
@@ -111,10 +115,10 @@ class LoadedEngine:
 
 
 class Lane:
-    """An execution context with a stream and with memory for the largest batch; it runs one call at a time.
+    """An execution context with a stream and with memory for the largest batch. It runs one call at a time.
 
-    Its memory on the host is pinned. Copies from pinned memory to the device run at the full rate of the bus, and in
-    parallel with the other lane's call. Copies from pageable memory do neither.
+    Its memory on the host is pinned. Copies from pinned memory to the device run at the full rate of the bus, and at the
+    same time as the other lane's call. Copies from pageable memory do neither.
 
     Raises:
         BackendError: the GPU has too little memory, or TensorRT or CUDA failed.
@@ -143,7 +147,7 @@ class Lane:
                 self._pinned[name] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(pinned)))
 
     def run(self, image: Array, outputs: Sequence[str]) -> list[Array]:
-        """Runs the engine on a batch and returns the arrays of `outputs`.
+        """Run the engine on a batch and return the arrays of `outputs`.
 
         Raises:
             BackendError: TensorRT or CUDA failed.
@@ -163,7 +167,7 @@ class Lane:
         return [results[name].copy() for name in outputs]
 
     def _on_host(self, name: str, shape: Shape) -> Array:
-        """The pinned memory of an input or an output, as an array of this shape."""
+        """Return the pinned memory of the input or output `name`, as an array of this shape."""
         dtype = self._loaded.dtypes[name]
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         array: Array = self._pinned[name][:size].view(dtype).reshape(shape)
@@ -178,7 +182,11 @@ class Lane:
 
 
 def _call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Calls a function of CUDA's runtime and returns its result without the error code; raises BackendError if it fails."""
+    """Call a function of CUDA's runtime and return its result without the error code.
+
+    Raises:
+        BackendError: the function failed.
+    """
     code, *values = function(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
         _, text = cuda.cudaGetErrorString(code)
@@ -194,7 +202,7 @@ def _free(stream: Any, memory: Sequence[tuple[Callable[..., Any], Any]]) -> None
 
 @contextmanager
 def _on_device() -> Iterator[None]:
-    """Selects the engine's device for the block, then restores the thread's own device, which may be another one."""
+    """Select the engine's device during the block. Afterwards, select the device that the thread used before."""
     before = _call(cuda.cudaGetDevice)
     _call(cuda.cudaSetDevice, _DEVICE)
     try:

@@ -20,15 +20,15 @@ from vmoe_runtime.errors import BackendError, ImageError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
-_LANES = 2  # one call copies while the other computes; a third would only use memory, as the GPU computes one at a time
+_LANES = 2  # one call copies while the other computes; the GPU computes one at a time, so a third would only use memory
 
 
 class TensorRtBackend:
     """A loaded engine. Up to two calls run at once; further calls wait.
 
     Args:
-        engine: as TensorRT serialised it.
-        record: what the engine was built from and for.
+        engine: the engine's bytes, as TensorRT serialised them.
+        record: the description of the engine.
         plugin: the plugin library; None if the engine contains it or needs none.
 
     Raises:
@@ -39,12 +39,13 @@ class TensorRtBackend:
         self._record = record
         self.description = _description(record)
         self._loaded = tensorrt_api.LoadedEngine(engine, plugin, record.plugin_inside)
-        self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()  # last in, first out: lanes that exist are used first
+        # last in, first out, so that existing lanes are used first
+        self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()
         for _ in range(_LANES):
-            self._lanes.put(None)  # stands for a lane that is made when it is needed
+            self._lanes.put(None)  # None means a lane that is created when it is first needed
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Runs the engine on `feeds`, an array `image`, and returns the arrays of `outputs`; safe from many threads.
+        """Run the engine on the array `image` in `feeds` and return the arrays of `outputs`. Safe to call from many threads.
 
         Raises:
             ImageError: the engine was built for larger or smaller batches.
@@ -68,17 +69,17 @@ class TensorRtBackend:
             lane = lane or tensorrt_api.Lane(self._loaded)
             yield lane
         except BaseException:
-            lane = None  # a lane isn't used again after a failure
+            lane = None  # after a failure, the lane is never used again
             raise
         finally:
             self._lanes.put(lane)
 
 
 def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """Prepares the engine that was built for a bundle at a profile, for this GPU and this version of TensorRT.
+    """Prepare the engine that was built for a bundle at a profile, for this GPU and this version of TensorRT.
 
     Raises:
-        UnavailableError: there is no GPU, or this installation has no plugin, which MoE layers need.
+        UnavailableError: there is no GPU, or this installation lacks the plugin, which MoE layers need.
         BackendError: no such engine was built, or its file must not be trusted.
     """
     key = engine_key(bundle, profile)
@@ -90,17 +91,17 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     moe = bool(bundle.manifest.moe_layers)
     if cached is None:
         if moe:
-            plugin_library()  # raises if it is missing: no engine can be built without it
+            plugin_library()  # raises an error if the plugin is missing, since no engine can be built without it
         of_profile = f"profile {profile.name} with " if profile else ""
         raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
     engine, record = cached
     plugin = plugin_library() if moe and not record.plugin_inside else None
-    # The key has the engine's hash, because an engine may be built again while the old one is still in use.
+    # The key contains the engine's hash, because the engine may be built again while the old one is still in use.
     return PreparedBackend(_description(record), lambda: TensorRtBackend(engine, record, plugin), (key, record.sha256))
 
 
 def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
-    """The key of this bundle's engine for this GPU, this version of TensorRT and this installation.
+    """Return the key of the bundle's engine for this GPU, this version of TensorRT and this installation.
 
     Raises:
         UnavailableError: there is no driver or no GPU, or the GPU or driver can't run the plugin.
@@ -123,10 +124,10 @@ def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
 
 
 def plugin_library() -> Path:
-    """Path of the TensorRT plugin.
+    """Return the path of the TensorRT plugin.
 
     Raises:
-        UnavailableError: this installation has none; the message says what to install.
+        UnavailableError: this installation has no plugin; the message says what to install.
     """
     return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
 

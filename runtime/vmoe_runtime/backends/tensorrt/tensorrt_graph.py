@@ -10,7 +10,7 @@ from vmoe_runtime.settings import ROWS
 
 
 def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
-    """The graphs for TensorRT that a bundle has.
+    """Return the graphs that a bundle contains for TensorRT.
 
     Raises:
         BackendError: the bundle was exported without them.
@@ -24,10 +24,14 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
 
 
 def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
-    """Name of the graph that is fixed to a profile; a profile of None means a dense ViT that merges no tokens.
+    """Return the name of the graph that is fixed to `profile`.
+
+    Args:
+        bundle: the bundle that contains the graph.
+        profile: the profile; None for a dense ViT that merges no tokens.
 
     Raises:
-        BackendError: the bundle was exported without graphs for TensorRT, or without this one.
+        BackendError: the bundle was exported without graphs for TensorRT, or without this graph.
     """
     graphs = exported_graphs(bundle).graphs
     if profile is None:
