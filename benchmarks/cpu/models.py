@@ -58,7 +58,7 @@ class Model:
         return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
-        """Return the bundle in a precision. If it is missing or another version of the exporter wrote it, export it first."""
+        """Return the bundle in a precision. Export it first if it is missing or from another version of the exporter."""
         path = self._path(kind, f"-{precision}.vmoe")
         stamp = path.with_suffix(".exporter")
         if not (path.exists() and stamp.exists() and stamp.read_text() == _exporter_hash()):

@@ -82,7 +82,7 @@ class OthersWatch:
         self.share = max(0.0, busy - own) / every if every > 0 else 0.0
 
     def _seconds(self) -> Array:
-        """Return three totals in CPU seconds: all processes, all processes plus idle time, and this watch's own processes."""
+        """Return CPU seconds: of all processes, of all processes plus idle time, and of this watch's own processes."""
         ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
         busy = sum(ticks) - ticks[3] - ticks[4]
         return np.array([busy / _TICKS, sum(ticks) / _TICKS, sum(map(cpu_seconds, self._own))])

@@ -205,7 +205,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
 
 def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | None:
     """Return the feature of the model or its profiles that TensorRT graphs do not support; None if all are supported."""
-    kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
+    kinds = {"experts-choice": "expert choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
     if model.normalizes_weights:

@@ -212,7 +212,7 @@ def _slots(profile: Profile) -> str:
 def _routing(routing: RoutingConfig) -> str:
     if isinstance(routing, Soft):
         return f"Soft MoE, {routing.slots_per_expert} slots per expert"
-    kind = "experts choice" if isinstance(routing, ExpertsChoice) else "top-K"
+    kind = "expert choice" if isinstance(routing, ExpertsChoice) else "top-K"
     return f"{kind}, slots rounded by {routing.rounding} to a multiple of {routing.capacity_multiple_of}"
 
 

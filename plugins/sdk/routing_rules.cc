@@ -50,7 +50,7 @@ void RoutingRules::check_settings(int set) const {
     case VMOE_DENSE: fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no ", listed(missing));
     case VMOE_SOFT: fail(VMOE_ROUTING_ERROR, "Soft MoE has nothing to set", but, ": it takes no ", listed(missing));
     case VMOE_EXPERTS_CHOICE:
-      fail(VMOE_ROUTING_ERROR, "with experts choice there is nothing to set but the capacity ratio",
+      fail(VMOE_ROUTING_ERROR, "with expert choice there is nothing to set but the capacity ratio",
            image_tokens > 0 ? " and merge" : "", ": it takes no ", listed(missing));
     default: fail(VMOE_ROUTING_ERROR, "ensembles (E3) are routed officially: they take no ", listed(missing));
   }

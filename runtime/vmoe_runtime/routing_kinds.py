@@ -16,7 +16,7 @@ SETTING_KINDS: tuple[SettingKind, ...] = ("dense", "top-k", "ensemble", "experts
 KIND_NAMES: Mapping[ModelKind, str] = {
     "dense": "dense ViT",
     "top-k": "V-MoE",
-    "experts-choice": "V-MoE of experts choice",
+    "experts-choice": "V-MoE with expert choice",
     "soft": "Soft MoE",
 }
 """What a model of each kind is called."""

@@ -156,7 +156,7 @@ class RoutingRules:
                 return f"Soft MoE has nothing to set{f' but {MERGE}' * merges}: it takes no {names}"
             case "experts-choice":
                 also = f" and {MERGE}" * merges
-                return f"with experts choice there is nothing to set but the capacity ratio{also}: it takes no {names}"
+                return f"with expert choice there is nothing to set but the capacity ratio{also}: it takes no {names}"
         return f"ensembles (E3) are routed officially: they take no {names}"
 
     def _check(self, values: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ _LARGE = (put("routing/group", "batch"), lambda m: m.update(profiles=m["profiles
 
 MODELS = {
     "top-k": ("v3-plain", nothing),
-    "experts choice": ("v3-choice", nothing),
+    "expert choice": ("v3-choice", nothing),
     "an ensemble": ("v3-ensemble", nothing),
     "top-k of groups of 131,072 tokens": (
         "v3-plain",

@@ -31,7 +31,7 @@ from vmoe_tools.build.engine_store import store_engine
 from vmoe_tools.inspect.tensors import read_tensors
 from vmoe_tools.machine import chosen_by_auto
 
-KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}
+KINDS = {"dense": "dense ViT", "choice": "V-MoE with expert choice", "soft": "Soft MoE"}
 KEPT = ("fp32", "bf16", "int8", "ensemble", *KINDS)
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
 

@@ -1,4 +1,4 @@
-"""The program `vmoe`: its commands, one line for each error, signals, and files that are written completely or not at all."""
+"""The program `vmoe`: its commands, one line for each error, signals, and files, written completely or not at all."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MODELS = {
     "qk-norm, groups of two images": VARIANTS[8],
     "5 experts in the last block": VARIANTS[11],
     "groups that cut images": replace(VARIANTS[10], moe=(1,), qk_norm=False),
-    "experts choice": replace(_LAST_OF_TOKEN, options={**_LAST_OF_TOKEN.options, "router": "experts-choice"}),
+    "expert choice": replace(_LAST_OF_TOKEN, options={**_LAST_OF_TOKEN.options, "router": "experts-choice"}),
     "ensemble": replace(_LAST_OF_TOKEN, classes=7, options={**_LAST_OF_TOKEN.options, "ensemble_size": 2}),
     "the last block is dense": replace(_LAST_TWO, moe=(0,)),
     "the last block is dense, qk-norm": VARIANTS[10],

@@ -15,7 +15,7 @@ from vmoe_runtime import BackendError, Engine
 pytestmark = pytest.mark.fast
 
 TOP_K, DENSE, ENSEMBLE, SOFT, CHOICE = "g1", "g4", "g5", "g6", "g7"
-KINDS = {SOFT: "Soft MoE", CHOICE: "experts choice", DENSE: "dense ViT"}
+KINDS = {SOFT: "Soft MoE", CHOICE: "expert choice", DENSE: "dense ViT"}
 TAKES_NO = {
     SOFT: [
         "k 2",
@@ -41,20 +41,20 @@ REFUSED = [
     (SOFT, ["--router", "experts-choice"], ["--router experts-choice", "Soft MoE"]),
     (SOFT, ["--tensorrt"], ["no TensorRT graphs of Soft MoEs"]),
     (SOFT, ["--output", "members"], ["not an ensemble"]),
-    (CHOICE, ["--tensorrt"], ["no TensorRT graphs of experts choice"]),
-    (CHOICE, ["--ensemble-size", "2"], ["do not support experts choice"]),
+    (CHOICE, ["--tensorrt"], ["no TensorRT graphs of expert choice"]),
+    (CHOICE, ["--ensemble-size", "2"], ["do not support expert choice"]),
     (CHOICE, ["--capacity", "7"], ["7", "number of experts, 6"]),
     (CHOICE, ["--output", "members"], ["not an ensemble"]),
     (TOP_K, ["--max-experts", "0"], ["max_experts", "0"]),
     (TOP_K, ["--max-experts", "-1"], ["max_experts", "-1"]),
     (TOP_K, ["--max-experts", "all"], ["--max-experts", "all"]),
     (TOP_K, ["--router", "soft"], ["--router", "soft"]),
-    (TOP_K, ["--router", "experts-choice", "--k", "2"], ["experts choice", "takes no k"]),
+    (TOP_K, ["--router", "experts-choice", "--k", "2"], ["expert choice", "takes no k"]),
     (TOP_K, ["--pool", "--tensorrt"], ["no TensorRT graphs of profiles with pool"]),
     (TOP_K, ["--max-experts", "3", "--tensorrt"], ["no TensorRT graphs of profiles with max_experts"]),
     (ENSEMBLE, ["--pool"], ["ensembles (E3) are routed officially: they take no pool"]),
     (ENSEMBLE, ["--max-experts", "2"], ["ensembles (E3) are routed officially: they take no max_experts"]),
-    (ENSEMBLE, ["--router", "experts-choice"], ["do not support experts choice"]),
+    (ENSEMBLE, ["--router", "experts-choice"], ["do not support expert choice"]),
 ]
 
 

@@ -45,7 +45,7 @@ needs_op_library = pytest.mark.skipif(find_library() is None, reason="this insta
 
 @dataclass(frozen=True)
 class Answers:
-    """The logits of the 1,536 images and, for each MoE layer, the expert int[G,S,K] of each choice, or -1 if it was dropped."""
+    """The logits of the 1,536 images and, for each MoE layer, the expert int[G,S,K] of each choice, or -1 if dropped."""
 
     logits: np.ndarray
     kept: list[np.ndarray]

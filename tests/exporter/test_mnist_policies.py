@@ -31,7 +31,7 @@ EngineOf = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def engine_of(mnist_image_bundle: Path, mnist_bundle: Path) -> EngineOf:
-    """Return a function that loads an engine once per group ("16" images, or each "image"), backend and number of threads."""
+    """Return a function that loads one engine per group ("16" images, or each "image"), backend and number of threads."""
     bundles = {"image": mnist_image_bundle, "16": mnist_bundle}
 
     @functools.cache

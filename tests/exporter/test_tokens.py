@@ -111,7 +111,7 @@ def test_tokens_and_layers_are_those_of_the_reference(name: str, tmp_path: Path,
     check_every_engine(bundle, images, {"tokens": last["head"], **layers}, monkeypatch)
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[8], CHOICE, VARIANTS[9]], ids=["top-k", "experts choice", "dense"])
+@pytest.mark.parametrize("variant", [VARIANTS[8], CHOICE, VARIANTS[9]], ids=["top-k", "expert choice", "dense"])
 def test_layers_change_no_bit_of_the_usual_output(variant: Any, tmp_path: Path) -> None:
     checkpoint, images = variant.write(tmp_path), variant.images(2 * variant.batch_multiple)
     options = {

@@ -22,7 +22,7 @@ def made() -> Build:
 
 
 def opened(made: Build, *libraries: Path, **environment: str) -> tuple[str, str]:
-    """Run a program that opens these libraries. Return the creators registered with each TensorRT, and the program's stderr."""
+    """Run a program that opens these libraries. Return the creators registered with each TensorRT, and stderr."""
     done = run(made.program("parent"), *libraries, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr

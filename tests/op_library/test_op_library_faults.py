@@ -157,7 +157,7 @@ def int8_inputs(op: Op) -> Inputs:
 
 
 def int8_faults(op: Op) -> Iterator[Fault]:
-    """Yield calls with missing scales, with scales of a wrong size, and with chunks that don't divide the hidden features."""
+    """Yield calls with missing scales, scales of a wrong size, and chunks that don't divide the hidden features."""
     good = int8_inputs(op)
     for value in op.inputs:
         if not value.scale_of:

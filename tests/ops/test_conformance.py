@@ -186,7 +186,7 @@ no pool | route | if pool else taken | if False else taken | pool
 no limit | allowed_experts | [:, :max_experts] | | limit
 masses are not floored | allowed_experts | 2**14 | 2**24 | limit_floors
 masses are over all tokens | allowed_experts | (is_first * units[..., None]).sum | ranked.sum | limit_first_choices
-experts choice by row | choose_tokens | -np.where(np.isnan(gates), 0, gates) | np.argsort(-gates, axis=2) | choice
+expert choice by row | choose_tokens | -np.where(np.isnan(gates), 0, gates) | np.argsort(-gates, axis=2) | choice
 Soft MoE combines over tokens | soft_router | return dispatch, combine | return dispatch, dispatch | soft
 Soft MoE combines in an expert | soft_router | return dispatch, combine | return dispatch, softmax(logits) | soft
 merged tokens are unweighted | merge | sizes[image][members[one], None] | total[left.index(one)] / len(members[one]) | merge

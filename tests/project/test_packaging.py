@@ -1,4 +1,4 @@
-"""The package installs with native libraries if they can be built. Otherwise, it installs without them and gives the reason."""
+"""The package installs with native libraries if they can be built. Otherwise, it installs without them and says why."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ BACKENDS = ("op library", "standard ops", "openvino", "sdk on op library", "sdk 
 MODELS: dict[str, dict[str, Any]] = {
     "merging": {"merge": 5},
     "pooled": {"pool": True, "max_experts": 3},
-    "experts choice": {"router": "experts-choice", "merge": 5},
+    "expert choice": {"router": "experts-choice", "merge": 5},
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:the images have NaN pixels", "ignore:this installation")

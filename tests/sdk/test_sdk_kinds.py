@@ -24,7 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "g1": {"capacity": [0.3], "k": [1]},
     "g4": {},
 }
-"""Official models of experts choice, of Soft MoE, an ensemble (E3), top-k and a dense ViT, with their export options."""
+"""Official models of expert choice, of Soft MoE, an ensemble (E3), top-k and a dense ViT, with their export options."""
 
 
 @functools.cache

@@ -128,7 +128,7 @@ def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float]
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
-    """Return the arrival times of a Poisson process for successive pairs of a rate, in images per second, and its duration."""
+    """Return the arrival times of a Poisson process for successive pairs of a rate (images per second) and its duration."""
     return evenly(rates, random.Random(seed).expovariate)
 
 

@@ -199,7 +199,7 @@ def varint(value: int) -> bytes:
 
 
 def chunk(number: int, payload: bytes, bits: int = 0) -> bytes:
-    """Encode a length-delimited protobuf field. `bits` are added to its tag; runtimes ignore bits of a tag above the 32nd."""
+    """Encode a length-delimited protobuf field. `bits` are added to its tag; runtimes ignore a tag's bits above the 32nd."""
     return varint(number << 3 | 2 | bits) + varint(len(payload)) + payload
 
 

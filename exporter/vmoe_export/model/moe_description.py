@@ -110,7 +110,7 @@ def _experts_choice(
     """Return E of each MoE layer, and the routing."""
     members = len(facts.shapes.get(routers[0], ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
     if members or given.get("ensemble_size") not in (None, 1):
-        raise OptionError("ensembles (E3) do not support experts choice; omit the router or the ensemble size")
+        raise OptionError("ensembles (E3) do not support expert choice; omit the router or the ensemble size")
     experts = tuple(facts.shape(router, 2)[1] for router in routers)
     return experts, ExpertsChoice(*_capacity(facts, dispatcher, _DEFAULT_EXPERTS_CHOICE_RATIO))
 

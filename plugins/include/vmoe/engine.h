@@ -362,17 +362,17 @@ VMOE_API vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const v
 typedef struct vmoe_routing vmoe_routing;
 
 /* How one MoE layer routed its tokens. Pointers live as long as the vmoe_routing; they are NULL if the routing kind has
- * no such value. `choices` is K for top-k, E for experts choice (where each pair of a token and an expert is a choice),
+ * no such value. `choices` is K for top-k, E for expert choice (where each pair of a token and an expert is a choice),
  * and 0 for Soft MoE. */
 typedef struct vmoe_layer_routing {
   size_t struct_size;
   const char* layer;               /* such as "encoderblock_1" */
   int64_t groups, tokens, choices; /* G, S, K */
-  const float* weight;   /* f32[G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included */
+  const float* weight;   /* f32[G,S,K], top-k and expert choice: raw gate of each choice, dropped ones included */
   int32_t kind;          /* vmoe_routing_kind */
   int32_t reserved;      /* 0 */
   const int32_t* expert; /* i32[G,S,K], top-k: the expert of each choice, dropped ones included */
-  const uint8_t* kept;   /* u8[G,S,K], top-k and experts choice: 1 if the choice was computed, 0 if dropped */
+  const uint8_t* kept;   /* u8[G,S,K], top-k and expert choice: 1 if the choice was computed, 0 if dropped */
   int64_t experts;       /* E */
   int64_t slots;         /* P, Soft MoE; 0 otherwise */
   const float* dispatch; /* f32[G,S,E,P], Soft MoE: share of each token in each slot */

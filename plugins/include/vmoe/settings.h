@@ -40,7 +40,7 @@ typedef struct vmoe_setting {
 /* A complete setting of one model. Fields that its kind does not have are 0. */
 typedef struct vmoe_profile {
   size_t struct_size;
-  char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
+  char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with expert choice "c1.0" */
   int32_t set; /* VMOE_SET_* of the settings that its kind has */
   int32_t reserved; /* 0 */
   double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */

@@ -41,7 +41,7 @@ async def model(service: Service, _: Request) -> Response:
 
 
 async def repository(service: Service, request: Request) -> Response:
-    """Answer with the list of models, in the format of Triton's extension. The list contains the one model that is served."""
+    """Answer with the list of models, in the format of Triton's extension. It contains the one model that is served."""
     read_object("repository", read_json(await service.body(request) or b"{}"))
     return JSONResponse([{"name": service.name, "version": endpoints.VERSION, "state": "READY", "reason": ""}])
 

@@ -44,7 +44,7 @@ class Point:
         return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
-        """Return the logits float32[N, classes] of a batch of `batch_size` images; without logits, the bundle's main output."""
+        """Return the logits float32[N, classes] of a batch of `batch_size` images; without logits, the main output."""
         return self.engine.outputs(batch, self.profile)[self.engine.manifest.output]
 
 

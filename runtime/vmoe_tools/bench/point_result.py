@@ -262,7 +262,7 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 
 def near_chance(points: Sequence[PointResult]) -> str | None:
-    """Return a sentence that names the points whose accuracy is at most two standard errors above chance; None if none is."""
+    """Return a sentence that names the points with an accuracy within two standard errors of chance; None if none is."""
     known = [(point, point.top1, point.chance) for point in points if point.top1 is not None and point.chance]
     near = [point for point, top1, chance in known if top1 <= chance + 2 * share_error(chance, point.images)]
     if not near:

@@ -147,7 +147,7 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
 
 
 def _features(engine: Engine, source: ImageSource, indices: Array, progress: Progress) -> Array:
-    """Return the features f32[N, D] of the images at `indices`, in this order. The last call is filled with repeated images."""
+    """Return the features f32[N, D] of the images at `indices`, in order. Repeated images fill the last call."""
     if (output := engine.manifest.output) != "features":
         remedy = "export with vmoe export CKPT --output features"
         raise click.ClickException(f"the bundle returns {output}, and a head needs features; {remedy}")

@@ -160,7 +160,7 @@ def _notes(manifest: Manifest, source: ImageSource) -> list[str]:
             "A Soft MoE drops nothing: every expert has a share of every patch, and loads are sums of these shares."
         )
     elif manifest.rules.kind == "experts-choice":
-        notes.append("With experts choice the experts choose their tokens: all have the same load.")
+        notes.append("With expert choice the experts choose their tokens: all have the same load.")
     if source.note is not None:
         notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
     elif source.labels is None and manifest.moe_layers:

@@ -166,7 +166,7 @@ def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
-    """Return the worst results of some comparisons: the largest differences, and the smallest share of equally routed pairs."""
+    """Return the worst of some comparisons: the largest differences, and the smallest share of equally routed pairs."""
     found = [entry for entry in entries or [] if isinstance(entry, dict)]
     if not found:
         return None

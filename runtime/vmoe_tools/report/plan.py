@@ -167,7 +167,7 @@ def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[
         elif row.type == "flag" and value != row.default:
             title = row.title if value else row.off_title
             flags.append((row.suffix, title if not flags else title[:1].lower() + title[1:]))
-    official = ("bpr", ROWS["bpr"].title) if "bpr" in chosen else ("choice", "Experts choice")
+    official = ("bpr", ROWS["bpr"].title) if "bpr" in chosen else ("choice", "Expert choice")
     kinds, titles = zip(*(flags or [official]), *others, strict=True)
     return "-".join(kinds), ", ".join(titles)
 
