@@ -366,7 +366,7 @@ namespace vmoe {{
 
 // The current load of a batcher, and its counts so far.
 struct BatcherLoad {{
-  std::string level; // the profile of requests that name none; empty if the model has no profiles
+  std::string level; // the profile of requests that name no profile; empty if the model has no profiles
   // Images so far, by profile. Profiles that are neither in the bundle nor a level are counted as "other".
   std::map<std::string, int64_t> served;
 {numbers}
@@ -455,8 +455,9 @@ enum {{
 {flags}
 }};
 
-/* The setting of one call: a profile, and values that replace some of the profile's. Each field lists the kinds of models
- * that have it; to set it for another one is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
+/* The setting of one call: a profile, and values that replace values of that profile. The comment of each field lists the
+ * kinds of models that the field is for. Setting it for another kind is a VMOE_ROUTING_ERROR. Tokens can't be merged if
+ * routing groups split images. */
 typedef struct vmoe_setting {{
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL for the engine's profile */
@@ -467,11 +468,11 @@ typedef struct vmoe_setting {{
 
 #define VMOE_SETTING_INIT {{sizeof(vmoe_setting), NULL, 0, 0{zeros}}}
 
-/* A complete setting of one model. Fields that its kind does not have are 0. */
+/* A complete setting of one model. Fields that its routing kind does not use are 0. */
 typedef struct vmoe_profile {{
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with expert choice "c1.0" */
-  int32_t set; /* VMOE_SET_* of the settings that its kind has */
+  int32_t set; /* VMOE_SET_* bits of the settings that the routing kind has */
   int32_t reserved; /* 0 */
   double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
 {profile}
@@ -495,22 +496,22 @@ def settings_cpp() -> str:
     own = "\n".join(f"    if ((set & {_flag(row)}) != 0) setting.{row.stored} = {row.stored};" for row in rows)
     taken = "\n".join(f"  profile.{row.stored} = c.{row.stored}{' != 0' if row.type == 'flag' else ''};" for row in rows)
     return f"""{_CPP_HEAD}
-// The setting of one call: a profile, and values that replace some of the profile's. If all are empty, the engine's profile
-// applies. vmoe_setting lists the kinds of models that have each value.
+// The setting of one call: a profile, and values that replace values of that profile. If all fields are empty, the engine's
+// profile applies. The comments of vmoe_setting list the kinds of models that each value is for.
 struct Setting {{
   std::optional<std::string> profile;
 {setting}
 }};
 
-// A complete setting of one model. Fields that its kind does not have are 0 or false.
+// A complete setting of one model. Fields that its routing kind does not use are 0 or false.
 struct Profile {{
   std::string name;
   double effective_ratio = 0; // C after rounding to whole slots
-  std::vector<int64_t> slots; // slots per expert and group, of each MoE layer
-  int32_t set = 0; // VMOE_SET_* of the settings that its kind has
+  std::vector<int64_t> slots; // for each MoE layer, the slots per expert and group
+  int32_t set = 0; // VMOE_SET_* bits of the settings that the routing kind has
 {profile}
 
-  // Returns these values as a setting. A call with it parses no profile name.
+  // Returns these values as a setting without a profile name, so that a call has no name to parse.
   Setting setting() const {{
     Setting setting;
 {own}
@@ -524,7 +525,7 @@ namespace internal {{
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would ignore everything after a zero byte, so pass a name that it refuses.
+  // The C API would ignore everything after a zero byte. So pass a name that the C API refuses.
   if (setting.profile && setting.profile->find('\\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
     if (!value) return;

@@ -38,7 +38,7 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
 
 
 def name_of(point: Point) -> str:
-    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`. The name includes the routing if it differs from training."""
+    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`. It includes the routing if that differs from training."""
     if not point["layers"]:
         return f"ViT {point['size']}"
     routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)

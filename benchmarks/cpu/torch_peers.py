@@ -78,7 +78,7 @@ def to_openvino(network: Network, images: Array) -> Any:
 
 
 def to_onnx(network: Network, images: Array) -> onnx.ModelProto:
-    """Convert the network to ONNX with torch.onnx, with input `image` and output `logits`, for batches shaped like `images`."""
+    """Convert the network to ONNX with torch.onnx, with input `image` and output `logits`, for batches like `images`."""
     names = {"input_names": ["image"], "output_names": ["logits"]}
     # Opset 23 has one op for attention, which is faster than separate ops. `quantize_dynamic` mistakes it for an older op of
     # that name, so `load_ort` excludes it.

@@ -20,8 +20,9 @@ enum {
   VMOE_SET_MERGE = 32
 };
 
-/* The setting of one call: a profile, and values that replace some of the profile's. Each field lists the kinds of models
- * that have it; to set it for another one is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
+/* The setting of one call: a profile, and values that replace values of that profile. The comment of each field lists the
+ * kinds of models that the field is for. Setting it for another kind is a VMOE_ROUTING_ERROR. Tokens can't be merged if
+ * routing groups split images. */
 typedef struct vmoe_setting {
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL for the engine's profile */
@@ -37,11 +38,11 @@ typedef struct vmoe_setting {
 
 #define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* A complete setting of one model. Fields that its kind does not have are 0. */
+/* A complete setting of one model. Fields that its routing kind does not use are 0. */
 typedef struct vmoe_profile {
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with expert choice "c1.0" */
-  int32_t set; /* VMOE_SET_* of the settings that its kind has */
+  int32_t set; /* VMOE_SET_* bits of the settings that the routing kind has */
   int32_t reserved; /* 0 */
   double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
   double capacity_ratio; /* capacity ratio */

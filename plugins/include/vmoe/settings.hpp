@@ -15,8 +15,8 @@
 
 namespace vmoe {
 
-// The setting of one call: a profile, and values that replace some of the profile's. If all are empty, the engine's profile
-// applies. vmoe_setting lists the kinds of models that have each value.
+// The setting of one call: a profile, and values that replace values of that profile. If all fields are empty, the engine's
+// profile applies. The comments of vmoe_setting list the kinds of models that each value is for.
 struct Setting {
   std::optional<std::string> profile;
   std::optional<double> capacity_ratio; // capacity ratio
@@ -27,12 +27,12 @@ struct Setting {
   std::optional<int64_t> merge; // tokens merged per block
 };
 
-// A complete setting of one model. Fields that its kind does not have are 0 or false.
+// A complete setting of one model. Fields that its routing kind does not use are 0 or false.
 struct Profile {
   std::string name;
   double effective_ratio = 0; // C after rounding to whole slots
-  std::vector<int64_t> slots; // slots per expert and group, of each MoE layer
-  int32_t set = 0; // VMOE_SET_* of the settings that its kind has
+  std::vector<int64_t> slots; // for each MoE layer, the slots per expert and group
+  int32_t set = 0; // VMOE_SET_* bits of the settings that the routing kind has
   double capacity_ratio = {}; // capacity ratio
   int64_t k = {}; // experts per token
   bool bpr = {}; // Batch Priority Routing
@@ -40,7 +40,7 @@ struct Profile {
   int64_t max_experts = {}; // most experts per group
   int64_t merge = {}; // tokens merged per block
 
-  // Returns these values as a setting. A call with it parses no profile name.
+  // Returns these values as a setting without a profile name, so that a call has no name to parse.
   Setting setting() const {
     Setting setting;
     if ((set & VMOE_SET_CAPACITY_RATIO) != 0) setting.capacity_ratio = capacity_ratio;
@@ -59,7 +59,7 @@ namespace internal {
 inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would ignore everything after a zero byte, so pass a name that it refuses.
+  // The C API would ignore everything after a zero byte. So pass a name that the C API refuses.
   if (setting.profile && setting.profile->find('\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {
     if (!value) return;
