@@ -1,7 +1,8 @@
-"""Fixtures that test modules and docstring examples share: the MNIST checkpoint, exported once per test process."""
+"""Fixtures that test modules and docstring examples share, such as the MNIST checkpoint and its bundles."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -21,12 +22,12 @@ MNIST = Path(__file__).parent / "samples" / "mnist"
 
 pytest_plugins = ["crash_scheduling", "sampled_grids", "command_runs", "sdk_build"]
 
-# Programs for the Python that Triton's client is installed for.
+# These programs run in the environment of Triton's client.
 collect_ignore = [f"tests/support/{name}.py" for name in ("protocol_clients", "triton_client", "triton_config_check")]
 
 
 class _FailuresAtOnce:
-    """Says of a failure what it is when it happens: a run that is cut short never gets to its summary."""
+    """Print the message of each failure when it happens, because an interrupted run prints no summary."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -41,7 +42,7 @@ class _FailuresAtOnce:
 
 
 class _SharedCpus(onnxruntime.SessionOptions):
-    """Those of a session on one thread, where nobody asks for more; more don't wait for work in a loop that takes a CPU."""
+    """Session options whose default is one thread, and whose further threads sleep while they wait for work."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class _SharedCpus(onnxruntime.SessionOptions):
 
 
 def _keep_compiled_models(folder: Path) -> None:
-    """Has OpenVINO keep the models that it compiles, which takes it four times as long as reading them again."""
+    """Make OpenVINO cache the models that it compiles; reading a model again takes a quarter of the time."""
     try:
         import openvino
     except ImportError:
@@ -65,31 +66,34 @@ def _keep_compiled_models(folder: Path) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does.
-
-    OMP_NUM_THREADS=1 is for ONNX Runtime as well, which does not read it.
-    """
+    """Apply OMP_NUM_THREADS=1 to ONNX Runtime too, which ignores it, and report failures at once in the main process."""
     if os.environ.get("OMP_NUM_THREADS") == "1":
         onnxruntime.SessionOptions = _SharedCpus
-        # A folder for each process: none reads what another one is still writing.
+        # Each process has a folder of its own, so that no process reads a file that another process is still writing.
         _keep_compiled_models(Path(__file__).parent / "build" / "openvino" / os.environ.get("PYTEST_XDIST_WORKER", "one"))
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
 
 
+def pytest_collection_finish() -> None:
+    """Exempt the collected tests and the imported modules from garbage collection, which would scan them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish() -> None:
-    """Says what this process reached."""
+    """Write the coverage of this process."""
     coverage_measurement.write()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long modules begin first, so that in the end no process waits for the last of them."""
+    """Start with the long modules, so that no process waits for the last of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Sessions and answers that a module's tests share take gigabytes in the end, if all of them stay until the end."""
+    """Clear the caches of a module after its tests; all sessions and answers together would need gigabytes."""
     yield
     for name, owner in list(sys.modules.items()):
         if name in (request.module.__name__, "cpu_paths", "golden", "op_models"):
@@ -100,7 +104,7 @@ def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
-    """Examples in docstrings may use `bundle`, `images` (uint8[16,28,28]) and `folder`, an empty one."""
+    """Give docstring examples `bundle`, `images` (uint8[16,28,28]) and `folder`, an empty folder."""
     if isinstance(request.node, pytest.DoctestItem):
         doctest_namespace["bundle"] = request.getfixturevalue("mnist_bundle")
         doctest_namespace["images"] = request.getfixturevalue("mnist_images")["images"][:16]
@@ -138,7 +142,7 @@ def mnist_images(mnist_data: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def mnist_bundle(mnist_checkpoint: Path) -> Path:
-    """The MNIST model with routing groups of 16 images, as its official numbers were made."""
+    """The MNIST model with routing groups of 16 images, like its official numbers."""
     from shared_exports import shared_export
 
     capacity, config = [0.1, 0.2, 0.3, 0.5, 1.05, 2.0], MNIST / "config.json"

@@ -188,6 +188,7 @@ def test_a_signal_ends_a_report_and_leaves_nothing(
     assert complaint.endswith(f"vmoe: {name}\n") or found == -number
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_measurement_which_shows_what_there_is(
     mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ def test_the_documented_nginx_configuration_has_the_limits(server: Server, tmp_p
             assert refused.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in refused and b'{"error": ' in refused
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, mnist_images: dict[str, Any]) -> None:
     images = engine.batch(mnist_images["images"][:8])
     expected = {level: engine(images, level).tobytes() for level in LEVELS}

@@ -28,9 +28,14 @@ def program(sanitizers: str = "") -> Path:
             pytest.skip(f"{header} is not installed (Debian package {package})")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     if sanitizers:
-        # with these flags, the compiler gives false warnings, so warnings are not errors
+        # With these flags, the compiler gives false warnings.
         flags = f"-g1 -O0 -fsanitize={sanitizers}"
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
+    elif not os.environ.get("VMOE_TEST_SANITIZED"):
+        # All sources as one file, without optimization: this compiles in a quarter of the time. Coroutines in an included
+        # file, whose variables have types from unnamed namespaces, would give warnings.
+        flags = "-O0 -Wall -Wextra -Werror -Wno-subobject-linkage"
+        options = ["-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0", f"-DCMAKE_CXX_FLAGS={flags}"]
     return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"
 
 
