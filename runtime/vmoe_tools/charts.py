@@ -66,10 +66,10 @@ KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
 
 
 def overview(points: Sequence[PointResult]) -> Figure:
-    """Draw a chart each of accuracy over capacity, over FLOPs and over time per image.
+    """Draw a chart each of accuracy against capacity, against FLOPs and against time per image.
 
-    Without labels, the share of kept pairs replaces the accuracy. If no point has a capacity ratio, the chart over capacity
-    is left out.
+    Without labels, the share of kept pairs replaces the accuracy. If no point has a capacity ratio, the chart against
+    capacity is left out.
     """
     figure = Figure((14.0, 4.4), layout="constrained")
     up = ACCURACY if any(point.top1 is not None for point in points) else KEPT_PAIRS
@@ -200,9 +200,9 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     """Draw a line for each group of points that differ only in capacity. Stars mark the Pareto front.
 
     - A line connects its points by ascending capacity.
-    - A point without a capacity is a horizontal line in a chart over capacity.
+    - A point without a capacity is a horizontal line in a chart against capacity.
     - A diamond is another model.
-    - A dashed line connects cascades, in charts over FLOPs and time only. A cascade is left out if another cascade of its
+    - A dashed line connects cascades, in charts against FLOPs and time only. A cascade is left out if another cascade of its
       line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):

@@ -97,7 +97,8 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
         for frame in samples.frames
     ]
     _name_columns(panels, heads)
-    title = f"Patches that {layer_name(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
+    block, own = layer_name(layer), samples.own.name
+    title = f"Patches that {block} processes at each capacity, and answers\n(* is the inspected {own})"
     figure.suptitle(title + _of_merged(token for frame in samples.frames for token in frame.patches[layer][1]), fontsize=9)
     return figure
 

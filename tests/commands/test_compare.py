@@ -57,7 +57,7 @@ def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
     page = Elements((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert re.search(sentence, page.text) and "A diamond is another model: dense.vmoe." in page.text
     charts = {str(tag["alt"]): str(tag["src"]) for name, tag in page.tags if name == "img"}
-    (alt,) = (text for text in charts if text.startswith("Accuracy over time"))
+    (alt,) = (text for text in charts if text.startswith("Accuracy against time"))
     assert alt.endswith(f"; dense.vmoe {row['top1']:.4g}")
     assert ">dense.vmoe<" in base64.b64decode(charts[alt].partition(",")[2]).decode()
 

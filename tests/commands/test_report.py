@@ -298,7 +298,7 @@ def test_without_labels_the_page_leaves_out_accuracy(
     words = (mnist_image_bundle, "--images", plain, *capacities(0.1, 2), "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
     assert (report["recommended"], report["fall"], report["cascades"]) == (None, None, [])
-    assert "The images have no labels" in page and "Recommended" not in page and "Same answers over capacity" in page
+    assert "The images have no labels" in page and "Recommended" not in page and "Same answers against capacity" in page
     assert report["same"][report["curves"][0]["points"][-1]] == 1.0
 
 

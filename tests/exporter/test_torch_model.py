@@ -85,7 +85,7 @@ def test_settings_are_those_of_an_engine(
 @pytest.mark.slow
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
     # Run in a separate process: torch.compile traces Python, which conflicts with measuring coverage.
-    script = Path(__file__).parents[1] / "support" / "compiled_models.py"
+    script = Path(__file__).with_name("compiled_models.py")
     done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool")
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr
 

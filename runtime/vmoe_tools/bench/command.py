@@ -98,7 +98,7 @@ _MIN_AGREEMENT = 0.99
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Also draw accuracy over capacity, FLOPs and time; a .png, .svg or .pdf file.",
+    help="Also draw accuracy against capacity, FLOPs and time; a .png, .svg or .pdf file.",
 )
 @options.result_options
 def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -> None:

@@ -139,12 +139,12 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
         quality, caption = KEPT_PAIRS, "Share of the pairs that got a slot, because there are no answers to compare."
     title = {"top-1": "Accuracy"}.get(quality.label, quality.label.capitalize())
     pictures = [
-        (f"{title} over capacity", caption, CAPACITY, quality),
-        (f"{title} over time", better, TIME, quality),
-        (f"{title} over compute", better, COMPUTE, quality),
-        ("Speed over capacity", "Batch size over the median time of a call; all settings alternate.", CAPACITY, _SPEED),
-        ("Kept pairs over capacity", "Share of the (token, choice) pairs that got a slot.", CAPACITY, KEPT_PAIRS),
-        ("Compute over capacity", "Matrix products; those of experts for kept pairs.", CAPACITY, COMPUTE),
+        (f"{title} against capacity", caption, CAPACITY, quality),
+        (f"{title} against time", better, TIME, quality),
+        (f"{title} against compute", better, COMPUTE, quality),
+        ("Speed against capacity", "Batch size over the median time of a call; all settings alternate.", CAPACITY, _SPEED),
+        ("Kept pairs against capacity", "Share of the (token, choice) pairs that got a slot.", CAPACITY, KEPT_PAIRS),
+        ("Compute against capacity", "Matrix products; those of experts for kept pairs.", CAPACITY, COMPUTE),
     ]
     everything = [*points, *report.faster_cascades]
     for name, text, across, up in pictures:
