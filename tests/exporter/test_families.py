@@ -79,7 +79,7 @@ def exported(family: Family, folder: Path, **options: Any) -> ExportResult:
     return export_bundle(family.write(folder / "model"), folder / "model.vmoe", validate=False, **options)
 
 
-@pytest.mark.sample(24)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp_path: Path) -> None:
     moe = (family.arguments or {}).get("MoE_args") or [0, 0]
@@ -94,7 +94,7 @@ def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp
             np.testing.assert_allclose(found, family.expected(size, dtype), rtol=0, atol=5e-5)
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_validation_accepts_every_precision(family: Family, precision: Any, tmp_path: Path) -> None:
@@ -133,6 +133,7 @@ def test_a_graph_for_tensorrt_merges_as_many_tokens_behind_several_in_front(tmp_
     np.testing.assert_allclose(graph.run({"image": images}, ["logits"])[0], run(result, images)[0], rtol=0, atol=5e-5)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("layout", ["sharded", "bin", "sharded_bin", "pth"])
 @pytest.mark.parametrize("name", ["vit", "clip", "timm_layer_scale"])
 def test_other_files_hold_the_same_model(name: str, layout: Layout, tmp_path: Path) -> None:

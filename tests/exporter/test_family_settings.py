@@ -165,7 +165,7 @@ def _cases() -> dict[str, Make]:
     return dict(cases())
 
 
-@pytest.mark.sample(18)
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_model_is_what_its_library_computes_or_is_refused(name: str) -> None:
     kind, why = verdict(_cases()[name])
@@ -318,7 +318,7 @@ def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) 
     assert (first.path / WEIGHTS_NAME).read_bytes() == (again.path / WEIGHTS_NAME).read_bytes()
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("kind", ["siglip2", "tipsv2", "internvl", "dinov3", "aimv2"])
 def test_validation_accepts_every_precision_of_a_model(kind: str, precision: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_the_golden_set_is_whole() -> None:
     assert {case.shares()[0].shape[0] * case.shares()[0].shape[1] // case.raw["batch"] for case in SOFT} == {25, 20}
 
 
-@pytest.mark.sample(40)
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("runner", golden.RUNNERS)
 @pytest.mark.parametrize("case", [*TOP_K, *CHOICE, *SOFT], ids=str)
 def test_logits_and_kept_pairs_are_the_official_ones(case: golden.Case, runner: str) -> None:

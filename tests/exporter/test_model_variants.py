@@ -130,7 +130,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     )
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_outputs_and_kept_pairs_are_those_of_the_reference(exported: Exported) -> None:
     variant = exported.variant
     short = exported.plan.stored_precision != "fp32"

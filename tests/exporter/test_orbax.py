@@ -175,6 +175,7 @@ CHUNK, ARRAY = f"{HEAD}/0.0", f"{HEAD}/.zarray"
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -85,6 +85,7 @@ def stored(result: ExportResult) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(result.path / "weights.safetensors")
 
 
+@pytest.mark.sample(2)
 @EVERY_SHORT
 def test_kernels_of_large_products_are_stored_short_and_all_else_as_it_was(
     precision: str, results: dict[str, ExportResult], tensors: dict[str, np.ndarray]

@@ -73,7 +73,7 @@ def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[
     return path, graph
 
 
-@pytest.mark.sample(30)
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_logits_and_kept_pairs_of_an_unchanged_float32_file_are_the_official_ones(case: golden.Case, library: str) -> None:
@@ -97,6 +97,7 @@ def check_slots(case: golden.Case, routes: Outputs, atol: float) -> None:
 # Contents of a graph.
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", CONFIGS, ids=str)
 def test_onnx_accepts_the_file_and_knows_every_type(case: golden.Case, precision: TensorRtPrecision) -> None:
@@ -199,6 +200,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, int]:
 # Short types.
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", CONFIGS, ids=str)
 def test_a_float16_file_runs_unchanged_and_is_close(case: golden.Case) -> None:
     path, _ = graph_of(case, "fp16")
@@ -208,6 +210,7 @@ def test_a_float16_file_runs_unchanged_and_is_close(case: golden.Case) -> None:
     assert kept_alike(case, routes) > 0.99
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", CONFIGS, ids=str)
 def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None:
     path, graph = graph_of(case, "bf16")

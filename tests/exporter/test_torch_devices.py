@@ -68,7 +68,7 @@ def model_cases() -> Iterator[golden.Case]:
             yield case
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", list(model_cases()), ids=str)
 def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
     network = golden.torch_model(case.model, case.group, case.bfloat16, case.output)

@@ -91,7 +91,7 @@ def test_gradients_of_every_parameter_are_the_official_ones(case: str, tmp_path:
         check_close(gradient.numpy(), official[name], 1e-3 if case == "soft" else 1e-4, floor, name)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", CASES)
 def test_plain_sgd_follows_the_official_loss(case: str, tmp_path: Path) -> None:
     model, weight = model_of(case, tmp_path)

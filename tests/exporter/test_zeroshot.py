@@ -68,6 +68,7 @@ def probabilities(bundle: Path, **options: Any) -> np.ndarray:
     return np.array([[dict(answer)[name] for name in NAMES] for answer in answers])
 
 
+@pytest.mark.sample(3)
 def test_probabilities_are_those_of_the_library(model: Zeroshot, tmp_path: Path) -> None:
     zeroshot(model, tmp_path)
     found, expected = probabilities(tmp_path / "x.vmoe"), model.expected(pictures(), TEXTS)
@@ -93,7 +94,7 @@ def test_a_file_of_open_clips_training_needs_only_its_architecture(tmp_path: Pat
     np.testing.assert_allclose(probabilities(tmp_path / "x.vmoe"), made.expected(pictures(), TEXTS), rtol=0, atol=1e-4)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("own", [True, False], ids=["own templates", "those of OpenAI"])
 def test_a_class_of_several_texts_is_the_mean_of_their_directions(model: Zeroshot, own: bool, tmp_path: Path) -> None:
     templates = TEMPLATES if own else openai_templates()
@@ -118,6 +119,7 @@ def test_every_precision_and_graph_is_validated(model: Zeroshot, precision: Any,
     np.testing.assert_allclose(probabilities(fp32.path, backend="openvino"), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.sample(2)
 def test_a_head_of_the_library_needs_the_embedding_to_be_normalized(model: Zeroshot, tmp_path: Path) -> None:
     expected, texts, _ = model.answers(pictures(), TEXTS)
     head = npz(tmp_path / "head.npz", kernel=texts.T * SCALE, bias=np.full(len(NAMES), model.bias, np.float32))
@@ -133,6 +135,7 @@ def test_a_head_of_the_library_needs_the_embedding_to_be_normalized(model: Zeros
     np.testing.assert_allclose(probabilities(again), model.expected(pictures(), TEXTS), rtol=0, atol=1e-4)
 
 
+@pytest.mark.sample(2)
 def test_embeddings_are_divided_by_their_norms(model: Zeroshot, tmp_path: Path) -> None:
     plain, unit = (
         export_bundle(model.folder, tmp_path / f"{normalize}.vmoe", normalize=normalize).path for normalize in (None, True)

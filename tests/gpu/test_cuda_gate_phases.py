@@ -77,7 +77,7 @@ def case(
     return x, router
 
 
-@pytest.mark.sample(9)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("experts", EXPERTS)
 def test_gates_are_those_of_double_precision_in_any_order(library: ctypes.CDLL, experts: int) -> None:
     for number in range(6):

@@ -90,7 +90,7 @@ def test_conformance_vectors_in_any_order(library: ctypes.CDLL) -> None:
                 assert same_bits(run_phases(library, Case(gates, capacity, k, bool(bpr)), seed), expected), vector.name
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("large", LARGE, ids=str)
 def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int, int, int, int | None]) -> None:
     tokens, experts, k, kind, capacity = large
@@ -99,6 +99,7 @@ def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int
     check_route(library, Case(gates, capacity or max(1, tokens * k // experts // 2), k, True))
 
 
+@pytest.mark.sample(30)
 @pytest.mark.parametrize("number", range(60))
 def test_route_and_dispatch_in_one(library: ctypes.CDLL, number: int) -> None:
     rng = np.random.default_rng([7, number])

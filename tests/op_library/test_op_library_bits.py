@@ -99,7 +99,7 @@ def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> Non
     assert len(np.unique(everything, axis=0)) == len(everything)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray], threads: int) -> None:
     with Engine.load(model.bundle, backend="onnxruntime", threads=threads) as other:
@@ -109,7 +109,7 @@ def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray
                 assert_same_bits(other(model.images[:size], profile), logits[profile][:size])
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("size", [1, 7])
 def test_the_size_of_the_batch_does_not_matter(
     model: Model, engine: Engine, logits: dict[str | None, np.ndarray], size: int
@@ -119,6 +119,7 @@ def test_the_size_of_the_batch_does_not_matter(
         assert_same_bits(np.concatenate(batches), logits[profile])
 
 
+@pytest.mark.sample(4)
 def test_neighbours_do_not_matter(model: Model, engine: Engine, logits: dict[str | None, np.ndarray]) -> None:
     order = np.random.default_rng(0).permutation(IMAGES)
     strangers = np.repeat(model.images[5:6], 9, axis=0)
@@ -128,6 +129,7 @@ def test_neighbours_do_not_matter(model: Model, engine: Engine, logits: dict[str
         assert_same_bits(engine(strangers, profile)[4], logits[profile][30])
 
 
+@pytest.mark.sample(4)
 def test_eight_threads_with_profiles_of_their_own_do_not_disturb_each_other(
     model: Model, engine: Engine, logits: dict[str | None, np.ndarray]
 ) -> None:

@@ -73,7 +73,7 @@ def exact(op: str, inputs: Inputs, attributes: dict[str, int]) -> list[np.ndarra
     return run_exact(OPS[op], *(inputs.get(value.name) for value in OPS[op].inputs), **attributes)
 
 
-@pytest.mark.sample(100)
+@pytest.mark.sample(50)
 @EVERY_TYPE
 @EVERY_CALL
 @pytest.mark.parametrize("name", RUNNERS)

@@ -28,6 +28,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16, round_bf16_lines
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 
 
+@pytest.mark.sample(60)
 @pytest.mark.parametrize("name", [name for name in RUNNERS if name in ("onnxruntime-inlined", OP_LIBRARY)])
 @pytest.mark.parametrize("given", [USUAL, WITH_POLICIES, MERGING], ids=["official", "policies", "merging"])
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)

@@ -104,7 +104,7 @@ def test_the_onnx_function_has_the_names_of_the_table(
     }
 
 
-@pytest.mark.sample(100)
+@pytest.mark.sample(50)
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
 @pytest.mark.parametrize(("op", "types", "given"), [*_choices()])
 def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, given: frozenset[str], name: str) -> None:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.fast
 ROUTE = OPS["VmoeRoute"]
 
 
+@pytest.mark.sample(100)
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
 @pytest.mark.parametrize("number", range(40))
 def test_kept_pairs_places_and_weights_are_the_official_ones(number: int, name: str) -> None:

@@ -116,7 +116,7 @@ def test_a_graph_that_names_what_is_not_there_is_refused(output: str, number: in
         runners(prefix, bundle).routing(images, merge=3)
 
 
-@pytest.mark.sample(25)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("model", [*MODELS, "g1 with fewer experts", "g5 with fewer experts"])
 @pytest.mark.parametrize(
     "setting",

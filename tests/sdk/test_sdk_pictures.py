@@ -100,6 +100,7 @@ def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
     assert ask(cases) == expected
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("orientation", range(9))
 def test_pictures_are_turned_and_put_on_their_background_as_in_python(orientation: int) -> None:
     generator = np.random.default_rng(orientation)
