@@ -14,14 +14,17 @@ from typing import Any
 
 
 class BenchmarkError(SystemExit):
-    """Error raised if something can't be measured. It ends the program with a one-line message and exit code 1.
+    """Error raised if something can't be measured. The error ends the program with a one-line message and exit code 1.
 
     The message goes to standard error.
     """
 
 
 def missing(*packages: str) -> str | None:
-    """Return a message if one of `packages`, from benchmarks/requirements.txt, is not installed, else None."""
+    """Return a message if one of `packages` is not installed, or None if all are installed.
+
+    The packages are from benchmarks/requirements.txt.
+    """
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed; run pip install -r benchmarks/requirements.txt"
@@ -45,9 +48,9 @@ def positive(text: str) -> float:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table, or none if there are no rows.
+    """Return the lines of a Markdown table, or an empty list if there are no rows.
 
-    The first column is text; the others are numbers.
+    The first column contains text, and the other columns contain numbers.
     """
     body = [f"| {' | '.join(row)} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *body] if body else []

@@ -3,8 +3,9 @@
     python benchmarks/families.py [--models vit-b16 dinov2-b14 clip-l14] [--batch 1 8] [--threads 2]
                                   [--runs engine-bf16 openvino-int8 ...] [--merge 8 13] [--rounds 11] [-o DIR]
 
-The program prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe
-export` reads the models as their library saves them. OpenVINO, ONNX Runtime and torch.compile get the torch module itself.
+The program prints a table for each model and batch size as soon as it is measured. The models have random weights. This
+engine gets each model through `vmoe export`, from the files that its library saves. OpenVINO, ONNX Runtime and torch.compile
+get the torch module itself.
 With `--merge`, each run of this engine is also timed with that many tokens merged per block, and the speed-up is compared
 with the ratio of the FLOPs. The peers need `pip install -r benchmarks/requirements.txt`.
 
@@ -56,7 +57,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 """By name: the transformers class, its config, and the computed output; or an architecture of timm, its options, and ""."""
 
-_MAX_DISTANCE = 0.35  # far above the error of int8, and far below the distance of another model
+_MAX_DISTANCE = 0.35  # largest relative distance of outputs: far above int8's error, far below another model's distance
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def load_engine(cell: Cell, precision: str, merge: int = 0) -> Engine:
 
 
 def load_openvino(cell: Cell, precision: str, **nncf: Any) -> Call:
-    """Load the torch module in OpenVINO.
+    """Load the torch module in OpenVINO. `nncf` contains options of `quantize_for_openvino`.
 
     For int8, NNCF quantizes the model, and the ops that are not quantized run in bfloat16.
     """
@@ -103,9 +104,10 @@ def load_openvino(cell: Cell, precision: str, **nncf: Any) -> Call:
 
 
 def load_ort(cell: Cell, precision: str) -> Call:
-    """Load the graph that torch.onnx exports in ONNX Runtime. For int8, `quantize_dynamic` quantizes it first.
+    """Export the model with torch.onnx, and load the graph in ONNX Runtime. For int8, quantize the graph first.
 
-    The patch embedding stays in float32, because an int8 convolution would take 10 ms longer.
+    `quantize_dynamic` quantizes it. The patch embedding stays in float32, because an int8 convolution would take 10 ms
+    longer.
     """
     graph = to_onnx(cell.network, cell.images)
     return in_ort(quantize_for_ort(graph, ("Attention", "Conv")) if precision == "int8" else graph, cell.threads)
@@ -114,7 +116,7 @@ def load_ort(cell: Cell, precision: str) -> Call:
 def load_compiled(cell: Cell, precision: str, backend: str = "inductor") -> Call:
     """Compile the module with torch.compile, in float32 or bfloat16.
 
-    With torch's own backend, "inductor", the weights are compiled as constants.
+    With the backend "inductor", which is torch's own, the weights are compiled as constants.
     """
     network, options = cell.network, {"freezing": True}
     if precision == "bf16":
@@ -165,7 +167,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def present(names: Sequence[str]) -> list[str]:
-    """Return the runs whose packages are installed. Print one line for each skipped run.
+    """Return those of the runs `names` whose packages are installed. Print one line for each skipped run.
 
     Raises:
         BenchmarkError: transformers isn't installed.
@@ -189,10 +191,10 @@ def measure(
         The share of the CPUs that other processes used, from 0 to 1.
 
     Raises:
-        BenchmarkError: the outputs of a run are too far from torch's, so it computes another model.
+        BenchmarkError: the outputs of a run are so far from torch's that the run must compute another model.
     """
     torch.set_num_threads(cell.threads)
-    torch.compiler.reset()  # otherwise torch would stop recompiling a function after eight times
+    torch.compiler.reset()  # otherwise torch would stop recompiling a function after eight compilations
     wanted = cell.network.outputs(cell.images)
     calls = {name: partial(RUNS[name][1](cell), cell.images) for name in names}
     distances = {name: distance(call(), wanted)[1] for name, call in calls.items()}
@@ -219,7 +221,7 @@ def measure(
 
 
 def gained(engine: Engine, speed_up: float, merge: int) -> str:
-    """Format the speed-up from merging, together with the share of the FLOPs that remains."""
+    """Format the speed-up from merging, together with the share of the FLOPs that remains with merging."""
     shape = ModelShape.of(engine.manifest.model)
     share = sparse_flops(shape, [], merge) / dense_flops(shape)
     return f"{speed_up:.2f} x as fast, with {share:.2f} of the FLOPs; {speed_up * share:.2f} of their ratio"

@@ -1,9 +1,9 @@
-"""Show where a V-MoE B/16 spends the time of a call at C = 0.3, k = 1, and the least time that this machine could take.
+"""Show where a V-MoE B/16 spends the time of a call at C = 0.3 and k = 1, and the least possible time.
 
     python benchmarks/layers.py [--batch 1] [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
 
-The times come from ONNX Runtime's profile of the bundle's ops, and are medians over the calls. The floor of a layer is the
-larger of two times:
+The times come from ONNX Runtime's profile of the bundle's ops, and are medians over the calls. The floor of a layer, the
+least time that this machine could take, is the larger of two times:
 
 - the time to read its weights once at the memory rate, counting only experts that got a token
 - the time to compute its multiply-adds at the peak rate
@@ -45,7 +45,7 @@ _PROFILE, _WARM_UP, _MANY_IMAGES = "c0.3-k1", 3, 16
 
 
 def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) -> dict[str, float]:
-    """Return the median milliseconds per call that are spent in each kind of layer, and between ops."""
+    """Return the median milliseconds per call that are spent in each kind of layer, and in the gaps between ops."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     options.register_custom_ops_library(vmoe_runtime.library_path())
@@ -95,9 +95,9 @@ def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple
 
 
 def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> float:
-    """Return the peak rate, in multiply-adds per ms: the rate of a bundle's dense MLPs on many images.
+    """Return the peak rate, in multiply-adds per ms. It is the rate of a bundle's dense MLPs on many images.
 
-    The profile leaves almost no work for the experts.
+    The profile has so few slots that the experts have almost no work.
     """
     with Engine.load(path, backend="onnxruntime", threads=threads, verify=False) as engine:
         profile = engine.setting(_PROFILE)

@@ -1,4 +1,4 @@
-"""Time an engine between the calls of another engine in the same process, and compare this with the engine alone.
+"""Time an engine that alternates with another engine in the same process, and compare it with the engine alone.
 
     python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--rounds 20]
 
@@ -24,11 +24,11 @@ from vmoe_runtime import Engine
 
 _PERCENTILE = 10
 _CALLS = 4  # per block
-_PAUSE_SECONDS = 0.1  # before a block, so that threads from the last block stop spinning
+_PAUSE_SECONDS = 0.1  # before a block, so that the last block's threads stop spinning
 
 
 def measure(given: argparse.Namespace) -> list[list[str]]:
-    """Return two rows for each bundle: one with threads that spin after a call, one with threads that do not."""
+    """Return two table rows for each bundle: one with threads that spin after a call, one with threads that don't."""
     keys = [(path, spin) for spin in (True, False) for path in given.bundles]
     engines = {(path, spin): Engine.load(path, None, "onnxruntime", given.threads, spin=spin) for path, spin in keys}
     calls = {key: partial(engine, _noise(engine, given.batch)) for key, engine in engines.items()}

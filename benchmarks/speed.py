@@ -1,4 +1,4 @@
-"""Compare the CPU speed of this engine with a dense ViT and the same V-MoE in other runtimes, interleaved in one run.
+"""Compare this engine's CPU speed with other runtimes', which run a dense ViT or the same V-MoE, interleaved.
 
     python benchmarks/speed.py [--models b16 s32] [--experts 8] [--batch 1 8 32] [--threads 1 2]
                                [--settings c0.3-k1 c0.3-k1-pool-r8 r8 ...]
@@ -6,9 +6,11 @@
                                [-o DIR]
 
 The program prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` chooses the
-runs to time. They are this engine's runs and its peers'. This engine runs the V-MoE or the dense ViT in fp32, bf16, int8 or
-with bf16 experts. `--help` lists all runs. With `--table`, the program prints this machine's part of docs/speed.md instead,
-as Markdown and as a line of JSON. The models have random weights, N(0, 0.02), and are created once in the output folder. The
+runs to time, which are this engine's and its peers'. This engine runs the V-MoE in all precisions, and the dense ViT in
+fp32, bf16 and int8. `--help` lists all runs. With `--table`, the program prints this machine's part of docs/speed.md
+instead,
+as Markdown and as a line of JSON. The models have random weights, N(0, 0.02), and are created once, in the output folder.
+The
 int8 peers need `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
@@ -51,7 +53,7 @@ _QUICK: dict[str, Any] = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line. An omitted option gets its value for the full run, or for `--quick` or `--table` if given."""
+    """Parse the command line. The defaults of some options depend on whether `--quick` or `--table` is given."""
     runs = "".join(f"\n  {name:<28}{run.title}" for name, run in RUNS.items())
     parser = argparse.ArgumentParser(
         description="Time this engine and its peers, interleaved.",

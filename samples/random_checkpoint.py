@@ -2,8 +2,10 @@
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-This command writes b16.safetensors. It also writes b16.json, the part of the model config that can't be read from the
-tensors. The weights are random, but their shapes, the file's size and the speed are the same as for a trained model. Only
+This command writes b16.safetensors. It also writes b16.json, which contains the part of the model config that can't be
+read from the tensors. The weights are random, but their shapes, the size of the file and the model's speed are the same as
+for a trained
+model. Only
 one tensor at a time is in memory.
 """
 
@@ -54,7 +56,7 @@ VARIANTS = {
 def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
     """Return the indices of the MoE blocks.
 
-    "Every n" means n-1, 2n-1, ...; "Last n" means the last n of the odd blocks 1, 3, 5, ...
+    "Every n" means blocks n-1, 2n-1, ...; "Last n" means the last n of the odd blocks 1, 3, 5, ...
 
     Raises:
         ValueError: `placement` has neither form, or the model does not have such blocks.
@@ -84,7 +86,10 @@ def describe(
     layers: Sequence[int],
     representation_size: int | None = None,
 ) -> ModelConfig:
-    """Return the config of a variant for square images of `image_size` pixels. If `layers` is empty, it is a plain ViT."""
+    """Return the config of a variant for square images of `image_size` pixels.
+
+    If `layers` is empty, the model is a plain ViT.
+    """
     moe = MoeConfig((experts,) * len(layers), variant.mlp_dim, tuple(layers), True, TopK(min(2, experts), 1.05, "ceil", 4))
     return ModelConfig(
         image_size=(image_size, image_size),
@@ -107,7 +112,7 @@ def describe(
 def official_config(model: ModelConfig) -> dict[str, Any]:
     """Return the config fields that can't be read from the tensors.
 
-    The names are official, and the settings are those of the official configs/vmoe_paper.
+    The names of the fields are official. Values that `model` does not contain are those of the official configs/vmoe_paper.
     """
     encoder: dict[str, Any] = {"num_heads": model.num_heads}
     if moe := model.moe:
@@ -126,9 +131,10 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def random_weights(seed: int) -> MakeTensor:
-    """Return a function that makes float32 tensors from N(0, 0.02), or from 1 + N(0, 0.02) for LayerNorm scales.
+    """Return a function that makes random float32 tensors from their name and shape.
 
-    Each tensor depends only on `seed` and on the name of the tensor.
+    Values are from N(0, 0.02) or, for LayerNorm scales, from 1 + N(0, 0.02). Each tensor depends only on `seed` and on the
+    name of the tensor.
     """
 
     def make(name: str, shape: Shape) -> Array:

@@ -1,10 +1,10 @@
 """Build a release from this source tree into a new folder.
 
-It consists of the source archive, the wheels, the C++ SDK, the documentation, the SBOM and the checksums.
+The release consists of the source archive, the wheels, the C++ SDK, the documentation, the SBOM and the checksums.
 
     make release
 
-The same commit gives the same bytes, in any folder. The build needs
+The same commit gives the same bytes, whichever folder it is built in. The build needs
 
 - Debian, and the requirements of tools/build_wheels.py,
 - the documentation site in build/site, which `make release` builds,
@@ -29,7 +29,7 @@ SITE = ROOT / "build" / "site"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build a release, and print one line for each file. Return 0, or 1 after an error, with a message on stderr."""
+    """Build a release, and print one line for each file. Return 0 or, after printing an error on stderr, 1."""
     parser = argparse.ArgumentParser(description="Build a release reproducibly.")
     parser.add_argument("out", type=Path, help="folder to create for the release's files")
     out = parser.parse_args(argv).out.resolve()

@@ -40,11 +40,11 @@ MACOS_PLATFORM = "macosx_13_0_arm64"
 
 
 class BuildError(Exception):
-    """Error raised if a step of the build fails. The message says which step it was."""
+    """Error raised if a step of the build fails. The message says which step failed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build into a folder, and print one line for each file. Return 0, or 1 after an error, with a message on stderr."""
+    """Build into a folder, and print one line for each file. Return 0 or, after printing an error on stderr, 1."""
     parser = argparse.ArgumentParser(description="Build wheels for Linux with glibc 2.28 or newer, macOS, and all others.")
     parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=TARGETS, help="default: all")
@@ -71,7 +71,7 @@ def build_sdist(out: Path) -> Path:
 
 
 def build_wheel(sdist: Path, arch: str) -> Path:
-    """Build the wheel of one architecture from a source archive, in its own folder, and return its path."""
+    """Build the wheel for one architecture from a source archive, in a separate folder, and return the wheel's path."""
     (source,) = unpacked(sdist).iterdir()
     options = ["wheel.cmake=false"] if arch == ANY else native_options(source, arch)
     if arch != ANY:
@@ -95,7 +95,7 @@ def native_options(source: Path, arch: str) -> list[str]:
     return [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
-        "install.strip=false",  # not needed, because the linker strips, even when cross-compiling
+        "install.strip=false",  # installing need not strip, because zig's linker does
         f"cmake.toolchain-file={source / 'plugins' / 'cmake' / toolchain}",
         *(f"cmake.define.{name}={value}" for name, value in defines.items()),
     ]
@@ -114,7 +114,7 @@ def compiled_in_licences() -> str:
 def unpacked(sdist: Path) -> Path:
     """Unpack a source archive into a folder, and return the folder.
 
-    Files whose content has not changed keep their old copy, so that zig's cache recognizes them.
+    Files whose content has not changed since the last build are not written again, so that zig's cache recognizes them.
     """
     target, fresh = WORK / "source", WORK / "source-fresh"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -137,7 +137,7 @@ def zig() -> Path:
 
 
 def platform(arch: str) -> str:
-    """Return the platform tag of a wheel."""
+    """Return the platform tag of the wheel for an architecture."""
     return MACOS_PLATFORM if arch == MACOS else f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{arch}"
 
 

@@ -4,7 +4,7 @@ A source is affected if it differs from the revision, or if it includes a header
 
 Usage: python tools/changed_sources.py BUILD [REVISION]
 
-BUILD is a folder that ninja has built. REVISION is HEAD by default. A revision that git doesn't know is treated as HEAD.
+BUILD is a folder that ninja has built. REVISION is HEAD by default. If git doesn't find the revision, HEAD is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def changed_files(revision: str) -> set[Path]:
 
 
 def dependencies(build: Path) -> Iterator[set[Path]]:
-    """Yield, for each object file, the set of files from which it was compiled."""
+    """Yield, for each object file of a build, the set of source files and headers from which it was compiled."""
     for listed in output(Path(sys.executable).with_name("ninja"), "-C", build, "-t", "deps").split("\n\n"):
         yield {(build / line.strip()).resolve() for line in listed.splitlines()[1:]}
 

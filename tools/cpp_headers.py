@@ -1,7 +1,8 @@
-"""Generate the C++ headers for what Python and C++ share.
+"""Generate the C++ headers with the declarations that Python and C++ share.
 
-These are the op table, and the rules for bundles, settings and services. After changing the Python declarations, run `python
-tools/cpp_headers.py`. It writes the files that `headers` lists.
+The declarations are the op table, and the rules for bundles, settings and services. After changing the Python declarations,
+run `python
+tools/cpp_headers.py`. The program writes the files that `headers` lists.
 """
 
 from __future__ import annotations
@@ -146,9 +147,10 @@ namespace vmoe::sdk {{
 
 
 def op_table() -> str:
-    """Return plugins/ops/op_table.h, which contains the settings and the ops.
+    """Return the text of plugins/ops/op_table.h, which contains the settings and the ops.
 
-    For each op, it contains the specification and the indices of its inputs, outputs and attributes. Ops with the same
+    For each op, the header contains the specification and the indices of its inputs, outputs and attributes. Ops with the
+    same
     inputs, outputs or attributes share one table, which is named after the first of these ops.
 
     Raises:
@@ -183,8 +185,8 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
     Args:
         op: the op.
         choices: a mask with a bit for each choice of types that the op accepts.
-        first_with: the first op with certain inputs, outputs or attributes, by these rows. The function adds the op's own
-            rows if they are new.
+        first_with: the name of the first op with certain inputs, outputs or attributes, by their table rows. The function
+            adds the op's own rows if they are new.
     """
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
@@ -202,8 +204,9 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
             yield f"using {_short(op)}{kind} = {first}{kind};"
         elif rows:
             yield from _constants(first + kind, rows)
-            # The rows of a table refer to inputs as `Input::NAME`. The op's name is added only here, so that equal tables of
-            # different ops compare equal above.
+            # The rows of a table refer to inputs as `Input::NAME`. The prefix with the op's name is added only here, because
+            # the
+            # comparison above must find equal tables of different ops.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")
@@ -237,7 +240,7 @@ def _value(value: Value, op: Op) -> str:
         f"Setting::{_constant(value.name)}" if is_setting else "kNoSetting",
     ]
     defaults = ["", "", "", "Presence::kRequired", "kNoScale", "nullptr", "kNoSetting"]
-    # Omit the last fields as long as they have their default values.
+    # Omit fields at the end that have their default values.
     while fields[-1] == defaults[len(fields) - 1]:
         fields.pop()
     return f"{{{', '.join(fields)}}}"
@@ -246,7 +249,7 @@ def _value(value: Value, op: Op) -> str:
 def _setting(name: str) -> str:
     row = ROWS[name]
     # The maximum of a flag is 1. Any other maximum depends on the sizes of a call. Here, `capacity` is the number of slots.
-    # It and k are at least 1.
+    # `capacity` and `k` are at least 1.
     least = 0 if row.type == "flag" else row.range[0] if row.range else 1
     return f'{{"{name}", {least}, {_maximum(1 if row.type == "flag" else None)}}}'
 
@@ -280,7 +283,7 @@ def _constant(name: str) -> str:
 
 
 def bundle_rules() -> str:
-    """Return plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
+    """Return the text of plugins/sdk/generated/bundle_rules.h: names, limits, manifest fields, elastic.py's constants."""
     lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds}, kOfEnd = {1 << len(routing_kinds.SETTING_KINDS)} }};"]
@@ -306,7 +309,7 @@ def bundle_rules() -> str:
 
 
 def service_table() -> str:
-    """Return plugins/service/generated/endpoints.h: routes, fields of requests, refusals, options and constants."""
+    """Return the text of plugins/service/generated/endpoints.h: routes, request fields, refusals, options, constants."""
     lines = [_SERVICE_HEAD, *_declared(_SERVICE_CONSTANTS), ""]
     for name, refusal in vars(endpoints).items():
         if isinstance(refusal, endpoints.Refusal) and name not in _PYTHON_ONLY:
@@ -347,7 +350,7 @@ def _metric(metric: metrics.Metric) -> str:
 
 
 def batcher_load() -> str:
-    """Return plugins/include/vmoe/batcher_load.hpp: the counts of a batcher."""
+    """Return the text of plugins/include/vmoe/batcher_load.hpp: the counts of a batcher."""
     types = {"int": "int64_t", "float": "double"}
     numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
     return f"""\
@@ -389,7 +392,7 @@ def _service_field(name: str, field: endpoints.Field) -> str:
 
 
 def _declared(constants: Mapping[str, tuple[ModuleType, ...]]) -> dict[str, None]:
-    lines = {}  # a dict, so that a constant that several modules contain appears only once
+    lines = {}  # a dict, so that a constant in several modules appears only once
     for names, modules in constants.items():
         for name, value in (item for module in modules for item in vars(module).items()):
             is_list = isinstance(value, tuple)
@@ -444,7 +447,7 @@ def _lowered(text: str) -> str:
 
 
 def settings_c() -> str:
-    """Return plugins/include/vmoe/settings.h: flags, `vmoe_setting` and `vmoe_profile`."""
+    """Return the text of plugins/include/vmoe/settings.h: flags, `vmoe_setting` and `vmoe_profile`."""
     rows = list(ROWS.values())
     zeros = ", 0" * len(rows)
     flags = ",\n".join(f"  {_flag(row)} = {1 << place}" for place, row in enumerate(rows))
@@ -468,13 +471,13 @@ typedef struct vmoe_setting {{
 
 #define VMOE_SETTING_INIT {{sizeof(vmoe_setting), NULL, 0, 0{zeros}}}
 
-/* A complete setting of one model. Fields that its routing kind does not use are 0. */
+/* A complete setting of one model. Fields that the model's routing kind does not use are 0. */
 typedef struct vmoe_profile {{
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with expert choice "c1.0" */
-  int32_t set; /* VMOE_SET_* bits of the settings that the routing kind has */
+  int32_t set; /* VMOE_SET_* bits of the settings that the model's routing kind has */
   int32_t reserved; /* 0 */
-  double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
+  double effective_ratio; /* the capacity ratio C after rounding to whole slots, as the mean over the MoE layers */
 {profile}
 }} vmoe_profile;
 
@@ -487,7 +490,9 @@ typedef struct vmoe_profile {{
 
 
 def settings_cpp() -> str:
-    """Return plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and their conversions to and from the C structs."""
+    """Return the text of plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and their conversions to and from the C
+    structs.
+    """
     rows = list(ROWS.values())
     values = {"ratio": "double", "whole": "int64_t", "flag": "bool"}
     setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)
@@ -503,12 +508,12 @@ struct Setting {{
 {setting}
 }};
 
-// A complete setting of one model. Fields that its routing kind does not use are 0 or false.
+// A complete setting of one model. Fields that the model's routing kind does not use are 0 or false.
 struct Profile {{
   std::string name;
-  double effective_ratio = 0; // C after rounding to whole slots
+  double effective_ratio = 0; // the capacity ratio C after rounding to whole slots
   std::vector<int64_t> slots; // for each MoE layer, the slots per expert and group
-  int32_t set = 0; // VMOE_SET_* bits of the settings that the routing kind has
+  int32_t set = 0; // VMOE_SET_* bits of the settings that the model's routing kind has
 {profile}
 
   // Returns these values as a setting without a profile name, so that a call has no name to parse.
@@ -525,7 +530,7 @@ namespace internal {{
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would ignore everything after a zero byte. So pass a name that the C API refuses.
+  // The C API would ignore everything after a zero byte, so a name with a zero byte is replaced by one that it refuses.
   if (setting.profile && setting.profile->find('\\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
     if (!value) return;
@@ -555,7 +560,7 @@ inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {{
 
 
 def setting_rows() -> str:
-    """Return plugins/sdk/generated/setting_rows.h.
+    """Return the text of plugins/sdk/generated/setting_rows.h.
 
     It contains the rows of the settings, and a function that visits each row together with its fields in the C structs.
     """

@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 
 
 def requirements(extras: Iterable[str]) -> Iterator[str]:
-    """Yield the requirements of the extras, and of further extras to which they refer."""
+    """Yield the requirements of the extras, and of further extras to which these refer."""
     for extra in extras:
         for requirement in PROJECT["optional-dependencies"][extra]:
             own = re.fullmatch(rf"{PROJECT['name']}\[(.*)\]", requirement)

@@ -1,4 +1,4 @@
-"""Write a release's bill of materials in CycloneDX: the dependencies of a wheel, and the code compiled into it."""
+"""Write a release's bill of materials in CycloneDX: the dependencies of a wheel, and the foreign code compiled into it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_sbom(wheels: Path, release: str, path: Path) -> None:
 
 
 def compiled_in() -> list[dict[str, Any]]:
-    """Return the components compiled into the libraries: headers of Debian packages, and the C++ library of zig."""
+    """Return the foreign components compiled into the libraries: headers of Debian packages, and zig's C++ library."""
     query = ["dpkg-query", "-W", "-f", DEBIAN_FIELDS + "\n", *COMPILED_IN]
     rows = [line.split("\t") for line in run(query, "dpkg-query doesn't know the headers' packages").splitlines()]
     components = [

@@ -1,4 +1,4 @@
-"""Pack the C++ SDK and the op library in a wheel reproducibly, as a tar archive and as a Debian package."""
+"""Pack the C++ SDK and the op library from a wheel, reproducibly, into a tar archive and a Debian package."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
 def unpack(wheel: Path, prefix: Path) -> None:
     """Unpack the SDK from a wheel into an install prefix.
 
-    Libraries, headers and build files keep their folders. Licences are written directly into the prefix.
+    Libraries, headers and build files keep their folders. Licences go to the top folder of the prefix.
     """
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():

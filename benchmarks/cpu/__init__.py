@@ -1,1 +1,1 @@
-"""Modules of the CPU benchmarks: models, timed runs, peer runtimes and reports, with one subject per file."""
+"""Modules of the CPU benchmarks. Each covers one subject, such as models, timed runs, peer runtimes or reports."""

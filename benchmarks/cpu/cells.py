@@ -27,11 +27,11 @@ _RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35, "int4": 0.35}
 
 
 def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point], float]:
-    """Load the runs, check that their logits agree with the float32 engine's, and time them.
+    """Load the runs in `names`, check that their logits agree with the float32 engine's, and time the runs.
 
     Returns:
-        A list with one mapping per run and setting: the times in milliseconds per image, and the number of kept pairs in the
-            float32 engine.
+        A list with one mapping per run and setting. It contains the times in milliseconds per image, and the number of kept
+            pairs in the float32 engine.
         The share of the CPUs that other processes used, from 0 to 1.
 
     Raises:
@@ -62,13 +62,13 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
 
 
 def settings_of(cell: Cell, run: str) -> list[str | None]:
-    """Return the settings that a run is timed with. The peers' graphs do not merge tokens."""
+    """Return the settings at which a run is timed. Peers omit settings that merge tokens, because their graphs can't."""
     of_kind = cell.profiles[RUNS[run].kind]
     return [name for name, profile in of_kind.items() if run.startswith("engine-") or not (profile and profile.merge)]
 
 
 def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
-    """Return the float32 engine's logits and its number of kept pairs, each as a mapping by setting.
+    """Return two mappings from each setting: to the float32 engine's logits, and to its number of kept pairs.
 
     For the dense model, the number of kept pairs is None.
     """
@@ -102,7 +102,7 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
     """Check that a run's logits agree with the float32 engine's, up to the rounding of its precision.
 
     Raises:
-        BenchmarkError: the distance is above the tolerance, or NaN.
+        BenchmarkError: the distance from those logits is above the tolerance, or NaN.
     """
     value, tolerance = largest, LOGITS_TOLERANCE
     if (precision := RUNS[name].precision) != "fp32":
@@ -120,7 +120,7 @@ def ratios_of(points: Sequence[Point]) -> list[Point]:
     Each comparison is a ratio of median images/s:
 
     - A V-MoE run of this engine is compared with other V-MoE runs at the same setting. It is also compared with dense runs
-      that merge no tokens or as many tokens as the V-MoE.
+      that merge no tokens, and with dense runs that merge as many tokens as the V-MoE.
     - A dense run of this engine is compared with other dense runs.
     """
     ratios = []

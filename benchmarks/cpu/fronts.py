@@ -38,7 +38,7 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
 
 
 def name_of(point: Point) -> str:
-    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`. It includes the routing if that differs from training."""
+    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`. It includes routing values that differ from training."""
     if not point["layers"]:
         return f"ViT {point['size']}"
     routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)
@@ -50,7 +50,7 @@ def words(points: Sequence[Point], metric: str) -> list[str]:
 
     The first sentences compare each model on the dense front with the fastest measured sparse model that is at least as
     accurate. The remaining sentences compare each model on the sparse front with a dense model of equal accuracy. The time
-    of this dense model is interpolated between two measured models, and the sentences say so.
+    of that dense model is interpolated between two measured dense models, and the sentences say so.
     """
     dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
     taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}

@@ -1,11 +1,12 @@
 """Quantize the dense peers to int8 with the runtimes' own tools.
 
 For ONNX Runtime, the tool is `quantize_dynamic`, with one scale per output channel of the weights. For OpenVINO, it is
-NNCF's post-training quantization for transformers. The defaults here were chosen for speed on a CPU with AMX, at batch sizes
-1 and 8:
+NNCF's post-training quantization for transformers. The default arguments of `quantize_for_openvino` were chosen for speed on
+a CPU
+with AMX, at batch sizes 1 and 8:
 
-- The preset PERFORMANCE (symmetric activations) took up to 5 % less time than MIXED.
-- Omitting SmoothQuant, which adds multiplications to scale the activations, saved another 3 %.
+- The preset `performance` (symmetric activations) took up to 5 % less time than `mixed`.
+- Omitting SmoothQuant, which adds multiplications to scale the activations, saved another 3 % of the time.
 - `model_type=None`, which also quantizes the matrix products inside attention, was no faster.
 """
 
@@ -46,7 +47,7 @@ def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> 
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
-            # With unsigned weights, a matrix product takes three times as long.
+            # Use signed weights: with unsigned weights, a matrix product takes three times as long.
             quantize_dynamic(
                 graph,
                 str(path),
@@ -65,10 +66,10 @@ def quantize_for_openvino(model: Any, preset: str = "performance", *, smooth_qua
 
     Args:
         model: a model with one input, float32[N,H,W,3] in [-1, 1].
-        preset: NNCF's "performance" for symmetric activations, or "mixed", which also allows asymmetric ones.
+        preset: NNCF's "performance" for symmetric activations, or "mixed", which also allows asymmetric activations.
         smooth_quant: whether to apply SmoothQuant, which scales each channel of the activations by its calibrated range.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use over the network
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF sends usage data over the network
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The part of docs/speed.md for one machine: milliseconds per image of B/16 models, by precision and batch size."""
+"""One machine's part of docs/speed.md: milliseconds per image of B/16 models, by precision and batch size."""
 
 from __future__ import annotations
 

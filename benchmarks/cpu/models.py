@@ -1,4 +1,4 @@
-"""The timed models: random V-MoEs and dense ViTs of standard sizes, exported to bundles once."""
+"""The timed models: V-MoEs and dense ViTs of standard sizes with random weights. Each is exported to a bundle once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class Model:
         return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
-        """Return the bundle in a precision. Export it first if it is missing or from another version of the exporter."""
+        """Return the path of the model's bundle in a precision.
+
+        Export the bundle first if it is missing or was made by another version of the exporter.
+        """
         path = self._path(kind, f"-{precision}.vmoe")
         stamp = path.with_suffix(".exporter")
         if not (path.exists() and stamp.exists() and stamp.read_text() == _exporter_hash()):
@@ -86,9 +89,11 @@ class Model:
         return noise(batch, *config.image_size, config.channels)
 
     def profiles(self, settings: Sequence[str]) -> dict[Kind, dict[str | None, Profile | None]]:
-        """Return profiles by kind and systematic name, such as "c0.3-k1" for the V-MoE and "r8" for the dense ViT.
+        """Return, for each kind of model, its profiles by systematic name, such as "c0.3-k1" or "r8".
 
-        The dense ViT also gets the name None, for a call without a profile.
+        The name in `settings` selects the kind: "c0.3-k1" is a profile of the V-MoE, "r8" one of the dense ViT. The dense
+        ViT's
+        mapping also has the key None, for a call without a profile.
         """
         rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
         found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
@@ -101,14 +106,14 @@ class Model:
 def prepare(
     size: str, folder: Path, experts: int = _EXPERTS, placement: str = "Every 2", pixels: int | None = None
 ) -> Model:
-    """Return a model of a standard size, with weights N(0, 0.02) and balanced routers.
+    """Return a model of a standard size, with weights drawn from N(0, 0.02) and balanced routers.
 
     Args:
         size: name of the size, such as "b16".
         folder: folder for the model's files.
         experts: experts per MoE layer.
         placement: which blocks are MoE blocks, such as "Last 5".
-        pixels: side of the square images; None means the usual side for `size`. It is rounded down to whole patches.
+        pixels: side of the square images; None means the usual side for `size`. The side is rounded down to whole patches.
     """
     variant, usual_pixels, classes = _SIZES[size]
     whole = (pixels or usual_pixels) // variant.patch * variant.patch
@@ -119,11 +124,11 @@ def prepare(
 
 
 class _Balancing(Vmoe):
-    """A V-MoE that removes the direction of the mean token from each router before it uses the router.
+    """A V-MoE that removes the direction of the mean token from each router's weights before the router is used.
 
     The tokens of a random model share a common component, which grows with every layer. A random router would therefore send
-    all tokens to the same few experts, and the other experts would be unused. That would make every implementation that
-    skips empty slots look too fast.
+    all tokens to the same few experts, and the other experts would be unused. That would make every implementation look too
+    fast that skips empty slots.
     """
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, *setting: Any) -> tuple[Tensor, LayerRouting]:
@@ -136,8 +141,8 @@ class _Balancing(Vmoe):
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     """Return routers that use all experts about equally, as trained routers do.
 
-    To save memory, all experts of a layer are the layer's first expert here, which is stored once. All experts of a large
-    model would not fit.
+    To save memory, the function computes with a model whose experts in a layer all share the first expert's weights. The
+    experts of a large model would otherwise not fit into memory.
     """
     assert config.moe is not None
     rules = RoutingRules("top-k", config.moe.experts, config.num_tokens)
@@ -159,7 +164,7 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
 def _exporter_hash() -> str:
     """Return a hash of the exporter's source.
 
-    It tells bundles apart that different versions of the exporter made, because they would be different models.
+    A bundle of another version of the exporter would be another model. Comparing the hashes reveals such a bundle.
     """
     sources = sorted(Path(vmoe_export.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

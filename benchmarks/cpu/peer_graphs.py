@@ -1,4 +1,4 @@
-"""The ONNX graph of the dense peers, written node by node.
+"""The ONNX graph of the dense ViT that the peer runtimes run, written node by node.
 
 The module shares no code with the exporter, so changes to the exporter's graphs do not affect the peers. All shapes are
 static. The scale of the attention queries is folded into the query weights.
@@ -26,7 +26,7 @@ _MLP = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
 
 
 def write_graph(bundle: Path, config: ModelConfig, batch: int, attention: Attention) -> onnx.ModelProto:
-    """Write the ONNX graph of a dense ViT with the weights of a float32 bundle.
+    """Return the ONNX graph of a dense ViT with the weights of a float32 bundle.
 
     The input is `image` float32[N,H,W,C], and the output is `logits` float32[N, classes].
     """
@@ -46,7 +46,7 @@ def write_graph(bundle: Path, config: ModelConfig, batch: int, attention: Attent
 
 
 class _Graph:
-    """A graph under construction; every method returns the name of its result."""
+    """A graph under construction. Methods that add nodes return the names of the nodes' outputs."""
 
     def __init__(self, bundle: Path, config: ModelConfig, batch: int, attention: Attention) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -56,8 +56,8 @@ class _Graph:
         self._tokens, self._width, self._heads = config.num_tokens, config.hidden_size, config.num_heads
 
     def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node whose inputs are results of other nodes, or constants. Return its output, or a list if there are
-        several.
+        """Add a node whose inputs are results of other nodes, or constants. Return the name of its
+        output, or a list of names if there are several outputs.
         """
         name = f"{op_type}_{len(self.nodes)}"
         names, results = list(map(self._stored, inputs)), [f"{name}:{i}" for i in range(outputs)]
@@ -72,7 +72,7 @@ class _Graph:
         return name
 
     def weight(self, name: str, *shape: int) -> Array:
-        """Return the model's tensor with this official name. If `shape` is passed, reshape it."""
+        """Return the model's tensor with the official name `name`. If `shape` is passed, reshape it."""
         tensor: Array = self._weights.get_tensor(name)
         return tensor.reshape(shape or tensor.shape)
 
@@ -124,7 +124,7 @@ class _Graph:
         return self.op("Add", x, self.dense(mixed, *out))
 
     def _projection(self, name: str, parts: Any, query_scale: float) -> tuple[Array, Array]:
-        """Return the concatenated kernels [D,P*D] and biases [P*D] of P of the projections query, key and value."""
+        """Return the kernels and biases of P of the projections query, key and value, concatenated to [D,P*D] and [P*D]."""
         scales = [np.float32(query_scale if part == "query" else 1.0) for part in parts]
         kernels = [self.weight(f"{name}/{part}/kernel", self._width, self._width) for part in parts]
         biases = [self.weight(f"{name}/{part}/bias", self._width) for part in parts]

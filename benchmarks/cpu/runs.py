@@ -1,4 +1,7 @@
-"""The timed runs: this engine and its peers in every precision. Each run is loaded for one batch size and thread count."""
+"""The timed runs: this engine and its peers in every precision.
+
+Each run is loaded for one batch size and one number of threads.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Run:
         title: title in the table.
         kind: kind of the model, "sparse" or "dense". The run is timed at every setting of its kind.
         precision: precision of the model's large matrix products.
-        load: function that loads the run for a cell.
+        load: function that loads the run for a cell. It returns the call to time, and a description of the runtime.
     """
 
     title: str
@@ -68,7 +71,7 @@ def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
 
 @contextlib.contextmanager
 def stored(graph: onnx.ModelProto) -> Iterator[str]:
-    """Write a graph to a temporary folder, with its weights in a separate file, and yield the path of the graph.
+    """Write a graph to a temporary folder, with the weights in a separate file, and yield the path of the graph's file.
 
     A graph over 2 GB can't be passed to a runtime as bytes.
     """
@@ -79,17 +82,20 @@ def stored(graph: onnx.ModelProto) -> Iterator[str]:
 
 
 def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
-    """Load a graph in ONNX Runtime with all optimizations."""
+    """Load a graph in ONNX Runtime with all optimizations. Return a function from images to logits."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # spinning threads would disturb the next run
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # threads must not spin during the next run
     with stored(graph) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"image": images})[0]
 
 
 def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[str, Array]], Array]:
-    """Load a model with static shapes in OpenVINO."""
+    """Load a model in OpenVINO. Return a function from inputs by name to logits.
+
+    All shapes of the model must be static.
+    """
     settings = {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16", "INFERENCE_NUM_THREADS": threads}
     settings |= {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()

@@ -28,11 +28,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
-    """Time calls in interleaved rounds, and return the milliseconds f64[rounds] of each call.
+    """Time calls in interleaved rounds, and return each call's milliseconds as float64[rounds].
 
     Every round times each call once, so a disturbance affects all calls. Two rounds of warm-up come first. If there are
-    several calls, an untimed run of the same call precedes each timed one, because the other call before it has replaced the
-    contents of the caches and may have left threads running.
+    several calls, an untimed run of the same call precedes each timed one, because the call before
+    them, a different one, has filled the caches with its own data and may have left threads running.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -63,9 +63,10 @@ def time_per_image(
 
 
 class OthersWatch:
-    """A measurement of `share`, the share of the CPUs, 0 to 1, that other processes use inside a `with` block.
+    """A measurement of the share of the CPUs that other processes use inside a `with` block.
 
-    This process and the processes in `children` are not counted.
+    After the block, `share` is the result, from 0 to 1. This process and the processes in `children` are not
+    counted.
     """
 
     share = 0.0
@@ -82,7 +83,7 @@ class OthersWatch:
         self.share = max(0.0, busy - own) / every if every > 0 else 0.0
 
     def _seconds(self) -> Array:
-        """Return CPU seconds: of all processes, of all processes plus idle time, and of this watch's own processes."""
+        """Return three numbers of CPU seconds: of all processes, the same plus idle time, and of the excluded processes."""
         ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
         busy = sum(ticks) - ticks[3] - ticks[4]
         return np.array([busy / _TICKS, sum(ticks) / _TICKS, sum(map(cpu_seconds, self._own))])

@@ -22,12 +22,12 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 class Network(torch.nn.Module):
-    """A model of transformers or timm as a torch module from images to one output.
+    """A model of transformers or timm, wrapped as a torch module that maps images to one output.
 
     The input is `image` float32[N,H,W,3] in [-1, 1].
 
     Attributes:
-        model: the library's model. The library saves it, and `vmoe export` reads the saved files.
+        model: the model of transformers or timm. Its library saves it, and `vmoe export` reads the saved files.
         output: name of the transformers model's output to return; "" for a timm model.
         mean, std: the model's normalization per channel, for pixels between 0 and 1.
     """
@@ -45,13 +45,13 @@ class Network(torch.nn.Module):
         return output
 
     def outputs(self, images: Array) -> Array:
-        """Run the model in torch on a numpy array, and return a float32 array."""
+        """Run the model in torch on a numpy array of images, and return its outputs as a float32 array."""
         with torch.no_grad():
             return np.asarray(self(torch.from_numpy(images)))
 
 
 def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str) -> Path:
-    """Save a network with its own library, export it to a bundle in `folder`, and return the bundle's path.
+    """Save a network with transformers or timm, export it to a bundle in `folder`, and return the bundle's path.
 
     `size` is the height and width of the images.
     """
@@ -69,7 +69,7 @@ def export_network(network: Network, folder: Path, size: tuple[int, int], precis
 
 
 def to_openvino(network: Network, images: Array) -> Any:
-    """Convert the network to OpenVINO, with input `image` and output `logits`, for batches of the shape of `images`."""
+    """Convert the network to OpenVINO, with input `image` and output `logits`, for batches with the shape of `images`."""
     model = openvino.convert_model(network, example_input=torch.from_numpy(images))
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({"logits"})
@@ -78,10 +78,14 @@ def to_openvino(network: Network, images: Array) -> Any:
 
 
 def to_onnx(network: Network, images: Array) -> onnx.ModelProto:
-    """Convert the network to ONNX with torch.onnx, with input `image` and output `logits`, for batches like `images`."""
+    """Convert the network to ONNX with torch.onnx.
+
+    The graph has the input `image` and the output `logits`, for batches with the shape of `images`.
+    """
     names = {"input_names": ["image"], "output_names": ["logits"]}
-    # Opset 23 has one op for attention, which is faster than separate ops. `quantize_dynamic` mistakes it for an older op of
-    # that name, so `load_ort` excludes it.
+    # Opset 23 has an op Attention, which is faster than separate ops. `quantize_dynamic` mistakes it for an older op of the
+    # same
+    # name, so `load_ort` excludes it from quantization.
     program = torch.onnx.export(network, (torch.from_numpy(images),), dynamo=True, opset_version=23, verbose=False, **names)
     graph: onnx.ModelProto = program.model_proto
     return graph

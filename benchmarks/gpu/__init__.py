@@ -1,1 +1,1 @@
-"""Modules of the GPU benchmark: cases, exact results, floors, the device, timing and reports, with one subject per file."""
+"""Modules of the GPU benchmark. Each covers one subject, such as shapes, floors, timing or reports."""

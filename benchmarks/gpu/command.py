@@ -82,7 +82,7 @@ def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
     facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
     report.write(f"# {device.name}\n", f"{facts}. Seed {given.seed}.")
     kernels = Library(library)
-    kernels.call("empty", device.stream())  # if the driver is too old, this fails here, before the first part
+    kernels.call("empty", device.stream())  # if the driver is too old, the call fails here, before the first part
     for part in given.parts:
         report.write(f"\n## {part}\n")
         if part == "timing":

@@ -1,7 +1,7 @@
-"""The same computations as the kernels', written in torch as an engineer would write them.
+"""The computations of the kernels, written in torch as an engineer would write them.
 
-All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture the calls. The rows are `padded` before the
-timing.
+All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture the calls. The rows are padded
+(`padded`) before the timing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def padded(rows: Tensor) -> Tensor:
-    """Append a row of zeros to rows [N,D]. The indices of empty slots and dropped pairs then point to this row."""
+    """Append a row of zeros to rows [N,D]. Empty slots and dropped pairs then refer to this row."""
     return torch.cat([rows, torch.zeros_like(rows[:1])])
 
 
@@ -39,7 +39,10 @@ def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
 
 
 def peer_tensors(problem: Problem) -> dict[str, Tensor]:
-    """Return the tensors of a problem for torch: `x` and `out` are padded, because an index may point past their end."""
+    """Return the tensors of a problem for torch.
+
+    `x` and `out` get an extra row (`padded`), to which empty slots and dropped pairs refer.
+    """
     hidden, rows = problem.shape.hidden, ("x", "out") if problem.shape.hidden else ()
     return problem.tensors | {name: padded(problem.tensors[name].view(-1, hidden)) for name in rows}
 

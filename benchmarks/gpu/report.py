@@ -1,4 +1,7 @@
-"""Report results in Markdown. They are printed and written immediately, so that a stopped or killed run keeps them."""
+"""Report results in Markdown.
+
+Each result is printed and written to the file immediately, so that a stopped or killed run keeps it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Report:
     Attributes:
         checked: number of checks.
         failures, skipped: messages about checks that failed, and about parts that were not run.
-        rows: one row for each timed kernel, see `gpu.timing`.
+        rows: one row for each timed kernel, as `gpu.timing.measure_shape` yields them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +72,7 @@ class Report:
         self.rows.append(row)
 
     def end(self) -> int:
-        """Report the summary and return the exit code. If there are both failures and skipped parts, return the code of
+        """Report the summary and return the exit code. If there are both failures and skipped parts, return the code for
         failures.
         """
         messages = {"skipped": self.skipped, "wrong": self.failures}

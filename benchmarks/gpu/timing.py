@@ -1,7 +1,7 @@
 """Measure the GPU time of the kernels and of torch for the same work, without the launch time on the CPU.
 
-The contenders are the kernel and torch. All calls of a contender are captured in one CUDA graph. Successive calls use
-different memory, so that a call finds no data of the previous call in the cache. The graphs of the contenders at a shape run
+The kernel and torch are the contenders. All calls of a contender are captured in one CUDA graph. Successive calls use
+different memory, so that a call does not find its data in the cache. The graphs of the contenders at a shape run
 alternately. The time of a call is the time of its graph, measured with CUDA events, divided by the number of calls.
 """
 
@@ -44,8 +44,8 @@ class Rates(NamedTuple):
     """The best rates that the GPU reaches.
 
     Attributes:
-        copy: bytes per second of a copy within the GPU's memory; bytes read and bytes written both count.
-        launch: seconds of an empty kernel.
+        copy: rate of a copy within the GPU's memory, in bytes per second. Each byte counts twice: as read and as written.
+        launch: time of an empty kernel, in seconds.
     """
 
     copy: float
@@ -70,14 +70,14 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
 
     Returns:
         The time per call of each contender, in seconds.
-        A note on each contender that can't be captured in a graph.
+        A note for each contender that can't be captured in a graph.
     """
     graphs, notes = {}, []
     for name, calls in contenders.items():
         many = list(calls) * -(-_MIN_CALLS // len(calls))
 
         def work(many: Sequence[Call] = many) -> None:
-            for call in many:  # don't keep the results, so that the next call can use their memory
+            for call in many:  # don't keep results, so that the next call can use their memory
                 call()
 
         try:
@@ -95,7 +95,7 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
 
 
 def summarize(seconds: Sequence[float]) -> Time:
-    """Return median and quartiles.
+    """Return the quartiles and the median.
 
     Examples:
         >>> summarize([1, 2, 3])
@@ -105,7 +105,7 @@ def summarize(seconds: Sequence[float]) -> Time:
 
 
 def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
-    """Time a copy and an empty kernel in the same way as the kernels."""
+    """Time a copy and an empty kernel in the same way as the benchmark's kernels."""
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
     copies = [partial(tensors[1].copy_, tensors[0]), partial(tensors[3].copy_, tensors[2])]
     empty = [lambda: kernels.call("empty", device.stream())] * _EMPTY_CALLS
@@ -130,7 +130,7 @@ def _measure_kernel(
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
-    if shape.type != "fp16":  # torch would take as long in fp16 as in bfloat16, which moves the same number of bytes
+    if shape.type != "fp16":  # torch is as fast in fp16 as in bf16, because elements have the same size
         contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy

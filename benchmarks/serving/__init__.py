@@ -1,1 +1,1 @@
-"""The parts of the HTTP serving benchmarks: the load generator, the service under test, arrival traces, and saturation."""
+"""The parts of the HTTP serving benchmarks: load generator, service under test, arrival traces, and saturation."""

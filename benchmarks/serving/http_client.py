@@ -26,7 +26,7 @@ _PATIENCE = 60.0
 
 
 class Reply(NamedTuple):
-    """An answer: its status, its head in lower case, its body, and its time of arrival."""
+    """An HTTP answer: its status, its head (status line and headers) in lower case, its body, and its time of arrival."""
 
     status: int
     head: bytes
@@ -41,7 +41,7 @@ class Load(NamedTuple):
 
     Attributes:
         start: time when the load began. All times are in seconds, from `time.monotonic`.
-        due, sent, done: f64[R], when each request was due, sent and answered.
+        due, sent, done: f64[R], times when each request was due, sent and answered.
         status: i64[R], HTTP status of each answer.
         setting: the setting that served each request; "" if the status is not 200, or if the model has no settings.
         classes: i64[R,N], the most probable class of each image.
@@ -65,7 +65,9 @@ def http_request(path: str, body: bytes = b"", *headers: str, method: str = "POS
 
 
 def infer_body(images: Array, setting: str | None) -> tuple[bytes, int]:
-    """Return an `infer` body of the Open Inference Protocol, with binary tensors in both the request and the answer.
+    """Return the body of an `infer` request in the Open Inference Protocol.
+
+    Tensors are binary, both in the request and in the answer.
 
     Args:
         images: float32 or uint8 [N,H,W,C].
@@ -88,7 +90,7 @@ def infer_request(model: str, images: Array, setting: str | None) -> bytes:
 
 
 def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
-    """Read the answer to an `infer_request` of `images` images.
+    """Read the answer to an `infer_request` with `images` images.
 
     Returns:
         The setting that served the request ("" if the answer names none), and the outputs f32[images, ...].
@@ -126,7 +128,7 @@ class Connection:
         self.writer.write(request)
         try:
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-            if header(head, "transfer-encoding") == "chunked":  # answers of a model are never chunked; skip the body
+            if header(head, "transfer-encoding") == "chunked":  # answers with outputs are never chunked, so skip the body
                 body = await self.reader.readuntil(b"0\r\n\r\n")
             else:
                 body = await self.reader.readexactly(int(header(head, "content-length") or 0))
@@ -148,14 +150,14 @@ async def connect(port: int) -> Connection:
 
 
 def generator() -> Executor:
-    """Start a process that runs one load after another. Its garbage collector is off."""
+    """Return an executor that runs one load after another in a separate process, without garbage collection."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=gc.disable)
 
 
 def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Load:
-    """Send one request at each due time f64[R], even if earlier requests are unanswered.
+    """Send one request at each time in `due`, even if earlier requests are unanswered.
 
-    The requests, of `images` images each, are used in turn.
+    `due` is f64[R], in seconds from the start. The requests, which contain `images` images each, are used in turn.
     """
     return asyncio.run(_Generator(port, requests, images).open(due))
 
@@ -163,13 +165,13 @@ def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> 
 def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Load:
     """Send requests over several connections. Each connection sends the next request when the previous one is answered.
 
-    The requests, of `images` images each, are used in turn.
+    The requests, which contain `images` images each, are used in turn. The load ends after `seconds`.
     """
     return asyncio.run(_Generator(port, requests, images).closed(connections, seconds))
 
 
 class _Generator:
-    """A sender of requests that records, for each request, when it was sent and its reply."""
+    """A sender of requests that records each request's reply and the time when the request was sent."""
 
     def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
         self._port, self._requests, self._images = port, requests, images
@@ -185,7 +187,7 @@ class _Generator:
                 idle.pop()
             try:
                 connection = idle.pop() if idle else await self._connect()
-            except OSError:  # counts as a request without an answer
+            except OSError:  # counts as an unanswered request
                 return
             if await self._ask(index, connection):
                 idle.append(connection)

@@ -1,6 +1,8 @@
 """Measurement of the cost of HTTP, in two comparisons.
 
-The service at saturation is compared with the bare engine, and a single request with a single call of the engine.
+Under saturation, the service's rate is compared with the bare engine's. Without other load, the time of a request is
+compared
+with the time of a call of the engine.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from serving.service import Report, Subject
 def measure(subject: Subject) -> Report:
     """Measure the service and the engine in alternation, in several rounds for each setting.
 
-    While one of them is measured, the other is idle.
+    While the service is measured, the engine is idle, and vice versa.
     """
     options, rows = subject.options, []
     for setting in options.profiles:
-        # The engine gets batches of the mean size of the service's calls.
+        # The engine's batches have the mean size of the service's calls.
         size = round(subject.saturated(setting, options.seconds)["images_per_call"] or options.batch_size)
         rounds = []
         for _ in range(options.rounds):
@@ -51,7 +53,7 @@ def markdown(report: Report) -> str:
 
 
 def _calls(subject: Subject, size: int, setting: str) -> list[float]:
-    """Call the bare engine for the configured number of seconds, and return the seconds of each call."""
+    """Call the bare engine on `size` images for the configured time, and return the seconds that each call took."""
     profile = subject.engine.setting(setting)
     taken, end = list[float](), time.perf_counter() + subject.options.seconds
     while not taken or time.perf_counter() < end:

@@ -40,7 +40,7 @@ MODEL = "model"
 _PATIENCE = 180.0
 _PROFILES = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
 _MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # limits on prepared requests
-_SETTLING = 0.2  # this share of a saturated measurement, at its start, is ignored
+_SETTLING = 0.2  # ignored share of a saturated measurement, at its start
 
 
 class ServiceError(VmoeError):
@@ -71,7 +71,7 @@ class Service:
         command += [str(bundle), "--host", "127.0.0.1", "--port", str(self.port), "--name", MODEL, *options]
         command += ["--backend", "onnxruntime"] if program == "ray" else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it stays open while the service runs)
-        # Make the service use the ONNX Runtime of the benchmark's own engine, so that the comparison is fair.
+        # Use the same ONNX Runtime in the service as in the benchmark's own engine, so that the comparison is fair.
         runtime = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), "")
         environment = {**os.environ, "RAY_ADDRESS": "", "VMOE_ONNXRUNTIME": str(runtime)}
         try:
@@ -92,7 +92,7 @@ class Service:
         """End the service by SIGTERM.
 
         Raises:
-            ServiceError: it does not end, or its exit code is not 0.
+            ServiceError: the service does not end, or its exit code is not 0.
         """
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -195,14 +195,20 @@ class Subject:
     generator: Executor
 
     def load(self, kind: Any, setting: str | None, *arguments: Any) -> tuple[Load, Report]:
-        """Let the generator send all images at a setting, with `open_loop` or `closed_loop`.
+        """Let the generator send all images to the service at a setting.
+
+        Args:
+            kind: `open_loop` or `closed_loop`.
+            setting: the setting to use; None lets the service choose.
+            *arguments: the remaining arguments of `kind`.
 
         Returns:
             The load, and a report with these entries:
 
-            - `accuracy`: share of the answered images that were classified correctly; None without labels or answers.
+            - `accuracy`: share of the answered images that were classified correctly; None if there are no labels or no
+              answers.
             - `images_per_call`: mean number of images per call of the service; None if there were no calls.
-            - `service_seconds`, `generator_seconds`: CPU times.
+            - `service_seconds`, `generator_seconds`: CPU time of the service and of the generator.
         """
         each, service = self.options.images_per_request, self.service
         requests = [infer_request(MODEL, self.images[i : i + each], setting) for i in range(0, len(self.images), each)]
@@ -223,8 +229,9 @@ class Subject:
     def saturated(self, setting: str, seconds: float, connections: int | None = None) -> Report:
         """Measure the service while each of several connections sends its next request as soon as it has an answer.
 
-        By default, there are enough connections to fill two calls. In the report, `service_cpu` and `generator_cpu` are in
-        cores, and `generator_ms` is the generator's CPU time per request.
+        By default, there are enough connections to fill two calls. In the report, `service_cpu` and `generator_cpu` are
+        numbers of
+        busy cores, and `generator_ms` is the generator's CPU time per request.
 
         Raises:
             ServiceError: the service answered no request.
@@ -251,11 +258,11 @@ def rate(done: Array, seconds: float) -> float:
     """Return the rate of answers per second, computed from their arrival times.
 
     All answers of one engine call arrive together. Dividing the number of answers by the time would be inexact, because the
-    window may cut off part of a long call. The slope of the number of answers over time does not depend on that.
+    window may cut off part of a long call. Therefore, the rate is the slope of the number of answers over time.
 
     Args:
         done: f64[R], arrival times in seconds, in any order.
-        seconds: length of the window that contains them.
+        seconds: length of the window that contains these times.
 
     Examples:
         >>> rate(np.repeat([0.5, 1.0, 1.5, 2.0], 8), 2.2)
@@ -304,7 +311,7 @@ def measure(
 
 
 def _images(engine: Engine, options: argparse.Namespace) -> tuple[Array, Array | None]:
-    """Return images that fit into memory and fill whole requests, and their labels or None."""
+    """Return as many images as fit into memory and fill whole requests. Also return their labels, or None."""
     manifest, each = engine.manifest, options.images_per_request
     source = open_images(options.images, manifest.class_names, manifest.outputs)
     fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), _MOST_IMAGES)

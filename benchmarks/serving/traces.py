@@ -1,6 +1,6 @@
 """Replay of traces of request arrivals over HTTP, with elastic capacity and at fixed settings.
 
-The peak request rate is a share of the capacity at the lowest setting.
+The peak request rate is a chosen multiple (`--load`) of the rate that the service sustains at the lowest setting.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serving.service import Report, ServiceError, Subject
 _PAUSE = 1.0  # seconds between two traces, so that the service becomes idle
 _MEANINGFUL = 1.1
 """Smallest load, relative to the highest setting's capacity, at which elastic capacity has something to do."""
-BURST, CALM = 2.0, 4.0  # seconds of a burst, and seconds between two bursts
+BURST, CALM = 2.0, 4.0  # length of a burst, and time between two bursts, in seconds
 BURST_OVER_CALM = 4.0  # request rate during a burst, relative to the rate between bursts
 NIGHT_OVER_NOON = 0.2  # lowest request rate of a day, relative to its highest
 
@@ -37,7 +37,9 @@ midnight."""
 
 
 def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
-    """Return the arrival times f64[N] of a Poisson process with a peak rate of `rate` requests per second.
+    """Return the random arrival times f64[N] of a trace whose peak rate is `rate` requests per second.
+
+    They are a Poisson process.
 
     Examples:
         >>> trace = arrivals("poisson", 100.0, 10.0, seed=1)
@@ -50,8 +52,9 @@ def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
 
 
 def measure(subject: Subject) -> Report:
-    """Measure the saturated service at each setting, then replay each trace: elastic, at the highest and at the lowest
-    setting.
+    """Measure the saturated service at each setting. Then replay each trace three times.
+
+    The replays are with elastic capacity, at the highest setting, and at the lowest setting.
 
     Raises:
         ServiceError: the service answers no request, or a trace has no requests.
@@ -99,18 +102,19 @@ def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[fl
 
         - `in_time`: share of all requests that were answered within the target.
         - `settings`: share of the answers that each setting served.
-        - `mean_level`: mean position in `order` of the setting that served an answer, from 0 to 1.
-        - `switch_ms`: an entry for each burst that began above the lowest setting: the time until the first answer at a
-          lower setting than the last one before the burst; None if there was no such answer before the next burst.
-        - `timeline`: for each tenth of the trace, the requests per second and the mean level, which is None without an
-          answer.
+        - `mean_level`: mean position in `order` of the settings that served the answers, scaled to 0 to 1.
+        - `switch_ms`: an entry for each burst that began above the lowest setting. It is the milliseconds until the first
+          answer at a lower setting than that of the last answer before the burst, or None if there was no such answer before
+          the next burst.
+        - `timeline`: for each tenth of the trace, the requests per second and the mean level, which is None if
+          there were no answers.
     """
     answered = np.flatnonzero(load.status == 200)
     seconds = (load.done - load.due)[answered]
     by_time = answered[np.argsort(load.done[answered], kind="stable")]
     served = [load.setting[index] for index in by_time]
     places = np.array([order.index(name) / max(len(order) - 1, 1) if name in order else np.nan for name in served])
-    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # 1 second if all requests arrive at once
+    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # 1 second if all requests are due at once
     when = np.minimum(((load.due - load.due[0]) / tenth).astype(int), 9)
     parts = [places[when[by_time] == part] for part in range(10)]
     return {
@@ -178,7 +182,7 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
-    """Draw a row of panels for each trace: on the left a comparison of the modes, on the right load and level over time."""
+    """Draw a row of panels for each trace: a comparison of the modes, and load and level over time."""
     from matplotlib.figure import Figure
 
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))

@@ -35,7 +35,7 @@ def calibrate(
     source: ImageSource,
     advance: Callable[[float], None] = lambda parts: None,
 ) -> None:
-    """Replace the int4 weights in a weights file by weights that are rounded for the first images of `source`.
+    """Replace the int4 weights in a weights file by weights that are rounded to suit the first images of `source`.
 
     Args:
         path: a file written by `write_weights`; it is changed in place.
@@ -45,7 +45,7 @@ def calibrate(
         advance: called with 1 after each part of the model.
 
     Raises:
-        ImageError: the images don't fit the model, or do not fill a routing group.
+        ImageError: the images don't fit the model, or are too few to fill a routing group.
     """
     images, _ = next(iter(user_batches(source, plan.grouping.batch_multiple, plan.input_spec, 1, _IMAGES)))
     profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the most expensive profile: its experts process the most tokens
@@ -54,9 +54,16 @@ def calibrate(
 
 
 def round_for_inputs(weights: Array, inputs: Array) -> Array:
-    """Quantize weights f32[depth, outputs] for inputs f32[rows, depth], and return int4 values as int8[depth, outputs].
+    """Quantize a weight matrix to int4, rounded to suit the inputs that it is multiplied with.
 
     The scales are the same as with plain rounding.
+
+    Args:
+        weights: f32[depth, outputs].
+        inputs: f32[rows, depth].
+
+    Returns:
+        int8[depth, outputs], which holds int4 values.
     """
     depth = len(weights)
     scales = spread_groups(quantize_groups(weights)[1], depth)

@@ -48,7 +48,7 @@ def default_target(source: str, precision: str) -> Path:
 
 
 def _print_families(context: click.Context, _: click.Parameter, given: bool) -> None:
-    """Print the supported families and end the command."""
+    """If the option is given, print the supported families and end the command."""
     if not given or context.resilient_parsing:
         return
     from vmoe_export.families.family_list import FAMILIES
@@ -194,7 +194,9 @@ def _duration(seconds: float) -> str:
 
 
 def class_names_of(source: str) -> Sequence[str]:
-    """Return class names from a file with one name per line, or from the built-in list `source`.
+    """Return the class names in the built-in list `source` or, if there is no such list, in the file `source`.
+
+    The file has one name per line.
 
     Raises:
         OptionError: the file can't be read, or is not UTF-8.

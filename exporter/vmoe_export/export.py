@@ -32,7 +32,8 @@ class ExportResult(Findings):
     Attributes:
         path: the bundle.
         plan: the plan of the export.
-        tensorrt: the file name of each TensorRT graph, by profile name; for a dense ViT, the only key is "model".
+        tensorrt: the file name of each TensorRT graph, by profile name; for a dense ViT without profiles, the only key is
+            "model".
     """
 
     path: Path
@@ -57,17 +58,17 @@ def export_bundle(
     Args:
         checkpoint: a path for `open_checkpoint`, or a URL such as gs://bucket/b16.
         path: the bundle's folder, such as `b16.vmoe`.
-        options: the options of the export. You can pass its fields as keyword arguments instead.
-        validate: read the weights back, run each part of the written graphs in ONNX Runtime, and compare the results with a
-            reference.
-        atol: largest allowed absolute difference between the results of a graph part and of the reference. Default: the
-            difference that rounding explains.
-        max_distance: largest allowed relative difference between the results of a graph part and of float32. Default: the
-            limit of the precision.
+        options: the options of the export. Its fields can be passed as keyword arguments instead.
+        validate: whether to read the weights back, run each part of the written graphs in ONNX Runtime, and compare the
+            results with a reference.
+        atol: largest allowed absolute difference between the results of a part of a graph and those of the reference.
+            Default: the difference that rounding explains.
+        max_distance: largest allowed relative difference between the results of a part of the model and those of the same
+            part in float32. Default: the limit of the precision.
         images: an npz file or a folder of pictures, used to measure the difference from float32; see
-            `vmoe_measure.image_source.open_images`. The first 128 images also optimize the rounding of int4 weights.
-            Default: a few random images.
-        force: replace an existing bundle.
+            `vmoe_measure.image_source.open_images`. The rounding of int4 weights is also optimized for the first 128 images.
+            Default: a few random images, and plain rounding.
+        force: whether an existing bundle may be replaced.
         fields: fields of ExportOptions, if `options` is None.
 
     Raises:
@@ -101,10 +102,10 @@ def write_bundle(
     """Write the bundle of a plan. If anything fails, leave nothing behind.
 
     Args:
-        plan: from `plan_export`.
+        plan: a result of `plan_export`.
         target: the bundle's folder.
         validation: how to check the written graphs; None skips the check.
-        force: replace an existing bundle.
+        force: whether an existing bundle may be replaced.
         progress: reports each longer step.
 
     Raises:
@@ -137,7 +138,7 @@ def write_bundle(
         files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
         content = manifest_of(plan, files, findings)
         manifest = write_manifest(folder, content)
-        # The manifest doesn't list the card, because users edit it and readers never open it.
+        # The manifest doesn't list the model card, because users edit the card and bundle readers never open it.
         (folder / CARD_NAME).write_text(model_card(content, manifest), "utf-8")
     return ExportResult(path=target, plan=plan, tensorrt=files, **vars(findings))
 

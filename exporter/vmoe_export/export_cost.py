@@ -21,8 +21,8 @@ ROUNDED_IMAGES = 4
 ROWS_AT_ONCE = 16
 """Images whose hidden features the reference holds in memory at once."""
 
-_GRAPH_RUNS = 5  # one run of the reference, and two of each of two graphs: on the reference's activations and on its own
-_ROUNDED_RUNS = 3  # one run each: the stored weights end to end, the stored weights part by part, and float32
+_GRAPH_RUNS = 5  # 1 run of the reference, 2 of each of 2 graphs: on the reference's activations, and on the graph's own
+_ROUNDED_RUNS = 3  # 1 run each: stored weights end to end, stored weights part by part, float32 weights
 _SECONDS_PER_GB = 4.2  # to read, round, write and hash a GB of float32 weights
 _START_SECONDS, _START_BYTES = 3, 300_000_000
 _COPIES = 5  # number of arrays of the activations' size that exist at once while a part is computed
@@ -35,7 +35,7 @@ class ExportCost:
     Attributes:
         seconds: duration of the export, including its validation.
         memory_bytes: peak memory.
-        validation_seconds: duration of the validation alone, for each precision; empty if the export is not validated.
+        validation_seconds: duration of the validation alone in each precision; empty if the export is not validated.
     """
 
     seconds: float
@@ -48,7 +48,7 @@ def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
 
     Args:
         plan: the plan of the export.
-        validate: whether the export is validated, on random images.
+        validate: whether the export includes validation. The estimate assumes random images.
     """
     stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
     sizes = {name: math.prod(shape) for name, shape in plan.weight_shapes.items()}

@@ -41,7 +41,7 @@ from vmoe_runtime.routing_rules import RoutingRules
 class ExportPlan:
     """All decisions about an export, made before the first byte is written.
 
-    A dense ViT or a Soft MoE has no `profiles` unless it merges tokens.
+    For a dense ViT or a Soft MoE, `profiles` is empty unless tokens are merged.
     """
 
     checkpoint: Checkpoint
@@ -305,7 +305,11 @@ def _rules(exported: ExportedModel) -> RoutingRules:
 def _notes(
     config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions, checkpoint: Checkpoint
 ) -> tuple[str, ...]:
-    """Return notes on what may surprise a user, mainly training settings that the export ignores."""
+    """Raise ConfigError if the checkpoint's name suggests an E3, but nothing states its ensemble size.
+
+    A pre-trained E3 has the same tensors as a plain V-MoE. If the exporter read it as a plain V-MoE, the bundle would
+    silently give wrong answers.
+    """
     notes = []
     if unknown := [*unknown_fields(config)]:
         listed = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
@@ -345,7 +349,7 @@ def _notes(
 
 
 def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
-    """Return the config. If the user passed it, it must have at least one known field."""
+    """Return the config in `options`. Raise ConfigError if the user passed it (`is_own`) and no field of it is known."""
     config = options.config
     found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
     if is_own and found and not found.keys() & FIELDS["model"]:
@@ -367,7 +371,7 @@ def _check_size(preset: Preset, model: ModelConfig) -> None:
 
 
 def _of_preset(message: str, preset: Preset | None) -> str:
-    """Replace "the config" in a message by the preset's name, if the config comes from a preset."""
+    """In a message, replace "the config" by the preset's name if the config comes from a preset."""
     return message.replace("the config", f"preset {preset.name}") if preset else message
 
 

@@ -30,11 +30,12 @@ class Numbers:
         dense: type of the weights of linear layers, attention and MLPs, including the patch embedding.
         experts: type of the expert weights.
         tensorrt: type of the large products in TensorRT graphs; None if this precision has no TensorRT graphs.
-        distance: largest allowed relative difference of a part from float32. Rounding to bfloat16 changes what a part adds
-            to the residual stream by less than one percent; rounding to int8 changes it by a few percent. If a part changes
-            by far more, the type cannot represent its weights or activations.
-        validation_seconds: estimated time per GB of float32 weights to read them back and to compare rounded parts with
-            float32; measured on a B/16 with two CPUs.
+        distance: largest allowed relative difference of a part of the model from the same part in float32. What a part adds
+            to the residual stream changes by less than one percent through rounding to bfloat16, and by a few percent
+            through rounding to int8. If a part changes by far more, the stored type cannot represent its weights or
+            activations.
+        validation_seconds: estimated time, per GB of float32 weights, to read the stored weights back and to compare rounded
+            parts with float32. It was measured on a B/16 with two CPUs.
         words: a description of the stored types for users.
     """
 
@@ -81,10 +82,10 @@ def weight_type(name: str, precision: ExportPrecision) -> WeightType:
 
 
 def hidden_chunk(hidden: int, weights: WeightType) -> int:
-    """Return how many hidden features share one scale of their row.
+    """Return how many hidden features share one scale of their row, or 0 if the whole row has a single scale or none.
 
-    The result is 0 if the whole row has a single scale or no scale. A long row is likely to have outliers, so it is split
-    into equal chunks of at most 512. Chunks of this size also keep their sums below 2**24, where they are exact in float32.
+    A long row is likely to have outliers, so it is split into equal chunks of at most 512 features. In chunks of this size,
+    sums also stay below 2**24, so they are exact in float32.
     """
     if weights.scales is None or hidden <= _LONGEST_ROW:
         return 0

@@ -17,7 +17,7 @@ class Preset:
         description: the model, its training data, and which of its values are assumed.
         config: its model config under the official field names.
         image_size: (height, width) in pixels.
-        class_names: a name in `class_names.CLASS_LISTS`; None if there is no list of its classes.
+        class_names: a name in `class_names.CLASS_LISTS`; None if these lists do not have its classes.
     """
 
     name: str

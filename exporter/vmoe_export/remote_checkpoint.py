@@ -77,8 +77,8 @@ def _copy(files: RemoteFiles) -> None:
         elif _ORBAX & set(names):
             files.copy_below("")
         elif steps:
-            # Copy the newest finished step. On a file system, perhaps no step has the marker file of finished steps; if so,
-            # copy the newest step.
+            # Copy the newest finished step. If no step has the marker file of finished steps, as may happen on a file
+            # system, copy the newest step.
             newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
             files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
         else:

@@ -19,7 +19,7 @@ from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
-_MUCH = 0.1  # relative difference of the effective from the requested capacity ratio above which a note is shown
+_MUCH = 0.1  # a note is shown if the effective capacity ratio is off by more than this fraction
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -81,7 +81,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """Return a table with one row per profile: requested and effective capacity ratio, slots, and FLOPs.
+    """Return a table with one row per profile: the requested and the effective capacity ratio, slots, and FLOPs.
 
     FLOPs are also given relative to the dense ViT of the same size. Other settings of a profile are part of its name.
     """
@@ -105,10 +105,10 @@ def profile_table(plan: ExportPlan) -> Table:
 
 
 def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
-    """Return notes on three kinds of profiles.
+    """Return notes on profiles that may surprise a user.
 
-    These profiles have the same effect as another profile, an effective ratio far from the requested one, or a higher cost
-    than the dense ViT.
+    They are profiles that have the same effect as another profile, that have an effective ratio far from the requested one,
+    or that cost more than the dense ViT.
     """
     notes = []
     by_setting: dict[object, list[Profile]] = {}
@@ -132,7 +132,7 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 def validation_lines(result: ExportResult) -> Iterator[str]:
     """Yield lines that summarize the measurements of validation and their limits.
 
-    The JSON has the measurements for each graph and profile.
+    The output of `result_json` has the measurements for each graph and profile.
     """
     output = result.plan.output
     if result.limits:

@@ -47,15 +47,17 @@ def load_model(
 ) -> Vmoe:
     """Load a checkpoint as a torch module in float32, on the CPU, with all parameters trainable.
 
+    Settings that are not passed have the same defaults as in an export.
+
     Args:
         checkpoint: a path, as for `vmoe_export.open_checkpoint`.
         config: an official model config: a mapping, or the path of a JSON file.
-        num_classes: replace the head with a zero-initialized one for this many classes. Default: keep the checkpoint's head.
-        capacity: default capacity ratio of calls. Settings that are not passed have the same defaults as in an export.
-        k: default number of experts per token of calls.
+        num_classes: number of classes of a new head, which starts with zeros. Default: keep the checkpoint's head.
+        capacity: capacity ratio of calls that pass none.
+        k: number of experts per token of calls that pass none.
         noise_std: standard deviation of the routers' noise in training, see `Vmoe`; official configs use 1.
-        fields: other settings, see `vmoe_runtime.settings.Choices`. Also preset, image_size, group, batch_size, rounding,
-            capacity_multiple_of, dispatch_bf16, ensemble_size, router, output and normalize, as in
+        fields: other settings, see `vmoe_runtime.settings.Choices`. Also the options preset, image_size, group, batch_size,
+            rounding, capacity_multiple_of, dispatch_bf16, ensemble_size, router, output and normalize, as in
             `vmoe_export.ExportOptions`.
 
     Raises:
@@ -97,7 +99,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
         config = replace(config, num_classes=num_classes)
     profile = next(iter(plan.profiles), None)
     model = Vmoe(config, plan.grouping.tokens, output=output, rules=plan.rules, profile=profile, noise_std=noise_std)
-    # Imported late: this imports onnx, which is slow and not needed if planning fails.
+    # Import this late, because it imports onnx, which is slow and not needed if planning fails.
     from vmoe_export.bundle.weights_file import official_tensor
 
     state = {}

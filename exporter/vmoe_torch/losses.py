@@ -1,8 +1,8 @@
 """Auxiliary losses that balance the load of the experts in training.
 
-Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A, and `NoisyTopExpertsPerItemRouter`
-in the official `vmoe/nn/routing.py`. For each MoE layer, the official trainer adds weight * loss to the training loss,
-averaged over the groups. Official configs use a weight of 0.005 for each of the two losses
+Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A, and `NoisyTopExpertsPerItemRouter` in
+the official `vmoe/nn/routing.py`. For each MoE layer, the official trainer averages an auxiliary loss over the groups, and
+adds it to the training loss with a weight. In official configs, the weight is 0.005 for each of the two auxiliary losses
 (`vmoe/configs/vmoe_paper/common.py`).
 """
 

@@ -32,14 +32,14 @@ class Merged(NamedTuple):
 
 
 def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, prefix: int) -> tuple[Tensor, Merged]:
-    """Compute VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D], and return it with the new state.
+    """Compute VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D]. Return y and the new state.
 
     After the first `prefix` tokens, up to `count` candidates are merged, each into the other token with the most similar
     key.
     """
     tokens = x.shape[1]
-    # Tokens 0, 2, 4, ... are candidates, except token 0 if it is the whole prefix. After a longer prefix, the counting of
-    # tokens starts again at 0.
+    # Every second token after the prefix is a candidate. The first token after the prefix is one of them, except after a
+    # prefix of a single token.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
     joining, others = len(range(first, tokens, 2)), len(range(joined, tokens, 2))
     count = min(count, tokens // 2, joining) if others else 0
@@ -50,7 +50,7 @@ def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, pref
         metric = mean / torch.sqrt((mean * mean).sum(dim=-1, keepdim=True) + MERGE_EPSILON)
         scores = metric[:, first::2] @ metric[:, joined::2].transpose(1, 2)
         best, to = scores.nan_to_num(nan=-torch.inf).max(dim=2)
-        # On ties, choose the lower index: argmax returns the first of equal values.
+        # On ties, choose the lower index, because argmax returns the first of equal values.
         to = (scores.nan_to_num(nan=-torch.inf) == best[..., None]).int().argmax(dim=2)
         turn = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         goes, behind = turn < count, prefix + joining - count

@@ -82,9 +82,9 @@ class Vmoe(nn.Module):
         return self.rules.profile(base, **fields) if fields else base
 
     def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
-        """Run the model on float32[N,H,W,C] in [-1, 1], with the arguments of `setting`.
+        """Run the model on images, with the other arguments as for `setting`.
 
-        Images of another float type are converted to the type of the parameters.
+        The images are float32[N,H,W,C] in [-1, 1]. Images of another float type are converted to the type of the parameters.
 
         Returns:
             logits[N, classes], members[N, M, classes] or features[N, size], depending on `output`.
@@ -210,7 +210,7 @@ class Vmoe(nn.Module):
     def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run multi-head attention of queries[N,Q,D] over keys[N,T,D].
 
-        sizes[N,T] is the number of original tokens in each key.
+        sizes[N,T] holds the number of original tokens in each key; None if each key is one token.
 
         Returns:
             The output, and the projected keys.
@@ -281,8 +281,8 @@ class Vmoe(nn.Module):
 
     def _head(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         if self.config.classifier == "gap":
-            # Compute the mean as a matrix product: runtimes sum a plain mean in another order if the batch is a single
-            # image.
+            # Compute the mean as a matrix product, because runtimes add up a plain mean in another order if the batch is a
+            # single image.
             tokens = self.config.num_tokens
             shares = x.new_full((1, 1, tokens), 1 / tokens) if sizes is None else (sizes[:, None] / tokens).to(x.dtype)
             x = (shares @ x)[:, 0]

@@ -112,5 +112,5 @@ def _round_bf16(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor, axis: int) -> Tensor:
-    """Divide x by its length along an axis."""
+    """Divide x by its Euclidean norm along an axis."""
     return x / torch.sqrt((x * x).sum(dim=axis, keepdim=True) + SOFT_EPSILON)

@@ -41,14 +41,14 @@ def route(
     is_open = torch.ones_like(queue, dtype=torch.bool)
     if max_experts is not None and max_experts < experts:
         is_open = _allowed_experts(value[..., 0], order[..., 0], experts, max_experts).gather(1, queue)
-    # This takes one byte per element; torch's one_hot takes eight.
+    # The comparison takes one byte per element, while torch's one_hot takes eight.
     asks = queue[..., None] == torch.arange(experts, device=device)
     position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
     group = torch.arange(groups, device=device)[:, None]
     if pool:
         kept = is_open & (is_open.cumsum(dim=1) <= experts * capacity)
         taken = (asks & kept[..., None]).sum(dim=1)
-        # Compiled code needs a fixed bound: an expert gets each token at most once.
+        # Compiled code needs a fixed bound. This bound holds because an expert gets each token at most once.
         most = groups * min(tokens, experts * capacity)
         row = most if torch.compiler.is_compiling() else max(1, int(taken.sum(dim=0).max()))
         first_slot = (taken.cumsum(dim=0) - taken).gather(1, queue)
@@ -69,10 +69,15 @@ def route(
 
 
 def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
-    """Return the experts that each group may use, bool[G,E]: the `limit` experts with the largest mass.
+    """Return the experts that each group may use, which are the `limit` experts with the largest mass.
 
-    The result equals that of the numpy reference. gate[G,S] is the gate of each token's first choice, and first i64[G,S]
-    its expert.
+    The result is bool[G,E], and equals that of the numpy reference.
+
+    Args:
+        gate: [G,S], the gate of each token's first choice.
+        first: i64[G,S], the expert that is each token's first choice.
+        experts: E.
+        limit: number of experts that a group may use.
     """
     units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
     mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)

@@ -2,8 +2,8 @@
 // kGateTokens tokens. It computes their logits in rounds, for kGateExperts experts per round.
 //
 // The results for a token do not depend on the other tokens in the batch, because every sum is computed in a fixed
-// order: each lane sums the products of its part of the depth D, and then the lanes exchange and add up their partial
-// sums.
+// order. Each lane first sums the products of its part of the depth D. The lanes then exchange these partial sums and
+// add them up.
 #pragma once
 
 #include <cmath>
@@ -20,11 +20,11 @@ namespace vmoe::cuda {
 inline constexpr uint32_t kGateLanes = 32;
 inline constexpr uint32_t kGateTokens = 4;   // per team
 inline constexpr uint32_t kGateExperts = 8;  // per round, so that each lane ends with one (token, expert) pair
-inline constexpr uint32_t kGateDepth = 4;    // values of a token that a lane reads at once
+inline constexpr uint32_t kGateDepth = 4;    // number of values of a token that a lane reads at once
 inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
 static_assert(kGatePairs == kGateLanes);
 
-// Rounds needed for the maximum number of experts.
+// Number of rounds needed for the maximum number of experts.
 inline constexpr uint32_t kMostGateRounds = kMostExperts / kGateExperts;
 
 struct GateShape {
@@ -41,8 +41,9 @@ VMOE_HOST_DEVICE float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// Returns exp(x) for x <= 0 or NaN, within two units in the last place; results below 2^-125 become 0. The CPU gives
-// the same bits as the GPU: every multiply-add is an explicit fma, so compilers have no choice of rounding.
+// Returns exp(x) for x <= 0 or NaN, with an error of at most two units in the last place. Results below 2^-125 become
+// 0. The results have the same bits on the CPU and on the GPU: every multiply-add is an explicit fma, so compilers
+// can't choose how to round it.
 VMOE_HOST_DEVICE float exp_of_negative(float x) {
   if (x < -86.6f) return 0.0f;
   if (x != x) return x;
@@ -67,9 +68,9 @@ struct PairSums {
   float at[kGatePairs];
 };
 
-// Computes the partial sums of one lane over its part of the depth: out of every kGateLanes * kGateDepth values, the
-// kGateDepth values that start at lane * kGateDepth. With this division, the sums have the same bits for words of one
-// number and for words of four numbers. Tokens and experts past the end add zeros.
+// Computes the partial sums of one lane over its part of the depth. Of every kGateLanes * kGateDepth values of a token,
+// the lane's part is the kGateDepth values that start at lane * kGateDepth. Because of this division, the sums have the
+// same bits whether a word contains one number or four. Tokens and experts past the end add zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {
@@ -110,7 +111,7 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
 }
 
 // Adds up the partial sums of all lanes, so that lane p ends with the total of pair p in at[0]. In each exchange, a
-// lane keeps half of its first 2 * kHalf pairs and sends the other half to lane ^ kHalf.
+// lane keeps half of its first 2 * kHalf pairs and sends the other half to lane `lane ^ kHalf`.
 template <uint32_t kHalf, class Team, class Shares, class Values>
 VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
   VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {
@@ -128,10 +129,11 @@ VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given
   if constexpr (kHalf > 1) add_shares<kHalf / 2>(team, shares, given, taken);
 }
 
-// Computes the gates of the kGateTokens tokens that start at `first_token`. Tokens past the end are skipped, but every
-// team of a block must call this function, because all teams take part in the exchanges. The number of experts must be
-// at most kRounds * kGateExperts. Each row of x and of the router must consist of whole words; a word is one number or
-// kGateDepth numbers. Reads x[tokens,D] and router[D,E]. Writes gates[tokens,E] for the team's tokens.
+// Computes the gates of the kGateTokens tokens that start at `first_token`, except for tokens past the end. Every team
+// of a block must call this function, even if it has no tokens, because all teams take part in the exchanges. The
+// number of experts must be at most kRounds * kGateExperts. Each row of x and of the router must consist of whole
+// words. A word of x or of the router is one number or kGateDepth numbers. Reads x[tokens,D] and router[D,E]. Writes
+// gates[tokens,E] for the team's tokens.
 template <uint32_t kRounds, class Team, class X, class Router, class Gates>
 VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,
                                     const Router& router, const Gates& gates) {

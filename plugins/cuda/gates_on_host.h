@@ -1,5 +1,5 @@
-// Computes gates on the CPU with the GPU's program, one lane after another. The results have the same bits as on the
-// GPU.
+// Computes gates on the CPU with the program that the GPU runs, one lane after another. The results have the same bits
+// as on the GPU.
 #pragma once
 
 #include <array>
@@ -35,7 +35,7 @@ class HostTeam {
   }
 };
 
-// Computes gates f32[tokens,E] from x f32[tokens,D] and router f32[D,E].
+// Computes float32 gates[tokens,E] from float32 x[tokens,D] and float32 router[D,E].
 inline void compute_gates_on_host(const GateShape& shape, const float* x, const float* router, float* gates,
                                   const TaskRunner& runner) {
   const size_t teams = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;

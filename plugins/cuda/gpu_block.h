@@ -8,11 +8,11 @@
 
 namespace vmoe::cuda {
 
-// A team of lanes, as one of its lanes sees it: the lane that the calling thread runs. All threads of the warp must be
-// active and must call the same exchanges in the same order.
+// A team of lanes, as seen by the lane that the calling thread runs. All threads of the warp must be active and must
+// call the same exchanges in the same order.
 class GpuTeam {
  public:
-  // Stores only the value of the calling thread's lane.
+  // Stores only the value of the lane that the calling thread runs.
   template <class T>
   class Lanes {
    public:

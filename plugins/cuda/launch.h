@@ -12,14 +12,14 @@ namespace vmoe::cuda {
 // loop.
 inline constexpr size_t kMaxGridY = 65535;
 
-// The launch parameters of a kernel that processes rows: block.x is the number of lanes per row, block.y the number of
-// rows per block, and `grid` the number of blocks.
+// The launch parameters of a kernel that processes rows. block.x is the number of lanes per row, block.y is the number
+// of rows per block, and `grid` is the number of blocks.
 struct RowLaunch {
   dim3 block;
   unsigned grid;
 };
 
-// Plans a launch in which each lane processes about `words_per_lane` words of a row.
+// Plans a launch in which each lane processes about `words_per_lane` words of each of its rows.
 inline RowLaunch plan_rows(size_t rows, size_t words, size_t words_per_lane) {
   constexpr size_t kThreads = 256;
   constexpr size_t kWarp = 32;

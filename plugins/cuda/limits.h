@@ -1,4 +1,5 @@
-// Which routings the GPU kernels support, and how much workspace the kernels need. This header does not need CUDA.
+// Lists which routings the GPU kernels support, and how much workspace the kernels need. This header does not need
+// CUDA.
 #pragma once
 
 #include <cstddef>
@@ -11,15 +12,16 @@ inline constexpr size_t kMostTokens = 65536;  // S, per group
 inline constexpr size_t kMostExperts = 256;   // E
 inline constexpr size_t kMostChoices = 8;     // K
 
-// Returns null if route and route_dispatch support this routing. Otherwise returns the reason, as a phrase such as "k
-// must be ...", in a string that lives as long as the process.
+// Returns null if `route` and `route_dispatch` support this routing. Otherwise returns the reason why they don't, as a
+// phrase such as "k must be ...", in a string that lives as long as the process.
 const char* routing_refusal(const RoutingShape& shape);
 
-// Returns null if compute_gates supports gates [tokens,E] of x [tokens,D], and otherwise the reason.
+// Returns null if compute_gates supports x [tokens,D] and gates [tokens,E], where D is `hidden` and E is `experts`.
+// Otherwise returns the reason as routing_refusal does.
 const char* gates_refusal(size_t tokens, size_t hidden, size_t experts);
 
-// Return the size in bytes of the workspace for a supported shape, a multiple of 256; 0 if groups are small (S * K <=
-// 2048). A workspace for some number of groups is also large enough for fewer groups.
+// Return the size in bytes of the workspace for a supported shape. The size is a multiple of 256, and 0 if groups are
+// small (S * K <= 2048). A workspace for some number of groups is also large enough for fewer groups.
 size_t route_workspace_bytes(const RoutingShape& shape);
 size_t route_dispatch_workspace_bytes(const RoutingShape& shape);
 

@@ -14,7 +14,7 @@
 namespace vmoe::cuda {
 
 // One call of an op, whose arguments have been checked. Inputs and outputs have the same indices as in the op's
-// declaration. The pointer is null if an input or output is omitted, or if an input is a setting.
+// declaration. The pointer of an omitted input or output is null, and so is the pointer of an input that is a setting.
 struct OpCall {
   const RoutingShape& routing;  // for ops that route
   const ops::Sizes& sizes;
@@ -38,11 +38,12 @@ struct OpCall {
 
 cudaError_t put_gates(const OpCall& call);
 cudaError_t put_route(const OpCall& call);
-// If an element of src is not a valid token, the row of its slot is zeros. Returning an error instead would mean
-// waiting for the GPU.
+// If an element of src is not a valid token, the row of its slot is filled with zeros. To return an error instead, the
+// function would have to wait for the GPU.
 cudaError_t put_dispatch(const OpCall& call);
 cudaError_t put_route_dispatch(const OpCall& call);
-// A slot index past the last slot adds nothing to the sum. Returning an error instead would mean waiting for the GPU.
+// A slot index past the last slot adds nothing to the sum. To return an error instead, the function would have to wait
+// for the GPU.
 cudaError_t put_combine(const OpCall& call);
 
 }  // namespace vmoe::cuda

@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
                      Memory<int32_t>{slot}, words, Memory<const Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
-// Calls `launch` with a pointer to the gates: to 16-byte words if a token's gates fill whole words, otherwise to
-// floats.
+// Calls `launch` with a pointer to the gates, and returns its result. The pointer is to 16-byte words if the gates of
+// each token fill whole, aligned words, and otherwise to floats.
 template <class Launch>
 cudaError_t with_gate_words(size_t experts, const float* gates, const Launch& launch) {
   if (are_words(gates, experts * sizeof(float))) return launch(reinterpret_cast<const Word16*>(gates));

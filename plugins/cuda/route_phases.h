@@ -1,11 +1,11 @@
-// Routing, divided into phases with barriers between them. Each phase is a function that one thread runs; only phase 1
-// is a function that a team of lanes runs. A thread may read what another thread has written only after the next
-// barrier. The comment above each phase lists what the phase reads and writes. A test runs the phases on the CPU, with
-// the threads in any order, and fails if such a list is wrong.
+// Routing, divided into phases with barriers between them. Each phase is a function that every thread runs for itself,
+// except phase 1, which is a function that a team of lanes runs. A thread may read what another thread has written only
+// after the next barrier. The comment above each phase lists what the phase reads and writes. A test runs the phases on
+// the CPU, with the threads in any order, and fails if such a list is wrong.
 //
-// Every chosen (token, expert) pair of a group gets a key. No two keys are equal. An expert serves its pairs in the
-// order of their keys, so the position of a pair is the number of smaller keys with the same expert. A key consists of
-// these fields, from the highest bits to the lowest:
+// Every chosen (token, expert) pair of a group gets a key. No two keys of a group are equal. An expert serves its pairs
+// in the order of their keys, so the position of a pair is the number of smaller keys with the same expert. A key
+// consists of these fields, from the highest bits to the lowest:
 //
 //   expert (8 bits) | choice (3) | best gate of the token, descending (32; 0 in vanilla order) | token (16)
 //
@@ -33,7 +33,7 @@ VMOE_HOST_DEVICE uint32_t key_expert(Key key) { return static_cast<uint32_t>(key
 VMOE_HOST_DEVICE uint32_t key_choice(Key key) { return static_cast<uint32_t>(key >> 48) & 7u; }
 VMOE_HOST_DEVICE uint32_t key_token(Key key) { return static_cast<uint32_t>(key) & 0xffffu; }
 
-// One tile of one group, and the parameters of its routing.
+// One tile of a group, and the parameters of the group's routing.
 struct Tile {
   uint32_t group;
   uint32_t first;           // index of the tile's first token within the group
@@ -47,20 +47,20 @@ struct Tile {
   uint32_t lanes;           // number of lanes that choose the experts of one token
 
   VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
-  // The index of a (token, choice) pair among the pairs of all groups.
+  // Returns the index of a (token, choice) pair among the pairs of all groups.
   VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
-  // The number of slots in the group, E * c.
+  // Returns the number of slots in the group, E * c.
   VMOE_HOST_DEVICE uint32_t group_slots() const { return experts * capacity; }
-  // The index of a slot among the slots of all groups.
+  // Returns the index of a slot among the slots of all groups.
   VMOE_HOST_DEVICE size_t slot_index(uint32_t expert, uint32_t position) const {
     return static_cast<size_t>(expert) * slots + static_cast<size_t>(group) * capacity + position;
   }
 };
 
-// Chunks of kChunk keys are sorted first, by ranking the keys of a chunk against each other. The sorted chunks are then
-// merged into longer and longer runs, kMergedRuns at a time.
+// Sorting starts with chunks of kChunk keys: the place of a key is its rank among the keys of its chunk. The sorted
+// chunks are then merged into longer and longer runs, kMergedRuns runs at a time.
 inline constexpr uint32_t kChunk = 32;
 inline constexpr uint32_t kMergedRuns = 4;
 
@@ -83,13 +83,13 @@ VMOE_HOST_DEVICE uint32_t count_smaller(const Keys& keys, size_t begin, size_t e
 }
 
 // Returns how many keys in the kRuns sorted runs are smaller than `key`. Run r begins at begins[r] and has `width`
-// keys, a power of two. All keys end at `end`, so a run may be shorter or empty.
+// keys, where `width` is a power of two. Runs that would extend past `end`, the end of all keys, are shorter or empty.
 template <uint32_t kRuns, class Keys>
 VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
                                                 uint32_t end, Key key) {
   uint32_t smaller[kRuns] = {};
-  // Searches by halving: steps by width / 2, width / 4 and so on to 1, and then by 1 again. All runs advance together,
-  // so that their memory latencies overlap.
+  // Searches by halving, with steps of width / 2, width / 4 and so on down to 1, and then with one more step of 1. The
+  // searches in all runs advance together, so that their memory latencies overlap.
   for (uint32_t rest = width; rest > 0; rest /= 2) {
     VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) {
       const uint32_t further = smaller[r] + (rest + 1) / 2;
@@ -102,15 +102,16 @@ VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t
 }
 
 // The part of a token's row of gates that one lane stores in registers: words lane, lane + lanes, lane + 2 * lanes and
-// so on. Gates are stored as bits whose ascending order is the descending order of the gates. A higher index is a
-// higher expert. If there are so few experts that the second half of the registers is empty, that half is not searched.
+// so on. Gates are stored as bits whose ascending order is the descending order of the gates. Gates with a higher index
+// belong to a higher expert. If there are so few experts that the second half of the registers is empty, that half is
+// not searched.
 template <class Word>
 class LaneGates {
  public:
   using Parts = Elements<float, Word>;
 
-  // Reads the lane's part of a row of gates. The row starts at word `first_word` and has `words` words, or 0 if the
-  // team has no token.
+  // Reads the lane's part of a row of gates. The row starts at word `first_word` and has `words` words. If the team has
+  // no token, `words` is 0.
   template <class Gates>
   VMOE_HOST_DEVICE void read_row(const Gates& gates, size_t first_word, uint32_t words, uint32_t lane, uint32_t lanes) {
     first_ = lane * Parts::kCount;
@@ -133,8 +134,8 @@ class LaneGates {
     }
   }
 
-  // Finds the largest remaining gate; of equal gates, the one with the lowest expert. Returns descending_bits(gate) <<
-  // 32 | expert.
+  // Finds the largest remaining gate. Of equal gates, finds the one with the lowest expert. Returns
+  // descending_bits(gate) << 32 | expert.
   VMOE_HOST_DEVICE uint64_t find_least() {
     uint32_t bits = kGone;
     least_ = 0;
@@ -148,7 +149,7 @@ class LaneGates {
     return static_cast<uint64_t>(bits) << 32 | least_expert();
   }
 
-  // Removes the gate that find_least found, if it belongs to `expert`. Returns whether it does.
+  // Removes the gate that find_least found if that gate belongs to `expert`. Returns whether it was removed.
   VMOE_HOST_DEVICE bool take(uint32_t expert) {
     if (least_expert() != expert) return false;
     VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
@@ -159,7 +160,7 @@ class LaneGates {
   static constexpr uint32_t kWords = kLaneGates / Parts::kCount;
   static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // number of words that are loaded at once
   static constexpr uint32_t kHalf = kLaneGates / 2;
-  static constexpr uint32_t kGone = 0xffffffff;  // marks a removed or missing gate: sorts after the bits of every gate
+  static constexpr uint32_t kGone = 0xffffffff;  // marks a removed or missing gate; sorts after the bits of every gate
 
   uint32_t bits_[kLaneGates] = {};
   uint32_t first_ = 0;
@@ -203,8 +204,8 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
     });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
       team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
-      // Each exchange doubles the number of lanes that a lane's minimum covers. After the last exchange, every lane has
-      // the minimum of the whole team.
+      // Each exchange doubles the number of lanes whose minimum a lane has. After the last exchange, every lane has the
+      // minimum of the whole team.
       for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
         team.exchange(least, distance, other);
         team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
@@ -223,8 +224,8 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
   }
 }
 
-// Phase 2. Sorts chunks of 32 keys: the position of a key is the number of smaller keys in its chunk. For each of its
-// keys, a thread reads all keys of the chunk and writes one element of `sorted`.
+// Phase 2. Sorts chunks of kChunk keys. The position of a key in its chunk is the number of smaller keys in the chunk.
+// For each of its keys, a thread reads all keys of the chunk and writes one element of `sorted`.
 template <class Keys>
 VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
                                   const Keys& sorted) {
@@ -238,8 +239,9 @@ VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t co
   }
 }
 
-// Phase 3, repeated until one run is left. Merges every kMergedRuns neighbouring sorted runs of `width` keys. For each
-// of its keys, a thread reads keys of all runs that are merged with the key's run, and writes one element of `merged`.
+// Phase 3, repeated until one run is left. Merges neighbouring sorted runs of `width` keys, kMergedRuns runs at a time.
+// For each of its keys, a thread reads keys of all runs that are merged with the key's run, and writes one element of
+// `merged`.
 template <class Keys>
 VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
                                  const Keys& merged) {
@@ -252,9 +254,9 @@ VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t cou
   }
 }
 
-// Runs in the same phase as the last merge, when at most kMergedRuns runs are left. Finds where each expert's keys will
-// begin after this merge; offsets[E] is the end of the last expert's keys. Reads all keys. Each thread writes its own
-// elements of offsets[E+1].
+// Part of phase 3: runs together with the last merge, when at most kMergedRuns runs are left. Finds where the keys of
+// each expert will begin after this merge. offsets[E] is the end of the last expert's keys. Reads all keys. Each thread
+// writes its own elements of offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
                                    const Keys& keys, const Offsets& offsets) {
@@ -271,7 +273,7 @@ VMOE_HOST_DEVICE int32_t slot_at(const Tile& tile, uint32_t expert, uint32_t pos
   return static_cast<int32_t>(tile.slot_index(expert, position));
 }
 
-// Phase 4, if the tile is the whole group. Writes the slot of every pair. Reads keys and offsets[E+1]. For each of its
+// Phase 4 if the tile is the whole group. Writes the slot of every pair. Reads keys and offsets[E+1]. For each of its
 // keys, a thread writes one element of slot[G,S,K].
 template <class Keys, class Offsets, class Slots>
 VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
@@ -283,8 +285,8 @@ VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& 
   }
 }
 
-// Returns the token in the slot of `expert` at `position`, as an index among the tokens of all groups; -1 if the slot
-// is empty. Requires that the tile is the whole group. Reads keys and offsets[E+1].
+// Returns the token in the slot of `expert` at `position`, as an index among the tokens of all groups, or -1 if the
+// slot is empty. Requires that the tile is the whole group. Reads keys and offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
                                         uint32_t position) {
@@ -293,8 +295,8 @@ VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, cons
   return static_cast<int32_t>(tile.group * tile.group_tokens + key_token(keys.load(begin + position)));
 }
 
-// Phase 4, if the tile is the whole group; runs in the same phase as give_slots. Writes the token of each slot of the
-// group, or -1. Reads keys and offsets[E+1]. Each thread writes its own elements of src[E,M].
+// Phase 4 if the tile is the whole group; runs together with give_slots. For each slot of the group, writes the token
+// that it contains, or -1 if it is empty. Reads keys and offsets[E+1]. Each thread writes its own elements of src[E,M].
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
@@ -305,8 +307,9 @@ VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile
   }
 }
 
-// Phase 4, if the group has several tiles. Writes the sorted tile to memory for the next launch. Reads keys and
-// offsets[E+1]. Each thread writes its own elements of this tile's part of tile_keys and tile_offsets.
+// Phase 4 if the group has several tiles. Copies the sorted keys and the offsets of the tile to `tile_keys` and
+// `tile_offsets`, where the next launch reads them. Reads keys and offsets[E+1]. Each thread writes its own elements of
+// this tile's part of tile_keys and tile_offsets.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
 VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
@@ -315,8 +318,8 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4, in the same phase as publish_tile. Marks this tile's share of the group's slots as empty, by writing -1 to
-// their elements of src.
+// Part of phase 4 if the group has several tiles; runs together with publish_tile. Marks this tile's share of the
+// group's slots as empty, by writing -1 to their elements of src.
 template <class Sources>
 VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
                                   size_t tile_count, const Sources& src) {

@@ -1,7 +1,9 @@
 // The programs that the blocks of each launch run. A program is a sequence of phases with a barrier after each. The GPU
-// and the tests run the same programs. A Block provides:
+// and the tests run the same programs.
+//
+// A Block provides:
 // - run_phase(f), which calls f(thread, threads) for every thread and then waits for all threads;
-// - run_team_phase(lanes, f), which calls f(team) for every team of `lanes` threads and then waits for all teams.
+// - run_team_phase(lanes, f), which calls f(team) for every team of `lanes` lanes and then waits for all teams.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +27,7 @@ struct Groups {
   uint32_t capacity;     // c
   uint32_t slots;        // M
   uint32_t batch_priority;
-  uint32_t lanes;  // number of lanes that choose the experts of one token: a power of two, at most 32
+  uint32_t lanes;  // number of lanes that choose one token's experts: a power of two, at most 32
 
   VMOE_HOST_DEVICE uint32_t tile_stride() const { return tile_tokens * choices; }
 
@@ -54,8 +56,8 @@ struct TileMemory {
   Offsets offsets;
 };
 
-// Runs phases 1 to 3, which leave the sorted keys and the offsets in shared memory. Returns the buffer that contains
-// the sorted keys.
+// Runs phases 1 to 3 for one tile. Afterwards, the sorted keys and the offsets are in `shared`. Returns the buffer that
+// contains the sorted keys.
 template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
 VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
                                 const Weights& weight, const Experts& expert_of,
@@ -80,7 +82,7 @@ VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gate
   return sorted;
 }
 
-// The program of `route` if a group is one tile: block x routes group x.
+// The program of `route` if each group is one tile: block x routes group x.
 template <class Block, class Gates, class Weights, class Experts, class Slots, class Sources, class Shared>
 VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
                                   const Weights& weight, const Experts& expert_of, const Slots& slot,
@@ -93,8 +95,8 @@ VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, c
   });
 }
 
-// The first launch of `route` if a group has several tiles. Block x sorts tile x of each of its groups, and writes
-// tile_keys[G, tiles, stride] and tile_offsets[G, tiles, E+1].
+// The program of the first launch of `route` if groups have several tiles. Block x sorts tile x of each of its groups,
+// and writes tile_keys[G, tiles, stride] and tile_offsets[G, tiles, E+1].
 template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
           class Shared>
 VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
@@ -112,13 +114,14 @@ VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, co
   }
 }
 
-// The second launch of `route`: each thread finds the position of one pair in each of its block's groups.
+// The program of the second launch of `route`. In each of its block's groups, each thread finds the position of one
+// pair.
 template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
                                  const Sources& src) {
   block.run_phase([&](uint32_t thread, uint32_t threads) {
-    // Only the last tile of a group may be short, so the keys of a group are contiguous in tile_keys.
+    // The keys of a group are contiguous in tile_keys, because only the last tile of a group may have fewer tokens.
     const uint32_t pair = place.x * threads + thread;
     if (pair >= groups.tokens * groups.choices) return;
     for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
@@ -127,7 +130,7 @@ VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, co
   });
 }
 
-// The program of `route_dispatch` if a group is one tile. Several blocks share a group. Each of them sorts the whole
+// The program of `route_dispatch` if each group is one tile. Several blocks share a group. Each of them sorts the whole
 // group, which costs less than waiting for another launch, and then copies its share of the rows. A warp copies one row
 // at a time.
 template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>

@@ -1,4 +1,4 @@
-// Dispatch and combine, for one row. Lane i processes words i, i + lanes, i + 2 * lanes and so on of the row. No lane
+// Dispatch and combine for one row. Lane i processes words i, i + lanes, i + 2 * lanes and so on of the row. No lane
 // reads what another lane writes, so no barrier is needed.
 #pragma once
 
@@ -12,12 +12,12 @@
 
 namespace vmoe::cuda {
 
-// Number of words that a lane reads before it writes the first one, so that the latencies of the reads overlap.
+// Numbers of words that a lane reads before it writes the first one, so that the latencies of the reads overlap.
 inline constexpr uint32_t kCopyBatch = 4;
 inline constexpr uint32_t kCombineBatch = 2;
 
-// Copies row `source` of x to row `target` of buf; writes zeros if `source` is negative. Reads x[tokens, words]. Each
-// lane writes its own elements of buf[slots, words].
+// Copies row `source` of x to row `target` of buf, or fills that row of buf with zeros if `source` is negative. Reads
+// x[tokens, words]. Each lane writes its own elements of buf[slots, words].
 template <class In, class Out>
 VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t target, const In& x,
                                const Out& buf) {
@@ -35,8 +35,9 @@ VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int3
   }
 }
 
-// Dispatches slot `index`: copies the row of the slot's token, or writes zeros if src[index] is not a token. Reads
-// src[slots] and x[tokens, words]. Each lane writes its own elements of buf[slots, words].
+// Dispatches to slot `index`: copies the row of token src[index] to the slot's row of buf, or fills that row with zeros
+// if src[index] is not a token. Reads src[slots] and x[tokens, words]. Each lane writes its own elements of buf[slots,
+// words].
 template <class Sources, class In, class Out>
 VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t index,
                                    const Sources& src, const In& x, const Out& buf) {
@@ -45,9 +46,9 @@ VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, 
   copy_row(lane, lanes, words, is_token ? source : -1, index, x, buf);
 }
 
-// Combines one token: y is the sum over k of weight * out[slot]. As on the CPU, the sum starts with the first product
-// rather than with zero. Invalid slots add nothing. Reads out[slots, words], slot[tokens,K] and weight[tokens,K]. Each
-// lane writes its own elements of y[tokens, words].
+// Combines the expert outputs for one token: y is the sum over k of weight * out[slot]. As on the CPU, the sum starts
+// with the first product rather than with zero. Invalid slots add nothing. Reads out[slots, words], slot[tokens,K] and
+// weight[tokens,K]. Each lane writes its own elements of y[tokens, words].
 template <class T, class Out, class Slots, class Weights, class Sums>
 VMOE_HOST_DEVICE void combine_row(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
                                   size_t slots, const Out& out, const Slots& slot, const Weights& weight,

@@ -1,5 +1,5 @@
-// Keeps this library loaded, as the linker option `-z nodelete` does, which macOS lacks: a library that opens itself is
-// never unloaded.
+// Keeps this library loaded. On other systems, the linker option `-z nodelete` has this effect, but macOS does not have
+// that option. A library that opens itself is never unloaded.
 #include <dlfcn.h>
 
 namespace {

@@ -16,7 +16,7 @@ void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw StatusError(std::string("CUDA says: ") + cudaGetErrorString(error));
 }
 
-// Returns ONNX Runtime's description of the memory of the first input, which is on the kernel's device.
+// Returns ONNX Runtime's description of the memory of the first input. That memory is on the kernel's device.
 const OrtMemoryInfo* device_memory(const Call& call) {
   const OrtValue* value = nullptr;
   const OrtMemoryInfo* memory = nullptr;
@@ -25,8 +25,8 @@ const OrtMemoryInfo* device_memory(const Call& call) {
   return memory;
 }
 
-// Returns the stream of a call, and makes the call's device the current device. This library must do that itself,
-// because its CUDA runtime is separate from ONNX Runtime's.
+// Returns the stream of a call, and makes the call's device the current device. ONNX Runtime does not do the latter for
+// this library, because this library's CUDA runtime is separate from ONNX Runtime's.
 cudaStream_t stream_of(const Call& call) {
   int device = 0;
   check(call.api(), call.api().MemoryInfoGetId(device_memory(call), &device));
@@ -36,11 +36,12 @@ cudaStream_t stream_of(const Call& call) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Device memory from ONNX Runtime's arena for the kernels of one call. The memory is freed as soon as the kernels have
-// been put on the stream. That is safe, because the arena reuses it only for later work on the same stream.
+// Device memory from ONNX Runtime's arena for the kernels of one call. The destructor frees the memory as soon as the
+// kernels have been put on the stream, usually before they run. This is safe, because the arena reuses the memory only
+// for later work on the same stream.
 class Scratch {
  public:
-  // Throws StatusError if there isn't enough memory. `bytes` may be 0.
+  // Allocates `bytes` bytes, or nothing if `bytes` is 0. Throws StatusError if there isn't enough memory.
   Scratch(const Call& call, cudaStream_t stream, size_t bytes) : api_(call.api()) {
     if (bytes == 0) return;
     const OrtMemoryInfo* memory = device_memory(call);
@@ -49,7 +50,7 @@ class Scratch {
     if (stream != nullptr) {
       status = api_.KernelContext_GetScratchBuffer(call.context(), memory, bytes, &data_);
     } else {
-      data_ = allocator_->Alloc(allocator_, bytes);  // without a stream, ONNX Runtime has no scratch buffers
+      data_ = allocator_->Alloc(allocator_, bytes);  // ONNX Runtime has no scratch buffers without a stream
     }
     if (status == nullptr && data_ != nullptr) return;
     api_.ReleaseAllocator(allocator_);
@@ -81,7 +82,8 @@ cuda::GateShape gate_shape_of(const Call& call) {
   return {static_cast<uint32_t>(tokens), static_cast<uint32_t>(sizes['D']), static_cast<uint32_t>(sizes['E'])};
 }
 
-// Launches an op on the call's stream.
+// Puts an op on the call's stream with kPut. kWorkspaceBytes returns the size of the workspace that the op needs; it is
+// null for an op that needs none. Throws OpError if the GPU kernels don't support the routing.
 template <cudaError_t (*kPut)(const cuda::OpCall&), size_t (*kWorkspaceBytes)(const RoutingShape&) = nullptr>
 void compute(const Call& call) {
   size_t bytes = 0;

@@ -10,7 +10,7 @@ inline constexpr const char* kCudaProvider = "CUDAExecutionProvider";
 // Adds VmoeGates, VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine for the execution provider `provider`.
 void add_cuda_ops(OpList& list, const char* provider);
 
-// Adds VmoeGates for the CPU. Its results have the same bits as on the GPU.
+// Adds the CPU kernel of VmoeGates. Its results have the same bits as those of the GPU kernel.
 void add_gates_on_host(OpList& list);
 
 }  // namespace vmoe::ort

@@ -1,4 +1,4 @@
-// Layers without routing: linear layers, MLPs and attention, and the encoder blocks made of them.
+// Layers without routing: linear layers, MLPs, attention, and the encoder blocks that consist of these layers.
 #include <algorithm>
 #include <optional>
 
@@ -94,8 +94,8 @@ Kernel make_rotate(const NodeInfo& node) {
   };
 }
 
-// Fills `merging` from the inputs and outputs of a call; does nothing if the call has no merge setting. merging.prefix
-// must already be set, and the sizes T and O must be known.
+// Fills `merging` from the inputs and outputs of a call, or does nothing if the call has no merge setting. The caller
+// must already have set merging.prefix, and the sizes T and O of the call must be known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
   const std::optional<int64_t> merge = call.setting(ops::Setting::kMerge);
@@ -146,7 +146,8 @@ Kernel make_merge(const NodeInfo& node) {
   };
 }
 
-// Makes an attention block that computes all tokens or, if kClassToken is true, only the class token.
+// Makes the kernel of an attention block. The kernel computes all tokens or, if kClassToken is true, only the class
+// token.
 template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
   using Attribute = ops::AttentionBlockAttribute;

@@ -12,7 +12,7 @@ namespace {
 
 using ops::OpError;
 
-// Returns the element type of an ONNX type, or none if no op accepts that type.
+// Returns the element type for an ONNX type, or none if no op accepts that type.
 std::optional<ElementType> element_type_of(ONNXTensorElementDataType type) {
   const auto* found = std::find_if(std::begin(kElementTypes), std::end(kElementTypes),
                                    [type](const ElementTypeSpec& spec) { return spec.onnx == type; });
@@ -26,8 +26,8 @@ bool succeeds(const OrtApi& api, OrtStatus* status) {
   return false;
 }
 
-// Returns whether an attribute exists with a type other than INT. This needs its own check, because reading an INT
-// fails with the same status whether the attribute has another type or is missing.
+// Returns whether an attribute exists and has a type other than INT. This needs a check of its own: reading an
+// attribute as INT fails with the same status whether the attribute has another type or is missing.
 bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
   float number = 0;
   size_t size = 0;
@@ -37,9 +37,10 @@ bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* na
          succeeds(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &size));
 }
 
-// One parallel_for. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its threads. The addresses of
-// `begin` and `end` declare it: the caller's earlier work happens before every call of `task`, and every call of `task`
-// happens before the caller's later work. The calls of `task` stay unordered.
+// One parallel_for. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its threads, so this
+// synchronization is declared with the addresses of `begin` and `end`: the caller's earlier work happens before every
+// call of `task`, and every call of `task` happens before the caller's later work. The calls of `task` have no order
+// among themselves.
 struct Job {
   TaskRunner::Task task;
   void* context;
@@ -53,7 +54,7 @@ void run_task(void* data, size_t index) {
   release(&job->end);
 }
 
-// Returns the name of a type for messages, such as "float64".
+// Returns the name of an ONNX type for messages, such as "float64".
 const char* name_of(ONNXTensorElementDataType type) {
   if (const std::optional<ElementType> known = element_type_of(type)) return vmoe::name_of(*known);
   switch (type) {
@@ -64,7 +65,8 @@ const char* name_of(ONNXTensorElementDataType type) {
   }
 }
 
-// Reads a tensor. Throws OpError if the value is not a tensor, or if no op accepts its type.
+// Returns the tensor in `value`. Throws OpError, whose message contains `name`, if `value` is not a tensor, or if no op
+// accepts its type.
 Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
   int is_tensor = 0;
   check(api, api.IsTensor(value, &is_tensor));
@@ -131,7 +133,7 @@ std::optional<int64_t> NodeInfo::read_attribute(const char* name) const {
 
 bool NodeInfo::is_given(size_t input) const {
   if (input >= input_count_) return false;
-  size_t size = 0;  // length of the name with its terminator; an omitted input has an empty name
+  size_t size = 0;  // length of the name with its terminator, so 1 for an omitted input
   return succeeds(api_, api_.KernelInfo_GetInputName(info_, input, nullptr, &size)) && size > 1;
 }
 
@@ -169,7 +171,7 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
     inputs_[i] = read_tensor(api_, value, spec.name);
     types_.add(spec, inputs_[i].type);
     sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
-    // A setting may be an attribute or an input; the input overrides the attribute.
+    // A setting may be given as an attribute and as an input. If both are given, the input overrides the attribute.
     if (spec.is_setting()) settings_[spec.setting] = *data<int64_t>(i);
   }
   routing_ = ops::check_call(node, settings_, sizes_);
@@ -180,8 +182,8 @@ TaskRunner Call::runner() const {
             const auto* call = static_cast<const Call*>(pool);
             Job job{task, context};
             release(&job.begin);
-            // The number of batches is also `count`, so that a thread starts the next call of `task` as soon as it is
-            // free.
+            // Splits the work into `count` batches, one per call of `task`, so that a thread starts the next call as
+            // soon as it is free.
             OrtStatus* status = call->api_.KernelContext_ParallelFor(call->context_, run_task, count, count, &job);
             acquire(&job.end);
             if (status == nullptr) return;

@@ -1,4 +1,4 @@
-// The data of a node and of its calls that ONNX Runtime passes to a kernel, checked against the declaration of the op.
+// What ONNX Runtime passes to a kernel about its node and about each call, checked against the declaration of the op.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -16,7 +16,7 @@
 
 namespace vmoe::ort {
 
-// A tensor that this object does not own. Its memory is on the device that the kernel runs on.
+// A tensor in memory that this object does not own. The memory is on the device that the kernel runs on.
 struct Tensor {
   const void* data = nullptr;  // null if omitted
   ElementType type = ElementType::kFloat32;
@@ -33,14 +33,14 @@ ONNXTensorElementDataType onnx_type_of(ElementType type);
 // The part of a node that is known when its kernel is created.
 class NodeInfo {
  public:
-  // Throws OpError if no call of the node could run, because of its attributes, the types of its inputs, omitted
-  // inputs, or the shapes of constants.
+  // Throws OpError if the attributes, the types of the inputs, the omitted inputs or the shapes of constant inputs are
+  // such that no call of the node could run.
   NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec);
 
   const ops::Node& node() const { return node_; }
   int64_t attribute(size_t index) const { return node_.attributes[index]; }
 
-  // Returns input `index`, whose shape has been checked; none if the input is not a constant.
+  // Returns input `index`, whose shape has been checked, or none if the input is not a constant.
   std::optional<Tensor> constant_input(size_t index) const;
 
  private:
@@ -80,16 +80,16 @@ class Call {
     return input == ops::kNoScale ? nullptr : inputs_[input].data;
   }
 
-  // Returns the sizes of all dimensions of the op. If the op routes, they include K; if each expert has its own slots,
-  // they also include M.
+  // Returns the sizes of all dimensions of the op. They include K if the op routes, and also M if each expert has its
+  // own slots.
   const ops::Sizes& sizes() const { return sizes_; }
 
-  // Returns the value of a setting, or none if the setting is omitted.
+  // Returns the value of the setting, or none if the call does not have it.
   std::optional<int64_t> setting(size_t setting) const { return settings_[setting]; }
 
   const ops::Types& types() const { return types_; }
 
-  // Returns the routing, if the op routes.
+  // Returns the shape of the routing. Must be called only if the op routes.
   const RoutingShape& routing() const { return routing_; }
 
   // Creates output `index` and returns its memory, or null if the node omits the output.
@@ -98,8 +98,9 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Creates output `index` if the size of its dimension `dim` becomes known only during the call, as `size`. Returns
-  // null if the node omits the output. Throws OpError if there are more slots than a 32-bit index can reach.
+  // Creates output `index`, one of whose dimensions gets its size only during the call: dimension `dim` gets size
+  // `size`. Returns the memory of the output, or null if the node omits the output. Throws OpError if there are more
+  // slots than a 32-bit index can reach.
   template <class T>
   T* output(size_t index, char dim, size_t size) const {
     ops::Sizes sizes = sizes_;

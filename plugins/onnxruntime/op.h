@@ -1,8 +1,8 @@
-// Ops for ONNX Runtime. Each consists of its declaration in the op table and a function `make`, which creates the
+// Ops for ONNX Runtime. Each op consists of its declaration in the op table and a function `make`, which creates the
 // kernel of a node.
 //
-// Each node is checked against the declaration before `make` runs, and each call before the kernel runs. `make` and the
-// kernel may throw OpError, which becomes a status whose message begins with the op's name.
+// Each node is checked against the declaration before `make` runs, and each call is checked before the kernel runs.
+// `make` and the kernel may throw OpError, which is converted to a status whose message begins with the op's name.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -24,7 +24,7 @@ struct Op {
   bool in_place = false;  // output 0 may use the memory of input 0
 };
 
-// Makes a kernel that does not depend on its node.
+// Creates the kernel of an op whose kernel does not depend on the node: kCompute.
 template <void (*kCompute)(const Call&)>
 Kernel without_state(const NodeInfo&) {
   return kCompute;
@@ -33,17 +33,18 @@ Kernel without_state(const NodeInfo&) {
 // The ops of a library, in order of registration. They live as long as the process.
 using OpList = std::vector<const OrtCustomOp*>;
 
-// Adds one op for each token type that `op` supports, for the execution provider `provider`; null is the CPU.
+// Adds one custom op for each token type that `op` supports. The ops are for the execution provider `provider`, or for
+// the CPU if `provider` is null.
 void add_op(OpList& list, const Op& op, const char* provider = nullptr);
 
-// These functions add the ops with kernels for the CPU, grouped by subject.
+// These functions add the ops with kernels for the CPU, each function those of one subject.
 void add_routing_ops(OpList& list);
 void add_expert_ops(OpList& list);
 void add_dense_ops(OpList& list);
 void add_soft_ops(OpList& list);
 
-// Returns all ops of this library. Every op library defines this function itself. Throws OpError if this process can't
-// run the ops.
+// Returns all ops of this library. Each op library has its own definition of this function. Throws OpError if this
+// process can't run the ops.
 OpList library_ops();
 
 }  // namespace vmoe::ort

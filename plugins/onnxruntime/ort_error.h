@@ -1,4 +1,4 @@
-// Errors are exceptions inside the library and statuses at its boundary.
+// Errors are exceptions inside the library. At its boundary, they are converted to statuses.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -12,7 +12,7 @@
 
 namespace vmoe::ort {
 
-// An error that ONNX Runtime or CUDA reports, and the code of the status that the error is converted to.
+// An error that ONNX Runtime or CUDA reports, with the code of the status that it is converted to.
 class StatusError : public std::runtime_error {
  public:
   explicit StatusError(const std::string& message, OrtErrorCode code = ORT_FAIL)
@@ -23,7 +23,7 @@ class StatusError : public std::runtime_error {
   OrtErrorCode code_;
 };
 
-// Releases a status, and throws StatusError if it is an error.
+// Does nothing if the status is null. Otherwise, releases the status and throws StatusError with its message and code.
 inline void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
   const StatusError error(api.GetErrorMessage(status), api.GetErrorCode(status));
@@ -31,7 +31,7 @@ inline void check(const OrtApi& api, OrtStatus* status) {
   throw error;
 }
 
-// Runs `body` and converts an exception to a status whose message begins with `name`.
+// Runs `body` and returns null. If `body` throws an exception, returns a status whose message begins with `name`.
 template <class Body>
 OrtStatus* as_status(const OrtApi& api, const std::string& name, Body&& body) noexcept {
   try {

@@ -74,8 +74,8 @@ class CustomOp : public OrtCustomOp {
   static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
-    // Weights may have any type, and NodeInfo checks their type. They are still declared by type if a weight has less
-    // than a byte, because ONNX Runtime's "any" excludes such types.
+    // Inputs of type W may have any type here, because NodeInfo checks their type. Weights of less than a byte are an
+    // exception: they are declared with their type, because ONNX Runtime's "any" excludes such types.
     return value.type == ops::ValueType::kW && weight_type(types_[value.type]).bits >= 8
                ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
                : onnx_type_of(types_[value.type]);
@@ -86,8 +86,8 @@ class CustomOp : public OrtCustomOp {
   }
 };
 
-// Returns the domain for the ONNX Runtime of `api`. A process may contain several ONNX Runtimes, each with its own
-// domain. A domain lives as long as the process, because sessions refer to it.
+// Returns the domain for the ONNX Runtime that `api` belongs to. A process may contain several ONNX Runtimes, each with
+// its own domain. A domain lives as long as the process, because sessions refer to it.
 OrtCustomOpDomain* domain_of(const OrtApi& api) {
   static std::mutex mutex;
   static const auto* const ops = new OpList(library_ops());
@@ -106,7 +106,7 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 }  // namespace
 
 void add_op(OpList& list, const Op& op, const char* provider) {
-  // Type choices that differ only in W share one op, if their scales have the same type.
+  // Type choices that differ only in W share one op if the scales of the weights have the same type.
   std::set<std::pair<ElementType, ElementType>> added;
   for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
     const ops::TypeChoice& choice = ops::kTypeChoices[i];
@@ -124,8 +124,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
   using vmoe::ort::check;
   const OrtApi* api = base->GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
-    // CreateStatus is the first entry of OrtApi in every version, so version 1 of the API is enough to report the
-    // error.
+    // Version 1 of the API is enough to report the error, because CreateStatus is the first entry of OrtApi in every
+    // version.
     api = base->GetApi(1);
     if (api == nullptr) return nullptr;
     const std::string version = base->GetVersionString();

@@ -1,4 +1,5 @@
-// VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine on the CPU. The GPU library contains them too.
+// VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine on the CPU. The op library for GPUs contains these CPU
+// kernels too.
 #include "core/dispatch.h"
 #include "core/routing.h"
 #include "onnxruntime/op.h"

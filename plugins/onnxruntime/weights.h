@@ -1,4 +1,5 @@
-// The weights of a node's layers. Constant weights are packed when the model is loaded, other weights in each call.
+// The weights of a node's layers. Constant weights are packed when the model is loaded. Other weights are packed in
+// each call.
 #pragma once
 
 #include <cstddef>
@@ -14,18 +15,18 @@ namespace vmoe::ort {
 // Returns the kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names an unavailable path.
 const Kernels& process_kernels();
 
-// A linear layer of a node. Its inputs are the weights w, [depth, columns] or [matrices, depth, columns]; the bias,
-// which is the input after w; and the scales of w.
+// A linear layer of a node. Its inputs are the weights w, which are [depth, columns] or [matrices, depth, columns], the
+// bias, which is the input after w, and the scales of w.
 class NodeLinear {
  public:
-  // `input` is the index of w; for depth_chunk, see StoredWeights. If w is constant, it is packed here, and its mapped
-  // pages are given back to the system, because nothing reads the original again.
+  // `input` is the index of w. For `depth_chunk`, see StoredWeights. If w is constant, this constructor packs it, and
+  // gives the mapped pages of w back to the system, because nothing reads the original again.
   NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk = 0);
 
-  // Returns the weights for one call, valid during the call.
+  // Returns the weights and the bias for one call. They are valid only during the call.
   LinearWeights read(const Call& call) const;
 
-  // Returns only w, for layers without a bias.
+  // Returns w without a bias, for layers that have none.
   std::shared_ptr<const PackedWeights> packed(const Call& call) const;
 
  private:
@@ -35,10 +36,10 @@ class NodeLinear {
   std::shared_ptr<const PackedWeights> constant_;
 };
 
-// An MLP, or the MLPs of all experts: inputs w1, b1, w2, b2 of a node, in this order.
+// An MLP, or the MLPs of all experts. Its inputs are w1, b1, w2 and b2 of a node, in this order.
 class NodeMlp {
  public:
-  // `input` is the index of w1; Attribute lists the attributes of the op. Throws OpError if the kernels don't support
+  // `input` is the index of w1. `Attribute` lists the attributes of the op. Throws OpError if the kernels don't support
   // the node's hidden_chunk.
   template <class Attribute>
   NodeMlp(const NodeInfo& node, size_t input, Attribute)
@@ -57,11 +58,12 @@ class NodeMlp {
   NodeLinear first_, second_;
 };
 
-// Returns whether input `first` and the next input, which belong together, are present: for example, a scale and its
-// bias. Throws OpError if only one of the two is present.
+// Returns whether two inputs that belong together are present, for example a scale and its bias. They are input `first`
+// and the next input. Throws OpError if only one of them is present.
 bool is_pair_given(const Call& call, size_t first);
 
-// Returns the norm whose scale is input `scale` and whose bias is the next input; an empty norm if both are omitted.
+// Returns the norm whose scale is input `scale` and whose bias is the next input. Returns an empty norm if both inputs
+// are omitted.
 LayerNorm read_norm(const Call& call, size_t scale);
 
 }  // namespace vmoe::ort

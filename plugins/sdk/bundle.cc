@@ -30,7 +30,7 @@ std::string sha256_of(FILE* file) {
   return sha256([&](char* buffer, size_t size) { return read_some(file, buffer, size); });
 }
 
-// Runs `check`. If `check` throws an Error, adds the folder to its message.
+// Runs `check`. If `check` throws an Error, adds the path of the folder to the error's message.
 template <typename Check>
 void in_folder(const std::string& path, const Check& check) {
   try {
@@ -48,7 +48,7 @@ Bundle::Bundle(const std::string& path, bool verify) : path_(path), folder_(std:
   try {
     in_folder(path, [&] { read(verify); });
   } catch (const Error&) {
-    check_unchanged();  // throws ChangedError if the bundle has changed, which explains the failure better
+    check_unchanged();  // if the bundle has changed, throws ChangedError, which explains the failure better
     throw;
   }
 }

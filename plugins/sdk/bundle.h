@@ -1,4 +1,4 @@
-// Opens a bundle folder and checks that its files are unchanged since the export.
+// Opens a bundle folder, and checks that its files have not changed since the export.
 #pragma once
 
 #include <map>
@@ -20,7 +20,8 @@ struct BundleGraph {
 class Bundle {
  public:
   // Reads the manifest of a NAME.vmoe folder. Checks the kind and size of every file, and that no graph reads data
-  // outside the weights file. If `verify` is true, also compares the SHA-256 of every file except the weights.
+  // outside the weights file. If `verify` is true, also compares the SHA-256 of every file except the weights with the
+  // manifest.
   //
   // Throws:
   // - VMOE_BUNDLE_ERROR if the folder is not a bundle, or if a file is missing, was changed or refers to data outside
@@ -30,16 +31,16 @@ class Bundle {
 
   const Manifest& manifest() const { return manifest_; }
 
-  // Returns a graph of the bundle. `name` is kCanonicalGraph, kInlinedGraph or, if the bundle has that graph,
-  // kMergingGraph.
+  // Returns a graph of the bundle. `name` is kCanonicalGraph or kInlinedGraph, or kMergingGraph if the bundle has that
+  // graph.
   BundleGraph graph(const std::string& name) const;
 
-  // Returns a key that identifies the files of the bundle. Two bundles have equal keys if they were opened on the same
+  // Returns a key that identifies the files of the bundle. Two Bundle objects have equal keys if they opened the same
   // files and no file changed in between.
   std::string content_key() const;
 
-  // Compares the SHA-256 of the weights with the manifest. May run in parallel with a load. Throws VMOE_BUNDLE_ERROR if
-  // the two differ.
+  // Compares the SHA-256 of the weights with the manifest. Another thread may load the weights at the same time. Throws
+  // VMOE_BUNDLE_ERROR if the hashes differ.
   void verify_weights() const;
 
   // Throws ChangedError if the bundle has changed since it was opened. Must be called at the end of a load.
@@ -51,7 +52,7 @@ class Bundle {
   void check_graph(const std::string& name, const std::string& bytes) const;
 
   std::string path_;
-  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights is const but opens a file through it
+  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights, a const function, opens a file
   std::string manifest_text_;
   Manifest manifest_;
   std::map<std::string, std::string> graphs_;  // bytes of the graphs that this library runs

@@ -1,4 +1,4 @@
-// Shared code of the C functions: checks for mistakes that a C caller can make, and the conversion of exceptions to a
+// Code that all C functions share: checks for mistakes that a C caller can make, and the conversion of exceptions to a
 // status.
 #pragma once
 
@@ -13,13 +13,13 @@
 
 namespace vmoe::sdk {
 
-// Returns a status for VMOE_MEMORY_ERROR. The status is static and never freed, because there may be no memory for a
-// new one.
+// Returns a status for VMOE_MEMORY_ERROR. This status is static and never freed, because there may be no memory for a
+// new status.
 vmoe_status* out_of_memory();
 
 vmoe_status* make_status(vmoe_code code, const char* message) noexcept;
 
-// Runs `call`. Returns null on success; converts an exception of `call` to a status.
+// Runs `call`. Returns null on success. If `call` throws an exception, returns it as a status.
 template <typename Call>
 vmoe_status* guarded(const Call& call) noexcept {
   try {
@@ -48,7 +48,8 @@ void check_size(const Struct* given, const char* name) {
        " or more is needed");
 }
 
-// Returns the value of a struct's reserved field, which later versions may use; 0 if the struct has none.
+// Returns the value of the struct's field `reserved`, which later versions may use. Returns 0 if the struct has no such
+// field.
 template <typename Struct>
 auto reserved_of(const Struct& given, int /*preferred*/) -> decltype(given.reserved) {
   return given.reserved;
@@ -58,8 +59,8 @@ int32_t reserved_of(const Struct& /*given*/, int64_t /*otherwise*/) {
   return 0;
 }
 
-// Copies a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if the struct
-// is too small, or sets fields that this version doesn't know.
+// Returns a copy of a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if
+// the struct is too small, or sets fields that do not exist in this version.
 template <typename Struct>
 Struct read_struct(const Struct* given, const char* name) {
   check_size(given, name);
@@ -72,8 +73,8 @@ Struct read_struct(const Struct* given, const char* name) {
   return *given;
 }
 
-// Fills a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if the struct
-// is too small.
+// Copies `source` to a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR
+// if the caller's struct is too small.
 template <typename Struct>
 void write_struct(Struct* target, Struct source, const char* name) {
   check_size(target, name);

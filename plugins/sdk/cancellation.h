@@ -11,10 +11,10 @@ namespace vmoe::sdk {
 
 class RunOptions;
 
-// Lets one thread end the calls of other threads. One object serves any number of calls.
+// Lets one thread end the calls of other threads. One object can be used by any number of calls.
 class Cancellation {
  public:
-  // Ends the calls that use this object, before their next op, and makes later calls that use it fail.
+  // Cancels permanently. Running calls that use this object end before their next op, and later calls that use it fail.
   void cancel();
 
   // Throws VMOE_CANCELLED if cancel() has been called.
@@ -28,12 +28,12 @@ class Cancellation {
   std::set<const RunOptions*> running_;
 };
 
-// The options of one ONNX Runtime run. While this object exists, the cancellation can end the run.
+// The options of one run of ONNX Runtime. While this object exists, `cancellation` can end the run.
 class RunOptions {
  public:
-  // cancellation: null for a run that cannot be cancelled; must outlive the options.
+  // cancellation: null for a run that cannot be cancelled. Must outlive this object.
   //
-  // Throws VMOE_CANCELLED if `cancellation` is already cancelled.
+  // Throws VMOE_CANCELLED if `cancellation` has already been cancelled.
   RunOptions(const OrtApi& api, Cancellation* cancellation);
   ~RunOptions();
   RunOptions(const RunOptions&) = delete;

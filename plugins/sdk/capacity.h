@@ -11,15 +11,15 @@ namespace vmoe::sdk {
 
 enum class Rounding { kCeil, kHalfToEven };
 
-// Returns the slots per expert and group, 1 or more.
+// Returns the number of slots per expert and group, 1 or more.
 //
 // num_pairs: the number of (token, expert) pairs in one group, S * K.
-// capacity_ratio: C, the total number of slots divided by num_pairs, before rounding; at most num_experts.
-// multiple_of: the result is rounded up to a multiple of this.
+// capacity_ratio: C, the total number of slots divided by num_pairs, before rounding. At most num_experts.
+// multiple_of: the result is rounded up to a multiple of this number.
 //
-// num_pairs, num_experts and multiple_of must be below 2^48; then the result is below 2^48 too.
+// num_pairs, num_experts and multiple_of must be below 2^48. The result is then below 2^48 too.
 //
-// Throws VMOE_ROUTING_ERROR if capacity_ratio is not a positive finite number, or if it gives no slot at all.
+// Throws VMOE_ROUTING_ERROR if capacity_ratio is not a positive finite number, or if the result would be 0 slots.
 int64_t compute_slots(int64_t num_pairs, int64_t num_experts, double capacity_ratio, Rounding rounding,
                       int64_t multiple_of);
 

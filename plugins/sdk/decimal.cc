@@ -9,7 +9,7 @@ namespace vmoe::sdk {
 std::string shortest(double value) {
   if (std::isnan(value)) return "nan";
   char buffer[64];
-  // Python writes these numbers without an exponent, and all others with one.
+  // Python writes numbers in this range without an exponent, and all other numbers with one.
   const bool fixed = value == 0 || (std::fabs(value) >= 1e-4 && std::fabs(value) < 1e16);
   const auto format = fixed ? std::chars_format::fixed : std::chars_format::scientific;
   std::string text(buffer, std::to_chars(buffer, buffer + sizeof(buffer), value, format).ptr);

@@ -6,17 +6,17 @@
 
 namespace vmoe::sdk {
 
-// Returns the shortest text from which the same double can be read, like Python's `repr`: "0.3", "1.0" or "1e-06".
+// Returns the shortest text that reads back as the same double, as Python's `repr` does: "0.3", "1.0" or "1e-06".
 std::string shortest(double value);
 
-// Returns the number with six significant digits, like "%g" of C.
+// Returns the number with six significant digits, as "%g" in C does.
 std::string rounded(double value);
 
 // Returns the number with thousands separators, such as "131,072".
 std::string in_thousands(int64_t number);
 
-// Returns the double nearest to a decimal number such as "0.3" or "1e-6"; infinity if it is too large and 0 if it is
-// too small.
+// Returns the double nearest to a decimal number such as "0.3" or "1e-6". Returns infinity if the number is too large,
+// and 0 if it is too small.
 double parse_decimal(const std::string& text);
 
 }  // namespace vmoe::sdk

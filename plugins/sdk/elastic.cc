@@ -46,7 +46,9 @@ void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_leve
 // The decisions of elastic capacity, and the state that it keeps between them.
 class Elastic {
  public:
-  // levels: at least one, the cheapest first. Throws VMOE_ARGUMENT_ERROR if a level or option is invalid.
+  // levels: one or more, the cheapest first.
+  //
+  // Throws VMOE_ARGUMENT_ERROR if a level or option is invalid.
   Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels)
       : plan_(options),
         levels_(std::move(levels)),
@@ -57,9 +59,9 @@ class Elastic {
     check(plan_, levels_);
   }
 
-  // Chooses the level of the next call. If the current level would not serve the queue in time, or its load is too
-  // high, goes down at once, as far as needed. Goes up only after a higher level has been affordable for a while, and
-  // then to the highest level that is affordable.
+  // Chooses the level of the next call. If the current level would not serve the queue in time, or if its load would be
+  // too high, chooses a lower level at once, as low as needed. Chooses a higher level only after one has been
+  // affordable for a while, and then chooses the highest affordable level.
   void decide(const vmoe_elastic_seen& seen) {
     count_arrivals(seen);
     size_t level = level_;
@@ -81,15 +83,15 @@ class Elastic {
     affordable_since_.reset();
   }
 
-  // Records the seconds of a call; ignores `seconds` if it is not a positive finite number.
+  // Records how many seconds a call took. Ignores `seconds` if it is not a positive finite number.
   void served(size_t level, int64_t images, double seconds) {
     if (!(seconds > 0 && std::isfinite(seconds))) return;
     const double old = scales_[level];
     const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
-    // A single slow call says little, so its ratio is limited to twice the old scale.
+    // A single slow call is weak evidence, so its ratio is limited to twice the old scale.
     const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-    // What slowed this level down may also slow the others; what once slowed the others may be gone. So the scales of
-    // all levels drift towards the new one.
+    // What slowed this level down may also slow down the other levels, and what slowed them down earlier may have
+    // ended. Therefore, the scales of all levels drift towards the new scale of this level.
     for (double& scale : scales_) scale += (now - scale) * kDrift;
     scales_[level] = now;
   }
@@ -97,17 +99,18 @@ class Elastic {
   size_t level() const { return level_; }
   size_t num_levels() const { return levels_.size(); }
 
-  // Returns the maximum number of images in a call at this level.
+  // Returns the maximum number of images in a call at `level`.
   int64_t images_per_call(size_t level) const {
     const vmoe_elastic_level& at = levels_[level];
-    // An image may wait for one whole call before its own call starts, so each call may take half of the target.
+    // An image may have to wait for one whole call before its own call starts, so a call may take half of the target
+    // time.
     const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
     if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
     if (images < static_cast<double>(plan_.multiple)) return plan_.multiple;
     return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
   }
 
-  // Returns the utilization at a level: the seconds of calls needed for the images that arrive in one second.
+  // Returns the utilization at `level`: the seconds of calls needed for the images that arrive in one second.
   double load(size_t level) const {
     const int64_t images = images_per_call(level);
     return rate_ * seconds(level, images) / static_cast<double>(images);
@@ -118,7 +121,7 @@ class Elastic {
     arrived_ += static_cast<double>(seen.arrived);
     const double elapsed = seen.time - time_;
     if (!(elapsed > 0)) return;
-    // Early on, the span is the time since the start, so that the rate is the mean over all arrivals so far.
+    // At first, the span is the whole time since began_, so that the rate is the mean over all arrivals so far.
     const double span = std::min(kMemory * plan_.target + elapsed, seen.time - began_);
     rate_ = rate_ + (arrived_ / elapsed - rate_) * (elapsed / span);
     arrived_ = 0;
@@ -129,8 +132,8 @@ class Elastic {
     return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
   }
 
-  // Returns whether the first and the last image in the queue would both be answered in time at this level, if nothing
-  // changes.
+  // Returns whether the oldest and the newest image in the queue would both be answered in time if all calls from now
+  // on were at this level and took as long as expected.
   bool in_time(size_t level, const vmoe_elastic_seen& seen) const {
     const double limit = plan_.target * kSafetyMargin;
     const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
@@ -146,10 +149,10 @@ class Elastic {
   vmoe_elastic_options plan_;
   std::vector<vmoe_elastic_level> levels_;
   size_t level_;
-  std::vector<double> scales_;  // per level: measured seconds of a call, divided by the seconds that the plan expects
+  std::vector<double> scales_;  // per level: measured seconds of a call, divided by the seconds in the plan
   double rate_ = 0;             // arriving images per second
   double arrived_ = 0;          // images since time_
-  double began_, time_;         // the start minus `target`; the last decision that advanced the clock
+  double began_, time_;         // the start time minus `target`; the time of the last decision that advanced the clock
   std::optional<double> affordable_since_;
 };
 

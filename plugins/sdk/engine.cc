@@ -37,8 +37,8 @@ bool are_finite(const float* values, size_t count) {
 }
 
 void check_threads(int threads) {
-  // Starting hundreds of threads on a few CPUs takes minutes, so their number is limited. The Python runtime has the
-  // same limit.
+  // Limits the number of threads, because starting hundreds of threads on a few CPUs takes minutes. The Python runtime
+  // has the same limit.
   const int64_t most = std::max(kMaxThreads, kMaxThreadsPerProcessor * std::thread::hardware_concurrency());
   if (threads < 0 || threads > most) {
     fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", most, " on this machine, or 0, not ",
@@ -47,15 +47,15 @@ void check_threads(int threads) {
 }
 
 void check_room(const vmoe_images& images, int64_t output_size, size_t room) {
-  // An image count below 1 or a null pointer is not an error here, because check_images reports it later.
+  // A null pointer or an image count below 1 is not refused here, because check_images refuses it later.
   if (images.data == nullptr || images.count < 1) return;
   if (static_cast<WideInt>(images.count) * output_size <= static_cast<WideInt>(room)) return;
   fail(VMOE_ARGUMENT_ERROR, "the output has room for ", room, " floats, and ", images.count, " images give ",
        output_size, " each");
 }
 
-// Returns the values of an output, and their number. Throws VMOE_RUNTIME_ERROR if the output's shape differs from the
-// manifest's, or if finite images gave values that are not finite.
+// Returns the values of an output, and the number of values. Throws VMOE_RUNTIME_ERROR if the shape of the output is
+// not as in the manifest, or if finite images gave values that are not finite.
 std::pair<const float*, size_t> checked_output(const vmoe_images& images, const GraphOutput& output,
                                                const OutputTensor& found) {
   std::vector<int64_t> shape, expected{images.count};
@@ -82,8 +82,8 @@ std::string profile_names(const Manifest& manifest) {
   return names;
 }
 
-// Warns that bundles run on standard ops: once per process, as soon as a log callback is set. Warns a second time for a
-// bundle whose precision is slower than fp32 on standard ops.
+// Logs a warning that bundles run on standard ops. Logs it once per process, as soon as a log callback is set. Logs one
+// more warning per process for bundles whose precision is slower than fp32 on standard ops.
 void warn_of_standard_ops(const std::string& failure, int32_t precision) {
   static std::array<std::atomic_flag, 2> warned = {};
   const bool is_short = precision != VMOE_FP32;
@@ -99,7 +99,7 @@ void warn_of_standard_ops(const std::string& failure, int32_t precision) {
 Engine::Engine(const std::string& path, const vmoe_load_options& options)
     : process_(getpid()), threads_(options.threads) {
   if (in_log_callback()) fail(VMOE_ARGUMENT_ERROR, "a log callback can't load a bundle: a load may be waiting for it");
-  // A new export may replace the bundle during a load, so the load is repeated if the bundle has changed.
+  // A new export may replace the bundle during a load. If the bundle has changed, the load is repeated.
   for (int attempt = 1;; ++attempt) {
     try {
       load(path, options);
@@ -112,8 +112,8 @@ Engine::Engine(const std::string& path, const vmoe_load_options& options)
 }
 
 Engine::~Engine() {
-  // Freeing a session waits for its threads, which do not exist in a forked process. So a forked process leaks the
-  // sessions.
+  // A forked process leaks the sessions. Freeing a session waits for its threads, which do not exist in a forked
+  // process.
   if (getpid() != process_) (void)new (std::nothrow) std::pair(std::move(session_), std::move(merging_session_));
 }
 
@@ -127,7 +127,7 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   try {
     shares = load_sessions(bundle, options);
   } catch (const Error&) {
-    bundle.check_unchanged();  // throws ChangedError if the bundle has changed, which explains the failure better
+    bundle.check_unchanged();  // if the bundle has changed, throws ChangedError, which explains the failure better
     throw;
   }
   bundle.check_unchanged();
@@ -141,16 +141,16 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   }
 }
 
-// Loads the sessions, or shares those that other engines have loaded. Returns true if all of them were already loaded.
+// Loads the sessions, or shares sessions that other engines have loaded. Returns true if none had to be loaded.
 bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& options) {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const OpLibrary& op_library = find_op_library();
-  // The key contains the process ID, because a forked process can't use its parent's sessions.
+  // The key contains the process ID, because a forked process can't use the sessions of its parent.
   const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' +
                           std::to_string(options.spin) + ' ' + runtime.version + ' ' +
                           std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library.path + ' ' +
                           bundle.content_key();
-  // The weights are hashed while ONNX Runtime loads them, so that neither waits for the other.
+  // The weights are hashed in another thread while ONNX Runtime loads them.
   auto weights = std::async(std::launch::async, [&] {
     if (options.verify != 0) bundle.verify_weights();
   });
@@ -172,7 +172,7 @@ bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& option
   } catch (...) {
     failure = std::current_exception();
   }
-  weights.get();  // throws before any other failure is reported, because changed weights explain all others
+  weights.get();  // before any other failure is reported, because changed weights explain all others
   if (failure != nullptr) std::rethrow_exception(failure);
   return shares;
 }
@@ -219,7 +219,7 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
          "--merge R, or run it on the op library");
   }
   std::vector<InputTensor> inputs{batch.image};
-  std::deque<std::vector<int64_t>> integers;  // the graph inputs point to these values
+  std::deque<std::vector<int64_t>> integers;  // storage of the settings' values, to which graph inputs point
   const int own = profile ? manifest().rules.settings() : 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {
     if ((own & row.bit) == 0 || (row.merging && !merges(profile))) return;
@@ -254,9 +254,9 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
     names.push_back(room.name);
   }
   check_process();
-  if (cancellation != nullptr) cancellation->check();  // before the images are scaled, because scaling takes time
+  if (cancellation != nullptr) cancellation->check();  // before the images are scaled, because that takes time
   const auto results = run_graph(images, this->setting(setting), names, cancellation);
-  // All outputs are checked before any is written, because a failed call must write nothing.
+  // Checks all outputs before it writes any, because a failed call must write nothing.
   std::vector<std::pair<const float*, size_t>> found;
   found.reserve(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -272,7 +272,7 @@ std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_
   const auto profile = this->setting(setting);
   std::vector<std::string> names;
   for (const auto& [name, port] : layer_ports(manifest(), merges(profile))) names.push_back(name);
-  // ONNX Runtime computes nothing if no output is requested.
+  // Requests at least one output, because ONNX Runtime computes nothing if no output is requested.
   if (names.empty()) names.emplace_back(manifest().output_name());
   return read_routing(run_graph(images, profile, names, nullptr), manifest(), merges(profile));
 }

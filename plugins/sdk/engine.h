@@ -25,8 +25,8 @@ struct OutputRoom {
 
 class Engine {
  public:
-  // Loads a bundle: see vmoe_engine_load. Throws VMOE_ARGUMENT_ERROR inside a log callback, VMOE_BUNDLE_ERROR,
-  // VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR.
+  // Loads a bundle: see vmoe_engine_load. Throws VMOE_ARGUMENT_ERROR if called inside a log callback. Throws
+  // VMOE_BUNDLE_ERROR, VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR if the load fails.
   Engine(const std::string& path, const vmoe_load_options& options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -37,9 +37,9 @@ class Engine {
   bool uses_op_library() const { return session_->uses_op_library(); }
   int threads() const { return threads_; }
 
-  // Returns the profile that a call with this setting uses. Returns none for a dense ViT or Soft MoE that merges no
-  // tokens. Throws VMOE_ARGUMENT_ERROR if `setting` sets unknown fields, or VMOE_ROUTING_ERROR if the model does not
-  // support the setting.
+  // Returns the profile that a call with this setting uses. Returns none for a dense ViT or Soft MoE if the call merges
+  // no tokens. Throws VMOE_ARGUMENT_ERROR if `setting` sets unknown fields, and VMOE_ROUTING_ERROR if the model does
+  // not support the setting.
   std::optional<Profile> setting(const vmoe_setting& setting) const;
 
   // See vmoe_engine_warm_up, vmoe_engine_run and vmoe_engine_routing.
@@ -56,8 +56,8 @@ class Engine {
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                       const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
-  // Returns whether the graph for this profile can merge tokens. With the op library, every graph can. On standard ops,
-  // only the merging graph can, and only calls that merge tokens use it.
+  // Returns whether the graph that runs calls with this profile can merge tokens. With the op library, every graph can
+  // merge tokens. On standard ops, only the merging graph can, and it runs only the calls that merge tokens.
   bool merges(const std::optional<Profile>& profile) const {
     return uses_op_library() || (profile && profile->values.merge > 0);
   }
@@ -67,7 +67,7 @@ class Engine {
   int threads_;
   std::optional<Profile> profile_;  // the profile of calls that pass no setting
   std::shared_ptr<Session> session_;
-  std::shared_ptr<Session> merging_session_;  // only on standard ops, if the bundle has the merging graph
+  std::shared_ptr<Session> merging_session_;  // null with the op library or without a merging graph
   std::string runtime_;
 };
 

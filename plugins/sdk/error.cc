@@ -20,7 +20,7 @@ void append(std::string& message, double part) { message += shortest(part); }
 
 std::string one_line(std::string_view text) {
   using Json = nlohmann::json;
-  // When the JSON library writes text, it replaces invalid UTF-8, so that it can always read the text again.
+  // Replaces invalid UTF-8. The JSON library does this when it writes the text, and then reads the text back.
   std::string line = Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
   const auto is_control = [](char c) { return (c >= 0 && c < 0x20) || c == 0x7F; };
   std::replace_if(line.begin(), line.end(), is_control, ' ');
@@ -30,7 +30,7 @@ std::string one_line(std::string_view text) {
 std::string in_quotes(std::string_view text) {
   if (text.size() <= kMaxQuoted) return "'" + one_line(text) + "'";
   size_t end = kMaxQuoted;
-  // Cuts between two characters, never inside a character of several bytes.
+  // Cuts between two characters, never inside a character that consists of several bytes.
   while (end > 0 && is_continuation(text[end])) --end;
   return "'" + one_line(text.substr(0, end)) + "...'";
 }

@@ -1,5 +1,5 @@
-// The only exception type inside the library, and functions that build its message. The C API converts the exception to
-// a vmoe_status.
+// The only exception type that the library throws, and functions that build its message. The C API converts the
+// exception to a vmoe_status.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ class Error : public std::runtime_error {
   vmoe_code code_;
 };
 
-// The error if a bundle was written to, renamed or replaced while it was being loaded.
+// The error for a bundle that was written to, renamed or replaced while it was being loaded.
 class ChangedError : public Error {
  public:
   explicit ChangedError(const std::string& message) : Error(VMOE_BUNDLE_ERROR, message) {}
@@ -44,13 +44,13 @@ template <typename... Parts>
   throw Error(code, message);
 }
 
-// Returns external text in quotes, for a message, as one line of at most 80 bytes.
+// Returns text from outside the library in quotes, for a message: one line of at most 80 bytes.
 std::string in_quotes(std::string_view text);
 
-// Returns the text as UTF-8 on one line: each control character becomes a space, and each invalid byte U+FFFD.
+// Returns the text as UTF-8 on one line. Each control character becomes a space, and each invalid byte becomes U+FFFD.
 std::string one_line(std::string_view text);
 
-// Returns the system's message for an errno.
+// Returns the system's message for an error number, errno.
 std::string system_error(int error_number);
 
 }  // namespace vmoe::sdk

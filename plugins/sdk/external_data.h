@@ -1,8 +1,8 @@
 // Finds the files that a runtime would open for an ONNX graph. Reads the graph's bytes directly, without the onnx
 // library.
 //
-// A runtime opens every external-data location that a graph names. Bundles may come from untrusted sources, so every
-// location is checked before a runtime sees the graph.
+// A runtime opens every external-data file that a graph names. Bundles may come from untrusted sources, so every file
+// name is checked before the graph is passed to a runtime.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@
 
 namespace vmoe::sdk {
 
-// The external data of one tensor: the file name as written in the graph, and offset and length in bytes (0 if the
-// graph omits them).
+// The external data of one tensor: the file name as written in the graph, and the offset and length in bytes. If the
+// graph omits the offset or the length, that value is 0.
 struct ExternalData {
   std::string location;
   int64_t offset = 0;

@@ -9,12 +9,12 @@ enum class FieldType { kObject, kList, kText, kNumber, kFlag, kWhole, kCount };
 
 // vmoe_runtime/bundle/manifest_fields.py declares the rows.
 struct Field {
-  const char* parent;  // key of the object that contains the field; empty for the top level
+  const char* parent;  // key of the object that contains the field; empty for a field at the top level
   const char* key;
   FieldType type;
-  int64_t most;            // largest whole number; the smallest is 1, or 0 for a count
-  bool optional;           // the field may be missing or null, which means the same
-  unsigned kinds;          // kOf* bits of the kinds with this field; for all other kinds, it must be missing or null
+  int64_t most;            // largest allowed whole number; the smallest is 1, or 0 for a count
+  bool optional;           // whether the field may be missing or null, which both mean the same
+  unsigned kinds;          // kOf* bits of the kinds that have this field; for other kinds, it must be missing or null
   const char* choices[8];  // the allowed strings; null if any string is allowed
 };
 

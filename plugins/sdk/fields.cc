@@ -31,7 +31,7 @@ void check_value(const Json* value, const Field& field) {
   if (value == nullptr || !is_of(*value, field.type)) {
     fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is missing or of the wrong type");
   }
-  // Compares JSON numbers instead of int64_t values, because JSON numbers above 63 bits are unsigned.
+  // Compares JSON numbers instead of int64_t values, because the JSON library stores numbers above 63 bits as unsigned.
   const int least = field.type == FieldType::kWhole ? 1 : 0;
   const bool is_whole = field.type == FieldType::kWhole || field.type == FieldType::kCount;
   if (is_whole && (*value < least || *value > field.most)) {
@@ -58,13 +58,14 @@ const char* name_of(unsigned kind) {
 }  // namespace
 
 Json parse_json(std::string_view text) {
-  // Refuses what the parser would accept: it skips a byte order mark, and takes a zero byte as the end of the text.
+  // Refuses a byte order mark, which the parser would skip, and a zero byte, which the parser would take as the end of
+  // the text.
   if (text.find('\0') != std::string_view::npos || text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
   }
   bool too_deep = false;
   std::optional<std::string> twice;
-  std::vector<std::set<std::string>> keys;  // for each open object, the keys read so far
+  std::vector<std::set<std::string>> keys;  // for each object that is not closed yet, the keys read so far
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     using Event = Json::parse_event_t;
     const bool opens = event == Event::object_start || event == Event::array_start;

@@ -1,4 +1,4 @@
-// The fields of a JSON object: their allowed values, and a function that checks an object against a table of fields.
+// The fields of JSON objects: the allowed values of each field, and a function that checks an object against them.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace vmoe::sdk {
 
 using Json = nlohmann::json;
 
-// Parses the JSON of a manifest. Throws only VMOE_BUNDLE_ERROR: for invalid JSON, and for
+// Parses the JSON of a manifest. Throws VMOE_BUNDLE_ERROR, and no other error, for invalid JSON and for:
 // - encodings other than UTF-8, and a byte order mark;
 // - duplicate keys in an object;
 // - NaN, Infinity and numbers beyond the range of a double;
@@ -19,8 +19,8 @@ using Json = nlohmann::json;
 // - more than kMaxJsonDepth nested lists and objects.
 Json parse_json(std::string_view text);
 
-// Checks the fields of an object against a table. `kind` is a single kOf* bit. Throws VMOE_BUNDLE_ERROR, whose message
-// names the key of the invalid field.
+// Checks the fields of an object against a table. `kind` is the kOf* bit of the model's kind. If a field is invalid,
+// throws VMOE_BUNDLE_ERROR with a message that names the key of the field.
 void check_fields(const Json& content, const Field* fields, size_t count, unsigned kind);
 
 template <size_t kCount>
@@ -28,7 +28,7 @@ void check_fields(const Json& content, const Field (&fields)[kCount], unsigned k
   check_fields(content, fields, kCount, kind);
 }
 
-// Returns the field `key` of an object, or null if the field is missing or null.
+// Returns the field `key` of an object, or null if the field is missing or has the value null.
 const Json* optional_field(const Json& object, const char* key);
 
 }  // namespace vmoe::sdk

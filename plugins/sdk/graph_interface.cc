@@ -29,7 +29,8 @@ std::string words(const Port& port) {
   return type_name(port.type) + "[" + shape + "]";
 }
 
-// Returns whether two ports have the same type, the same rank, and the same extents wherever both extents are fixed.
+// Returns whether two ports have the same type and rank, and the same extent in each dimension in which both extents
+// are fixed.
 bool suits(const Port& found, const Port& expected) {
   bool same = found.type == expected.type && found.shape.size() == expected.shape.size();
   for (size_t i = 0; same && i < found.shape.size(); ++i) {

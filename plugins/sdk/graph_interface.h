@@ -1,4 +1,5 @@
-// Checks that a loaded graph, as ONNX Runtime reports it, has the inputs and outputs that the manifest describes.
+// Checks that a loaded graph has the inputs and outputs that the manifest describes. ONNX Runtime reports what the
+// graph has.
 //
 // Without this check, a manifest that contradicts its graph would be noticed only in the first call, or never.
 #pragma once
@@ -13,7 +14,7 @@ namespace vmoe::sdk {
 // graph: the path of the graph, for messages.
 // merges: whether the graph can merge tokens.
 //
-// Throws VMOE_BUNDLE_ERROR, whose message names the graph and the difference.
+// Throws VMOE_BUNDLE_ERROR with a message that names the graph and describes the difference.
 void check_interface(const std::string& graph, const Session& session, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

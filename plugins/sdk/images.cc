@@ -21,7 +21,8 @@ namespace {
 
 using WideSize = unsigned __int128;
 
-// Scales a pixel from 0..255 to [-1, 1]: the official value_range(-1, 1), with each step rounded to float32.
+// Scales a pixel from 0..255 to [-1, 1]. As in the official step value_range(-1, 1), each operation is rounded to
+// float32.
 float scaled(float pixel) {
   const float share = pixel / 255.0F;
   return share * 2.0F - 1.0F;
@@ -50,7 +51,7 @@ void check_dtype(const vmoe_images& images, const vmoe_info& info) {
   }
 }
 
-// Returns the size in bytes of dtype[extents], which may exceed 64 bits for hostile extents.
+// Returns the size in bytes of an array dtype[extents]. The size may exceed 64 bits if an attacker chose the extents.
 WideSize bytes_of(int32_t dtype, std::initializer_list<int64_t> extents) {
   WideSize bytes = dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
   for (const int64_t extent : extents) bytes *= static_cast<WideSize>(extent);
@@ -72,13 +73,14 @@ void check_data(const vmoe_images& images) {
   check_memory(images.data, images.dtype, "the images' data");
 }
 
-// Refuses unscaled pixels in 0..255, for which the model would give wrong results. The Python runtime refuses them too.
+// Refuses pixels in 0..255 that were not scaled, because the model would give wrong results for them. The Python
+// runtime refuses them too.
 void check_values(const vmoe_images& images) {
   if (images.dtype != VMOE_FLOAT32) return;
   const auto* values = static_cast<const float*>(images.data);
   const size_t count = images.data_bytes / sizeof(float);
   const auto* end = values + count;
-  int is_beyond = 0, is_nan = 0;  // counted without a branch, so that the compiler can vectorize the loop
+  int is_beyond = 0, is_nan = 0;  // computed without branches, so that the compiler can vectorize the loop
   for (const auto* value = values; value != end; ++value) {
     is_beyond |= std::fabs(*value) > static_cast<float>(kLargestFloat) ? 1 : 0;
     is_nan |= std::isnan(*value) ? 1 : 0;
@@ -113,7 +115,8 @@ void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
   check_memory(picture.data, VMOE_UINT8, "the picture's data");
 }
 
-// Blends pixels onto the background; the last channel is alpha. Rounds as Pillow does.
+// Blends pixels onto the background, or leaves their colours as they are if there is none. The last channel is alpha.
+// Rounds as Pillow does.
 std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std::array<uint8_t, 3>>& background) {
   const auto channels = static_cast<size_t>(picture.channels - 1);
   const auto [red, green, blue] = background.value_or(std::array<uint8_t, 3>{});
@@ -132,7 +135,8 @@ std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std
   return pixels;
 }
 
-// Returns the pixels, rotated or mirrored as an EXIF orientation from 2 to 8 prescribes.
+// Returns the pixels of a picture after the rotation or mirroring that `orientation`, an EXIF orientation from 2 to 8,
+// prescribes.
 std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
   const auto is_one_of = [&](const char* orientations) {
     return std::strchr(orientations, '0' + orientation) != nullptr;
@@ -153,7 +157,7 @@ std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
   return pixels;
 }
 
-// Warns only once per process, because a service may receive thousands of pictures that it does not turn.
+// Warns only once per process, because a service may receive thousands of pictures with an orientation that it ignores.
 void warn_unturned(int32_t orientation) {
   static std::atomic_flag is_told = ATOMIC_FLAG_INIT;
   if (is_told.test_and_set()) return;
@@ -195,7 +199,7 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
   auto* bytes = static_cast<uint8_t*>(image);
   resample(pixels, geometry, [&](const float* row) {
     for (size_t i = 0; i < count; ++i) {
-      // The official bilinear step casts its result to uint8, which truncates.
+      // Truncates as the official bilinear step does, which casts its result to uint8.
       const float pixel = geometry.method == Method::kBilinear ? std::floor(row[i]) : row[i];
       if (info.input_dtype == VMOE_UINT8) {
         *bytes++ = static_cast<uint8_t>(std::clamp(std::nearbyint(pixel), 0.0F, 255.0F));

@@ -1,4 +1,4 @@
-// The routing of a MoE layer: the outputs in which a graph reports it, and its form in the C API.
+// The routing of a MoE layer: the graph outputs that report it, and its form in the C API.
 #pragma once
 
 #include <string>
@@ -10,15 +10,16 @@
 
 namespace vmoe::sdk {
 
-// A layer as in the C API, except that the name is separate. `values` owns the memory that `routing` points to.
+// The routing of a layer as in the C API, but with the layer's name in `name`. `values` owns the memory that `routing`
+// points to.
 struct LayerRouting {
   std::string name;
   vmoe_layer_routing routing = VMOE_LAYER_ROUTING_INIT;
   std::vector<std::vector<unsigned char>> values;
 };
 
-// Returns the routing outputs of a graph, layer by layer; none for a dense ViT. `merges`: whether the graph can merge
-// tokens.
+// Returns the names and types of a graph's routing outputs, layer by layer. The list is empty for a dense ViT. `merges`
+// is whether the graph can merge tokens.
 std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges);
 
 // Reads the routing of each layer from the outputs that layer_ports lists. Throws VMOE_RUNTIME_ERROR if the shape of an

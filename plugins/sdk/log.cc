@@ -14,7 +14,7 @@ namespace {
 
 constexpr int32_t kNothing = VMOE_LOG_ERROR + 1;
 
-// A log callback that is set or running. The destructor releases the callback.
+// A log callback that is set, or that was replaced but is still running. The destructor releases the callback's data.
 struct Hook {
   int32_t least_level;
   vmoe_log_callback callback;
@@ -29,7 +29,7 @@ struct Hook {
 
 struct Log {
   std::mutex mutex;
-  std::shared_ptr<Hook> hook;  // null if no callback is set; each running call also has a reference
+  std::shared_ptr<Hook> hook;  // null if no callback is set; each running call also holds a reference to it
   std::condition_variable dropped;
   std::atomic<int32_t> least_level{kNothing};
 };
@@ -48,8 +48,8 @@ std::shared_ptr<Hook> begin_call(vmoe_log_level level) {
   return hook != nullptr && level >= hook->least_level ? hook : nullptr;
 }
 
-// Drops a reference to a hook. If it is the last reference, the hook is released without holding the lock, because
-// `release` may need the lock.
+// Drops a reference to a hook. If it is the last reference, releases the hook only after unlocking the mutex, because
+// `release` may need the mutex.
 void drop(std::shared_ptr<Hook> hook) {
   {
     const std::lock_guard lock(the_log().mutex);
@@ -70,8 +70,9 @@ void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (
   std::unique_lock lock(log.mutex);
   log.least_level = callback == nullptr ? kNothing : least_level;
   std::swap(log.hook, hook);
-  // Waits for running calls of the previous callback, with two exceptions. In a forked process, calls that were
-  // inherited from the parent never end. Inside a callback, that callback would wait for itself.
+  // Waits for running calls of the previous callback, with two exceptions. A forked process does not wait for calls
+  // that it inherited from its parent, because they never end there. A callback does not wait, because it would wait
+  // for itself.
   if (hook != nullptr && hook->process == getpid() && !inside) {
     log.dropped.wait(lock, [&] { return hook.use_count() == 1; });
   }

@@ -16,7 +16,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Throws VMOE_BUNDLE_ERROR. The message is the concatenation of `parts` and says which part of the manifest is wrong.
+// Throws VMOE_BUNDLE_ERROR. The message is the concatenation of `parts`, which state what part of the manifest is
+// wrong.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   fail(VMOE_BUNDLE_ERROR, parts...);
@@ -25,12 +26,12 @@ template <typename... Parts>
 template <const char* kPattern>
 bool matches(const Json& text) {
   static const std::regex pattern(kPattern);
-  // Longer strings match none of the patterns, and could exhaust the stack of std::regex.
+  // Refuses longer strings, which match no pattern anyway, because they could exhaust the stack of std::regex.
   if (!text.is_string() || text.get_ref<const std::string&>().size() > kMaxName) return false;
   return std::regex_match(text.get_ref<const std::string&>(), pattern);
 }
 
-// Returns the index of a string in `choices`, which must contain it.
+// Returns the index of the string `text` in `choices`. `choices` must contain `text`.
 template <size_t kCount>
 int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   int32_t index = 0;
@@ -38,7 +39,8 @@ int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   return index;
 }
 
-// Returns the kOf* bit of a manifest, whose kKindFields must have been checked.
+// Returns the kOf* bit of the kind of model that a manifest describes. The fields in kKindFields must have been
+// checked.
 unsigned kind_of(const Json& raw) {
   const Json* routing = optional_field(raw, "routing");
   if (routing == nullptr) return kOfDense;
@@ -48,7 +50,8 @@ unsigned kind_of(const Json& raw) {
   return kind == kOfTopK && has_members ? kOfEnsemble : kind;
 }
 
-// Reads the size of the patch grid. The size stays 0 if the model description omits it, which is not an error.
+// Reads the numbers of rows and columns of patches, and the number of tokens before the patches. They stay 0 if the
+// model description has no valid patch size, which is not an error.
 void read_patches(const Json& model, vmoe_info& info) {
   const Json* size = optional_field(model, "patch_size");
   const auto fits = [](const Json& side, int64_t whole) {
@@ -85,8 +88,8 @@ std::vector<std::string> read_layers(const Json& layers) {
   return names;
 }
 
-// Reads the routing group: "image", "batch", a number of images or "tokens:S". The number of images or S must agree
-// with the rest of the manifest.
+// Reads the routing group: "image", "batch", a number of images or "tokens:S". Checks that the number of images or S
+// agrees with the rest of the manifest.
 std::string read_group(const Json& raw) {
   const Json& routing = raw["routing"];
   const auto group = routing["group"].get<std::string>();
@@ -143,7 +146,7 @@ RoutingRules read_rules(const Json& raw, size_t layers) {
   return rules;
 }
 
-// Adds an output that has a row for each token.
+// Adds an output that has one row per token.
 void add_token_output(std::string name, const Json& tokens, const Json& size, std::vector<GraphOutput>& outputs) {
   outputs.push_back({std::move(name), {tokens, size}});
   if (outputs.back().floats() > kMaxOutputSize) refuse("'tokens' times 'size' is more than ", kMaxOutputSize);
@@ -179,7 +182,8 @@ std::vector<GraphOutput> read_outputs(const Json& raw, const Manifest& manifest)
   return outputs;
 }
 
-// Returns whether a list consists of exactly these whole numbers; 1.0 and true do not count as whole numbers.
+// Returns whether a list consists of exactly the whole numbers in `numbers`. In the list, 1.0 and true do not count as
+// whole numbers.
 bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
   return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
                     [](const Json& item, int64_t number) { return item.is_number_integer() && item == number; });

@@ -1,4 +1,4 @@
-// The manifest of a bundle. No value in it is trusted before it has been checked.
+// The manifest of a bundle. Every value in it is checked before it is used.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct FileRecord {
   int64_t size = 0;
 };
 
-// A graph output that does not report the routing.
+// A graph output other than those that report the routing.
 struct GraphOutput {
   std::string name;
   std::vector<int64_t> shape;  // shape per image: [size]; [M, size] for "members"; [tokens, size] for "tokens"
@@ -29,14 +29,14 @@ struct GraphOutput {
 };
 
 struct Manifest {
-  vmoe_info info{};                  // as in the C API, but without strings and without the lengths of lists
+  vmoe_info info{};                  // as in the C API, but without strings and lengths of lists
   Preprocessing preprocessing;       // how a picture of any size becomes an image
-  std::vector<GraphOutput> outputs;  // first the output named in `info`, then outputs of blocks, such as "layer3"
+  std::vector<GraphOutput> outputs;  // first the output in `info`, then outputs of blocks, such as "layer3"
   RoutingRules rules;
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  std::vector<Profile> profiles;            // in export order; the first is the default
-  std::vector<std::string> class_names;     // one name per class, or none
+  std::vector<Profile> profiles;            // in export order; the first is the default profile
+  std::vector<std::string> class_names;     // one name per class; empty if the bundle has none
   std::map<std::string, FileRecord> files;  // every file of the bundle except the manifest
 
   // Returns the name of the first output: "logits", "members", "features" or "tokens".
@@ -49,7 +49,7 @@ struct Manifest {
   const Profile* find_profile(std::string_view name) const;
 };
 
-// Returns whether a file is a graph, judging by its name.
+// Returns whether a file of a bundle is a graph, according to its name.
 bool is_graph(std::string_view file);
 
 // Reads a manifest. Throws VMOE_BUNDLE_ERROR if it is not JSON, has another format version, or is inconsistent.

@@ -35,7 +35,7 @@ constexpr size_t kMaxMessage = 300;
 
 using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
 
-// The entry point of an ONNX Runtime library, and the name of the library for messages.
+// The entry point of an ONNX Runtime library that was found, and the name of the library for messages.
 struct Found {
   GetApiBase entry = nullptr;
   std::string name;
@@ -44,8 +44,8 @@ struct Found {
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
 // Disables telemetry, unless the environment variable is already set. ONNX Runtime reads the variable when it is
-// loaded. With telemetry, versions from 1.29 on look up a host and write files without the user's consent, and a
-// process that is forked afterwards never ends.
+// loaded. With telemetry, ONNX Runtime 1.29 and later look up a host name and write files without the user's consent. A
+// process that is forked afterwards then never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {
@@ -71,8 +71,8 @@ Found find_loaded() {
   return open_first({std::begin(kNames), std::end(kNames)}, RTLD_NOLOAD);
 }
 
-// Returns the paths to try if no path was requested: first the onnxruntime package next to the Python package that
-// contains this library, then the names to look for on the library path.
+// Returns the paths to try if the caller gave no path. The first is that of the onnxruntime package next to the Python
+// package that contains this library. The others are file names, which the loader looks for on the library path.
 std::vector<std::string> candidates() {
   std::vector<std::string> paths;
   const std::filesystem::path package = own_folder().parent_path();
@@ -98,7 +98,8 @@ Found find(const std::string& path) {
        " on the library path; give its path in the load options or in ", kVariable);
 }
 
-// Returns whether a version is too old. Returns false if the version can't be parsed, and GetApi then decides.
+// Returns whether a version is too old. Returns false if the version can't be parsed; GetApi then decides whether it is
+// supported.
 bool is_old(const char* version) {
   int major = 0, minor = 0;
   if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(*-string-to-number-conversion)
@@ -107,7 +108,7 @@ bool is_old(const char* version) {
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
-  // An old library prints a message if a newer API is requested from it, so the version is checked first.
+  // Checks the version first, because an old library prints a message if an API newer than the library is requested.
   const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,
@@ -121,8 +122,8 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   }
   OrtEnv* env = nullptr;
   const OrtLoggingLevel severity = onnxruntime_severity();
-  // A process has only one ONNX Runtime environment, and other users of ONNX Runtime log there too. Without a log
-  // callback, this library leaves their messages alone.
+  // A process has only one ONNX Runtime environment, and the messages of all users of ONNX Runtime go to its logger. If
+  // no log callback is set, this library does not replace that logger.
   check(*api,
         severity == ORT_LOGGING_LEVEL_FATAL
             ? api->CreateEnv(severity, "vmoe", &env)
@@ -131,14 +132,14 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   return std::make_unique<OnnxRuntime>(OnnxRuntime{api, env, version});
 }
 
-// Returns whether a message is ONNX Runtime's warning about the settings. The settings are graph inputs with default
-// values on purpose; the warning is meant for graphs that have such inputs by accident.
+// Returns whether a message is ONNX Runtime's warning about settings. The warning is meant for graphs in which
+// constants are graph inputs by accident. In a bundle, the settings are graph inputs with default values on purpose.
 bool is_about_settings(std::string_view message) {
   return message.find("appears in graph inputs and will not be treated as constant") != std::string_view::npos;
 }
 
-// Returns the log level for a severity of ONNX Runtime. INFO becomes DEBUG, because a load logs hundreds of such
-// messages and none says what was loaded.
+// Returns the log level for an ONNX Runtime severity. INFO becomes DEBUG, because a load produces hundreds of INFO
+// messages and none of them says what was loaded.
 vmoe_log_level level_of(OrtLoggingLevel severity) {
   if (severity >= ORT_LOGGING_LEVEL_ERROR) return VMOE_LOG_ERROR;
   return severity == ORT_LOGGING_LEVEL_WARNING ? VMOE_LOG_WARNING : VMOE_LOG_DEBUG;
@@ -175,7 +176,7 @@ void check(const OrtApi& api, OrtStatus* status, const std::string& what) {
   if (status == nullptr) return;
   const std::unique_ptr<OrtStatus, void(ORT_API_CALL*)(OrtStatus*)> owner(status, api.ReleaseStatus);
   std::string_view message = api.GetErrorMessage(status);
-  // This prefix of the message repeats the path, which is already in `what`.
+  // Removes the prefix that repeats the path, because `what` already contains the path.
   constexpr std::string_view kPrefix = "Load model from ", kEnd = " failed:";
   if (message.substr(0, kPrefix.size()) == kPrefix) {
     if (const size_t end = message.find(kEnd); end != std::string_view::npos) message.remove_prefix(end + kEnd.size());

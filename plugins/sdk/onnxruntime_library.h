@@ -1,5 +1,5 @@
-// Finds ONNX Runtime at run time, so that this library is not linked to any version of it, and one build works with
-// every supported version.
+// Finds ONNX Runtime when the program runs. This library is therefore not linked to a particular version of ONNX
+// Runtime, and one build works with every supported version.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -15,7 +15,7 @@ struct OnnxRuntime {
   std::string version;  // such as "1.32.0"
 };
 
-// Finds and loads ONNX Runtime from `path`. If `path` is empty, uses the first of these that exists:
+// Loads ONNX Runtime from `path`. If `path` is empty, uses the first of these that exists:
 // - a library that the process has already loaded;
 // - the path in the environment variable VMOE_ONNXRUNTIME;
 // - the onnxruntime package in the same Python environment as this library's package;
@@ -24,16 +24,16 @@ struct OnnxRuntime {
 // Throws VMOE_RUNTIME_ERROR if ONNX Runtime is not found, or if its version is too old.
 const OnnxRuntime& find_onnxruntime(const std::string& path);
 
-// Returns the lowest severity of ONNX Runtime messages that the log callback receives now. Without a callback, this is
-// FATAL, because errors are returned as values and log lines would repeat them.
+// Returns the lowest severity of ONNX Runtime messages that currently reach the log callback. Without a callback,
+// returns FATAL: errors are also returned as values, so log lines would only repeat them.
 OrtLoggingLevel onnxruntime_severity();
 
-// An OrtLoggingFunction that passes messages to the callback of vmoe_set_log.
+// An OrtLoggingFunction that passes messages of ONNX Runtime to the callback of vmoe_set_log.
 void ORT_API_CALL log_of_onnxruntime(void* unused, OrtLoggingLevel severity, const char* category, const char* logger,
                                      const char* place, const char* message);
 
-// Does nothing if the status is null. Otherwise frees the status, and throws VMOE_RUNTIME_ERROR with `what` and ONNX
-// Runtime's message on one line.
+// Does nothing if the status is null. Otherwise, frees the status and throws VMOE_RUNTIME_ERROR. The error's message is
+// one line and consists of `what` and ONNX Runtime's message.
 void check(const OrtApi& api, OrtStatus* status, const std::string& what);
 
 }  // namespace vmoe::sdk

@@ -12,8 +12,8 @@ namespace {
 
 constexpr char kName[] = "libvmoe_onnxruntime" VMOE_LIBRARY_SUFFIX;
 
-// Returns why the op library is missing, and what to do about it. The build writes to missing.txt what the build
-// machine lacked.
+// Returns a message that states why the op library is missing, and what to do about it. If the build machine lacked
+// something, the build has written to missing.txt what it was.
 std::string why_missing(const std::filesystem::path& folder) {
   std::ifstream record(folder / "missing.txt");
   const std::string start = std::string(kName) + ": ";
@@ -38,7 +38,7 @@ OpLibrary load(const std::string& path) {
 }
 
 std::filesystem::path find_own_folder() {
-  // The address of any object in this library identifies the file that it was loaded from.
+  // The address of any object in this library tells the system which file to name: the one that contains this library.
   static const char anchor = 0;
   Dl_info info{};
   if (dladdr(&anchor, &info) == 0 || info.dli_fname == nullptr) return {};
@@ -46,14 +46,14 @@ std::filesystem::path find_own_folder() {
   return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
 
-// Runs when this library is loaded, because the library's path may be relative, and the process may change its working
-// directory later.
+// Runs when this library is loaded. Later would be too late: the library's path may be relative, and the process may
+// change its working directory.
 __attribute__((constructor)) void find_own_folder_early() { own_folder(); }
 
 }  // namespace
 
 const std::filesystem::path& own_folder() {
-  // Never destroyed, because it may be used at exit.
+  // Never destroyed, because the folder may be needed while the process exits.
   static const auto& folder = *new std::filesystem::path(find_own_folder());
   return folder;
 }

@@ -11,11 +11,12 @@ const std::filesystem::path& own_folder();
 
 struct OpLibrary {
   std::string path;      // empty if no op library can be loaded
-  std::string cpu_path;  // the instruction set that the library's kernels use, such as "amx"
-  std::string failure;   // if no op library can be loaded: a message with the reason and the remedy
+  std::string cpu_path;  // the instruction set that the op library's kernels use, such as "amx"
+  std::string failure;   // a message with the reason and the remedy if no op library can be loaded; else empty
 };
 
-// Finds libvmoe_onnxruntime.so next to this library. The first call searches; later calls return the same result.
+// Finds libvmoe_onnxruntime.so, the op library, next to this library. The first call searches for it; later calls
+// return the same result.
 const OpLibrary& find_op_library();
 
 }  // namespace vmoe::sdk

@@ -1,6 +1,6 @@
-// Pillow's resampling: one pass along rows and one down columns. When a picture shrinks, the filter is stretched so
-// that every pixel counts. Coefficients are doubles rounded to fixed point, and both passes round to 8 bits. This file
-// is compiled without fused multiply-adds, which would round differently.
+// Pillow's resampling. One pass resizes along the rows, the other down the columns. If a picture shrinks, the filter is
+// stretched so that every pixel counts. Coefficients are doubles rounded to fixed point, and both passes round their
+// results to 8 bits. This file is compiled without fused multiply-adds, because they would round differently.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -13,14 +13,14 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Number of fraction bits of a coefficient. Of the 32 bits of a sum, 8 are for the pixel, and 2 for the sign and for
-// sums above the brightest pixel.
+// Number of fraction bits of a coefficient. Of the other 10 bits of a 32-bit sum, 8 are for the pixel, and 2 for the
+// sign and for sums above the brightest pixel.
 constexpr int kFractionBits = 22;
 constexpr int32_t kOne = 1 << kFractionBits;
 
 double linear(double distance) { return std::max(1.0 - std::abs(distance), 0.0); }
 
-// Keys' cubic convolution with a = -1/2.
+// Returns the weight at `distance` in Keys' cubic convolution with a = -1/2.
 double cubic(double distance) {
   constexpr double kA = -0.5;
   const double x = std::abs(distance);
@@ -33,8 +33,8 @@ struct Filter {
   double reach;  // the weight is 0 beyond this distance
 };
 
-// The source pixels that contribute to one pixel of a resized axis: the first of them, and the fixed-point coefficients
-// of that pixel and its successors.
+// The source pixels that contribute to one pixel of a resized axis. `first` is the index of the first of these pixels,
+// and `coefficients` are the fixed-point coefficients of this pixel and the pixels that follow it.
 struct Taps {
   int64_t first = 0;
   std::vector<int32_t> coefficients;
@@ -42,7 +42,8 @@ struct Taps {
   int64_t end() const { return first + static_cast<int64_t>(coefficients.size()); }
 };
 
-// Returns the taps of the `count` positions that start at `start`, for an axis resized from `source` to `size` pixels.
+// Returns the taps of `count` pixels of a resized axis, from pixel `start` on. The axis is resized from `source` to
+// `size` pixels.
 std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, int64_t start, int64_t count) {
   const double scale = static_cast<double>(source) / static_cast<double>(size);
   const double stretch = std::max(scale, 1.0), reach = filter.reach * stretch;
@@ -65,8 +66,8 @@ std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, i
   return found;
 }
 
-// Converts a fixed-point sum to a pixel. The sum started at one half, so the shift rounds to the nearest number.
-// Negative sums round the same way and are clamped to 0.
+// Converts a fixed-point sum to a pixel. The sum already includes one half, so the shift rounds to the nearest number.
+// Negative sums are rounded in the same way and then clamped to 0.
 uint8_t whole(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kFractionBits, 0, 255)); }
 
 // Resizes one row along its length.
@@ -95,7 +96,7 @@ void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const Ta
   const auto count = static_cast<size_t>((geometry.down_first ? source.width : target.width) * pixels.channels);
   std::vector<uint8_t> across(static_cast<size_t>(target.width * pixels.channels)), down(count);
   std::vector<float> result(across.size());
-  std::deque<std::vector<int32_t>> sums;  // sums of the unfinished rows of the result; the first is row `done`
+  std::deque<std::vector<int32_t>> sums;  // sums of the unfinished result rows, the first of which is row `done`
   size_t done = 0;
   for (int64_t y = rows[0].first; done < rows.size(); ++y) {
     while (done + sums.size() < rows.size() && rows[done + sums.size()].first <= y) sums.emplace_back(count, kOne / 2);

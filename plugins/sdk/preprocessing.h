@@ -10,47 +10,47 @@
 
 namespace vmoe::sdk {
 
-// A rectangle of pixels inside a larger one.
+// A rectangle of pixels inside a larger rectangle.
 struct Window {
   int64_t top = 0, left = 0, height = 0, width = 0;
 };
 
 enum class Method { kNone, kArea, kBilinear, kPillowBilinear, kPillowBicubic };
 
-// The effect of the preprocessing steps on pictures of one size.
+// What the preprocessing steps do with pictures of one size.
 struct Geometry {
-  Window source;                  // the part of the picture that is used
+  Window source;                  // the part of the picture that is resized
   Method method = Method::kNone;  // how it is resized
   int64_t height = 0, width = 0;  // the size that `source` is resized to
   Window target;                  // the part of the resized picture that is kept
   bool down_first = false;        // whether Pillow resizes columns before rows
 };
 
-// One step, with sizes in pixels. If the step keeps the aspect ratio, height and width both contain the length of the
-// short side.
+// One preprocessing step, with sizes in pixels. If the step keeps the aspect ratio, `height` and `width` are both the
+// length of the short side.
 struct Step {
   std::string name;
   int64_t height = 0, width = 0;
 
   Method method() const;     // kNone for a crop
-  bool keeps_shape() const;  // whether the step resizes by the short side and keeps the aspect ratio
+  bool keeps_shape() const;  // whether the step resizes the short side to a given length and keeps the aspect ratio
 };
 
 struct Preprocessing {
   std::vector<Step> steps;  // the steps that crop and resize
-  bool rotates = false;     // whether pictures are first turned according to their EXIF orientation
+  bool rotates = false;     // whether pictures are turned by their EXIF orientation before the other steps
   // The colour (red, green, blue) behind transparent pixels. If there is none, transparent pixels keep their stored
   // colours.
   std::optional<std::array<uint8_t, 3>> background;
   std::string text;  // such as "exif|resize_small(256)|central_crop(224)"
 
-  // Returns the geometry for a picture of this size. Throws VMOE_IMAGE_ERROR if the picture is empty, too small to
-  // crop, or too long and narrow to resize.
+  // Returns the geometry for a picture of this size. Throws VMOE_IMAGE_ERROR if the picture is empty, if it is too
+  // small to crop, or if it is too long and narrow to resize.
   Geometry geometry(int64_t height, int64_t width) const;
 };
 
-// Reads the steps in a manifest. Throws VMOE_BUNDLE_ERROR if `text` is invalid, or if the steps don't produce images of
-// height x width.
+// Reads the preprocessing steps in a manifest. Throws VMOE_BUNDLE_ERROR if `text` is invalid, or if the steps don't
+// produce images of `height` x `width` pixels.
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
 
 }  // namespace vmoe::sdk

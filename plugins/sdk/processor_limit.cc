@@ -30,8 +30,8 @@ int usable_processors([[maybe_unused]] int online) {
 }  // namespace
 
 int processor_limit() {
-  // In cgroups version 2, one file contains the quota, or "max" for no limit, and the period. In version 1, each of the
-  // two has its own file, and a quota of -1 means no limit.
+  // In cgroups version 2, one file contains the quota and the period. The quota is "max" if there is no limit. In
+  // version 1, the quota and the period are in separate files, and the quota is -1 if there is no limit.
   std::string text = first_line("/sys/fs/cgroup/cpu.max");
   if (text.empty()) {
     text = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + ' ' + first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");

@@ -3,8 +3,8 @@
 
 namespace vmoe::sdk {
 
-// Returns the number of CPUs that this process may run on, or a container's CPU limit if that is lower. Returns 0 if
-// the process may use all CPUs of the machine. vmoe_runtime/processors.py does the same.
+// Returns the number of CPUs that this process may run on, or the CPU limit of its container if that limit is lower.
+// Returns 0 if the process may use all CPUs of the machine. vmoe_runtime/processors.py does the same.
 int processor_limit();
 
 }  // namespace vmoe::sdk

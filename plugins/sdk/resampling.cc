@@ -1,5 +1,6 @@
-// Resampling as in TensorFlow's kernels. Every operation is one of their float32 operations, in the same order: first
-// along rows, then down columns. This file is compiled without fused multiply-adds, which would round differently.
+// Resampling as in TensorFlow's kernels. It consists of the same float32 operations as these kernels, in the same
+// order: first along the rows, then down the columns. This file is compiled without fused multiply-adds, because they
+// would round differently.
 #include "sdk/resampling.h"
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// The two pixels on either side of a position along one axis.
+// The two pixels on both sides of a position along one axis.
 struct Neighbours {
   int64_t low = 0, high = 0;
   float share = 0;  // weight of `high`
@@ -54,7 +55,8 @@ void bilinear(const Pixels& pixels, const Geometry& geometry, const TakeRow& tak
   }
 }
 
-// The source pixels that one cell of a resized axis covers: the first pixel, and the covered share of each pixel.
+// The source pixels that one cell of a resized axis covers. `first` is the index of the first pixel, and `weights` are
+// the covered shares of this pixel and the pixels that follow it.
 struct Overlap {
   int64_t first = 0;
   std::vector<float> weights;
@@ -78,7 +80,7 @@ Overlap overlap(float scale, int64_t cell) {
   return found;
 }
 
-// Returns the overlaps of the `count` cells that start at `start`.
+// Returns the overlaps of `count` cells of a resized axis, from cell `start` on.
 std::vector<Overlap> overlaps(float scale, int64_t start, int64_t count) {
   std::vector<Overlap> found;
   for (int64_t i = start; i < start + count; ++i) found.push_back(overlap(scale, i));

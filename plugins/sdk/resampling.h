@@ -1,5 +1,5 @@
-// Resizes pictures as the preprocessing steps prescribe, bit for bit. Keeps only a few rows of a picture in memory at a
-// time.
+// Resizes pictures as the preprocessing steps prescribe, with exactly the same bits. Keeps only a few rows of a picture
+// in memory at a time.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,11 @@ struct Pixels {
 
 using TakeRow = std::function<void(const float* row)>;
 
-// Passes the target window of a geometry to `take` row by row from the top, each as float32[width * channels] in
-// 0..255, not rounded. A row is valid until `take` returns.
+// Resizes `geometry.source` and passes the rows of `geometry.target` to `take`, from the top down. Each row is
+// float32[width * channels] in 0..255, not rounded, and is valid until `take` returns.
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
-// As above, for Pillow's methods. The values equal Pillow's results, so they are whole numbers.
+// As above, for Pillow's methods. The values equal Pillow's results, so they are whole numbers in 0..255.
 void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
 }  // namespace vmoe::sdk

@@ -59,7 +59,8 @@ void RoutingRules::check_settings(int set) const {
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
-  // A name must set every value that this kind needs, and no value that only other kinds need.
+  // A name must set every value that has no default for this kind, and no value that has no default for other kinds
+  // only.
   if (!setting || ((setting->set ^ settings()) & needed_settings(~0U)) != 0) return std::nullopt;
   return profile(*setting);
 }
@@ -128,8 +129,8 @@ void RoutingRules::count_slots(Profile& profile) const {
 int64_t RoutingRules::slots(int64_t pairs, int64_t count, double ratio) const {
   const double most = std::min(ratio, static_cast<double>(count));
   const int64_t slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
-  // An expert can receive at most all pairs. If the multiple gives far more slots than that, the rest would only cost
-  // memory.
+  // An expert can receive at most `pairs` pairs. If rounding up to the multiple gives far more slots, the additional
+  // slots would only cost memory.
   if (slots > std::max(2 * pairs, kSmallGroup)) {
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", slots,
          " slots per expert, where a group has ", pairs, " token-expert pairs");

@@ -14,33 +14,33 @@
 
 namespace vmoe::sdk {
 
-// Wider than 64 bits, because sums over the layers of a hostile manifest and sizes of hostile batches may exceed 64
-// bits.
+// An integer of more than 64 bits, because attackers can choose manifests and batches: sums over the layers of a
+// manifest and sizes of batches may then exceed 64 bits.
 using WideInt = __int128;
 
-// The routing of a model, and how it turns a requested setting into a profile.
+// The routing of a model, and the rules by which a requested setting becomes a profile.
 struct RoutingRules {
   vmoe_routing_kind kind = VMOE_DENSE;
-  int64_t ensemble_size = 1;     // M, the number of members of an ensemble (E3); each member has E / M experts
+  int64_t ensemble_size = 1;     // M, the number of ensemble members (E3); each member has E / M experts
   int64_t slots_per_expert = 0;  // P, Soft MoE only
-  int64_t image_tokens = 0;      // T if blocks can merge tokens, otherwise 0
+  int64_t image_tokens = 0;      // T if blocks can merge tokens; otherwise 0
   std::vector<int64_t> experts;  // E of each MoE layer
   int64_t group_tokens = 0;      // S; 0 for a dense ViT
   Rounding rounding = Rounding::kCeil;
   int64_t capacity_multiple_of = 1;
 
-  // Returns the VMOE_SET_* bits that a call may set.
+  // Returns the VMOE_SET_* bits of the settings that a call may set.
   int settings() const;
 
   // Returns E, the largest number of experts of any layer.
   int64_t num_experts() const { return experts.empty() ? 0 : *std::max_element(experts.begin(), experts.end()); }
 
-  // Returns the profile of a setting; fields that the setting doesn't set have their defaults. Throws
+  // Returns the profile for a setting. Values that `setting` does not set have their defaults. Throws
   // VMOE_ROUTING_ERROR if the model does not support the setting.
   Profile profile(const vmoe_setting& setting) const;
 
-  // Returns the profile with this systematic name, or none if this routing kind has no such name. Throws the same
-  // errors as `profile`.
+  // Returns the profile with the systematic name `name`, or none if `name` is not a systematic name for this routing
+  // kind. Throws the same errors as `profile`.
   std::optional<Profile> named_profile(std::string_view name) const;
 
   // Returns a message with examples of this routing kind's profile names, such as "any name like c1.0 works".
@@ -54,8 +54,8 @@ struct RoutingRules {
   void limit_experts(int64_t& max_experts) const;
   void count_slots(Profile& profile) const;
 
-  // Returns the slots per expert of a layer with `count` experts. The ratio is limited to `count`, because every expert
-  // then has a slot for every pair, and no token is dropped.
+  // Returns the number of slots per expert of a layer with `count` experts. A ratio above `count` is reduced to
+  // `count`. At that ratio, every expert has a slot for every pair, so no token is dropped.
   int64_t slots(int64_t pairs, int64_t count, double ratio) const;
 };
 

@@ -18,7 +18,8 @@ Options make_options(const OrtApi& api, int threads, bool spin) {
   OrtSessionOptions* created = nullptr;
   check(api, api.CreateSessionOptions(&created), what);
   Options options(created, api.ReleaseSessionOptions);
-  // Log messages go to log_of_onnxruntime even if another user of ONNX Runtime in this process created the environment.
+  // Sends log messages to log_of_onnxruntime, even if another user of ONNX Runtime in this process created the
+  // environment.
   check(api, api.SetUserLoggingFunction(created, log_of_onnxruntime, nullptr), what);
   check(api, api.SetSessionLogSeverityLevel(created, onnxruntime_severity()), what);
   check(api, api.SetInterOpNumThreads(created, 1), what);
@@ -101,7 +102,7 @@ Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threa
   OrtSession* session = nullptr;
   check(api, api.AddSessionConfigEntry(options.get(), kWeightsFolder, graph.folder.c_str()),
         "ONNX Runtime refuses the session options");
-  // Loads the bytes that were checked rather than the file, because the file may have changed since the check.
+  // Loads the bytes that were checked. The file is not read again, because it may have changed since the check.
   check(api, api.CreateSessionFromArray(runtime.env, graph.bytes.data(), graph.bytes.size(), options.get(), &session),
         "ONNX Runtime can't load " + graph.path);
   session_.reset(session);
@@ -142,7 +143,7 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, c
   try {
     check(api, status, "ONNX Runtime failed");
   } catch (const Error&) {
-    if (cancellation != nullptr) cancellation->check();  // throws VMOE_CANCELLED if the call was cancelled
+    if (cancellation != nullptr) cancellation->check();  // if the call was cancelled, throws VMOE_CANCELLED
     throw;
   }
   return results;

@@ -14,7 +14,7 @@
 
 namespace vmoe::sdk {
 
-// An input or output of a graph: its element type, and its extents; a variable extent is -1.
+// The type of an input or output of a graph. An extent is -1 if it is variable.
 struct Port {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   std::vector<int64_t> shape;
@@ -22,10 +22,10 @@ struct Port {
 
 using Ports = std::map<std::string, Port>;
 
-// Lists the names of the ports, such as "capacity, image"; returns "nothing" if there are no ports.
+// Lists the names of the ports, such as "capacity, image". Returns "nothing" if there are no ports.
 std::string names(const Ports& ports);
 
-// A graph input; `data` is not owned, and is read only during the call.
+// A graph input. It does not own `data`, which is read only during the call.
 struct InputTensor {
   const char* name;
   ONNXTensorElementDataType dtype;
@@ -34,12 +34,12 @@ struct InputTensor {
   std::vector<int64_t> shape;
 };
 
-// A graph output, which owns its data.
+// A graph output. It owns its data.
 class OutputTensor {
  public:
   OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
 
-  // Returns the data and sets `shape`. The type of the data is the one that Session::outputs() reports.
+  // Returns the data and sets `shape` to its shape. The type of the data is the one in Session::outputs().
   const void* data(std::vector<int64_t>& shape) const;
 
  private:
@@ -51,15 +51,15 @@ class Session {
  public:
   // Loads a graph.
   //
-  // graph: its bytes are not needed after the constructor returns.
-  // threads: number of intra-op threads. 0 is the default: ONNX Runtime's choice, limited by processor_limit().
-  // spin: whether threads wait for more work by spinning after a call.
-  // op_library: registered if its path is not empty.
+  // graph: may be freed when the constructor has returned.
+  // threads: number of intra-op threads. If 0, ONNX Runtime chooses the number, but not more than processor_limit().
+  // spin: whether threads spin after a call while they wait for more work.
+  // op_library: registered with ONNX Runtime if its path is not empty.
   //
   // Throws VMOE_RUNTIME_ERROR if ONNX Runtime can't load the graph or the op library.
   Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, bool spin, const OpLibrary& op_library);
 
-  // Runs the graph and returns the named outputs in order.
+  // Runs the graph and returns the outputs that `outputs` names, in the same order.
   //
   // cancellation: null for a call that cannot be cancelled.
   //
@@ -67,12 +67,14 @@ class Session {
   std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
                                 Cancellation* cancellation) const;
 
-  // Returns a description of the runtime: its name and version, and whether it uses the op library or standard ops.
+  // Returns a description of the runtime: the name and version of ONNX Runtime, and whether it uses the op library or
+  // standard ops.
   std::string description() const;
 
   bool uses_op_library() const { return !op_library_.path.empty(); }
 
-  // All inputs of the graph, including those with default values, because a call must pass every setting explicitly.
+  // All inputs of the graph. This includes inputs with default values, because a call must pass every setting
+  // explicitly.
   const Ports& inputs() const { return inputs_; }
   const Ports& outputs() const { return outputs_; }
 

@@ -41,7 +41,7 @@ void add_block(uint32_t* state, const unsigned char* block) {
   uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
   uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
   for (size_t t = 0; t < kRounds; ++t) {
-    uint32_t& word = w[t % 16];  // holds word t - 16 of the schedule
+    uint32_t& word = w[t % 16];  // before the update, word t - 16 of the schedule
     if (t < 16) {
       word = big_endian(block + 4 * t);
     } else {
@@ -75,7 +75,7 @@ __attribute__((target("sha,sse4.1"))) void add_blocks_sha_ni(uint32_t* state, co
                                                              size_t count) {
   const __m128i to_big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
   auto* const words = reinterpret_cast<__m128i*>(state);
-  // The instructions hold the state as (f, e, b, a) and (h, g, d, c), lowest lane first.
+  // The instructions expect the state in two registers, (f, e, b, a) and (h, g, d, c), with the lowest lane first.
   const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128(words), 0xb1);
   const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128(words + 1), 0x1b);
   __m128i feba = _mm_alignr_epi8(badc, hgfe, 8);
@@ -183,7 +183,7 @@ std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha25
     bytes += end;
     if (end == kChunkBytes) method.add_blocks(state, chunk.data(), kChunkBytes / kBlockBytes);
   }
-  // Padding: a one bit, then zeros up to the last 8 bytes of a block, then the length in bits.
+  // Padding: a one bit, zeros up to the last 8 bytes of a block, and in these 8 bytes the length in bits.
   chunk[end++] = 0x80;
   while (end % kBlockBytes != kBlockBytes - kLengthBytes) chunk[end++] = 0;
   for (size_t i = 0; i < kLengthBytes; ++i) chunk[end++] = static_cast<unsigned char>(bytes * 8 >> (56 - 8 * i));

@@ -11,15 +11,16 @@ namespace vmoe::sdk {
 
 struct Sha256Method {
   const char* name;  // "sha-ni", "armv8" or "portable"
-  // Updates the eight words of `state` with `count` blocks of 64 bytes.
+  // Updates the eight words of `state` with `count` blocks of 64 bytes each.
   void (*add_blocks)(uint32_t* state, const unsigned char* blocks, size_t count);
 };
 
 // Returns the methods that this processor supports, the fastest first.
 std::vector<Sha256Method> sha256_methods();
 
-// Returns the SHA-256 of the data that `read` provides, as 64 lower-case hex digits. `read` must return as many bytes
-// as requested, and may return fewer only at the end of the data.
+// Returns the SHA-256 of all data that `read` provides, as 64 lower-case hex digits. read(buffer, size) must write
+// `size` bytes to the buffer, or fewer only at the end of the data, and return their number. Without `method`, uses the
+// fastest method.
 std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha256Method& method);
 std::string sha256(const std::function<size_t(char*, size_t)>& read);
 

@@ -7,14 +7,14 @@ namespace vmoe::sdk {
 
 namespace {
 
-// A session that is being loaded or shared. A slot exists as long as a thread loads its session or an engine uses it.
+// A place for a session that engines share. It exists while a thread loads the session or an engine uses it.
 struct Slot {
   std::mutex turn;  // locked during the load
   std::shared_ptr<Session> session;
 };
 
 std::shared_ptr<Slot> slot_of(const std::string& key) {
-  // Never destroyed, because a static object of the caller may free an engine at exit.
+  // Never destroyed, because a static object of the program may free an engine at exit.
   static auto& mutex = *new std::mutex;
   static auto& slots = *new std::map<std::string, std::weak_ptr<Slot>>;
   const std::lock_guard lock(mutex);

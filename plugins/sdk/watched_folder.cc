@@ -16,8 +16,8 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-// In nanoseconds. The clocks of file systems advance in steps of at most 10 ms, and a second change within the same
-// step leaves no trace.
+// In nanoseconds. The clocks of file systems advance in steps of at most 10 ms. If a file changes twice within one
+// step, its timestamps do not show the second change.
 constexpr int64_t kStep = 20'000'000;
 constexpr size_t kChunkBytes = size_t{1} << 20;
 
@@ -62,7 +62,8 @@ OpenFile WatchedFolder::open(const std::string& name) {
   }
   const auto known = states_.find(name);
   const FileState state = known == states_.end() ? states_[name] = state_of(found) : known->second;
-  // The file may have been replaced: does not follow a link, and does not wait for a pipe.
+  // The file may have been replaced since lstat. If it is now a link or a pipe, this call does not follow the link or
+  // wait for the pipe.
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (descriptor < 0) fail_system(name);
   OpenFile file(fdopen(descriptor, "rb"), std::fclose);

@@ -10,8 +10,8 @@
 
 #include "messages.h"
 
-// A thread that checks all clients whose requests wait for the model, and sleeps while no request waits. A timer for
-// each request instead would cost a system call and a thread wake-up per answer.
+// A thread that checks all clients whose requests wait for the model. It sleeps while no request waits. The
+// alternative, a timer for each request, would cost a system call and a thread wake-up per answer.
 class ClientWatch {
   struct Watched {
     const HasGone& has_gone;
@@ -19,7 +19,7 @@ class ClientWatch {
   };
 
  public:
-  // Watches a client while this object exists. `has_gone` must outlive it.
+  // While this object exists, the client is watched. `has_gone` must outlive this object.
   class Guard {
    public:
     Guard(ClientWatch& watch, const HasGone& has_gone, const vmoe::Ticket& ticket);

@@ -7,6 +7,6 @@
 
 bool can_unpack(std::string_view encoding);
 
-// Returns the decompressed body. Throws RequestError if the body is incomplete or damaged, or if it unpacks to more
-// than `most` bytes.
+// Returns the decompressed body. `encoding` is gzip or deflate. Throws RequestError if the body is incomplete or
+// damaged, or if it unpacks to more than `most` bytes.
 std::string unpacked(const std::string& body, std::string_view encoding, size_t most);

@@ -13,7 +13,7 @@ vmoe::Profile resolved(const vmoe::Engine& engine, const vmoe::Setting& setting)
   return std::move(*profile);
 }
 
-// Returns the profiles that elastic capacity may use, in order of rising accuracy.
+// Returns the profiles from which elastic capacity may choose, in order of rising accuracy.
 std::vector<vmoe::Profile> chosen_profiles(const Options& options, const vmoe::Engine& engine) {
   vmoe::Setting setting;
   std::vector<vmoe::Profile> profiles;
@@ -25,7 +25,7 @@ std::vector<vmoe::Profile> chosen_profiles(const Options& options, const vmoe::E
   for (const double ratio : options.capacity) {
     setting.capacity_ratio = ratio;
     vmoe::Profile profile = resolved(engine, setting);
-    // Two capacity ratios may round to the same slots.
+    // Skips a capacity ratio that rounds to the same slots as the ratio before it.
     if (profiles.empty() || profiles.back().effective_ratio != profile.effective_ratio) {
       profiles.push_back(std::move(profile));
     }
@@ -53,8 +53,8 @@ std::vector<std::string> choose_levels(const Options& options, const vmoe::Engin
   batching.plan.target = options.slo_ms / 1e3;
   std::vector<std::string> notes = timed->left_out;
   const vmoe::ElasticLevel& cheapest = timed->levels.front();
-  // An image that arrives during a call waits for the end of that call and of its own call, so the lowest possible
-  // latency is the time of two calls.
+  // An image that arrives during a call waits for the end of that call and then for its own call, so the time of two
+  // calls is the lowest latency that can be guaranteed.
   const double least_ms = 2e3 * (cheapest.fixed + cheapest.each);
   if (least_ms > options.slo_ms) {
     char text[300];

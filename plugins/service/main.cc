@@ -22,7 +22,7 @@ namespace {
 
 void complain(const std::string& message) { std::fprintf(stderr, "vmoe-serve-http: %s\n", message.c_str()); }
 
-// Handles a signal during the start: ends the process at once, because no client is waiting yet.
+// Handles a signal that arrives during the start. Ends the process at once, because no client is waiting yet.
 void end_start(int number) {
   const std::string_view message =
       number == SIGINT ? "vmoe-serve-http: interrupted\n" : "vmoe-serve-http: ended by SIGTERM\n";
@@ -37,8 +37,8 @@ T value_of(vmoe::Result<T> result) {
 }
 
 void run(const Options& options) {
-  // With these settings, the memory of request bodies returns to the system at once, instead of fragmenting the heaps
-  // of many threads.
+  // With these settings, the memory of request bodies returns to the system as soon as it is freed. With the default
+  // settings, it would fragment the heaps of many threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
   Metrics metrics;
@@ -77,7 +77,7 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   std::signal(SIGINT, end_start);
   std::signal(SIGTERM, end_start);
-  std::signal(SIGPIPE, SIG_IGN);  // ignored, because the process that reads the log may end first
+  std::signal(SIGPIPE, SIG_IGN);  // ignored, because a process that reads the log through a pipe may end first
   try {
     run(parse_options(argc, argv));
     return 0;

@@ -19,29 +19,29 @@ struct Response : http::response<http::string_body> {
   using http::response<http::string_body>::message;
 };
 
-// Returns whether the client has disconnected, so that nobody waits for the response. Any thread may call it until the
-// response is returned.
+// Returns whether the client has disconnected, in which case nobody waits for the response. Any thread may call this
+// function until the response has been returned.
 using HasGone = std::function<bool()>;
 
-// A request that waits for its response.
+// A request that has not been answered yet.
 struct Exchange {
   Request& request;
   HasGone has_gone;
 };
 
-// The handler of a URL path.
+// The handler of one URL path.
 struct Endpoint {
   bool is_post = false;                                        // otherwise GET and HEAD
-  std::string_view label;                                      // label in the metrics; empty if not counted
+  std::string_view label;                                      // label in the metrics; empty if replies are not counted
   std::function<asio::awaitable<Response>(Exchange&)> answer;  // throws RequestError
 };
 
 struct Routes {
   std::map<std::string, Endpoint, std::less<>> endpoints;        // by path
-  std::function<RequestError(const std::string& path)> no_path;  // makes the error for any other path
+  std::function<RequestError(const std::string& path)> no_path;  // returns the error for a path without endpoint
 };
 
-// The parts of a request's target before and after the `?`.
+// Return the parts of a request's target before and after the `?`.
 std::string_view path_of(const Request& request);
 std::string_view query_of(const Request& request);
 

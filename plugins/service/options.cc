@@ -9,7 +9,8 @@
 
 namespace {
 
-// Parses LOW:HIGH[:N] and adds N ratios, evenly spaced on a log scale and rounded to three digits.
+// Parses LOW:HIGH[:N] and adds N capacity ratios from LOW to HIGH to `ratios`. The ratios are evenly spaced on a log
+// scale and rounded to three digits. Throws UsageError if `text` is not such a range.
 void add_sweep(const std::string& text, std::vector<double>& ratios) {
   const std::vector<std::string> parts = CLI::detail::split(text, ':');
   double low = 0, high = 0;
@@ -28,8 +29,8 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
   }
 }
 
-// Makes a model name from the name of a bundle's folder, as the Python service does: each run of characters that a name
-// can't contain becomes '-'.
+// Returns a model name made from the name of a bundle's folder, as in the Python service. Each run of characters that a
+// model name can't contain becomes '-'.
 std::string folder_name(const std::string& bundle) {
   const std::string folder = std::filesystem::weakly_canonical(bundle).filename().string();
   const std::string name = std::regex_replace(folder, std::regex("\\.vmoe$|[^A-Za-z0-9._-]+"), "-");

@@ -9,7 +9,7 @@
 
 #include "generated/endpoints.h"
 
-// A usage error of the command line.
+// An error in the command line that the user wrote.
 class UsageError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -18,16 +18,16 @@ class UsageError : public std::runtime_error {
 struct Options : NumberOptions {
   std::string bundle;
   std::string name;                   // name of the model in URLs
-  double slo_ms = 0;                  // latency target in milliseconds; if 0, one profile serves all requests
-  std::vector<double> capacity;       // rising capacity ratios; if empty, elastic capacity uses `profiles`
+  double slo_ms = 0;                  // latency target in milliseconds; 0 if one profile serves all requests
+  std::vector<double> capacity;       // rising capacity ratios for elastic capacity; if empty, `profiles` applies
   std::vector<std::string> profiles;  // for elastic capacity, the least accurate first; or one for all requests
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   size_t connections = 128;       // at once
-  int threads = 0;                // threads per call; if 0, ONNX Runtime chooses
+  int threads = 0;                // threads per call; 0 if ONNX Runtime chooses the number
   std::string tls_cert, tls_key;  // PEM files
   bool quiet = false;
 };
 
-// Parses the command line. On --help, prints the help and exits. Throws UsageError.
+// Parses the command line. For --help, prints the help and exits. Throws UsageError if the command line is invalid.
 Options parse_options(int argc, char** argv);

@@ -23,7 +23,7 @@ size_t number(std::string_view file, size_t at, size_t size) {
 
 using namespace std::string_view_literals;
 
-// The metadata in which a picture file may store its orientation: EXIF (TIFF tags) and XMP (XML).
+// The metadata in which a picture file may store its EXIF orientation: EXIF data (TIFF tags) and XMP data (XML).
 struct Notes {
   std::string exif;
   std::string_view xmp;
@@ -47,7 +47,7 @@ int orientation_in(const Notes& notes) {
     for (size_t entry = directory + 2; entry < directory + 2 + 12 * count; entry += 12) {
       const size_t type = value(entry + 2, 2), size = type == 3 ? 2 : type == 4 ? 4 : 0;
       if (value(entry, 2) != 0x112) continue;
-      const size_t bytes = size * value(entry + 4, 4);  // if the tag has several values, the first one counts
+      const size_t bytes = size * value(entry + 4, 4);  // if the tag has several values, the first value applies
       return bytes == 0 ? 0 : valid(value(bytes <= 4 ? entry + 8 : value(entry + 8, 4), size));
     }
   }
@@ -93,8 +93,8 @@ Notes check_png(std::string_view file, bool has_background) {
   refuse_picture(kTooMany);
 }
 
-// Returns the end of the scan that starts at `position`: the next marker that is not a restart marker. Refuses restart
-// markers that are out of order.
+// Returns the end of the scan that starts at `position`, which is the position of the next marker that is not a restart
+// marker. Refuses restart markers that are out of order.
 size_t end_of_scan(std::string_view file, size_t position, bool has_restarts) {
   for (int restart = 0; restart < kMostParts; ++position) {
     position = std::min(file.find('\xFF', position), file.size());

@@ -11,12 +11,12 @@
 
 namespace {
 
-// Limits the size of each block that stb_image allocates on this thread, because a few bytes may inflate to gigabytes
-// whatever size the header states.
+// Limits the size of each block that stb_image allocates on this thread. The limit is needed because a few bytes of a
+// picture file may inflate to gigabytes, whatever size the file's header states.
 struct PictureMemory {
   size_t most = 0;       // bytes
   bool refused = false;  // stb_image needed more
-  bool missing = false;  // the system ran out of memory
+  bool missing = false;  // whether the system ran out of memory
 };
 thread_local PictureMemory memory;
 
@@ -32,7 +32,7 @@ void* resized(void* block, size_t size) {
 
 }  // namespace
 
-// These macros limit stb_image's memory, and enable only formats that have a signature.
+// These macros limit stb_image's memory, and enable only picture formats that begin with a signature.
 #define STBI_MALLOC(size) resized(nullptr, size)
 #define STBI_REALLOC_SIZED(block, old_size, size) resized(block, size)
 #define STBI_FREE(block) std::free(block)
@@ -81,8 +81,8 @@ int decode_picture(const vmoe::Engine& engine, std::string_view file, size_t pix
   const bool has_background = engine.info().preprocessing.find("background(") != std::string::npos;
   const PictureFacts facts = check_picture(file, has_background);
   const int kept = channels + static_cast<int>(facts.is_transparent);
-  // Enough for four channels, filters, padding and copies of parts of the file, even in buffers that double as they
-  // grow.
+  // The limit is enough for four channels, filters, padding and copies of parts of the file, even if stb_image's
+  // buffers double in size as they grow.
   memory = {8 * pixels + 2 * file.size() + (size_t{8} << 20)};
   int width = 0, height = 0, own_channels = 0;
   const std::unique_ptr<stbi_uc, void (*)(void*)> decoded(

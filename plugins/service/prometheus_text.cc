@@ -6,7 +6,7 @@
 
 namespace {
 
-// Quotes and escapes a name. Prometheus uses the same escapes as JSON.
+// Returns a name in quotes, with escapes. Prometheus uses the same escapes as JSON.
 std::string quoted(const std::string& name) { return nlohmann::json(name).dump(); }
 
 void begin(std::ostream& out, const Metric& metric, const char* type) {

@@ -1,4 +1,4 @@
-// Collects the service's metrics and writes them as Prometheus text.
+// Collects the service's metrics, and writes them in Prometheus' text format.
 #pragma once
 
 #include <array>
@@ -14,15 +14,16 @@
 // The service's metrics. Any thread may call any function.
 class Metrics {
  public:
-  // Counts a reply. request: the label of a route, or "server".
+  // Counts a reply. `request` is the label of a route, or "server". `seconds` is the time that the reply took.
   void replied(const std::string& request, int status, double seconds);
 
-  // unturned: number of pictures so far whose EXIF orientation was ignored.
+  // Returns all metrics as Prometheus text. `unturned` is the number of pictures so far whose EXIF orientation was
+  // ignored.
   std::string text(const std::string& model, const vmoe::BatcherLoad& load, int64_t unturned) const;
 
  private:
   struct Histogram {
-    std::array<uint64_t, std::size(kRequestBuckets) + 1> counts{};  // not cumulative; the last has no upper bound
+    std::array<uint64_t, std::size(kRequestBuckets) + 1> counts{};  // replies per bucket; the last has no upper bound
     double seconds = 0;
   };
 

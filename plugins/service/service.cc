@@ -18,7 +18,7 @@
 
 namespace {
 
-constexpr int kLargeNice = 5;  // niceness of the thread for large pictures, so that all other threads go first
+constexpr int kLargeNice = 5;  // niceness of the thread for large pictures; other threads have priority over it
 
 asio::awaitable<void> unpack(Request& request, std::string_view encoding, size_t most) {
   request.body() = unpacked(request.body(), encoding, most);
@@ -34,7 +34,7 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
       metrics(metrics),
       tensors(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)),
       pictures(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
-  // On Linux, setpriority changes the niceness of the calling thread only.
+  // On Linux, setpriority changes the niceness of only the calling thread.
   asio::post(large_pictures.context(), [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });
 }
 
@@ -82,7 +82,7 @@ asio::awaitable<ImageBatch> Service::decode(const Input& files, const HasGone& h
       if (orientation > 1 && engine.info().preprocessing.rfind(kRotation, 0) != 0) ++unturned;
       co_return;
     };
-    if (i > 0) co_await asio::post(asio::use_awaitable);  // lets pictures of other requests be decoded in between
+    if (i > 0) co_await asio::post(asio::use_awaitable);  // lets pictures of other requests be decoded first
     if (pixels > kLargePicture) {
       co_await run_on(large_pictures, decode_one());
     } else {
@@ -103,7 +103,7 @@ asio::awaitable<vmoe::Answer> Service::run(ImageBatch images, const Input& setti
     if (!answer) throw RequestError(answer.error());
     if (first == 0) {
       whole = std::move(*answer);
-      profile = whole.setting;  // all further images get the setting that was chosen for the first ones
+      profile = whole.setting;  // the calls for all further images use the profile of the first call
     } else {
       whole.output.insert(whole.output.end(), answer->output.begin(), answer->output.end());
       for (auto& [name, values] : whole.layers) {
@@ -123,8 +123,8 @@ asio::awaitable<vmoe::Result<vmoe::Answer>> Service::call(std::shared_ptr<const 
   const vmoe::Images images{data, batch->dtype, count, info.height, info.width, info.channels};
   std::optional<ClientWatch::Guard> watched;
   const auto submit = [&](auto handler) {
-    // The batcher's callback owns this coroutine and the images. It runs on another thread and only posts the answer,
-    // because the coroutine can't continue before this function has returned.
+    // The batcher's callback owns this coroutine and the images. The callback runs on another thread and only posts the
+    // answer, because the coroutine can't continue before `submit` has returned.
     const auto coroutine = std::make_shared<decltype(handler)>(std::move(handler));
     const auto done = [coroutine, batch](vmoe::Result<vmoe::Answer> answer) {
       const auto strand = asio::get_associated_executor(*coroutine);

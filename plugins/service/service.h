@@ -28,42 +28,44 @@ struct ImageBatch {
 
 class Service {
  public:
-  // All arguments must outlive the service.
+  // All arguments must outlive this object.
   Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics);
 
-  // Returns the endpoints of the table. The server that uses them must end before this service does.
+  // Returns the endpoints in the table. The server that uses them must end before this object is destroyed.
   Routes routes();
 
-  // Decodes a list of picture files. Must run on a thread of `pictures`. Throws RequestError.
+  // Decodes a list of picture files to images. Must run on a thread of `pictures`. Throws RequestError if a picture
+  // can't be used, if the time for the request is over, or if the client has disconnected.
   asio::awaitable<ImageBatch> decode(const Input& files, const HasGone& has_gone);
-  // Returns the model's answer. If the images do not fit into one call, makes several calls in sequence. setting: a
-  // string, or null if the server chooses. Throws RequestError.
+  // Returns the model's answer for all images. If the images do not fit into one call, makes several calls in sequence.
+  // `setting` is a string, or null if the server chooses the profile. Throws RequestError if a call fails.
   asio::awaitable<vmoe::Answer> run(ImageBatch images, const Input& setting, const HasGone& has_gone);
-  // Returns the classes of an image, the most probable first.
+  // Returns the indices of the classes of an image, the most probable class first.
   std::vector<size_t> likeliest(const float* logits) const;
-  // Returns the profile that currently serves requests that name none; null if the model has no profiles.
+  // Returns the name of the profile that currently serves requests that name no profile, or null if the model has no
+  // profiles.
   Json level() const;
 
   const Options& options;
   const vmoe::Engine& engine;
   vmoe::Batcher& batcher;
   const Metrics& metrics;
-  std::atomic<int64_t> unturned{0};  // pictures whose EXIF orientation was ignored
+  std::atomic<int64_t> unturned{0};  // number of pictures whose EXIF orientation was ignored
   ClientWatch clients;
-  // These threads read and answer requests with a body. A request does not occupy a thread while it waits for the
+  // The threads that read and answer requests with a body. A request does not occupy a thread while it waits for the
   // model. There are few threads, because each request may need much memory. The three pools are separate, so that
-  // infer does not wait for pictures, and small pictures do not wait for large ones.
+  // infer requests do not wait for pictures, and small pictures do not wait for large ones.
   Workers tensors, pictures, large_pictures{1};
 
  private:
   asio::awaitable<Response> serve(const Route& route, Exchange& exchange);
   RequestError no_path(const std::string& path) const;
-  // Makes one call, and returns the answer to the `count` images of a batch that start at index `first`.
+  // Makes one call of the model with `count` images of a batch, from index `first` on, and returns the answer.
   asio::awaitable<vmoe::Result<vmoe::Answer>> call(std::shared_ptr<const ImageBatch> batch, int64_t first,
                                                    int64_t count, const std::string& profile, const HasGone& has_gone);
 };
 
-// Runs a coroutine on these threads, and returns its result.
+// Runs a coroutine on the given threads, and returns its result.
 template <typename T>
 asio::awaitable<T> run_on(Workers& threads, asio::awaitable<T> task) {
   co_return co_await asio::co_spawn(asio::make_strand(threads.context()), std::move(task), asio::use_awaitable);
@@ -71,5 +73,5 @@ asio::awaitable<T> run_on(Workers& threads, asio::awaitable<T> task) {
 
 Response json_response(const Json& json);
 
-// Returns the name, datatype and shape of an output for `count` images.
+// Returns the name, datatype and shape of an output of a call with `count` images.
 Json output_tensor(const vmoe::OutputShape& output, int64_t count);

@@ -10,23 +10,23 @@
 #include <thread>
 #include <vector>
 
-// Runs all posted work, until there is nothing left to wait for.
+// Runs the work that is posted to `context`, until nothing is left to wait for.
 inline void run_all(boost::asio::io_context& context) {
   for (;;) {
     try {
       context.run();
       return;
     } catch (const std::exception&) {
-      // Memory ran out between two steps of a coroutine. That coroutine has ended; the others continue.
+      // Memory ran out between two steps of a coroutine. That coroutine has ended, and the others continue.
     }
   }
 }
 
-// A pool of threads. boost::asio::thread_pool can't be used: if the system starts only some of its threads, it waits
-// forever for those.
+// A pool of threads. It replaces boost::asio::thread_pool, which waits forever for its threads if the system could
+// start only some of them.
 class Workers {
  public:
-  // Throws std::runtime_error if the system can't start all threads.
+  // Starts `count` threads. Throws std::runtime_error if the system can't start all of them.
   explicit Workers(size_t count) : context_(static_cast<int>(count)), work_(context_.get_executor()) {
     try {
       while (threads_.size() < count) threads_.emplace_back([this] { run_all(context_); });

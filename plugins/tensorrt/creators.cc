@@ -1,5 +1,5 @@
 // The two functions that TensorRT calls when it loads the library, and the creators, which make plugins from the fields
-// of nodes.
+// of a node.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -46,8 +46,9 @@ int32_t read_int32(const nvinfer1::PluginField& field) {
   return value;
 }
 
-// Reads the fields of a node. An op that routes has exactly the fields capacity, k and bpr, each as one INT32; other
-// ops have none. Throws OpError for missing, repeated or other fields, and for a value out of range.
+// Reads the fields of a node. An op that routes must have the fields capacity, k and bpr, each with one INT32 value,
+// and no others. All other ops must have no fields. Throws OpError if a field is missing, repeated or unknown, or if a
+// value is out of range.
 Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
@@ -88,7 +89,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   Creator(const Creator&) = delete;  // fields_ and field_names_ point to its own members
   Creator& operator=(const Creator&) = delete;
 
-  // The phase makes no difference, because an engine stores the same fields that the network was built with.
+  // The phase makes no difference, because an engine stores the same fields with which the network was built.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
     char message[512];

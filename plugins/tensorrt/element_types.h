@@ -1,4 +1,4 @@
-// The element types of tensors, as TensorRT names them.
+// Conversions between the element types of tensors and TensorRT's data types.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -13,12 +13,12 @@ namespace vmoe::tensorrt {
 
 using nvinfer1::DataType;
 
-// In the order of ElementType.
+// TensorRT's data types, in the order of ElementType.
 inline constexpr DataType kDataTypes[] = {DataType::kFLOAT, DataType::kHALF,  DataType::kBF16, DataType::kINT8,
                                           DataType::kINT4,  DataType::kINT32, DataType::kINT64};
 static_assert(std::size(kDataTypes) == std::size(kElementTypes));
 
-// Returns the element type of a TensorRT type, or none if no op accepts that type.
+// Returns the element type for a TensorRT data type, or none if no op accepts that type.
 inline std::optional<ElementType> element_type_of(DataType type) {
   const auto* found = std::find(std::begin(kDataTypes), std::end(kDataTypes), type);
   if (found == std::end(kDataTypes)) return std::nullopt;

@@ -15,7 +15,7 @@ namespace {
 std::atomic<int32_t> loaded_by{NV_TENSORRT_MAJOR};
 
 // Returns the major version of the TensorRT library that contains the virtual table of `object`. If no library contains
-// it, returns the version of the TensorRT in the program. Returns 0 if the version is unknown.
+// the table, returns the version of the TensorRT that is part of the program. Returns 0 if the version is unknown.
 int32_t major_behind(void* object) {
   Dl_info info{};
   void* library = nullptr;
@@ -32,7 +32,7 @@ int32_t major_behind(void* object) {
 
 bool loaded_by_known_major(void* object) noexcept {
   const int32_t major = object ? major_behind(object) : NV_TENSORRT_MAJOR;
-  loaded_by = major == 0 ? NV_TENSORRT_MAJOR : major;  // if unknown, plugins work, but messages go to stderr
+  loaded_by = major == 0 ? NV_TENSORRT_MAJOR : major;  // if unknown, plugins can be made, but messages go to stderr
   return major == NV_TENSORRT_MAJOR;
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
-// Passes a line to the logger. Returns false if there is no logger, or if the logger throws.
+// Passes a line to TensorRT's logger. Returns false if there is no logger, or if it throws an exception.
 bool give_to_logger(const char* line) noexcept {
   try {
     nvinfer1::ILoggerFinder* finder = logger_finder;

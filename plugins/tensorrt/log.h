@@ -1,11 +1,12 @@
-// Messages for the user. They go to TensorRT's logger if there is one, otherwise to stderr.
+// Messages for the user. They go to TensorRT's logger if there is one, and otherwise to stderr.
 #pragma once
 
 #include <NvInferRuntime.h>
 
 namespace vmoe::tensorrt {
 
-// `finder` comes from the TensorRT that loads the plugin. If it is null, messages go to stderr. See loaded_version.h.
+// Sets the object that finds TensorRT's logger. `finder` comes from the TensorRT that loads the plugin. If `finder` is
+// null, or if that TensorRT has another major version than the headers, messages go to stderr. See loaded_version.h.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
 void log_error(const char* message) noexcept;

@@ -30,8 +30,8 @@ ops::Shape to_shape(const Dims& dims) {
   return shape;
 }
 
-// Returns a string with the name of the op and its settings. Besides these, the timing of a node depends only on shapes
-// and types.
+// Returns a string with the name of the op and its settings. The timing of a node depends only on these and on the
+// shapes and types of its tensors.
 std::string describe(const ops::OpSpec& spec, const ops::Settings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
   for (const size_t setting : ops::needed_settings(spec)) {
@@ -55,7 +55,7 @@ const IDimensionExpr* known(const IDimensionExpr* expression) {
 
 }  // namespace
 
-// Only the settings are fields of this plugin; all other attributes have their defaults.
+// The only fields of this plugin are the settings. All other attributes of the op have their defaults.
 Plugin::Plugin(const Op& op, const ops::Settings& settings)
     : op_(op),
       node_{&op.spec, ops::Attributes(op.spec, [](const char*) { return std::nullopt; }), settings,
@@ -175,7 +175,7 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
                                 DimsExprs* outputs, int32_t out_count, nvinfer1::IExprBuilder& builder) noexcept {
   return guarded(kFailed, [&] {
     check_counts(in_count, out_count);
-    // Returns the expression for the size `dim`, or null if no input has that dimension.
+    // Returns the expression for the size of dimension `dim`, or null if no input has that dimension.
     const auto input_size = [&](char dim) -> const IDimensionExpr* {
       for (size_t i = 0; i < inputs_.size(); ++i) {
         if (const char* found = std::strchr(value_spec(i).dims, dim)) return inputs[i].d[found - value_spec(i).dims];
@@ -194,7 +194,7 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
       for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
         const IDimensionExpr* size = input_size(*dim);
         if (!size && *dim == 'K') size = builder.constant(node_.settings.known(ops::Setting::kK));
-        if (!size && *dim == 'M') {  // G * capacity, because a ratio of sizes would round differently from the exporter
+        if (!size && *dim == 'M') {  // G * capacity; a ratio of sizes would round differently than in the exporter
           const IDimensionExpr* capacity = known(builder.constant(node_.settings.known(ops::Setting::kCapacity)));
           size = builder.operation(nvinfer1::DimensionOperation::kPROD, *known(input_size('G')), *capacity);
         }

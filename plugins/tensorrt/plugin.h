@@ -1,5 +1,5 @@
-// A node of one of the ops, as TensorRT's IPluginV3. No function throws: an error is logged as a message and returned
-// as a status.
+// A node of one of the ops, as TensorRT's IPluginV3. The functions that TensorRT calls throw no exceptions: an error is
+// logged as a message and returned as a status.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -19,13 +19,13 @@ namespace vmoe::tensorrt {
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
 
-// An op: its declaration, which determines shapes, types, formats, limits and errors, and the function that puts the op
-// on a stream.
+// An op. It consists of its declaration, which determines shapes, types, formats, limits and errors, and of functions
+// that put the op on a stream and calculate its workspace.
 struct Op {
   const ops::OpSpec& spec;
   cudaError_t (*put)(const cuda::OpCall& call);
-  // Returns the size in bytes of the workspace for a supported shape. Null for ops that do not route, which need no
-  // workspace.
+  // Returns the size in bytes of the workspace for a supported shape. Null for ops that do not route, because they need
+  // no workspace.
   size_t (*workspace_bytes)(const RoutingShape& shape) = nullptr;
 };
 
@@ -74,28 +74,30 @@ class Plugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &field_collection_; }
 
  private:
-  // Returns body(). If body() throws, logs the message, reports it to the context's error recorder, and returns
-  // `failed`.
+  // Returns body(). If body() throws an exception, logs its message, reports it to the error recorder of the context,
+  // and returns `failed`.
   template <class Result, class Body>
   Result guarded(Result failed, Body body) const noexcept;
 
   void check_counts(int32_t in_count, int32_t out_count) const;
 
-  // Returns the declaration of the input or output at `position`; positions number the inputs first, then the outputs.
+  // Returns the declaration of the input or output at `position`. Positions count the inputs first and then the
+  // outputs.
   const ops::ValueSpec& value_spec(size_t position) const;
 
-  // Reads the sizes of all dimensions of the op and checks them against its limits. If the op routes, returns its
-  // routing. `shape_of(i)` is the shape of input i. Throws OpError.
+  // Reads the sizes of all dimensions of the op into `sizes`, and checks them against the op's limits. `shape_of(i)`
+  // must return the shape of input i. Returns the routing if the op routes. Throws OpError if a size is invalid.
   template <class ShapeOf>
   RoutingShape read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const;
 
-  // Reads the types of the inputs. Throws OpError if the op does not accept the type of an input.
+  // Reads and returns the types of the inputs. `type_of(i)` must return the type of input i. Throws OpError if the op
+  // does not accept one of the types.
   template <class TypeOf>
   ops::Types read_types(TypeOf type_of) const;
 
   const Op& op_;
   const ops::Node node_;
-  const std::vector<size_t> inputs_;  // the inputs that are tensors, not settings
+  const std::vector<size_t> inputs_;  // indices of the inputs that are tensors rather than settings
   const std::string description_;
   std::array<int32_t, std::size(ops::kSettings)> field_values_{};
   std::vector<nvinfer1::PluginField> fields_;

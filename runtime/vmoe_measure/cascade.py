@@ -1,7 +1,7 @@
 """Calibration of a cascade: the margin at which the cascade is as accurate as its second setting alone.
 
-A cascade runs every image at its first setting. If the margin of the answer (the difference of the two largest
-probabilities) is too small, the cascade escalates the image: it runs the image again at the second setting.
+A cascade runs every image at its first setting. If the two largest probabilities of the answer differ by less than the
+margin, the cascade escalates the image: it runs the image again at the second setting.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ ESCALATE_ALL = 2.0
 
 
 def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lost: int = 0) -> float:
-    """Return the smallest margin at which, and above which, a cascade is as accurate as its second setting alone.
+    """Return the smallest margin that makes a cascade as accurate as its second setting alone.
+
+    All larger margins make it as accurate, too.
 
     Args:
-        first: number[N, classes], logits at the first setting. Route each image alone, or with the images that it is usually
-            routed with.
+        first: number[N, classes], logits at the first setting. To compute them, route each image alone, or with the images
+            that it is usually routed with.
         then: number[N, classes], logits of the same images at the second setting.
-        labels: i64[N], the class of each image. Without labels, the answers of the second setting count as correct.
-        lost: number of correct answers that the cascade may lose.
+        labels: i64[N], the class of each image. If None, the answers of the second setting count as correct.
+        lost: number of correct answers that the cascade may lose compared with its second setting.
 
     Returns:
         The margin: 0 if no image needs to be escalated, at most `ESCALATE_ALL`.
 
     Raises:
-        ClassifyError: the logits or labels have other shapes, or the labels are not numbers.
+        ClassifyError: the shapes of the logits and labels don't fit, or the labels are not numbers.
     """
     answers = then.argmax(axis=-1)
     truth = answers if labels is None else np.asarray(labels)
@@ -44,11 +46,12 @@ def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lo
 
 
 def margin_of_gains(margins: Array, gain: Array, lost: int = 0) -> float:
-    """Return the same margin as `calibrated_margin`, from margins and gains instead of logits.
+    """Return the margin that `calibrated_margin` returns, computed from the answers' margins and the gains.
 
     Args:
         margins: f64[N], the margin of each answer at the first setting; see `margins_of`.
-        gain: i64[N]: 1 if only the second setting classifies the image correctly, -1 if only the first setting does, else 0.
+        gain: i64[N], for each image: 1 if only the second setting classifies the image correctly, -1 if only the first
+            setting does, else 0.
         lost: number of correct answers that the cascade may lose.
     """
     ranked = np.where(np.isnan(margins), -1.0, margins)  # rank NaN lowest, so that the image is always escalated

@@ -19,7 +19,7 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     """Return random images with smooth shading, like photographs. Every call returns the same images.
 
     Returns:
-        uint8[count, height, width, channels]. A smaller `count` returns the first `count` of the same images.
+        uint8[count, height, width, channels]. The first images are the same for every `count`.
     """
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)
@@ -38,10 +38,11 @@ class Run:
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        kept: an array for each MoE layer; empty for a Soft MoE.
+        kept: an array for each MoE layer; empty for a dense ViT and a Soft MoE.
 
-            - Top-K routing: i32[images, pairs], the expert that kept the pair, or -1 if the pair was dropped.
-            - Expert choice: bool[images, pairs], whether the expert chose the token.
+            - Top-K routing: i32[images, pairs], the expert that kept the (token, choice) pair, or -1 if the pair was
+              dropped.
+            - Expert choice: bool[images, pairs], whether the expert of the (token, expert) pair chose the token.
     """
 
     output: Array
@@ -55,10 +56,12 @@ class Run:
             names: names of the outputs of a MoE layer; the same for every layer.
             values: the model's output, followed by the outputs of each MoE layer in the order of `names`.
             profile: the routing setting.
-            by_token: whether the pairs are those of an image's original tokens, even if some tokens were merged.
+            by_token: whether to list the pairs by original token. If tokens were merged, each original token then gets the
+                pairs of the merged token.
         """
         output = values[0]
-        # The outputs are arranged by routing group, which may be only a part of an image. So regroup the pairs by image.
+        # The outputs of a MoE layer are arranged by routing group, which may be only a part of an image. So the pairs are
+        # regrouped by image below.
         layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
         kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
         if by_token:
@@ -86,13 +89,14 @@ class RunDifferences:
     """The differences between two runs.
 
     If two tokens have nearly the same gate, a rounding difference of one unit in the last place may decide which of them an
-    expert keeps. Then the image's later activations differ too, and its output says nothing about precision. So compare only
-    images whose routing agrees, and use medians over the images.
+    expert keeps. If the two runs decide differently, the image's later activations differ too, and the difference of its
+    outputs says nothing about precision. So compare only images whose routing agrees, and use medians over the images.
 
     Attributes:
-        largest: f32[images], the largest absolute difference of each image's output.
+        largest: f32[images], for each image, the largest absolute difference between its two outputs.
         relative: f32[images], see `relative_differences`.
-        pairs: for each MoE layer bool[images, pairs], whether both runs keep the pair at the same expert, or both drop it.
+        pairs: for each MoE layer, bool[images, pairs]: whether the same expert keeps the pair in both runs, or both runs
+            drop it.
     """
 
     largest: Array
@@ -101,7 +105,7 @@ class RunDifferences:
 
     @property
     def alike(self) -> Array:
-        """bool[images], whether both runs route an image alike in every layer; true for a dense ViT."""
+        """bool[images], whether both runs route an image alike in every layer; always true for a dense ViT."""
         same = np.ones(len(self.largest), bool)
         for layer in self.pairs:
             same &= layer.all(axis=1)
@@ -114,7 +118,7 @@ class RunDifferences:
 
 
 def differences(expected: Run, found: Run) -> RunDifferences:
-    """Return the differences between two runs on the same images, `expected` and `found`."""
+    """Return the differences between the runs `expected` and `found`, which must be of the same images."""
     images = len(expected.output)
     return RunDifferences(
         np.abs(expected.output - found.output).reshape(images, -1).max(axis=1),
@@ -124,10 +128,10 @@ def differences(expected: Run, found: Run) -> RunDifferences:
 
 
 def relative_differences(expected: Array, found: Array) -> Array:
-    """Return each image's error relative to the norm of its logits: |found - expected| / |expected|, f32[images].
+    """Return each image's error relative to the norm of its output: |found - expected| / |expected|, f32[images].
 
-    Use the median over the images. If a token was routed to another expert, the error of its image may be far larger, and
-    says nothing about precision.
+    Use the median over the images. If the two runs route a token to different experts, the error of its image may be far
+    larger, and says nothing about precision.
     """
     by_image = expected.reshape(len(expected), -1)
     size = np.maximum(np.linalg.norm(by_image, axis=1), np.finfo(np.float32).tiny)

@@ -1,4 +1,7 @@
-"""FLOPs (floating-point operations) of a model per image. A multiply-add is two; only matrix products are counted."""
+"""FLOPs (floating-point operations) of a model per image.
+
+Only matrix products are counted. A multiply-add counts as two operations.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,17 @@ class ModelShape:
         mlp_dim: width of a dense MLP's hidden layer.
         moe_layers: indices of the blocks with experts; empty for a dense ViT.
         expert_mlp_dim: width of an expert's hidden layer.
-        members: M of an ensemble (E3), which repeats its tokens M times in the first MoE layer; 1 for other models.
-        router_products: number of matrix products with the router's columns in a MoE layer: 1, or 3 in a Soft MoE.
-        router_columns: number of experts of each MoE layer; in a Soft MoE, the number of slots of all its experts.
+        members: number M of members of an ensemble (E3), which repeats its tokens M times in the first MoE layer; 1 for
+            other models.
+        router_products: number of matrix products in a MoE layer whose size depends on `router_columns`: 1, or 3 in a Soft
+            MoE.
+        router_columns: for each MoE layer, the number of its experts or, in a Soft MoE, the number of slots of all its
+            experts.
         has_map_head: whether the head pools the tokens by attention.
         reads_class_token: whether the head reads only one token, so that the last block can skip work for the other tokens.
-        representation_size, classes: widths of the head's two layers; 0 if the head lacks that layer.
+        representation_size, classes: widths of the head's two layers; 0 for a layer that the head lacks.
         pooled_tokens: number of tokens whose features are concatenated as the input of the head.
-        has_gate: whether a dense MLP has a third matrix product, its gate.
+        has_gate: whether a dense MLP has a third matrix product, which computes its gate.
         has_bare_map_head: whether the map head has neither a query projection nor an MLP.
     """
 
@@ -68,7 +74,7 @@ class ModelShape:
 
         Args:
             model: the description, as `vmoe-export` writes it.
-            features: whether the bundle outputs features. It then lacks the layer that computes the logits.
+            features: whether the bundle outputs features, and so lacks the layer that computes the logits.
             outputs: names of the bundle's outputs. If they include the output of the last block, that block computes all
                 tokens.
 
@@ -93,7 +99,7 @@ class ModelShape:
                 moe_layers=layers,
                 expert_mlp_dim=moe.get("mlp_dim", 0),
                 members=routing.get("ensemble_size", 1),
-                router_products=3 if is_soft else 1,  # for the logits, dispatch and combine
+                router_products=3 if is_soft else 1,  # a Soft MoE has one each for logits, dispatch and combine
                 router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
                 reads_class_token=model["classifier"] in ("token", "0")
@@ -121,8 +127,8 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0
 
     Args:
         shape: the model's sizes.
-        expert_rows: for each MoE layer, the number of rows per image that all of its experts compute together.
-        merge: number of tokens that each block merges. The cost of selecting them is not counted.
+        expert_rows: for each MoE layer, the number of rows that its experts compute per image, summed over the experts.
+        merge: number of tokens that each block merges. The cost of selecting the tokens to merge is not counted.
     """
     return round(sum(flops_by_kind(shape, expert_rows, merge).values()))
 
@@ -132,7 +138,7 @@ def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 
 
     Returns:
         - `projections`: the projections of attention
-        - `tokens`: attention's products of tokens with tokens
+        - `tokens`: attention's products of queries with keys, and of attention weights with values
         - `dense`: dense MLPs
         - `experts`: the experts
         - `others`: all other products
@@ -174,9 +180,10 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
 
 
 def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
-    """Return the rows per image of each MoE layer, for `sparse_flops`, if every slot of every expert is used.
+    """Return the argument `expert_rows` of `sparse_flops` for the case that every slot of every expert is used.
 
-    If tokens are merged, a layer may have more slots than (token, choice) pairs. Then its rows are the pairs.
+    If tokens are merged, a layer may have more slots than (token, choice) pairs. Then the number of its rows is the number
+    of pairs.
 
     Args:
         rules: the model's routing rules.

@@ -1,6 +1,7 @@
-"""Description of the features that a head is fitted to, for the head's file.
+"""Description of the features that a head is fitted to. The head's file stores the description.
 
-Without it, a head could be used with another model whose features have the same size, and would return wrong classes.
+Without the description, a head could be used with another model whose features have the same size, and would return wrong
+classes.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ _MOST_BYTES = 256 << 20
 
 
 def unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
-    """Return the index of each class by its name, without names that several classes share (ImageNet has two cranes)."""
+    """Map the name of each class to its index. Leave out names that several classes share, as ImageNet's two cranes do."""
     times = Counter(class_names)
     return {name: index for index, name in enumerate(class_names) if times[name] == 1}
 
 
 def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -> dict[str, int]:
-    """Return the class index of each picture by its path, in the order of a CSV file.
+    """Read labels from a CSV file, and return the class index of each picture by its path, in the order of the file.
 
     Args:
         path: a CSV file in UTF-8. Each line has the path of a picture inside `folder`, and the name or index of its class.
@@ -69,7 +69,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
 def class_index(text: str, index_of: Mapping[str, int]) -> int | None:
     """Return the index of the class whose name or index is `text`; None if it is neither.
 
-    An index may be out of range.
+    The returned index may be out of range.
     """
     text = text if text in index_of else text.strip()
     if text in index_of:

@@ -27,12 +27,12 @@ class ImageSource:
     """Images, and their classes if these are known.
 
     Attributes:
-        images: uint8 or float32 [N,H,W,C] of the model's image size, or the paths of N picture files, which are read batch
+        images: uint8 or float32 [N,H,W,C] in the model's image size; or the paths of N picture files, which are read batch
             by batch.
         labels: i64[N], the class index of each image; None if the classes are unknown.
         note: a sentence that says why there are no labels, or that some pictures are left out; None if there is nothing to
             say.
-        of_sizes: by (height, width, channels), the images for models with another image size.
+        of_sizes: the images in other sizes, for models with another image size, by (height, width, channels).
     """
 
     images: Array | tuple[Path, ...]
@@ -89,13 +89,14 @@ def open_images(
 
             - an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and optionally `labels`
               (integers [N])
-            - a folder of pictures, optionally with a subfolder per class, whose name is the name or index of the class
+            - a folder of pictures, optionally with a subfolder for each class, named by the name or index of the class
         class_names: names of the model's classes; None if the classes have only indices.
         num_classes: number of the model's classes, or None if it outputs no logits.
-        labels: a CSV file with the classes of the pictures of a folder, instead of subfolders; see `read_labels`.
+        labels: a CSV file with the classes of the folder's pictures, used instead of subfolders; see `read_labels`.
 
     Raises:
-        ImageError: there are no such images, the labels can't be read or don't fit the images, or a label is out of range.
+        ImageError: `path` has no images in such a format, the labels can't be read or don't fit the images, or a label is
+            out of range.
     """
     if labels is not None:
         if not path.is_dir():
@@ -116,13 +117,14 @@ def open_images(
 
 
 def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSource:
-    """Return smooth random images. Every call returns the same ones.
+    """Return smooth random images. Every call returns the same images.
 
     If every pixel were noise, all tokens would look alike to the router, which would send them all to the same experts. The
     patches of a smooth image differ from each other, like those of a photograph.
 
     Returns:
-        uint8[count, H, W, C] without labels, and `count` images for each other image size in `others`.
+        A source of images uint8[count, H, W, C] without labels. Its `of_sizes` contains `count` images for each other image
+        size in `others`.
     """
     of_sizes = {other.size: smooth_images(count, *other.size) for other in others if other.size != spec.size}
     return ImageSource(smooth_images(count, *spec.size), of_sizes=of_sizes)
@@ -131,7 +133,8 @@ def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSo
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
     """Find the files of a folder whose names end with one of `suffixes`, in upper or lower case.
 
-    Hidden files and folders are skipped: they contain thumbnails and notes of other systems. Links are followed.
+    Hidden files and folders are skipped, because operating systems store thumbnails and folder settings in them. Links are
+    followed.
 
     Args:
         folder: the folder to search.

@@ -15,7 +15,7 @@ from vmoe_runtime.pictures import open_regular
 
 @contextmanager
 def opened_npz(path: Path, expected: str) -> Iterator[np.lib.npyio.NpzFile]:
-    """Open an npz file for the duration of a `with` block, without executing any code that it contains.
+    """Open an npz file for the duration of a `with` block, without executing any code that the file contains.
 
     Args:
         path: path of the file.

@@ -81,15 +81,14 @@ def time_interleaved(
 
     Args:
         calls: the functions to time.
-        duration: seconds of the whole measurement. At least `MINIMUM_ROUNDS` rounds are run, however long they take.
+        duration: seconds to measure after the warm-up. At least `MINIMUM_ROUNDS` rounds are run, however long they take.
         clock: returns seconds.
-        after_round: called after each round, including warm-up, with the share of the whole measurement that the round took,
-            0 to 1.
+        after_round: called after each round, including warm-up, with the share of the whole run that the round took, 0 to 1.
         into: a list per call that receives the times in seconds as they are measured. After an interruption, the caller can
-            still read them.
+            still read them. None for new lists.
         settle: for each call, a function that makes an untimed call of the same engine; calls of one engine share the
-            function. It is called first if the previous call used another engine, whose data are still in the caches and
-            whose threads may still spin.
+            function. If the previous call used another engine, the function runs before the timed call, because the other
+            engine's data are still in the caches and its threads may still spin. Empty for no untimed calls.
 
     Returns:
         For each call, its seconds in each round.

@@ -40,10 +40,10 @@ class RemoteError(VmoeError):
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL, and the path on it.
+    """Return fsspec's file system for a URL, and the path of the URL in that file system.
 
     The packages behind fsspec are told to give up on a server that sends nothing for 30 s. They are also told not to retry,
-    because the caller does. The user's own fsspec settings take precedence.
+    because the caller of this function retries. The user's own fsspec settings take precedence.
 
     Raises:
         ImportError: fsspec, or its package for such URLs, is missing.
@@ -55,10 +55,10 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         "s3": {"config_kwargs": {"connect_timeout": _SILENCE, "read_timeout": _SILENCE, "retries": {"max_attempts": 0}}}
     }
     options["s3a"] = options["s3"]
-    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials in the form that pyarrow accepts
+    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials in the URL, in pyarrow's form
         options["s3"] |= {"key": unquote(user[2]), "secret": unquote(user[3])}
         address = address.replace(user[0], user[1])
-    with suppress(ModuleNotFoundError):  # URLs of these kinds can't be opened without aiohttp anyway
+    with suppress(ModuleNotFoundError):  # without aiohttp, http and gs URLs can't be opened anyway
         from aiohttp import ClientTimeout
 
         silence = ClientTimeout(sock_connect=_SILENCE, sock_read=_SILENCE)
@@ -126,7 +126,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return None if seen is None else seen[0]
 
     def names(self) -> list[str]:
-        """Return the sorted names of the files and folders directly in the folder; empty if the folder can't be listed."""
+        """Return the sorted names of the files and subfolders of the folder at the URL; empty if it can't be listed."""
         try:
             found = self._patiently(self.address, lambda: answer_of(lambda: self._fs.ls(self._root, detail=False)))
         except RemoteError:
@@ -149,7 +149,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
             self.copy_below("")
 
     def copy_bundle(self) -> bool:
-        """Copy the manifest and all files that it lists. Return False if there is no valid manifest."""
+        """Copy the manifest and all files that it lists, and return True. If there is no valid manifest, return False."""
         manifest = f"/{MANIFEST_NAME}"
         if not 0 < (self.size(manifest) or 0) <= MAX_MANIFEST_BYTES:
             return False
@@ -168,7 +168,8 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
             return
         root = self._root + suffix
         found = self._patiently(f"{self.address}{suffix}", lambda: self._fs.find(root, detail=True))
-        # A web server's listing may contain links to other places, and links that only sort the listing. Skip both.
+        # A web server's listing may contain links to other places, and links that only sort the listing. Skip links of both
+        # kinds.
         below = {
             self._unquoted(name[len(self._root) :]): (name + self._query, None if self._is_web else _seen(info))
             for name, info in sorted(found.items())
@@ -199,7 +200,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._copy_file(suffix, remote, seen, failures=int(suffix in small))
 
     def _copy_small(self, files: Mapping[tuple[str, Seen], str]) -> None:
-        """Copy files in parallel. Leave incomplete files to `_copy_file`."""
+        """Copy files in parallel. Leave files that fail or arrive incomplete to `_copy_file`."""
         contents: Mapping[str, object] = {}
         with suppress(Exception):  # `_copy_file` tries again, and reports what fails
             contents = self._fs.cat([remote for remote, _ in files], on_error="return")
@@ -279,11 +280,11 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
     def _wait(self, name: str, error: Exception, failures: int) -> None:
         """Wait before another try. Raise RemoteError if too many tries have failed, or if another try can't help."""
         # If a web server fails in any way, fsspec reports that the file doesn't exist. If a request times out, s3fs fails
-        # while it handles the timeout. In both cases, the cause is the earlier error in the chain.
+        # while it handles the timeout. In both cases, the real cause is the earlier error in the chain.
         behind = error.__cause__ or error.__context__
         hides_cause = isinstance(behind, TimeoutError) or (isinstance(error, FileNotFoundError) and self._is_web)
         cause = (hides_cause and behind) or error
-        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # a limit even if the package itself retries
+        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # a limit in case the package itself retries
         if _is_absent(cause) or failures >= TRIES or is_silent:
             raise RemoteError(f"{name} can't be read: {reason_of(cause, self._secret)}") from cause
         time.sleep(_PAUSE * 2 ** (failures - 1))
@@ -310,7 +311,7 @@ def answer_of(request: Callable[[], T], tries: int = 1) -> T:
     """Make a short request in a thread, and return its result. If the request takes too long, abandon the thread.
 
     Args:
-        request: makes the request.
+        request: the function that makes the request.
         tries: number of tries that the package itself makes. In each of them, the server may be silent for 30 s.
 
     Raises:
@@ -342,11 +343,11 @@ def _seen(info: Mapping[str, Any]) -> Seen:
 
 
 def reason_of(error: BaseException, *addresses: str) -> str:
-    """Return the reason for a package's error on one line of at most 300 characters, without secrets in the URLs."""
+    """Return the reason for a package's error on one line of at most 300 characters, without the secrets of `addresses`."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         said = "it is not there"
-    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # keep only the operating system's message at the end of pyarrow's
+    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # of pyarrow's message, keep the system's part at its end
     if isinstance(error, TimeoutError):
         said = f"the server sent nothing for {_SILENCE:g} s"
     return " ".join(without_secrets(said, *addresses).split())[:300]

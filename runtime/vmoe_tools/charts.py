@@ -66,7 +66,7 @@ KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
 
 
 def overview(points: Sequence[PointResult]) -> Figure:
-    """Draw a chart each of accuracy against capacity, against FLOPs and against time per image.
+    """Draw three charts: accuracy against capacity, accuracy against FLOPs, and accuracy against time per image.
 
     Without labels, the share of kept pairs replaces the accuracy. If no point has a capacity ratio, the chart against
     capacity is left out.
@@ -94,7 +94,7 @@ def write_picture(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the suffix names.
 
     Raises:
-        click.ClickException: the file can't be written; an existing one is unchanged.
+        click.ClickException: the file can't be written. An existing file stays unchanged.
     """
     write_bytes(path, _saved(figure, path.suffix[1:].lower()))
 
@@ -124,7 +124,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
 
 
 def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """Draw, for each layer, a histogram of gates: kept pairs and, stacked on them, dropped pairs."""
+    """Draw, for each layer, a histogram of the gates of kept pairs and, stacked on them, the gates of dropped pairs."""
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         bins = len(layer.gates_kept)
@@ -146,10 +146,10 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
 
 
 def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[str] | None) -> Figure:
-    """Draw, for each layer, the mean routing weight of each class and expert as a colour: experts across, classes down.
+    """Draw, for each layer, the mean routing weight of each class and expert as a colour.
 
-    If there are too many classes to show their names, the classes of each layer are sorted by the expert with the largest
-    weight.
+    Each column is an expert, each row a class. If there are too many classes to show their names, the classes of each layer
+    are sorted by the expert with the largest weight.
     """
     weights = {name: layer.class_weight for name, layer in layers.items() if layer.class_weight is not None}
     first = next(iter(weights.values()))
@@ -200,10 +200,10 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     """Draw a line for each group of points that differ only in capacity. Stars mark the Pareto front.
 
     - A line connects its points by ascending capacity.
-    - A point without a capacity is a horizontal line in a chart against capacity.
+    - In a chart against capacity, a point without a capacity is drawn as a horizontal line.
     - A diamond is another model.
-    - A dashed line connects cascades, in charts against FLOPs and time only. A cascade is left out if another cascade of its
-      line is as cheap and as accurate.
+    - A dashed line connects cascades, in charts against FLOPs and time only. A cascade is left out if another cascade on the
+      same line is at least as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
         # Number all lines, even those without points in this chart, so that a line has the same colour in all charts.

@@ -1,4 +1,4 @@
-"""The engines that a command measures, one per bundle and backend; the cost of loading them; and the machine."""
+"""The engines that a command measures, one per bundle and backend; the cost of loading them; and their machine."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def load_engines(
         compared: folders with other models, each loaded with its first profile.
         backends: names of backends, or "auto".
         profiles: names of the requested profiles; None for a bundle's first one.
-        parallelism: threads per call, and streams.
+        parallelism: requested numbers of threads per call and of streams.
         closing: an exit stack that closes the engines.
         any_groups: whether the exports of the model may have different routing groups.
-        same_images: whether compared models run on the same images, and so must have the same classes.
+        same_images: whether compared models run on the images of the measured model, and so must have the same classes.
 
     Raises:
         click.UsageError: one of these applies:
@@ -170,7 +170,7 @@ def _identity(manifest: Manifest, *, any_groups: bool) -> object:
 
 
 def _profiles_to_load(bundle: Path, backend: str, profiles: Sequence[str | None]) -> Sequence[str | None]:
-    """Return profile names; one engine is loaded for each. None is the bundle's first profile, if it has profiles."""
+    """Return the names of the profiles to load an engine for; None stands for the bundle's first profile, if it has any."""
     if backend not in BACKENDS or not BACKENDS[backend].one_profile:
         return profiles[:1] or [None]
     manifest = Bundle.open(bundle, verify=False).manifest

@@ -67,10 +67,10 @@ def availability(name: str, bundle: Bundle, profile: Profile | None) -> str | Ba
     Args:
         name: a key of BACKENDS.
         bundle: an open bundle.
-        profile: the profile for a backend that is fixed to one; None for a model without profiles.
+        profile: the profile, for a backend that fixes its engines to one; None for a model without profiles.
 
     Returns:
-        The description of the backend, as in `engine.backend_description`; if the check failed, the error.
+        The description of the backend, as in `engine.backend_description`, or the error if the backend can't run the bundle.
     """
     try:
         return prepare_backend(name, bundle, profile).description
@@ -91,7 +91,7 @@ def chosen_by_auto(found: Mapping[str, str | BackendError]) -> str | None:
 
 
 def cpu_model() -> str:
-    """Return the model name of the CPU; if the system doesn't report the name, its architecture."""
+    """Return the model name of the CPU, or its architecture if the system doesn't report the name."""
     name = _field("/proc/cpuinfo", "model name")
     return name or platform.processor() or platform.machine()
 

@@ -25,7 +25,9 @@ _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
 class RatioRange(click.ParamType):  # type: ignore[type-arg]
-    """A parameter type for capacity ratios that are spaced by equal factors: 8 for `LOW:HIGH`, N for `LOW:HIGH:N`.
+    """A parameter type for capacity ratios that are spaced by equal factors.
+
+    `LOW:HIGH` gives 8 ratios, and `LOW:HIGH:N` gives N ratios.
 
     Examples:
         >>> RatioRange().convert("0.1:2.0:4", None, None)
@@ -35,7 +37,7 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
     name = "low:high[:n]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse one word, and return the ratios, rounded to three significant digits."""
+        """Parse the ratios in `value`, and return them rounded to three significant digits."""
         if isinstance(value, tuple):
             return value
         match = _RANGE.fullmatch(value)
@@ -94,14 +96,14 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
 def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
     """Declare an argument whose value is a path or a URL to read.
 
-    If the first word begins with a dash, declare an option instead.
+    If the first of `words` begins with a dash, declare an option instead.
     """
     decorate = click.option if words[0].startswith("-") else click.argument
     return _all_of(decorate(*words, type=ReadPath(path_type=Path), **settings), copied_first)
 
 
 def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
-    """Return the value of an option. Refuse several values, because click would silently use the last one."""
+    """Return the value of an option. Refuse several values, because click would silently use only the last of them."""
     if len(values) > 1:
         name = "/".join([*option.opts, *option.secondary_opts])
         several = "vmoe bench compares several settings, and vmoe inspect several --profile"
@@ -236,7 +238,7 @@ def _axis_option(row: SettingRow) -> Callable[[F], F]:
 
 
 def _stored_option(row: SettingRow) -> Callable[[F], F]:
-    """Declare the option for one setting of the profiles that an export stores. It is repeatable if there is no default."""
+    """Declare the option for one setting of stored profiles. It is repeatable if the setting has no default."""
     if row.default is None:
         kind = click.FloatRange(0, min_open=True) if row.type == "ratio" else click.IntRange(1)
         short = ("-c",) if row.name == "capacity" else ()

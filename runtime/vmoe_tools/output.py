@@ -35,7 +35,7 @@ WAIT_SECONDS = 20
 def regular_lines(
     line: Callable[[], str], stream: TextIO, *, quiet: bool, seconds: float | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Print a line at regular intervals until the block ends. Skip the line if it hasn't changed.
+    """Print a line at regular intervals until the `with` block ends. Skip the line if it hasn't changed.
 
     Args:
         line: returns the line to print.
@@ -44,7 +44,7 @@ def regular_lines(
         seconds: time between two lines; None for `LINE_SECONDS`.
 
     Yields:
-        A function that stops the printing before the block ends.
+        A function that stops the printing early.
     """
     ended = threading.Event()
 
@@ -98,7 +98,7 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
     """Refuse a drawing that can't be written, as `check_output_file` does.
 
     Raises:
-        click.UsageError: as in `check_output_file`, or the suffix is not a picture format.
+        click.UsageError: as in `check_output_file`, or the suffix is not that of a picture format.
         click.ClickException: matplotlib is not installed.
     """
     if target is None:
@@ -113,7 +113,7 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
 
 
 def people_stream(*targets: str | Path | None) -> TextIO:
-    """Return the stream for text: standard error if a target is standard output, else standard output.
+    """Return the stream for text: standard error if one of `targets` is standard output, else standard output.
 
     Raises:
         click.UsageError: several targets are standard output.
@@ -132,7 +132,7 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
         content: what to write. Arrays become lists; NaN and infinity become null.
 
     Raises:
-        click.ClickException: the file can't be written; an existing one is unchanged.
+        click.ClickException: the file can't be written. An existing file stays unchanged.
     """
     if target is not None:
         write_file(Path(target), json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
@@ -152,7 +152,7 @@ def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | N
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file completely or not at all; see `write_large_file`. If the path is "-", write to standard output."""
+    """Write a text file completely or not at all; see `write_large_file`. If `path` is "-", write to standard output."""
     if str(path) == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
@@ -214,7 +214,8 @@ class FolderKind:
             force: whether to accept an existing folder that the command wrote.
 
         Raises:
-            VmoeError: the target exists, its parent folder is missing or read-only, or it would be inside a bundle.
+            VmoeError: the target exists and must not be replaced, its parent folder is missing or read-only, or it would be
+                inside a bundle.
         """
         if target.name in {"", ".."}:
             raise VmoeError(f"'{target}' is not a name for a {self.noun}")
@@ -257,7 +258,7 @@ class FolderKind:
             The number of bytes in files that had to be copied because they couldn't be linked.
 
         Raises:
-            VmoeError: the target contains something else, or can't be written.
+            VmoeError: the target contains something that the command didn't write, or can't be written.
             FileNotFoundError: a file to link to no longer exists.
         """
         marker = {"format": self.format, "files": sorted(contents), **(facts or {})}

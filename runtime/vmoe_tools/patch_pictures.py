@@ -51,7 +51,7 @@ def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figu
 
 
 def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) -> Figure:
-    """Draw the expert of each patch of one picture, and the answer at each setting.
+    """Draw one picture at each setting: the expert of each patch, and the answer.
 
     Each row of the figure is a MoE layer, each column a setting.
 
@@ -122,7 +122,7 @@ def _expert_panels(
 
     Args:
         samples: an image per row of the grid.
-        patches: for each row, for each panel, i64[2,rows,columns]: the expert and the token of each patch.
+        patches: for each row and each panel, i64[2,rows,columns]: the expert and the token of each patch.
         class_names: names of all classes; None if the bundle has none.
     """
     # If colours don't distinguish the experts, the panels must be large enough for numbers.
@@ -224,7 +224,7 @@ def _lines(axes: Axes, samples: Samples, token: Array) -> None:
 
 
 def _of_merged(tokens: Iterable[Array]) -> str:
-    """Return a note that explains the outlines if any token contains several patches, else an empty string.
+    """Return a note that explains the outlines of merged tokens; an empty string if no tokens are merged.
 
     `tokens` are arrays i64[rows,columns] with the token of each patch.
     """

@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         module: the module that defines the command under the command's name.
         summary: the command's line in `vmoe --help`.
-        extra: the extra of the Python package that installs the command's dependencies.
+        extra: the extra that installs the command's dependencies: pip install 'vmoe-export[EXTRA]'. Empty if there is none.
     """
 
     module: str
@@ -192,7 +192,7 @@ def _unturned_pictures() -> int:
 
 
 def _signal_behind(error: BaseException | None) -> _Signalled | None:
-    """Return the signal behind an error; None if there is none.
+    """Return the signal that caused an error; None if no signal did.
 
     If a signal arrives while a module is being imported, it may be hidden behind an ImportError.
     """
@@ -215,7 +215,7 @@ def complain(sentence: str) -> None:
 def _without_secrets(text: str) -> str:
     try:
         from vmoe_runtime.addresses import without_secrets  # imports numpy, which `vmoe --help` doesn't need
-    except ImportError:  # `text` reports this same ImportError
+    except ImportError:  # `text` is the message of this same ImportError
         return text
     return without_secrets(text, *_WORDS)
 
@@ -238,7 +238,7 @@ def with_addresses(text: str) -> str:
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
-    """Return a message for the user, and the exit code. For a defect of the program, return None."""
+    """Return a message for the user, and the exit code. If the error is a defect of the program, return None."""
     if isinstance(error, click.Abort) and error.__cause__ is not None:  # click converts a KeyboardInterrupt into an Abort
         error = error.__cause__
     if isinstance(error, click.UsageError):
@@ -265,7 +265,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
 
 
 def _end_at_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP raise an exception. Signals that the process was told to ignore stay ignored."""
+    """Make SIGINT, SIGTERM and SIGHUP raise an exception. Signals that the process already ignores stay ignored."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         raise _Signalled(number)

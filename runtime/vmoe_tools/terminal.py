@@ -29,7 +29,7 @@ Advance = Callable[..., None]
 
 _WIDTH_OF_A_PIPE = 120
 _LONGEST_TEXT = 200  # characters; the bundle reader accepts longer strings
-_PACE_SECONDS = 600  # seconds; the time left is estimated from the pace in this period
+_PACE_SECONDS = 600  # the time left is estimated from the pace in the last 600 seconds
 
 
 class Progress:
@@ -45,7 +45,7 @@ class Progress:
 
     @contextmanager
     def step(self, text: str, total: float) -> Iterator[Advance]:
-        """Show the share of work done, the images per second and the time left, until the block ends.
+        """Show the share of work done, the images per second and the time left, until the `with` block ends.
 
         Args:
             text: name of the step.
@@ -125,7 +125,7 @@ def print_section(
 
 
 def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> TableWithout:
-    """Return a function that makes a table with a row for each item.
+    """Return a function that makes a table with a row for each item, without the columns whose headings it receives.
 
     Args:
         items: the items, one per row.
@@ -156,7 +156,7 @@ def one_line(text: object) -> str:
 
 
 def share_text(share: float | None) -> str:
-    """Format a share in percent; a dash if it is None or NaN."""
+    """Format a share in percent. None and NaN become a dash."""
     return number_text(share, ".2%")
 
 

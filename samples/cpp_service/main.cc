@@ -1,5 +1,5 @@
 // A service that runs a bundle in its own Ort::Session. It registers the op library, loads model.onnx, and passes the
-// integers of a profile with each request.
+// integers of a profile to each call.
 //
 //   service BUNDLE IMAGES [PROFILE...]
 //
@@ -19,8 +19,9 @@
 
 using Integers = std::vector<int64_t>;
 
-// A profile's values by the name of their graph input. "capacity" is the number of slots per expert and group, for each
-// MoE layer. Every other setting of the model is a single number, such as "k", the number of experts per token.
+// A profile's values by the name of their graph input. "capacity" has one number per MoE layer: the slots per expert
+// and
+// group. Every other setting of the model is a single number, such as "k", the number of experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -36,7 +37,7 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    // The integers and flags of a profile are graph inputs. Its name and its ratios only inform people.
+    // The integers and flags of a profile are graph inputs. The profile's name and ratios are only for people to read.
     for (const auto& [name, value] : profile.items()) {
       if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
@@ -62,7 +63,7 @@ Ort::Value tensor(std::vector<T>& values, const std::vector<int64_t>& shape) {
   return Ort::Value::CreateTensor<T>(memory, values.data(), values.size(), shape.data(), shape.size());
 }
 
-// Returns the class of each image in a batch, f32[N,H,W,C], at one profile.
+// Returns the class of each image in the batch `images`, float32[N,H,W,C], at one profile.
 std::vector<int64_t> classify(Ort::Session& session, const Model& model, std::vector<float>& images, Profile profile) {
   const int64_t count = static_cast<int64_t>(images.size()) / (model.shape[0] * model.shape[1] * model.shape[2]);
   std::vector<const char*> names = {"image"};
@@ -91,8 +92,8 @@ int main(int argc, char** argv) try {
 
   const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "service");
   Ort::SessionOptions options;
-  // Registers kernels for the ops of the domain `vmoe`. Without them, the same file runs on standard ops, but more
-  // slowly.
+  // Registers kernels for the ops of the domain `vmoe`. Without these kernels, model.onnx also runs, on standard
+  // ops, but more slowly.
   options.RegisterCustomOpsLibrary(VMOE_OP_LIBRARY);
   Ort::Session session(env, (bundle + "/model.onnx").c_str(), options);
 

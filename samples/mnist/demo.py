@@ -1,4 +1,4 @@
-"""Run an exported MNIST bundle on the test images at every capacity ratio, and plot accuracy against capacity.
+"""Run an exported MNIST bundle on the test images at every capacity ratio, and plot accuracy over capacity.
 
 python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 """
@@ -64,7 +64,7 @@ def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
 
 
 def draw(accuracy: Result, path: Path) -> None:
-    """Plot accuracy against capacity ratio: Batch Priority Routing against vanilla order, for k = 1 and 2."""
+    """Plot accuracy over capacity ratio, with Batch Priority Routing and in vanilla order, for k = 1 and 2."""
     from matplotlib.figure import Figure
 
     figure = Figure((8, 4.2), dpi=150, layout="constrained")

@@ -1,4 +1,4 @@
-"""Capacity ratios are rounded to the official integers, and settings become profiles."""
+"""Capacity ratios are rounded to the same numbers of slots as in the official code, and settings become profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both readers accept or refuse the same mutated manifests and graphs."""
+"""Both readers, Python's and C++'s, accept or refuse the same mutated manifests and graphs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 
 
 def manifests(kept: list[bytes]) -> Iterator[bytes]:
-    """Yield the manifests in `kept`, each also with bytes appended, and then 4,000 mutations of them.
+    """Yield each manifest in `kept`, both unchanged and with bytes appended. Then yield 4,000 mutations of them.
 
-    A third of the mutations change bytes, and the rest change values.
+    A third of the mutations change bytes of the text, and the rest change values of the JSON.
     """
     chance = random.Random(11)
     for data in kept:

@@ -1,4 +1,4 @@
-"""Both readers, Python's and C++'s, read the same setting from each profile name, or refuse it."""
+"""Both readers, Python's and C++'s, read the same setting from each profile name, or both refuse the name."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def setting_values(profile: Profile) -> list[tuple[str, Any]]:
 
 
 def python_answer(rules: RoutingRules, name: str) -> tuple[str, str]:
-    """Return Python's answer in the format in which `sdk_readers` prints its own."""
+    """Return what Python makes of a profile name, in the format in which `sdk_readers` prints what C++ makes of it."""
     try:
         return "ok", described(rules.named(name))
     except RoutingError as error:

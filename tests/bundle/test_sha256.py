@@ -1,6 +1,6 @@
 """The SDK's SHA-256 equals Python's.
 
-It is tested with every method of this processor and, in an emulator, with every method of 64-bit ARM.
+The test covers every method that this processor supports and, in an emulator, every method for 64-bit ARM.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_the_instructions_of_64_bit_arm_are_right() -> None:
 
 
 def check(*program: str | Path) -> list[str]:
-    """Compare the digests of every method with hashlib, and return the names of the methods."""
+    """Run a program that hashes by every method, compare the digests with hashlib's, and return the methods' names."""
     command = [*program, *map(str, LENGTHS)]
     lines = subprocess.run(command, input=DATA, capture_output=True, check=True).stdout.decode().splitlines()
     methods = list(dict.fromkeys(line.split()[0] for line in lines))

@@ -1,4 +1,4 @@
-"""A checkpoint that shrinks while it is read gives one error message, and never ends the process with SIGBUS."""
+"""A checkpoint file that shrinks while it is read gives one error message. The process never ends with SIGBUS."""
 
 from __future__ import annotations
 

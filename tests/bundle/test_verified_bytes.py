@@ -1,4 +1,4 @@
-"""An engine runs exactly the bytes that were verified: loading notices if files are swapped, at any moment."""
+"""An engine runs exactly the bytes that were verified: loading notices if files are swapped at any moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")
 CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
-Change = Callable[[Path, Path], None]  # called with a bundle and another bundle: changes the first, or undoes the change
+Change = Callable[[Path, Path], None]  # its arguments are a bundle and another; changes the first, or undoes this
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def other(bundle: Path, tmp_path: Path) -> Path:
 
 
 class Meanwhile:
-    """A hook that calls `before` and `after` around each time a backend opens files, for the first `times` times."""
+    """A hook that calls `before` and `after` around the first `times` times that a backend opens files."""
 
     def __init__(self) -> None:
         self.before = self.after = lambda: None
@@ -91,7 +91,7 @@ def exchange_graphs(bundle: Path, other: Path) -> None:
 def put_a_link_in_place(bundle: Path, other: Path) -> None:
     """Replace the weights by a hard link to the other bundle's weights. A second call undoes this.
 
-    The first call keeps the old weights under a second name.
+    The first call also keeps the bundle's own weights, under a second name.
     """
     kept = bundle.parent / "kept"
     if kept.exists():
@@ -103,7 +103,7 @@ def put_a_link_in_place(bundle: Path, other: Path) -> None:
 
 
 def write_into_the_file(bundle: Path, other: Path) -> None:
-    """Exchange the contents of the two weights files, and restore the time of the last write."""
+    """Exchange the contents of the two weights files, and restore their modification times."""
     state = (bundle / WEIGHTS).stat()
     own, others = (bundle / WEIGHTS).read_bytes(), (other / WEIGHTS).read_bytes()
     for path, data in ((bundle / WEIGHTS, others), (other / WEIGHTS, own)):
@@ -194,7 +194,7 @@ def test_a_bundle_of_this_moment_is_waited_for_until_its_next_change_shows(bundl
 
 
 def descriptors(folder: Path) -> list[Path]:
-    """Return the paths in `folder` of the files that this process has open."""
+    """Return the paths of the files in `folder` that this process has open."""
     targets = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [target for target in targets if target.is_relative_to(folder)]
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 
 
 class CuttingProxy:
-    """Forwards connections to a port of this machine, and cuts some of them.
+    """A proxy that forwards connections to a port of this machine, and cuts some of them.
 
     A connection is cut after a random number of bytes of its answers.
 
     Attributes:
-        port: the port to connect to.
+        port: the proxy's own port, to which clients connect.
         cuts: number of connections that are still to be cut.
     """
 

@@ -1,4 +1,4 @@
-"""Checkpoints, bundles and images at URLs give the same results as local files, or an error and no result."""
+"""Checkpoints, bundles and images at URLs give the same results as local files, or one error and no result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ EXPORT = ("--capacity", "0.3", "--k", "1", "--no-validate", "-q")
 
 @pytest.fixture(autouse=True)
 def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield the folder for temporary copies, and check that a test leaves nothing in it.
+    """Yield the folder for temporary copies, and check that the test leaves nothing in it.
 
     The fixture also shortens the pauses between attempts.
     """
@@ -53,20 +53,20 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
-    # when torch is imported, it makes this folder, which must not be in `folder`
+    # torch makes this folder when it is imported; it must not be in `folder`, which has to stay empty
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
     # a cached instance would still be connected to an earlier server
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     yield folder
     fsspec.get_filesystem_class("simplecache").clear_instance_cache()
     if any(folder.iterdir()):
-        gc.collect()  # deletes the folder of a discarded simplecache, too
+        gc.collect()  # also deletes the folders of discarded simplecaches
     assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """Start an S3 server with a bucket, where public files can be read, and yield the bucket's URL."""
+    """Start an S3 server with a bucket, whose public files anyone can read, and yield the bucket's URL."""
     with s3_server(BUCKET):
         yield f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
 
@@ -87,7 +87,7 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
 
 
 def put(address: str, folder: Path) -> str:
-    """Copy the files of a folder to a URL, publicly readable."""
+    """Copy the files of a folder to a URL, make them publicly readable, and return the URL."""
     system, root = fsspec.url_to_fs(address)
     public = {"ACL": "public-read"} if address.startswith("s3:") else {}
     for path in sorted(folder.rglob("*")):
@@ -104,7 +104,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export bundles from local files, for comparison."""
+    """Export a bundle from local files, for comparison."""
     bundle = tmp_path_factory.mktemp("local") / "local.vmoe"
     export_bundle(MNIST / "vmoe_mnist", bundle, capacity=[0.3], k=[1], validate=False)
     return bundle
@@ -200,12 +200,12 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
         address = f"{'s3:/' if scheme == 's3' else server}/{checkpoint.name}/vmoe_mnist"
         for words in (("export", address, *EXPORT), ("run", local, f"{address}.data-00000-of-00002")):
-            if (words[0], scheme) == ("run", "s3"):  # this case is refused earlier, with another message
+            if (words[0], scheme) == ("run", "s3"):  # refused earlier, with another message
                 break
             sent.clear()
             told = vmoe.complaint(1, *words)
             assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
-            # At most five requests time out without data, after two that detect that the web server does not support ranges.
+            # At most seven requests: two that detect that the web server does not support ranges, and five that time out.
             assert len([path for path in sent if path == sent[-1]]) <= 7
 
 
@@ -243,8 +243,9 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
     with web_server(checkpoint) as server:
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
-        # Each cut comes after half of a file, so it interrupts the transfer of a whole file. Without range requests, no more
-        # than these four cuts are tolerated.
+        # Each cut comes after half of a file, so it interrupts the transfer of a whole file. Without range requests, at most
+        # these
+        # four cuts are tolerated.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

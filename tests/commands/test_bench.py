@@ -97,7 +97,7 @@ def test_so_many_callers_call_concurrently_and_each_waits_for_its_answer() -> No
     seen: list[int] = []
 
     def call() -> None:
-        together.wait()  # this barrier fails unless all three callers reach it at the same time
+        together.wait()  # the barrier breaks unless all three callers wait at it at the same time
         seen.append(threading.get_ident())
 
     calls = ConcurrentCalls(call, callers=3, images_per_call=2)

@@ -1,4 +1,4 @@
-"""`vmoe bench` on several bundles: how close each is to the most exact one, and which one is recommended."""
+"""`vmoe bench` on several bundles: how close each one's outputs are to the most exact bundle's, and the recommendation."""
 
 from __future__ import annotations
 

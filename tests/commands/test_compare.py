@@ -1,4 +1,4 @@
-"""The option --compare of `vmoe bench` and `vmoe report`: a dense ViT against a V-MoE, the ratios, and the timing noise."""
+"""The option --compare of `vmoe bench` and `vmoe report`: a dense ViT beside a V-MoE, the ratios, and the timing noise."""
 
 from __future__ import annotations
 

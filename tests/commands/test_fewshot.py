@@ -19,7 +19,7 @@ from vmoe_tools.fewshot.ridge import fit_head
 
 @pytest.fixture(scope="module")
 def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a bundle that returns features and routes groups of 16 images.
+    """Export a bundle that returns features and routes images in groups of 16.
 
     Neither the number of training images nor that of held-out images is a multiple of 16.
     """
@@ -30,7 +30,7 @@ def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def animals(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Make a folder with two classes as subfolders, which contain pictures of digits: 9 for one class, 3 for the other."""
+    """Make a folder with two classes as subfolders, which contain 9 and 3 pictures of digits."""
     images, labels = mnist_images["images"], mnist_images["labels"]
     for name, digit, count in (("zebra", 0, 9), ("ant", 1, 3)):
         write_pictures(tmp_path / "animals" / name, images[labels == digit][:count])
@@ -59,7 +59,8 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     features_bundle: Path, animals: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     found = vmoe.json("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
-    # One of the three pictures of class "ant" is held out, so two of them and five of the other class are fitted.
+    # One of the three pictures of class "ant" is held out, so the head is fitted to the other two and to five of the other
+    # class.
     assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
     (animals / "bee").mkdir()
     words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
@@ -98,7 +99,7 @@ def test_a_head_is_refused_by_a_model_with_other_features(
 
 @pytest.mark.parametrize(("images", "width"), [(40, 12), (12, 40)], ids=["more images", "more features"])
 def test_a_head_is_the_closed_form_at_the_strength_that_left_out_images_choose(images: int, width: int) -> None:
-    """Compare a fitted head with solutions of the equations, solved separately for each strength and each left-out image."""
+    """Compare a fitted head with direct solutions of the equations, one for each strength and left-out image."""
     generator = np.random.default_rng(0)
     labels = np.arange(images) % 3
     features = (generator.normal(size=(images, width)) + np.eye(3, width)[labels] * 2 + 5).astype(np.float32)

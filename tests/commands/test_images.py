@@ -27,7 +27,10 @@ RGB = InputSpec("float32", 32, 48, 3, squash(32, 48))
 
 @pytest.fixture
 def npz(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Callable[..., Path]:
-    """Return a function that writes an npz file: by default 70 labelled digits: four batches of 16, and six."""
+    """Return a function that writes an npz file.
+
+    By default, the file has 70 labelled digits, which are four batches of 16 and six more.
+    """
 
     def write(**changed: np.ndarray | None) -> Path:
         arrays = {"images": mnist_images["images"][:70], "labels": mnist_images["labels"][:70], **changed}

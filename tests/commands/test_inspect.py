@@ -42,7 +42,7 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 
 def changed(folder: Path, kind: str, **fields: Any) -> Path:
-    """Copy the stored bundle `kind`, and change fields of its manifest. The value `...` removes a field."""
+    """Copy the stored bundle `kind`, and change `fields` of its manifest. The value `...` (Ellipsis) removes a field."""
 
     def edit(manifest: dict[str, Any]) -> None:
         manifest.update(fields)
@@ -112,7 +112,7 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, vmoe
             expected[key] = {"name": key, "dtype": dtype, "shape": part.get_shape(), "bytes": size * width}
             if not key.endswith("kernel_scale"):
                 count += size
-                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # a token uses one of four experts at k = 1
+                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # at k = 1, a token uses only one of four experts
     assert {tensor["name"]: tensor for tensor in found["tensors"]} == expected
     text = stored.read_bytes()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
@@ -299,7 +299,7 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
 
 @pytest.fixture
 def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Install the fake TensorRT for the backend, with an empty cache for built engines, and a plugin."""
+    """Install the fake TensorRT, with an empty cache for built engines and a plugin, and return the backend's module."""
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     fake_tensorrt.install(monkeypatch)
     backend = import_module("vmoe_runtime.backends.tensorrt.tensorrt_engine")
@@ -321,7 +321,7 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, vmoe: Vmoe) -> None:
 
 @pytest.fixture(scope="module")
 def low_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export the MNIST model in int8, with every image routed alone."""
+    """Export the MNIST model in int8, with each image routed separately."""
     target = tmp_path_factory.mktemp("low") / "low.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.5], k=[2], precision="int8", validate=False)
     return target

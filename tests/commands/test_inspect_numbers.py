@@ -1,6 +1,6 @@
-"""Numbers about the routing of images, compared with simple counts of the pairs.
+"""Numbers about the routing of images, compared with simple counts of (token, expert) pairs.
 
-The numbers are patches, statistics, neighbours and agreement.
+The numbers are about patches, statistics, neighbours and agreement.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Pair = tuple[int, int, float, bool]
 
 
 def pairs_of(routing: Routing) -> Iterator[Pair]:
-    """Yield all choices of a layer, one by one."""
+    """Yield the (token, expert) pairs that a layer's tokens chose, one by one."""
     groups, tokens = (routing.combine if routing.kept is None else routing.kept).shape[:2]
     for token in range(groups * tokens):
         place = divmod(token, tokens)
@@ -154,7 +154,7 @@ def test_statistics_are_the_count_over_all_batches(
     whole = grouped.routing(images, setting)
     for name, found in statistics.layers().items():
         assert_statistics(found, whole[name], labels, EXPERTS, TOKENS)
-        assert found.gate_entropy is None  # because only the gates of k choices are known
+        assert found.gate_entropy is None  # unknown, because the routing contains only the gates of the k choices
 
 
 def test_all_gates_have_an_entropy(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:

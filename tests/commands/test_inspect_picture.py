@@ -59,7 +59,7 @@ def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
     out = vmoe.run("inspect", mnist_image_bundle, nine)[0]
     words = " ".join(out.split())
     assert "to the most expensive one, the answer flips from class 7 to class 9 at c0.3-k2." in words
-    assert all(len(line) < 80 for line in out.splitlines()[1:])  # the first line has the path of the picture
+    assert all(len(line) < 80 for line in out.splitlines()[1:])  # only the first line, with the path, may be longer
     with Engine.load(mnist_image_bundle) as engine:
         routing = engine.routing(nine, "c0.3-k1")["encoderblock_3"]
     rows = np.where(routing.patch_mask()[0], routing.expert[0, 1:, 0].reshape(7, 7).astype(str), ".")

@@ -49,7 +49,7 @@ def samples(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> Samples:
 
 
 def overlay(figure: Any, row: int, column: int, columns: int) -> np.ndarray:
-    """Return the RGBA colours drawn over the patches in a panel. The panel in column 0 shows the image itself."""
+    """Return the RGBA colours drawn over the patches in a panel. The panel in column 0 shows only the image."""
     layers = figure.axes[row * columns + column].images
     return np.asarray(layers[1].get_array())
 
@@ -105,7 +105,10 @@ def test_merged_patches_are_outlined(mnist_image_bundle: Path, mnist_images: dic
 
 
 def assert_outlined(pixels: np.ndarray, token: np.ndarray) -> None:
-    """Assert that the opaque pixels of `pixels`, f64[56,56,RGBA], outline the merged patches, in one colour per token."""
+    """Assert that the opaque pixels of `pixels`, f64[56,56,RGBA], outline the merged patches.
+
+    Each merged token has its own colour. `token` is the token of each patch.
+    """
     of_patch = pixels.reshape(7, 8, 7, 8, 4).swapaxes(1, 2)
     is_drawn = of_patch[..., 3] == 1
     tokens, counts = np.unique(token, return_counts=True)

@@ -1,4 +1,4 @@
-"""A mistake on a command line gives one line of error and leaves nothing behind.
+"""A mistake on a command line gives an error of one line, and leaves no files behind.
 
 The exit code is 2 for wrong usage, and 1 otherwise.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.fast
 
-# Words in capitals are placeholders, which are replaced by the paths in `paths`.
+# The tests replace words in capitals by the paths in `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),
     ("run x.vmoe", 2, "Missing argument 'IMAGE|DIR...'"),

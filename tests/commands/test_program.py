@@ -1,4 +1,4 @@
-"""The program `vmoe`: its commands, one line for each error, signals, and files, written completely or not at all."""
+"""The program `vmoe`: its commands, one line per error, signals, and files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_command_explains_itself_and_its_options(words: tuple[str, ...], v
     text, _, options = rest.partition("Options:\n")
     assert re.fullmatch(rf"Usage: vmoe {' '.join(words)} \[OPTIONS\]( \[?[A-Z|_]+\]?(\.\.\.)?)+", usage) and text.strip()
     for option in re.split(r"\n(?=  -)", options):
-        assert re.search(r"\S(  +|\n +)\S", option), option  # the name of an option, then its description
+        assert re.search(r"\S(  +|\n +)\S", option), option  # name and description of an option
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
@@ -181,7 +181,7 @@ def test_a_signal_ends_a_report_and_leaves_nothing(
 ) -> None:
     words = ["report", mnist_image_bundle, "--images", mnist_digits, "--duration", 60, "-o", tmp_path / "r.html"]
     found, complaint = ended_by(number, [VMOE, *words], seconds)
-    # If the signal arrives while Python starts or creates a class, Python ends with the signal, not with an exit code.
+    # If the signal arrives while Python starts or creates a class, the signal itself ends Python, so there is no exit code.
     assert found in (code, -number)
     assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
     name = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
@@ -249,7 +249,7 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypa
     for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
         with pytest.raises(click.UsageError, match=r"(is used by this command|x\.vmoe is a bundle); choose another file"):
             check_output_file(target, [None, bundle, image])
-    # targets inside a bundle that is not an input of the command
+    # targets inside a bundle are refused even if the bundle is not an input of the command
     for target in (bundle / "manifest.json", bundle / "new.json"):
         with pytest.raises(click.UsageError, match="is a bundle"):
             check_output_file(target)

@@ -1,4 +1,4 @@
-"""`vmoe report`: its numbers equal the numbers of `vmoe bench` and of simple counts, and its page shows all of them."""
+"""`vmoe report`: its numbers equal those of `vmoe bench` and of simple counts, and its page shows all its numbers."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ HOSTILE = (
     "\x1b[31m",
     *"789",
 )
-ASKED = slice(64, 192)  # test images for which the settings give different answers
+ASKED = slice(64, 192)  # test images whose answers differ between the settings
 
 
 def data_of(page: str) -> Any:
-    """Return the data of the page's script."""
+    """Return the JSON data that the page contains."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
     return json.loads(found[1])
@@ -193,8 +193,8 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], group="image", capacity_multiple_of=4, validate=False)
     words = (bundle, "--images", images, *capacities(0.1, 0.2, 0.64, 1), "--bpr", "--no-bpr", "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
-    # The capacity ratios give 4 or 8 slots for each of 8 experts, in groups of 50 tokens. 0.2 and 0.64 round to the same
-    # number of slots as 0.1.
+    # The capacity ratios give 4 or 8 slots for each of 8 experts, in groups of 50 tokens. 0.2 and 0.64 give as many
+    # slots as 0.1.
     effective = {one["capacity_ratio"]: ratio for one, ratio in zip(report["points"], report["effective"], strict=True)}
     assert effective == {0.1: 4 * 8 / 50, 1: 8 * 8 / 50}
     shown = [(each["slots"], each["effective"]) for curve in data_of(page)["curves"] for each in curve]

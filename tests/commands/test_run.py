@@ -180,7 +180,7 @@ def test_a_file_has_the_classes_or_features_of_each_image(
     np.testing.assert_array_equal(np.array(shares[:3], float), [answer[0][1] for answer in answers])
     assert run(vmoe, features, *digits[:3], "-o", out, "-q") == ([], [])
     if suffix == ".parquet":
-        # the type is string although no image has an error
+        # the type of the column is string even if no image has an error
         assert pyarrow.parquet.read_schema(out).field("error").type == "string"
     found = read_columns(out)
     rows = [[float(found[f"features_{i}"][row]) for i in range(1, 65)] for row in range(3)] if is_csv else found["features"]

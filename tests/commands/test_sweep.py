@@ -1,4 +1,4 @@
-"""`vmoe bench --sweep`: the settings that it measures, its results on MNIST, its recommendations, and cascades."""
+"""`vmoe bench --sweep`: the measured settings, its results on MNIST, its recommendations, and cascades."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
             assert point["top1"] == np.mean(logits.argmax(1) == labels)
             kept = np.stack([layer.kept for layer in routing.values()])
             assert point["kept_pairs"] == kept.mean()
-            # In the last layer, only the class tokens are computed, so every 50th token is counted.
+            # The last layer computes only the class tokens, so only every 50th token is counted there.
             steps = [1] * (len(routing) - 1) + [50]
             used = [
                 len(np.unique(layer.expert[group, ::step][layer.kept[group, ::step]]))
@@ -179,7 +179,7 @@ def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: fl
 def recommended(
     points: list[PointResult], max_drop: float | None = None, target_ms: float | None = None
 ) -> list[str | None]:
-    """Return the names of all settings that are equally fast. The recommended one comes first."""
+    """Return the names of the settings that are as fast as the recommended one, which comes first."""
     return [points[index].profile for index in recommend(points, range(len(points)), max_drop, target_ms)]
 
 
@@ -242,7 +242,7 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
-    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one label in five is the right one
+    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one image in five has its right label
     odd, right = (npz(tmp_path / f"{i}.npz", images=images, labels=each) for i, each in enumerate((shuffled, labels)))
     words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
     chance = np.bincount(shuffled).max() / 50
@@ -313,9 +313,11 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
 
 
 def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Return the smallest margin at which a cascade is as accurate as its second step alone.
+    """Return the smallest margin at which a cascade is at least as accurate as its second step alone.
 
-    `low` and `high` are bool[N]: whether the first and the second step classify each image correctly.
+    `margins` are the margins of the first step. `low` and `high` are bool[N]: for each image, whether the first or the
+    second
+    step classifies it correctly.
     """
     found = 2.0
     for margin in sorted({0.0, *margins.tolist(), 2.0}, reverse=True):

@@ -4,8 +4,8 @@
 //   cancel_threads BUNDLE ONNXRUNTIME MOMENTS
 //
 // Cancels MOMENTS calls at random moments, and prints how many of them were cancelled and how many returned results.
-// Other calls, which are not cancelled, run at the same time: also prints how many of them returned the right results,
-// and their total number.
+// Other calls, which are not cancelled, run at the same time. The program also prints how many of these calls returned
+// the right results, and their total number.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -40,7 +40,7 @@ vmoe::Cancellation make_cancellation() {
   return *std::move(cancellation);
 }
 
-// Makes calls of an engine on one batch, and knows the expected results.
+// Makes calls of an engine on one batch, and stores the expected results.
 class Calls {
  public:
   Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine), noise_(engine.info(), count) {

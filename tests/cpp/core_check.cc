@@ -1,6 +1,7 @@
-// Compares every layer of the core, on every CPU path of this machine, with the scalar path in plain C++.
-// (tests/op_library/test_op_library_maths.py compares the scalar path with numpy.) Prints one line per path, and the
-// name of the default path. The optional argument is the number of sizes to test.
+// Compares every layer of the core, on every CPU path of this machine, with the scalar path, which is in plain C++.
+// Prints one line per path, and the name of the default path. The optional argument is the number of sizes to test.
+//
+// tests/op_library/test_op_library_maths.py compares the scalar path with numpy.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -21,9 +22,10 @@ void require(bool holds, const std::string& what, CpuPath path) {
   std::exit(1);
 }
 
-// Returns the largest allowed difference. Different paths add in different orders, so sums differ slightly. If a sum is
-// then rounded to a shorter type, it may round to the neighbouring value. In int8, that value differs by 1/127 of the
-// largest value in a row.
+// Returns the largest allowed difference. Paths add in different orders, so sums differ slightly. If a sum is then
+// rounded to a shorter type, it may round to the neighbouring value. In int8, neighbouring values differ by 1/127 of
+// the
+// largest value in the row.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
@@ -92,8 +94,8 @@ vmoe::TileConfiguration eight_tiles(uint8_t rows, uint16_t line_bytes) {
   return configuration;
 }
 
-// Layers must work with any configuration of the thread's tile registers, because ONNX Runtime's own matrix products
-// may have configured them. Layers must also restore that configuration.
+// ONNX Runtime's own matrix products may have configured the thread's tile registers. Layers must work with any such
+// configuration, and must restore it afterwards.
 void check_tile_configuration(const Kernels& kernels) {
   if (!kernels.needs_tile_configuration) return;
   for (const vmoe::TileConfiguration& before : {vmoe::TileConfiguration{}, eight_tiles(16, 64), eight_tiles(5, 20)}) {

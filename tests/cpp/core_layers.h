@@ -1,5 +1,6 @@
-// Computes every layer of the core in turn, on generated tokens and on generated weights of one type. A number
-// determines the sizes.
+// Computes every layer of the core in turn, on generated tokens and with generated weights of one type. All sizes
+// follow
+// from one number.
 #pragma once
 
 #include <cstddef>
@@ -47,7 +48,7 @@ inline Floats make_numbers(size_t count, unsigned seed) {
   return numbers;
 }
 
-// The packed weight matrices of a layer, one in total or one per expert, with a bias and a scale for each column.
+// The packed weights of a layer: one matrix, or one matrix per expert. Each column has a bias and a scale.
 struct Layer {
   std::shared_ptr<const vmoe::PackedWeights> packed;
   Floats bias, scale;
@@ -55,12 +56,12 @@ struct Layer {
   vmoe::LinearWeights weights() const { return {packed, bias.data(), scale.data()}; }
 };
 
-// Makes a layer. `form` contains the number and size of the matrices and how to pack them. Callers with the same
-// arguments get the same weights, so they share them, and pack and free them at the same time.
+// Makes a layer. `form` contains the number and size of the matrices, and how to pack them. Threads with the same
+// arguments make the same weights. They therefore share the packed weights, and pack and free them concurrently.
 inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
-  std::vector<int8_t> whole;  // int4 needs only half of this size
+  std::vector<int8_t> whole;  // int4 uses only the first half, because a byte holds two values
   const size_t groups = vmoe::divide_up(form.depth, 64);
   const std::vector<uint16_t> group_scale(form.matrices * groups * form.columns, 0x2bff);  // nearly 1 / 16
   form.scale = group_scale.data();
@@ -88,8 +89,9 @@ inline StoredWeights make_form(size_t matrices, size_t depth, size_t columns) {
   return form;
 }
 
-// The result of one layer. `kind` is kExact for indices of tokens and slots, kFloat32 if all matrix products are in
-// float32, and kRounded otherwise.
+// The result of one layer. `kind` is kExact if the values are indices of tokens or slots, kFloat32 if all matrix
+// products
+// are in float32, and kRounded otherwise.
 struct Answer {
   enum Kind : uint8_t { kExact, kFloat32, kRounded };
   std::string layer;
@@ -141,7 +143,7 @@ class Layers {
   Answer::Kind kind(bool rounds) const {
     return rounds || type_ != ElementType::kFloat32 ? Answer::kRounded : Answer::kFloat32;
   }
-  // Adds an answer, and returns its memory for the result of a layer.
+  // Adds an answer with `count` values, and returns the memory to which the layer must write them.
   float* give(const char* layer, size_t count, Answer::Kind kind) {
     answers_.push_back({layer, kind, Floats(count)});
     return answers_.back().values.data();
@@ -150,7 +152,7 @@ class Layers {
     answers_.push_back({layer, Answer::kExact, Floats(numbers.begin(), numbers.end())});
   }
 
-  // Makes both layers of an MLP, for one MLP or for the MLPs of several experts.
+  // Makes both layers of one MLP, or of the MLPs of `experts` experts.
   std::pair<Layer, Layer> make_mlp(size_t experts) const {
     StoredWeights second = make_form(experts, expert_hidden_, hidden_);
     second.depth_chunk = chunk();
@@ -220,7 +222,7 @@ class Layers {
                                   give("a merging block", images * (tokens - count) * hidden_, kind(false)), runner_);
   }
 
-  // Runs the MLP half of an encoder block, dense and sparse. Each overwrites its input.
+  // Runs the MLP half of a dense and of a sparse encoder block. Both halves overwrite their input.
   void run_blocks() {
     float* y = give("a dense block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);
@@ -262,7 +264,7 @@ class Layers {
     give_numbers("sources of experts that choose", src);
   }
 
-  // Runs the router, dispatch and combine of Soft MoE. There are no experts in between: combine reads the dispatched
+  // Runs the router, dispatch and combine of Soft MoE. No experts run in between, so combine reads the dispatched
   // slots.
   void run_soft_experts() {
     constexpr size_t kSlots = 7;

@@ -1,6 +1,8 @@
-// Runs the layers without ONNX Runtime: 8 callers at once, each with its own workers, on shared weights of every type.
-// Results must have the same bits as on a single thread. All code is compiled with the thread sanitizer, so it sees
-// every memory access.
+// Runs the layers without ONNX Runtime. There are 8 concurrent callers, each with its own workers, and they share
+// weights
+// of every type.
+// Results must have the same bits as on a single thread. All code is compiled with the thread sanitizer, which
+// therefore sees every memory access.
 //
 //   core_threads [race]
 //
@@ -18,7 +20,7 @@ namespace {
 
 constexpr size_t kCallers = 8, kWorkers = 3, kRounds = 6;
 
-// Returns a runner that starts new threads for the work of each parallel_for.
+// Returns a runner that starts new threads for each parallel loop.
 TaskRunner threads_runner() {
   return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             std::atomic<size_t> next{0};
@@ -53,7 +55,7 @@ int main(int argc, char** argv) {
     callers.emplace_back([&, caller] {
       for (unsigned round = 0; round < kRounds; ++round) {
         const ElementType type = kTypes[(caller / 4 + round) % std::size(kTypes)];
-        // Callers 0 to 3 have the same sizes in a round, and so have callers 4 to 7. Callers with the same sizes share
+        // In a round, callers 0 to 3 have the same sizes, and so have callers 4 to 7. Callers with the same sizes share
         // weights.
         const unsigned number = 10 + caller / 4 * 3 + round;
         const auto alone = Layers(kernels, type, number, vmoe::serial_runner()).compute();

@@ -9,9 +9,9 @@
 struct GatesCall {
   int64_t tokens, hidden, experts;
   int64_t wide;           // use 16-byte words instead of single numbers
-  int64_t few;            // use the program for at most 32 experts
+  int64_t few;            // use the program that supports at most 32 experts
   int64_t seed;           // seed of the order of lanes and blocks
-  int64_t lost_distance;  // exchanges at this distance fail: they return each lane's own value; 0: no exchange fails
+  int64_t lost_distance;  // at this distance, exchanges return the lane's own value, which is a fault; 0: at none
   const void* x;
   const void* router;
   float* gates;
@@ -58,7 +58,7 @@ void run_words(const GatesCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call. If there is a fault, writes the first one to `fault`.
+// Runs one call. If there are faults, writes a message about the first one to `fault`.
 void gates_run(const GatesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), -1, call->lost_distance);
   call->wide != 0 ? run_words<vmoe::cuda::Word16>(*call, machine) : run_words<float>(*call, machine);

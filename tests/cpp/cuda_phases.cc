@@ -10,13 +10,13 @@
 
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
-  int64_t fused;          // run route_dispatch instead of route; groups must fit into one tile
+  int64_t fused;          // run route_dispatch instead of route; then, a group must fit into one tile
   int64_t parts;          // blocks that share a group in the fused program
   int64_t rows;           // grid rows, at most one per group; row r processes groups r, r + rows, r + 2 rows, ...
   int64_t words;          // 16-byte words per row
   int64_t seed;           // seed of the order of threads and blocks
   int64_t lost_barrier;   // the barrier after this phase is omitted; -1: no barrier is omitted
-  int64_t lost_distance;  // exchanges at this distance fail: they return each lane's own value; 0: no exchange fails
+  int64_t lost_distance;  // at this distance, exchanges return the lane's own value, which is a fault; 0: at none
   const float* gates;
   const void* x;
   int32_t* slot;
@@ -164,7 +164,8 @@ void combine_as(const CombineCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call and returns its number of phases. If there is a fault, writes the first one to `fault`.
+// Runs one call and returns its number of phases. If there are faults, writes a message about the first one
+// to `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
   run(*call, machine);

@@ -1,5 +1,6 @@
-// Runs the experts' MLP while the weights of unused experts are unreadable, on every CPU path and in every weight type.
-// An unused expert is one without rows. A call that reads a single byte of its weights ends the process.
+// On every CPU path and in every weight type, runs the experts' MLP while the weights of unused experts are unreadable.
+// An expert without rows is unused. A call that reads a single byte of the weights of an unused expert ends the
+// process.
 //
 //   expert_bytes used|unused
 //
@@ -34,8 +35,9 @@ constexpr size_t kRows = 5;  // for each expert that has rows
 
 using Range = std::pair<const char*, const char*>;
 
-// The ranges that kernels must not prefetch; the wrapped kernel; and whether a kernel was told to prefetch from one of
-// the ranges.
+// State of the wrapper: the ranges that kernels must not prefetch, the wrapped kernel, and whether a kernel was asked
+// to
+// prefetch from one of these ranges.
 std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT
@@ -46,7 +48,7 @@ void watched_product(const vmoe::PanelProduct& product) {
   g_product(product);
 }
 
-// float32[E, columns], in memory pages that contain nothing else.
+// An array float32[E, columns] in memory pages that contain nothing else.
 class GuardedFloats {
  public:
   explicit GuardedFloats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
@@ -116,7 +118,7 @@ int main(int argc, char** argv) {
   bool right = true;
   for (vmoe::CpuPath path : supported_paths()) {
     for (const ElementType type : kTypes) {
-      // The first width fills whole panels of weights. The second needs padding.
+      // With the first width, weights fill whole panels. With the second width, the last panel needs padding.
       for (const size_t width : {size_t{1024}, size_t{1000}}) {
         const bool is_right = gives_right_bits(vmoe::kernels_for(path), type, width, width + 512, uses_all);
         std::printf("%s %s %zu: %s\n", cpu_path_name(path), vmoe::name_of(type), width, is_right ? "right" : "wrong");

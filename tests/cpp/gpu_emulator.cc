@@ -1,11 +1,12 @@
-// A GPU emulator: the C++ interface of the kernels, on the CPU and its memory, and the few CUDA runtime functions that
-// callers of the kernels need. It tests the code that calls the kernels on machines without a GPU. It can't test the
-// kernels.
+// A GPU emulator. It provides the C++ interface of the kernels, computed on the CPU, and the few CUDA runtime functions
+// that callers of the kernels need. With it, machines without a GPU can test the code that calls the kernels, but not
+// the
+// kernels themselves.
 //
-// The callers are the C++ code of the GPU benchmark and, with VMOE_ADAPTER, the op library for ONNX Runtime's CUDA
-// provider. The ops of that library then run as CPU ops.
+// The callers are the C++ code of the GPU benchmark and, if VMOE_ADAPTER is defined, the op library for ONNX Runtime's
+// CUDA provider. The ops of that library then run as CPU ops.
 //
-// If the environment variable VMOE_EMULATOR_FAULT is set, dispatch writes one wrong bit.
+// If the environment variable VMOE_EMULATOR_FAULT is set, each dispatch writes one wrong bit.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -25,7 +26,8 @@ namespace {
 bool g_counting = false;
 size_t g_nodes = 0;
 
-// Returns whether the emulated CUDA refuses a call. With VMOE_ADAPTER, it refuses rows of 13 numbers of 4 bytes each.
+// Returns whether the emulated CUDA refuses a call. If VMOE_ADAPTER is defined, it refuses rows of 52 bytes (13
+// numbers of 4 bytes).
 bool refuses([[maybe_unused]] size_t row_bytes) {
 #ifdef VMOE_ADAPTER
   return row_bytes == 52;
@@ -34,7 +36,7 @@ bool refuses([[maybe_unused]] size_t row_bytes) {
 #endif
 }
 
-// If launches are being counted, adds `launches` and returns true: the caller then runs nothing. Otherwise returns
+// If launches are being counted, adds `launches` and returns true, so that the caller runs nothing. Otherwise returns
 // false.
 bool count_instead(size_t launches) {
   if (g_counting) g_nodes += launches;

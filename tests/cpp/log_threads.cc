@@ -1,6 +1,6 @@
 // Loads and runs a bundle on 4 threads while the log callback is replaced repeatedly. Each callback writes to its own
-// listener without a lock. When vmoe_set_log has returned after replacing a callback, the listener of that callback is
-// freed at once. Results must have the same bits as on a single thread. Exits with 0 if all results are right.
+// listener without a lock. As soon as vmoe_set_log has replaced a callback and returned, that callback's listener is
+// freed. Results must have the same bits as on a single thread. Exits with 0 if all results are right.
 //
 //   log_threads BUNDLE ONNXRUNTIME REPLACEMENTS
 //

@@ -1,14 +1,15 @@
-// Runs ops of the op library on heap buffers of exactly the size of their data, so that the address sanitizer detects
-// accesses past the ends.
+// Runs ops of the op library. Each input and output is in a heap buffer of exactly its size, so that the address
+// sanitizer detects accesses past the ends.
 //
 //   op_calls ONNXRUNTIME OP_LIBRARY
 //
-// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64. A
-// string or data begins with its size in bytes, and a list begins with its length.
+// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64.
+// Strings
+// and data begin with their size in bytes, and lists begin with their length.
 //
 //   l MODEL FILE THREADS      loads the file as model number MODEL; answer: the error, or nothing
 //   f MODEL                   frees the model; answer: nothing
-//   r MODEL INPUTS OUTPUTS    runs the model; answer: the error, or nothing, and shape and data of each output
+//   r MODEL INPUTS OUTPUTS    runs the model; answer: the error, or nothing and then the shape and data of each output
 //
 // An input is its name, ONNX type, shape and data. An output is its name, ONNX type, shape and size. A size of -1 means
 // an int32 output that the op allocates itself. Elements that the op has not written contain 0x7fa5.
@@ -60,7 +61,7 @@ void write_shape(const Shape& shape) {
   for (const int64_t size : shape) write_number(size);
 }
 
-// An input or output in its own buffer. If the op allocates the output, there is no buffer.
+// An input or output in its own buffer. An output that the op itself allocates has no buffer.
 struct Tensor {
   std::string name = read_text();
   ONNXTensorElementDataType type = static_cast<ONNXTensorElementDataType>(read_number());

@@ -1,12 +1,14 @@
 // Tests a batcher with 8 threads. They submit requests with their own settings, some of them elastic, and cancel or
 // drop some requests. The queue is short enough to fill up at times. Then the batcher is closed, with or without
-// draining. Every request must get exactly one answer, which must have the same bits as if the engine ran its images
-// alone. Exits with 0 if this is true for every request.
+// draining. Every request must get exactly one answer, and the outputs in it must have the same bits as if the engine
+// ran only that request's images. Exits with 0 if this is true for every request.
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
 // Prints "right N cancelled N busy N closed N batch_size N", where batch_size is the size of the largest batch. Then
-// submits or starts what the batcher must refuse, and prints the code and message of each error, one per line.
+// makes invalid requests and starts batchers with invalid options, and prints the code and message of each error, one
+// per
+// line.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -94,7 +96,8 @@ vmoe::BatcherOptions make_options(const vmoe::TimedLevels& timed) {
   return options;
 }
 
-// Closes the batcher in the callback of a request. That request and a waiting one must get answers, without a deadlock.
+// Closes the batcher in the callback of a request. That request must get its result, and a waiting request must get an
+// error, without a deadlock.
 bool closes_in_a_callback(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
@@ -115,7 +118,7 @@ bool closes_in_a_callback(const Model& model) {
   return answered == 1 && closed == 1;
 }
 
-// Checks that callbacks that throw do not change the answers of other requests in the same call.
+// Checks that callbacks that throw exceptions do not change the answers of other requests in the same call.
 bool outlives_a_callback_that_throws(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
@@ -139,7 +142,7 @@ bool outlives_a_callback_that_throws(const Model& model) {
   return answered == 3;
 }
 
-// Checks that profiles that are neither in the bundle nor a level are counted together as "other".
+// Checks that the batcher counts all profiles that are neither in the bundle nor among the levels together, as "other".
 bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;

@@ -1,15 +1,17 @@
-// Tests a batcher whose thread fails. In the first call, the first allocation fails; in the next, the second
-// allocation, and so on. There are two series of calls: in one, allocations fail for lack of memory, in the other with
-// another error. Only allocations by the header itself fail, because some failed allocations would make ONNX Runtime
-// end the process.
+// Tests a batcher in whose thread allocations fail. In the first call, the first allocation fails; in the second call,
+// the
+// second allocation fails, and so on. There are two series of such calls: in one, allocations fail for lack of memory,
+// in
+// the other with another error. Only allocations by the header itself fail, because some failed allocations would make
+// ONNX Runtime end the process.
 //
-// Every request must get exactly one answer, a failure must name its cause, and the next call must succeed. A C
-// function must return a status even if every allocation fails. Exits with 0 if all of this is true.
+// Every request must get exactly one answer, an error must name its cause, and the next call must succeed. A C function
+// must return a status even if every allocation fails. Exits with 0 if all of this is true.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //
 // Prints "right N memory N runtime N other N spared N": the number of answers of each kind. "spared" is the number of
-// right answers to requests whose call had a request that failed before.
+// right answers that came after an error in the same call.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -28,9 +30,9 @@ namespace {
 
 constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
-thread_local int left = kPlenty;  // number of allocations of this thread until one fails
+thread_local int left = kPlenty;  // own allocations of this thread before the one that fails
 thread_local bool none = false;   // if true, every allocation of this thread fails, including those in the library
-bool lacks_memory = true;         // true: allocations fail for lack of memory; false: with another error
+bool lacks_memory = true;         // whether failing allocations report a lack of memory, not another error
 constexpr char kOtherFailure[] = "no allocation today";
 
 void* allocate(size_t size, const void* caller) {
@@ -47,8 +49,8 @@ void* allocate(size_t size, const void* caller) {
 
 }  // namespace
 
-// These functions are not inlined, for two reasons: their return address must be in the code that allocates, and a
-// compiler that sees the bodies of new and delete warns that memory from new is passed to free.
+// These functions are not inlined, for two reasons: their return address must be in the code that allocates. And if
+// the compiler saw their bodies, it would warn that memory from new is passed to free.
 #define NOT_INLINED __attribute__((noinline))
 NOT_INLINED void* operator new(size_t size) { return allocate(size, __builtin_return_address(0)); }
 NOT_INLINED void* operator new[](size_t size) { return allocate(size, __builtin_return_address(0)); }

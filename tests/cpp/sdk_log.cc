@@ -1,8 +1,8 @@
 // Prints each message that the log callback receives as a line "LEVEL<tab>MESSAGE".
 //
 //   sdk_log BUNDLE ONNXRUNTIME all LEVEL     loads the bundle twice, and runs it
-//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads the bundle, and runs it three times: without, with and without a
-//       callback
+//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads the bundle, and runs it three times: without a callback, with
+//       one, and again without one
 //   sdk_log BUNDLE ONNXRUNTIME nan LEVEL     loads the bundle, and runs images with NaN twice
 //   sdk_log BUNDLE ONNXRUNTIME calls LEVEL   sets a callback that calls the library, replaces itself and throws
 //
@@ -51,7 +51,7 @@ void run_nan(const vmoe::Engine& engine) {
       engine.run(vmoe::Images::float32(pixels.data(), info.batch_multiple, info.height, info.width, info.channels)));
 }
 
-// A callback that calls the library in every allowed way, and finally throws, which is not allowed.
+// A callback that calls the library in every allowed way. Finally it throws an exception, which is not allowed.
 class Caller {
  public:
   Caller(const vmoe::Engine& engine, char** argv) : engine_(engine), argv_(argv) {}

@@ -1,4 +1,4 @@
-// Prepares one picture with the public API. Preparing may allocate at most 64 MB.
+// Prepares one picture with the public API. While it is prepared, at most 64 MB may be allocated.
 //
 //   sdk_prepare BUNDLE ONNXRUNTIME HEIGHT WIDTH CHANNELS PIXELS IMAGE
 //

@@ -4,7 +4,7 @@
 // stdin is a sequence of inputs. Each is a kind, the size as uint32, and the bytes. The kinds are:
 // - 'm': a manifest;
 // - 'g': a graph;
-// - 'b': the path of a bundle, which gets all checks before a runtime would load it;
+// - 'b': the path of a bundle, which gets all checks that come before a runtime loads it;
 // - 'n': a manifest's size as uint32, the manifest, and the name of a profile;
 // - 'p': a manifest's size as uint32, the manifest, and a picture: height, width, channels and EXIF orientation as
 //   int64, and uint8 pixels.
@@ -50,7 +50,7 @@ std::string prepared(const Manifest& manifest, const std::string& bytes) {
   int64_t numbers[4];
   std::memcpy(numbers, bytes.data(), sizeof(numbers));
   const std::string pixels =
-      bytes.substr(sizeof(numbers));  // a copy of exactly the size of the pixels, so that overruns are detected
+      bytes.substr(sizeof(numbers));  // has exactly the size of the pixels, so that overruns are detected
   vmoe_picture picture = VMOE_PICTURE_INIT;
   picture.height = numbers[0];
   picture.width = numbers[1];

@@ -1,5 +1,5 @@
 // Finds, loads and releases shared sessions under a few keys on 8 threads. While one thread holds a session, no thread
-// may load another one under the same key. Prints the number of tries in which this was true, and the number of all
+// may load another session under the same key. Prints the number of tries in which this was true, and the number of all
 // tries. Exits with 0 if the numbers are equal.
 #include <atomic>
 #include <cstdio>

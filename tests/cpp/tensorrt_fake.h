@@ -11,8 +11,9 @@ extern "C" {
 // valid until the next call.
 const char* fakeCreators() noexcept;
 
-// Returns a finder of a logger that stores every message. fakeMessages returns the messages since its last call, one
-// per line.
+// fakeLoggerFinder returns a finder of a logger that stores every message. fakeMessages returns the messages stored
+// since
+// its last call, one per line.
 nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept;
 const char* fakeMessages() noexcept;
 }

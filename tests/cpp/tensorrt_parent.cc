@@ -1,5 +1,5 @@
-// Opens the libraries in its arguments, in order. Then prints one line for each fake TensorRT among them, with its
-// creators.
+// Opens the libraries that its arguments name, in order. Then prints one line for each fake TensorRT among them. The
+// line lists the creators that are registered with it.
 #include <dlfcn.h>
 
 #include <cstdio>

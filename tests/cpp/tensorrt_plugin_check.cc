@@ -8,10 +8,11 @@
 //   create    makes a plugin from its fields, recreates it from the fields that it serializes, and clones it; prints
 //   the
 //             fields that the clone serializes, and its timing cache id
-//   shapes    prints output shapes for input shapes; #2 is a size of 2 that is known when the network is built
-//   types     prints whether the plugin accepts these types of inputs and outputs, written as one SHAPE of numbers
-//   limits    prints workspace BYTES, or refused MESSAGE, for input shapes
-//   enqueue   runs the plugin on addresses that are not device memory, and prints the MESSAGE
+//   shapes    prints output shapes for input shapes; #2 means a size of 2 that is already known when the network is
+//   built
+//   types     prints whether the plugin accepts types of inputs and outputs, written as numbers in a single SHAPE
+//   limits    prints "workspace BYTES" or "refused MESSAGE" for input shapes
+//   enqueue   runs the plugin on addresses that are not device memory, and prints the error message
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -114,7 +115,7 @@ std::string to_text(const PluginFieldCollection& fields) {
 // Returns the plugin's messages since the last call, on one line.
 std::string (*read_messages)() = nullptr;
 
-// A plugin, its two tested capabilities, and the commands that test them.
+// A plugin, its capabilities for building and for running, and the commands that test them.
 class Node {
  public:
   Node(IPluginV3* plugin, std::vector<Dims> shapes) : plugin_(plugin), shapes_(std::move(shapes)) {
@@ -182,7 +183,7 @@ class Node {
     std::vector<PluginTensorDesc> fixed(shapes_.size());
     for (size_t i = 0; i < shapes_.size(); ++i) {
       dynamic[i].max = fixed[i].dims = shapes_[i];
-      // All sizes except the maximum may be unknown, so the plugin must not read them. They are set to -1.
+      // Only the maximum sizes are certain to be known, so the plugin must not read other sizes. They are set to -1.
       dynamic[i].desc.dims = dynamic[i].min = dynamic[i].opt =
           Dims{shapes_[i].nbDims, {-1, -1, -1, -1, -1, -1, -1, -1}};
     }

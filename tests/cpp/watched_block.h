@@ -1,6 +1,6 @@
 // A grid of blocks on the CPU, with the interface that the programs of GPU kernels use. Three things run in a random
 // order that a seed determines: the threads of a phase, the lanes of a team, and the blocks of a launch. A test may
-// omit a barrier or an exchange.
+// make the grid omit a barrier or an exchange.
 #pragma once
 
 #include <algorithm>
@@ -117,8 +117,9 @@ class Machine {
   uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
   void report(const std::string& what) const { shared_.report(what); }
 
-  // Writes the first fault in shared memory to `fault`. If there is none, writes the first fault in device memory, or
-  // "".
+  // Writes the first fault in shared memory to `fault` or, if there is none, the first fault in device memory. Writes
+  // "" if
+  // there are no faults.
   void tell(char* fault, size_t fault_bytes) const {
     std::snprintf(fault, fault_bytes, "%s", (shared_.fault.empty() ? device_ : shared_).fault.c_str());
   }

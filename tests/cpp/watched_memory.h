@@ -1,4 +1,5 @@
-// Memory that checks who reads and writes it. The tests run the phases of GPU kernels on the CPU with such memory.
+// Memory that checks which actors read and write it. The tests run the phases of GPU kernels on the CPU with such
+// memory.
 //
 // Each barrier begins a new period. If an actor writes an element, no other actor may read or write the element in the
 // same period. The meaning of period and actor depends on the memory:
@@ -16,7 +17,7 @@
 
 namespace watched {
 
-// The current period and actor, and the first fault.
+// The current period, the current actor, and the first fault.
 struct Clock {
   uint32_t period = 1;
   uint32_t actor = 0;
@@ -38,7 +39,7 @@ class Array {
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
-  // Marks all values as unwritten, like the shared memory of a new block.
+  // Marks all values as unwritten, as in the shared memory of a new block.
   void forget() {
     for (Mark& mark : marks_) mark = {};
     for (T& value : values_) value = garbage();
@@ -90,7 +91,7 @@ class Array {
     uint32_t writer = 0;
     uint32_t read = 0;
     uint32_t reader = 0;
-    bool has_readers = false;  // several actors read the element in the period `read`
+    bool has_readers = false;  // whether several actors have read the element in the period `read`
     bool is_set = false;
   };
 

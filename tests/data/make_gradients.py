@@ -5,9 +5,9 @@ The script runs in a separate environment, with checkouts of google-research/vmo
     $ pip install jax==0.10.2 flax==0.12.8 optax==0.2.8 ml_collections==1.1.0 absl-py==2.5.1
     $ PYTHONPATH=vmoe:vision_transformer python tests/data/make_gradients.py
 
-The loss is the one that `train_step` in the official vmoe/train/trainer.py computes, without the router's noise. It is the
-mean of softmax_xent plus the model's auxiliary loss. The auxiliary loss is the importance loss, unless the weight of the
-importance loss is 0.
+The loss is the one that `train_step` in the official vmoe/train/trainer.py computes, but without noise in the router. It is
+the mean of softmax_xent plus the model's auxiliary loss. The auxiliary loss is the importance loss, unless the weight of
+the importance loss is 0.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def with_moe(**fields: Any) -> dict[str, Any]:
-    """Return a copy of the config TOP_K in which `fields` of the MoE layers are replaced."""
+    """Return a copy of the config TOP_K in which the values in `fields` replace those of the MoE layers."""
     config = copy.deepcopy(TOP_K)
     config["encoder"]["moe"] |= fields
     return config

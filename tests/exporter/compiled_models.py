@@ -1,8 +1,8 @@
-"""Compiles models to one graph each, compares outputs and gradients, and prints each model whose results agree.
+"""Compiles each model to a single graph, and prints the names of the models whose results agree.
 
-    python tests/support/compiled_models.py g1 mnist-pool ...
+    python tests/exporter/compiled_models.py g1 mnist-pool ...
 
-The results of a compiled model are compared with those of the uncompiled model.
+The outputs and gradients of a compiled model are compared with those of the uncompiled model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def model_and_images(name: str) -> tuple[Vmoe, torch.Tensor]:
 def compare(name: str) -> None:
     torch.compiler.reset()
     network, images = model_and_images(name)
-    # Compile first. An earlier call would cache values, which the compiler would then not have to trace.
+    # Run the compiled model first. An uncompiled call would cache values, and the compiler would then not trace their code.
     found = torch.compile(network, fullgraph=True, backend="aot_eager")(images)
     found.square().sum().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}

@@ -1,7 +1,7 @@
-"""A fake device in the CPU's memory that records operations that would wait for a device or mix it with the CPU.
+"""A fake device in the CPU's memory. It records operations that would wait for a real device or fail on one.
 
-Its tensors claim to be on `meta`, where torch expects no data, but they have data. Code for a GPU can therefore run without
-a GPU, and its results can be compared.
+The device's tensors claim to be on `meta`, the device where torch expects no data, but they have data. Code for a GPU can
+therefore run without a GPU, and its results can be compared.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ForeignTensor(Tensor):
 
 
 class ForeignDevice(TorchDispatchMode):
-    """A context in which tensors with `device="meta"` are on the fake device.
+    """A context in which `device="meta"` means the fake device.
 
     Attributes:
         faults: operations that would wait for a real device or fail on one, in the order of the calls.

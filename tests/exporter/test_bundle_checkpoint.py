@@ -34,7 +34,7 @@ def test_another_precision_has_the_files_that_the_checkpoint_gives(variant: Vari
     for manifest in manifests:
         del manifest["source"], manifest["model"]["origins"]
         if manifest["output"]["name"] == "features":
-            # A bundle that returns features has no head. Exporting it can't know the number of classes.
+            # A bundle that returns features has no head, so exporting it can't determine the number of classes.
             del manifest["model"]["num_classes"], manifest["flops_per_image"]
     assert manifests[0] == manifests[1]
 

@@ -1,4 +1,4 @@
-"""`--force` replaces only a bundle. It replaces no other files, and no inputs of the export."""
+"""`--force` replaces an existing bundle, but no other files and no inputs of the export."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 
 
 def write_over(target: Path, **settings: bool) -> None:
-    """Write a bundle that consists of one small file and a manifest over `target`."""
+    """Replace `target` by a new bundle that consists of one small file and a manifest."""
     with new_bundle(target, force=True, **settings) as folder:
         (folder / "weights.safetensors").write_bytes(b"new")
         (folder / "manifest.json").write_text('{"format": "vmoe-bundle", "files": {"weights.safetensors": {}}}')
 
 
-# Functions that add a file that does not belong to a bundle.
+# Functions that put something into a bundle that does not belong to it.
 
 
 def claim_file(bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ensembles of experts (E3): how the exporter recognizes them, their outputs, and refused options."""
+"""Ensembles of experts (E3): how the exporter recognizes them, their outputs, and which options it refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_runtime import ClassifyError, Engine, RoutingError
 
-# shapes of their routers: [D, E] and [D, M, E/M], with M = 2
+# the routers of the pre-trained model have shape [D, E], those of the fine-tuned one [D, M, E/M] with M = 2
 PRE_TRAINED, FINE_TUNED = golden.FOLDER / "g5p", golden.FOLDER / "g5"
 PLAIN = golden.FOLDER / "g1"
 
@@ -44,7 +44,7 @@ def test_the_routers_of_a_fine_tuned_one_tell() -> None:
 
 
 def test_a_pre_trained_one_is_what_the_user_says() -> None:
-    assert planned(PRE_TRAINED).model.ensemble_size == 1  # its tensors do not show that it is an ensemble
+    assert planned(PRE_TRAINED).model.ensemble_size == 1  # the tensors don't show that it is an ensemble
     assert planned(PRE_TRAINED, ensemble_size=2).model.ensemble_size == 2
     assert planned(PRE_TRAINED, config={"encoder": {"moe": {"ensemble_size": 4}}}).model.ensemble_size == 4
     unsaid = {"encoder": {"moe": {"ensemble_size": None}}}

@@ -1,6 +1,6 @@
-"""Properties of other libraries' ViTs that their tensors don't show: options, configs and architectures.
+"""Properties of other libraries' ViTs that tensors don't show: options, configs and architectures.
 
-The tests also include samples of the sweep over such properties.
+The tests also include samples of a sweep over such properties.
 """
 
 from __future__ import annotations

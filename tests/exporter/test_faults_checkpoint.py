@@ -71,7 +71,7 @@ def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
 
 
 def index(shape: Any, *details: Any, code: int = INDEX_INFO, **fields: Any) -> Build:
-    """Return a function that writes an index with a single array. `details` are the array's dtype, slices and shards."""
+    """Return a function that writes an index of a single array. `details` are the array's dtype, slices and shards."""
     return lambda folder: index_of(folder, array_entry(shape, *details, code=code), **fields)
 
 
@@ -80,7 +80,7 @@ def shard(edit: Edit) -> Build:
 
 
 def file(name: str, data: bytes, opened: str = "") -> Build:
-    """Return a function that writes a single file, and returns it as the checkpoint, or the path `opened` if it is given."""
+    """Return a function that writes a single file. It returns the path of `opened` or, by default, of the file."""
 
     def build(folder: Path) -> Path:
         (folder / name).write_bytes(data)
@@ -90,7 +90,7 @@ def file(name: str, data: bytes, opened: str = "") -> Build:
 
 
 def saved(content: object, cut: int | None = None, **options: bool) -> Build:
-    """Return a function that writes a torch file. If `cut` is given, only the first `cut` bytes remain."""
+    """Return a function that saves `content` as a torch file. If `cut` is given, only the first `cut` bytes remain."""
 
     def build(folder: Path) -> Path:
         torch.save(content, folder / "ckpt.pt", **options)

@@ -27,7 +27,7 @@ def without(part: str) -> Tensors:
 
 
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Tensors:
-    """Return the golden tensors, and apply `change` to the tensors whose name ends with `name`."""
+    """Return the golden tensors, with `change` applied to the tensors whose name ends with `name`."""
     return {key: change(array) if key.endswith(name) else array for key, array in read_tensors().items()}
 
 

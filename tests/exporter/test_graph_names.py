@@ -15,7 +15,7 @@ from vmoe_export import export_bundle
 from vmoe_runtime.installation import oldest_supported
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-SPARSE = GOLDEN / "g1"  # a model with 8 experts in each of the blocks 1 and 3
+SPARSE = GOLDEN / "g1"  # a model with 8 experts in each of its MoE blocks 1 and 3
 PLACES = {"embedding", "cls", "posembed_input", "encoder_norm", "pre_logits", "head", "MapHead", "Encoder"}
 
 
@@ -43,7 +43,7 @@ def test_every_node_has_a_name_of_its_own_that_says_its_block(file: str, graphs:
     for name in names:
         place = name.removeprefix("Encoder/").split("/")[0]
         assert re.fullmatch(r"encoderblock_[0-3]", place) or place in PLACES, name
-    # Each weight must belong to the block of the node that uses it.
+    # A node may use only weights of its own block.
     for node in graph.node:
         blocks = {re.search(r"encoderblock_\d+", name) for name in node.input if name.startswith("Encoder/encoderblock")}
         for block in filter(None, blocks):

@@ -1,4 +1,4 @@
-"""The trained MNIST model at all 24 settings: official predictions in float32, and the errors of other precisions."""
+"""The trained MNIST model at all 24 settings: official predictions in float32, and small errors in other precisions."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Largest shares of the 1,536 images that may be lost, as a mean over settings. In groups of 16 images, the mean is over all
-# settings. With each image routed separately, it is over the settings with BPR.
+# Largest share of the 1,536 images that may lose their correct answer in a shorter precision. In groups of 16 images, it is
+# the mean over all settings. If each image is routed separately, it is the mean over the settings with BPR.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# Largest shares that may be lost at any single setting. In groups of 16 images, a token that changes its expert also takes
-# slots from the tokens of other images.
+# The same share at any single setting. It is larger in groups of 16 images, because a token that changes its expert also
+# takes slots from the tokens of other images.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
-# Smallest shares of the pairs kept in float32 that must also be kept in another precision, by layer. They decrease, because
-# differences accumulate over the layers.
+# Smallest shares of the pairs kept in float32 that must also be kept in another precision, by layer. The shares decrease
+# from
+# layer to layer, because differences accumulate.
 FEWEST_KEPT = {
     "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
     "int8": (0.965, 0.95, 0.925, 0.905, 0.885),
@@ -45,7 +46,12 @@ needs_op_library = pytest.mark.skipif(find_library() is None, reason="this insta
 
 @dataclass(frozen=True)
 class Answers:
-    """The logits of the 1,536 images and, for each MoE layer, the expert int[G,S,K] of each choice, or -1 if dropped."""
+    """The answers for the 1,536 images.
+
+    Attributes:
+        logits: the logits.
+        kept: for each MoE layer, an int[G,S,K] array with the expert of each choice, or -1 if the choice is dropped.
+    """
 
     logits: np.ndarray
     kept: list[np.ndarray]
@@ -71,8 +77,9 @@ def answers_of(
     mnist_image_bundle: Path,
     mnist_images: dict[str, np.ndarray],
 ) -> AnswersOf:
-    """Return a function that computes the model's answers once per group ("16" images, or each "image"), precision and
-    setting.
+    """Return a function that computes the model's answers for a group, a precision and a setting, and caches them.
+
+    The group is "16" for groups of 16 images, or "image" if each image is routed separately.
     """
 
     @functools.cache

@@ -1,4 +1,4 @@
-"""The effect of a pool and of a limit on experts, on the official MNIST model and the images of docs/routing.md."""
+"""How a pool and a limit on experts affect the official MNIST model, on the images of docs/routing.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ EngineOf = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def engine_of(mnist_image_bundle: Path, mnist_bundle: Path) -> EngineOf:
-    """Return a function that loads one engine per group ("16" images, or each "image"), backend and number of threads."""
+    """Return a function that loads one engine per group, backend and number of threads.
+
+    The group is "16" for groups of 16 images, or "image" if each image is routed separately.
+    """
     bundles = {"image": mnist_image_bundle, "16": mnist_bundle}
 
     @functools.cache
@@ -72,7 +75,7 @@ def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dic
         official = engine(images, name)
         for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
             np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
-    # At a capacity at which no pair is dropped, a pool makes no difference.
+    # Where the capacity is so large that no pair is dropped, a pool makes no difference.
     np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
 
 
@@ -91,6 +94,6 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(
 
 
 def accuracy(engine: Engine, data: dict[str, np.ndarray], count: int, setting: dict[str, Any]) -> float:
-    """Return the accuracy in % on the first images."""
+    """Return the accuracy in % on the first `count` images."""
     (logits,) = in_parts(lambda part: [engine(part, **{"pool": False, **setting})], data["images"][:count])
     return 100 * float((logits.argmax(axis=1) == data["labels"][:count]).mean())

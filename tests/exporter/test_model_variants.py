@@ -53,7 +53,7 @@ class Exported:
         return ["canonical", *self.engines, *["torch"] * (self.plan.stored_precision == "fp32")]
 
     def expected(self, count: int, setting: Setting | None) -> Answer:
-        """Return the reference's outputs for the first `count` images. They are computed once per setting."""
+        """Return the reference's outputs for the first `count` images. They are computed once for each count and setting."""
         if (count, setting) not in self.known:
             self.known[count, setting] = self.run("numpy", self.variant.images(count), setting)
         return self.known[count, setting]
@@ -150,8 +150,9 @@ def test_outputs_and_kept_pairs_are_those_of_the_reference(exported: Exported) -
                 scale = max(1.0, float(np.abs(expected).max()))
                 atol = (3e-3 if variant.options.get("dispatch_bf16") else 1e-5) * scale
                 np.testing.assert_allclose(output, expected, rtol=0, atol=atol, err_msg=f"{runner} at {setting}")
-        # A few values are so near the middle between two steps that another order of sums rounds them differently. Most
-        # outputs don't depend on such a value.
+        # A few values are so close to the middle between two representable numbers that sums in another order round
+        # differently.
+        # Most outputs don't depend on such a value.
         assert max(differences) <= 2e-2, runner
         assert np.median(differences) <= 1e-5, runner
 
@@ -170,7 +171,7 @@ def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) ->
 
 @pytest.mark.sample(8)
 def test_settings_tell_apart_what_they_keep(exported: Exported) -> None:
-    """Check that the models test something: their routers drop tokens, and don't all prefer the same expert."""
+    """Check that the models test something: their routers drop tokens, and their tokens prefer different experts."""
     variant = exported.variant
     images = 3 * variant.batch_multiple
     results = [exported.expected(images, setting) for setting in variant.every_setting or DENSE]

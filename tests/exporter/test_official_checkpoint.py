@@ -1,4 +1,4 @@
-"""The official checkpoint format: the reader returns every tree bit for bit, however its arrays were divided."""
+"""The official checkpoint format: every tree of arrays is read bit for bit, however its arrays were cut into pieces."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_is_opened_by_prefix_by_index_or_by_folder(tmp_path: Path, 
 
 @pytest.mark.parametrize("model", ["g2", "g4"])
 def test_what_was_read_from_an_official_file_is_written_again_byte_for_byte(tmp_path: Path, model: str) -> None:
-    # Compare both the reader and the writer of these tests with files that the official code wrote.
+    # Compare the project's reader, and the writer of these tests, with files that the official code wrote.
     write_checkpoint(tmp_path / model, nest(read_tensors(GOLDEN / model)), cut=whole)
     for name in (f"{model}.index", f"{model}.data-00000-of-00001"):
         assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()

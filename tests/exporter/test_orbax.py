@@ -1,4 +1,4 @@
-"""Orbax checkpoints give the saved parameters bit for bit. Unfinished, damaged and hostile checkpoints are refused."""
+"""Orbax checkpoints are read bit for bit. Unfinished, damaged and hostile checkpoints are refused."""
 
 from __future__ import annotations
 
@@ -226,6 +226,6 @@ def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:
         shutil.copytree(layouts / "0.12.8 trainer", folder)
         (folder / file.relative_to(layouts / "0.12.8 trainer")).write_bytes(b"damaged" * 99)
         try:
-            assert_holds(folder, "orbax", parameters())  # correct if no parameter needs the damaged node
+            assert_holds(folder, "orbax", parameters())  # succeeds if no parameter needs the damaged node
         except CheckpointError as error:
             assert "\n" not in str(error)

@@ -1,4 +1,4 @@
-"""Position embeddings that are computed at export: sincos2d, and resizing, which equals the official resize bit for bit."""
+"""Position embeddings that the exporter computes: sincos2d, and the official resize, bit for bit."""
 
 from __future__ import annotations
 

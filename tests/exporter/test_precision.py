@@ -1,4 +1,4 @@
-"""Precisions shorter than float32, on the MNIST model: stored values, answers, and the answers' distance from float32."""
+"""Precisions shorter than float32, on the MNIST model: stored values, answers, and how far answers are from float32's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> dict[str, ExportResult]:
-    """Export conftest's `mnist_bundle` at two profiles in each precision, with validation."""
+    """Export the MNIST model in each short precision, with validation, at two profiles and in groups of 16 images."""
     folder = tmp_path_factory.mktemp("precision")
     return {
         precision: export_bundle(
@@ -66,7 +66,9 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 def is_short(name: str, precision: str) -> bool:
     """Return whether a tensor is stored in a type shorter than float32.
 
-    These are all kernels except those of routers and the head. With `bf16-experts`, they are only the kernels of experts.
+    With `bf16-experts`, only the kernels of experts are. In every other precision, all kernels are, except those of routers
+    and
+    of the head.
     """
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False
@@ -74,7 +76,7 @@ def is_short(name: str, precision: str) -> bool:
 
 
 def columns(name: str, kernel: np.ndarray) -> np.ndarray:
-    """Return the kernel as float32[..., inputs, outputs]."""
+    """Return the kernel `name` in the shape float32[..., inputs, outputs]."""
     if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
         return kernel.reshape(len(kernel), -1)
     return kernel if "/Moe/" in name else kernel.reshape(-1, kernel.shape[-1])
@@ -131,7 +133,7 @@ def test_a_column_of_zeros_has_the_scale_1() -> None:
 @pytest.mark.parametrize("kind", [INT8, INT4], ids=lambda kind: kind.name)
 def test_columns_of_denormal_weights_are_read_back(kind: WeightType) -> None:
     weights = np.random.default_rng(0).standard_normal((1, 8, 6)).astype(np.float32)
-    # weights of this size are realistic: under weight decay, float32 stops decreasing near 7e-42
+    # such small weights are realistic: under weight decay, float32 weights stop shrinking near 7e-42
     weights *= np.array([1e-45, 1e-43, 2.5e-43, 5e-42, 1e-38, 1], np.float32)
     stored, scales = kind.encode(weights)
     assert scales is not None and (scales > 0).all()
@@ -153,7 +155,7 @@ def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:
 @pytest.mark.parametrize(
     ("hidden", "chunk"),
     [(1, 0), (1024, 0), (1100, 0), (1088, 64), (1152, 384), (1280, 320), (1536, 512), (3072, 512), (6144, 512)],
-)  # 1100 has no divisor that is a multiple of 64, so its chunk is 0
+)  # chunk 0, because 1100 has no divisor that is a multiple of 64
 def test_hidden_features_are_cut_into_the_largest_chunks_that_fit(hidden: int, chunk: int) -> None:
     assert hidden_chunk(hidden, INT8) == chunk
     assert hidden_chunk(hidden, BFLOAT16) == hidden_chunk(hidden, FLOAT32) == 0
@@ -212,7 +214,7 @@ def test_the_users_images_show_how_many_answers_change(
     result = export_bundle(mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=some)
     (distance,) = result.distances
     assert distance.images == 160
-    # The rounding of int4 is optimized on the images; rounding to nearest would give an error of 7 %.
+    # The rounding of int4 is optimized on the images. Plain rounding to nearest would give an error of 7 %.
     assert distance.part_difference < 0.05
     graphs = [OnnxRuntimeBackend(plain_graph(path / "model.inlined.onnx"), 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
@@ -229,7 +231,7 @@ def test_the_users_images_show_how_many_answers_change(
 
 def test_parts_are_compared_on_every_image(tmp_path: Path, images: np.ndarray) -> None:
     some = images[:40].copy()
-    some[39, 0, 0] = np.nan  # this image is far after the first batch, and its outputs are NaN from the embedding on
+    some[39, 0, 0] = np.nan  # this image is long after the first batch; its outputs are NaN from the embedding on
     options = {"capacity": [1.05], "k": [1], "images": npz(tmp_path / "some.npz", images=some)}
     with pytest.raises(ExportError, match=r"output of embedding at .* is nan%"), pytest.warns(ImageWarning):
         export_bundle(MNIST / "vmoe_mnist", tmp_path / "x.vmoe", precision="bf16", **options)

@@ -1,5 +1,6 @@
-"""Presets of the released checkpoints: each accepts only tensors of its own shapes, and sets the options that the user
-omits.
+"""Presets of the released checkpoints.
+
+Each preset accepts only tensors with the shapes of its checkpoint, and sets the options that the user omits.
 """
 
 from __future__ import annotations
@@ -112,9 +113,9 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
-    """Test all pairs of presets except the pairs in SAME_SHAPES.
+    """Test that each preset refuses the checkpoints of all other presets, except for the pairs in SAME_SHAPES.
 
-    Light1, medium and the E3 that isn't fine-tuned can't be distinguished, because this E3 has the tensor shapes of a V-MoE.
+    Shapes can't distinguish light1, medium and the E3 that isn't fine-tuned, because this E3 has the shapes of a V-MoE.
     """
     for other in PRESETS:
         if other == name or {name, other} <= SAME_SHAPES:
@@ -156,7 +157,7 @@ def test_tensors_of_another_image_size_are_not_resized_in_silence(writer: Module
     ("stem", "found"),
     [
         (LIGHT1, LIGHT1),
-        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # must not match light1, although the name contains it too
+        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # must not match light1, whose name it contains too
         ("vmoe_s32_last2_ilsvrc2012", None),
     ],
 )
@@ -200,7 +201,7 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
 def test_class_names_by_the_name_of_a_list(
     files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Give names by the name of a built-in list. A file with the same name must be written with ./ before it."""
+    """Give class names by the name of a built-in list. A file of the same name must be passed with ./ before its name."""
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
     assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0

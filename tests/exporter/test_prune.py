@@ -1,4 +1,4 @@
-"""`vmoe prune`: which experts it keeps, outputs and refusals; and models whose layers have different numbers of experts."""
+"""`vmoe prune`: kept experts, outputs and refusals; and models whose layers have different numbers of experts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def saved(path: Path, tensors: Tensors) -> Path:
 
 
 def before(tensors: Tensors) -> Tensors:
-    """Return the tensors with some experts' router weights larger and others' smaller, like weights before fine-tuning."""
+    """Return the tensors as they might have been before fine-tuning: each expert's router weights are scaled randomly."""
     rng = np.random.default_rng(7)
     return {
         name: t * rng.uniform(0.5, 1.5, t.shape[1:]) if name.endswith("dense/kernel") else t for name, t in tensors.items()
@@ -54,14 +54,14 @@ def before(tensors: Tensors) -> Tensors:
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the MNIST model with 8, 5, 8, 3 and 4 experts."""
+    """Export the MNIST model with 8, 5, 8, 3 and 4 experts in its layers."""
     folder = tmp_path_factory.mktemp("pruned")
     checkpoint = folder / "few.safetensors"
     tensors = read_tensors(MNIST / "vmoe_mnist")
     for block, count in enumerate(COUNTS):
         keep_first(tensors, block, count)
     given = {"capacity": [0.3], "k": [1], "config": MNIST / "config.json", "tensorrt": True}
-    return export_bundle(saved(checkpoint, tensors), folder / "few.vmoe", **given).path  # this also validates every graph
+    return export_bundle(saved(checkpoint, tensors), folder / "few.vmoe", **given).path  # also validates every graph
 
 
 def test_the_experts_stay_whose_router_grew_most(tmp_path: Path, vmoe: Vmoe) -> None:
@@ -104,7 +104,7 @@ def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
 
 @pytest.mark.parametrize(("model", "words"), [("g5", ()), ("g5p", ("--ensemble-size", 2))])
 def test_each_member_of_an_ensemble_keeps_as_many(model: str, words: tuple[Any, ...], tmp_path: Path, vmoe: Vmoe) -> None:
-    tensors = read_tensors(golden.FOLDER / model)  # the shape of its routers is [D,M,E/M], or [D,E] as in pre-trained models
+    tensors = read_tensors(golden.FOLDER / model)  # routers have shape [D,M,E/M] or, as in pre-trained models, [D,E]
     saved(tmp_path / "before.safetensors", before(read_tensors(golden.FOLDER / "g5")))
     out = tmp_path / "few.safetensors"
     words = ("prune", golden.FOLDER / model, "--before", tmp_path / "before.safetensors", "-o", out, *words)
@@ -230,7 +230,7 @@ def test_one_expert_in_each_layer_is_exported_by_default_without_drops(tmp_path:
     for block in range(len(COUNTS)):
         keep_first(tensors, block, 1)
     one = saved(tmp_path / "one.safetensors", tensors)
-    for config in ((), ("--config", MNIST / "config.json")):  # also with the config of the whole model, where k is 2
+    for config in ((), ("--config", MNIST / "config.json")):  # also with the config of the unpruned model, where k is 2
         found = vmoe.json("export", one, "--dry-run", *config)
         assert [profile["name"] for profile in found["profiles"]] == ["c1-k1"]
         assert found["model"]["moe"]["routing"]["k"] == 1

@@ -105,7 +105,7 @@ def test_onnx_accepts_the_file_and_knows_every_type(case: golden.Case, precision
     onnx.checker.check_model(path, full_check=True)
     types = value_types(graph)
     allowed = {TensorProto.FLOAT, PRECISIONS[precision], TensorProto.INT32, TensorProto.INT64}
-    # A bfloat16 dispatcher uses bfloat16 even in a float32 graph.
+    # If the dispatcher uses bfloat16, the graph contains bfloat16 in every precision.
     assert set(types.values()) <= allowed | ({TensorProto.BFLOAT16} if case.bfloat16 else set())
     for node in graph.graph.node:
         # In a strongly typed network, these ops need inputs and outputs of the same type.
@@ -134,8 +134,8 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
         setting = {} if profile is None else {"capacity": profile.slots[0], "k": profile.k, "bpr": int(profile.bpr)}
         assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
         assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
-    # The functions are for runtimes without the plugin. The main graph calls only the functions that replace plugin ops.
-    # Only other functions call VmoeRoute and VmoeDispatch.
+    # Runtimes without the plugin run the functions. The main graph calls only the functions for the plugin's ops. These
+    # functions call VmoeRoute and VmoeDispatch.
     expected = {*PLUGINS, "VmoeRoute", "VmoeDispatch"} if layers else set()
     assert {function.name for function in model.functions} == expected
     names = [node.name for node in graph.node]
@@ -183,12 +183,12 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
                 short, TensorProto.INT32, TensorProto.FLOAT, short,
             ]  # fmt: skip
     adds = [node for node in model.graph.node if node.op_type == "Add" and types[node.output[0]] == TensorProto.FLOAT]
-    # Each block adds to the residual stream twice.
+    # Each block contains two additions to the residual stream.
     assert len(adds) >= 2 * golden.settings(case.model)["model"]["encoder"]["num_layers"]
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element type of every value, also initializers and inputs, by strict inference."""
+    """Return the element type of every value of a graph, including inputs and initializers, by strict type inference."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
     types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
@@ -219,13 +219,16 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
     path.write_bytes(emulate_short(graph).SerializeToString())
     logits, *routes = session(path).run(None, {"image": case.images})
     assert np.abs(logits - case.logits).max() > 1e-4
-    # In such small models, one token with another expert changes an image's logits by a tenth.
+    # In such small models, an image's logits change by a tenth if one token gets another expert.
     assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.2 * np.sqrt(np.mean(case.logits**2))
     assert kept_alike(case, routes) > 0.94
 
 
 def kept_alike(case: golden.Case, routes: Outputs) -> float:
-    """Return the share of (token, expert) pairs that are kept or dropped as in the official model, in the worst layer."""
+    """Return the share of (token, expert) pairs that are kept or dropped as in the official model.
+
+    The share is that of the layer where it is smallest.
+    """
     shares = [1.0]
     for slot, (_, kept) in zip(routes[::2], case.layers(), strict=True):
         assert case.profile is not None

@@ -50,7 +50,7 @@ def answers(bundle: Path, images: np.ndarray, backend: str = "onnxruntime") -> d
 def check_every_engine(
     bundle: Path, images: np.ndarray, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compare the op library, standard ops and OpenVINO with expected outputs."""
+    """Compare the outputs of the op library, standard ops and OpenVINO with expected outputs."""
     found = [answers(bundle, images), answers(bundle, images, "openvino")]
     with monkeypatch.context() as patch:
         patch.setattr(onnxruntime_cpu.op_library, "usable_library", lambda: (None, ""))
@@ -82,7 +82,7 @@ def of_library(family: Family, folder: Path, given: np.ndarray) -> dict[str, np.
 def test_tokens_and_layers_are_those_of_the_library(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = families()[name]
     folder = family.write(tmp_path / "model")
-    pictures = family.pictures() / 4  # in the range that engines accept
+    pictures = family.pictures() / 4  # scaled to the range that engines accept
     expected = of_library(family, folder, pictures)
     layers = list(range(len(expected) - 1))
     bundle = export_bundle(

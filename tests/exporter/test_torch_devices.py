@@ -1,4 +1,4 @@
-"""The torch model on a device: nothing waits for the device, nothing stays on the CPU, and the results are the same.
+"""The torch model on a device: nothing waits for the device, nothing stays on the CPU, and results equal the CPU's.
 
 No GPU is needed, because `foreign_device` is a fake device.
 """
@@ -84,6 +84,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
         moved.load_state_dict(weights, assign=True)
         found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
-    # Sums in another order may change how a token rounds to bfloat16.
+    # Sums in another order may round differently to bfloat16.
     atol = 3e-3 if case.bfloat16 else 1e-5
     check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]), atol)

@@ -1,4 +1,4 @@
-"""`load_model`: any checkpoint as a torch module with an engine's settings, and the export of that module to a bundle."""
+"""`load_model`: any checkpoint as a torch module with an engine's settings, and the module's export."""
 
 from __future__ import annotations
 

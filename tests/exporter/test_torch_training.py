@@ -1,4 +1,4 @@
-"""Training with vmoe_torch compared with the official JAX code, without router noise: gradients, losses and loss curves.
+"""Gradients, losses and loss curves of vmoe_torch, compared with the official JAX code without router noise.
 
 `tests/data/make_gradients.py` recorded the official values.
 """
@@ -66,7 +66,8 @@ def loss_of(model: Vmoe, weight: float, images: Tensor, labels: Tensor) -> Tenso
 def check_close(found: np.ndarray, official: np.ndarray, relative: float, floor: float, name: str) -> None:
     """Assert that `found` differs little from the official gradient.
 
-    The difference is relative to the norm of `official`, or to `floor` if that norm is smaller.
+    The norm of the difference, divided by the norm of `official`, is at most `relative`. If the norm of `official` is below
+    `floor`, it is divided by `floor`.
     """
     limit = relative * max(float(np.linalg.norm(official)), floor)
     assert float(np.linalg.norm(found - official)) <= limit, name
@@ -82,12 +83,12 @@ def test_gradients_of_every_parameter_are_the_official_ones(case: str, tmp_path:
     official = part(f"{case}/gradients/")
     found = {name.replace(".", "/"): parameter.grad for name, parameter in model.named_parameters()}
     assert found.keys() == official.keys()
-    # The bias of the keys adds the same number to all scores of a query. Its true gradient is therefore 0, and what remains
-    # is rounding.
+    # The bias of the keys adds the same number to all scores of a query. Its true gradient is therefore 0, and the computed
+    # one is only rounding error.
     floor = 1e-3 * max(float(np.linalg.norm(gradient)) for gradient in official.values())
     for name, gradient in found.items():
         assert gradient is not None, name
-        # Soft MoE rounds to bfloat16, so a difference in the last bit of a float32 may grow.
+        # Soft MoE rounds to bfloat16, which may enlarge a difference in the last bit of a float32 value.
         check_close(gradient.numpy(), official[name], 1e-3 if case == "soft" else 1e-4, floor, name)
 
 
@@ -110,7 +111,7 @@ def test_plain_sgd_follows_the_official_loss(case: str, tmp_path: Path) -> None:
 def test_a_dropped_token_has_the_gradient_of_its_residual_alone(case: str, tmp_path: Path) -> None:
     model, _ = model_of(case, tmp_path)
     _, routes = model.logits_and_routing(batch_of(0)[0])
-    assert all(not layer["kept"].any(dim=-1).all() for layer in routes.values())  # the recorded data has dropped tokens
+    assert all(not layer["kept"].any(dim=-1).all() for layer in routes.values())  # tokens are dropped in every layer
     x = torch.randn(1, 40, 8, requires_grad=True)
     assert model.config.moe is not None
     y, route = model._moe_block("Encoder.encoderblock_1", model.config.moe, x, model.profile, 0)

@@ -1,4 +1,4 @@
-"""Validation accepts correct graphs of any depth and kind, and reports a fault in the part where it is."""
+"""Validation accepts correct graphs of any depth and kind, and names the part of a graph that has a fault."""
 
 from __future__ import annotations
 

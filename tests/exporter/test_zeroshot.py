@@ -1,4 +1,4 @@
-"""`vmoe zeroshot` and `--normalize`: for classes given by name, the probabilities of transformers and open_clip."""
+"""`vmoe zeroshot` and `--normalize`: classes given by name get the probabilities of transformers and open_clip."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def labels(folder: Path) -> Path:
 
 
 def zeroshot(model: Zeroshot, folder: Path, *words: str) -> None:
-    """Run `vmoe zeroshot` for a model, which writes `x.vmoe`."""
+    """Run `vmoe zeroshot` for a model. It writes the bundle `x.vmoe` into `folder`."""
     given = [model.folder, "--class-names", labels(folder), "-o", folder / "x.vmoe", "-q"]
     assert main(["zeroshot", *map(str, given), *words]) == 0
 
 
 def probabilities(bundle: Path, **options: Any) -> np.ndarray:
-    """Return the probabilities that `classify` reports, as float64[20, classes]."""
+    """Return the probabilities that an engine's `classify` reports for 20 pictures, as float64[20, classes]."""
     with Engine.load(bundle, **options) as engine:
         answers = engine.classify(pictures(), len(NAMES))
     return np.array([[dict(answer)[name] for name in NAMES] for answer in answers])

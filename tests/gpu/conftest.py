@@ -15,7 +15,7 @@ from vmoe_runtime.backends.tensorrt import onnxruntime_provider
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export the MNIST model with each image routed separately, and with graphs for TensorRT at two profiles."""
+    """Export the MNIST model at two profiles, with graphs for TensorRT. Each image is routed separately."""
     target = tmp_path_factory.mktemp("tensorrt") / "own.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1], tensorrt=True, validate=False)
     return target
@@ -31,7 +31,7 @@ def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return a list that records the options of each ONNX Runtime backend for a GPU. The backends run on the CPU instead."""
+    """Run the ONNX Runtime backends for GPUs on the CPU instead. Return a list of the options that each one requested."""
     asked: list[dict[str, Any]] = []
 
     def session(graph: Any, **options: Any) -> OnnxRuntimeBackend:

@@ -1,8 +1,9 @@
-"""Runs ONNX Runtime's own CUDA provider, from its wheel, without a GPU, on fakes of NVIDIA's libraries.
+"""Runs ONNX Runtime's own CUDA provider, from its wheel, on fakes of NVIDIA's libraries instead of a GPU.
 
 Most fake functions only return "success". Only the few functions that loading a model needs do something: memory is
-allocated on the host, copies are made, and there is one GPU. Models are therefore loaded as on a GPU: nodes are assigned to
-providers, and copies are inserted between them. Kernels don't run, so outputs are meaningless.
+allocated on the host, copies are made, and there is one GPU. ONNX Runtime therefore loads models as with a GPU: it assigns
+nodes to
+providers, and inserts copies between providers. Kernels don't run, so outputs are meaningless.
 """
 
 from __future__ import annotations
@@ -82,11 +83,11 @@ _DEFINED = re.compile(r"^[a-z].*?\*?(\w+)\(", re.MULTILINE)
 def libraries(folder: Path, provider: Path) -> Path:
     """Make a folder for LD_LIBRARY_PATH with fakes of all of NVIDIA's libraries that the provider needs.
 
-    Skips if CUDA's headers are missing.
+    If CUDA's headers are missing, skip the test.
 
     Args:
         folder: the folder to write to.
-        provider: libonnxruntime_providers_cuda.so.
+        provider: the path of libonnxruntime_providers_cuda.so.
     """
     if not (CUDA_INCLUDE / "cuda_runtime_api.h").is_file():
         pytest.skip(f"the fake of CUDA's runtime needs {CUDA_INCLUDE}/cuda_runtime_api.h")

@@ -37,7 +37,7 @@ Images = dict[str, np.ndarray]
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Provide an empty file as the TensorRT plugin, because many installations don't have the plugin."""
+    """Make the backends use an empty file as the TensorRT plugin, because many installations don't have the plugin."""
     library = tmp_path / "libvmoe_tensorrt.so"
     library.touch()
     find = installation.find_native
@@ -52,7 +52,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tensorrt(cache: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    """Install the fake of TensorRT, with an empty cache for its engines."""
+    """Install the fake TensorRT, with an empty cache for built engines."""
     return fake_tensorrt.install(monkeypatch)
 
 
@@ -66,7 +66,7 @@ def files(folder: Path) -> list[str]:
 
 
 def assert_refuses(vmoe: Vmoe, arguments: list[object], code: int, *names: str) -> None:
-    """Assert that `vmoe build` ends with this exit code and one line on stderr that contains `names`."""
+    """Assert that `vmoe build` ends with the exit code `code`, and with one line on stderr that contains `names`."""
     out, err = vmoe.run("build", *arguments, code=code)
     assert out == ""
     *progress, last = err.splitlines()

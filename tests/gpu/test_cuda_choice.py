@@ -1,6 +1,6 @@
 """GPUs, drivers, profiles and bundles that the CUDA backends refuse before they load anything.
 
-Drivers and op libraries are fakes. If a graph is loaded, it runs in ONNX Runtime's CPU provider.
+Drivers and op libraries are fakes. Graphs that are loaded run in ONNX Runtime's CPU provider.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    """Return a function that makes this machine seem to have a GPU and an op library for CUDA."""
+    """Return a function that makes this machine seem to have a GPU.
+
+    Unless `library` is false, the machine also seems to have an op library for CUDA.
+    """
 
     def setup(
         capability: str = "9.0", cuda: tuple[int, int] = (13, 0), library: bool = True, built_with: int = 13000
@@ -72,7 +75,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
 
 @pytest.fixture
 def real_library(machine: Setup, on_cpu: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fake a machine with a GPU and the real op library for CUDA. Graphs for CUDA run on the CPU."""
+    """Make this machine seem to have a GPU, and use the real op library for CUDA. Graphs for CUDA run on the CPU."""
     machine()
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: REAL_LIBRARY)
 
@@ -82,7 +85,7 @@ def assert_passed_over(
 ) -> None:
     """Assert that the backend refuses the bundle with one sentence that contains `says`, and that "auto" selects the CPU.
 
-    The availability of the backend, which is found without loading it, must give the same sentence.
+    `availability`, which checks the backend without loading it, must give the same sentence.
     """
     opened = Bundle.open(path)
     rules = opened.manifest.rules

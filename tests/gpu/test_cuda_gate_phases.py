@@ -1,6 +1,6 @@
 """The code of the kernel that computes gates, softmax(x . router), run on the CPU.
 
-It must give the same bits in any order of lanes.
+The gates must have the same bits in any order in which the lanes run.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from kept_build import kept
 from test_cuda_phases import ROOT, at_offset, faultless, pointer
 
 SOURCE = ROOT / "tests" / "cpp" / "cuda_gate_phases.cc"
-FEW = 32  # the smaller of the two programs supports up to this number of experts
+FEW = 32  # the kernel has a smaller program for up to this number of experts
 EXPERTS = (1, 2, 3, 7, 8, 9, 12, 16, 31, 32, 33, 40, 64, 100, 128, 250, 255, 256)
 ULP = 2.0**-23
 EXP_ERROR = 2 * ULP  # relative
-GATE_ERROR = 3e-6  # largest relative error, for logits up to about 8
+GATE_ERROR = 3e-6  # largest allowed relative error, for logits up to about 8
 
 
 class GatesCall(ctypes.Structure):
@@ -48,7 +48,10 @@ def gates_of(
     few: bool | None = None,
     lost_distance: int = 0,
 ) -> np.ndarray:
-    """Return gates [tokens,E], and fail with the first fault. By default, `wide` and `few` follow from the sizes."""
+    """Compute gates [tokens,E]. If there is a fault, fail with the first one.
+
+    By default, `wide` and `few` follow from the sizes.
+    """
     tokens, hidden = x.shape
     experts = router.shape[1]
     wide = hidden % 4 == 0 and experts % 4 == 0 if wide is None else wide

@@ -1,4 +1,4 @@
-"""The machine code of the GPU kernels: it needs no spilled registers, and moves 16 bytes at a time where possible."""
+"""The machine code of the GPU kernels: it spills no registers, and moves 16 bytes at a time where possible."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from kept_build import kept
 from sdk_build import built
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-KERNELS = {"gates": 4, "route": 9, "rows": 8}  # number of kernels in each source file, counting all types
-REGISTERS, BLOCK_THREADS = 64, 512  # a multiprocessor has 65,536 registers, so it holds two such blocks at once
-GATES_REGISTERS, GATES_THREADS = 144, 32  # 65,536 registers are enough for 14 such blocks
+KERNELS = {"gates": 4, "route": 9, "rows": 8}  # kernels in each source file; each type counts separately
+REGISTERS, BLOCK_THREADS = 64, 512  # so a multiprocessor, with 65,536 registers, can hold two such blocks at once
+GATES_REGISTERS, GATES_THREADS = 144, 32  # so 65,536 registers are enough for 14 such blocks
 GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane, and words that a lane copies or combines at a time
-# a word for each of four tokens; for each of the four numbers in it, two words with the weights of eight experts
+# 16-byte loads per step: a word for each of four tokens and, for each of the four numbers in a word, two words with the
+# weights of eight experts
 MULTIPLIED = 4 + 4 * 2
 
 if not shutil.which("nvcc") or not shutil.which("c++filt"):
@@ -26,8 +27,8 @@ if not shutil.which("nvcc") or not shutil.which("c++filt"):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel compiled for one architecture. `loads` and `stores` are its numbers of 16-byte loads and stores in device
-    memory.
+    """A kernel compiled for one architecture. `loads` and `stores` are the numbers of its instructions that load
+    or store 16 bytes of device memory.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Kernel:
 
     @property
     def fits(self) -> bool:
-        """Whether the planned number of blocks of this kernel can run on a multiprocessor at once."""
+        """Whether a multiprocessor can hold the planned number of blocks of this kernel at once."""
         registers, threads = (GATES_REGISTERS, GATES_THREADS) if self.name == "gates" else (REGISTERS, BLOCK_THREADS)
         return self.registers <= registers and self.threads <= threads
 
     @property
     def least_moves(self) -> tuple[int, int]:
-        """The smallest expected numbers of 16-byte loads and 16-byte stores."""
+        """The smallest expected values of `loads` and `stores`."""
         if self.name == "gates":
             return (MULTIPLIED if self.types[-1] == "Word16" else 0), 0
         copied = {"route_dispatch": COPIED, "dispatch": COPIED, "combine": COMBINED}.get(self.name, 0)
@@ -74,14 +75,14 @@ def test_kernels_fit_spill_nothing_and_move_whole_words(source: str) -> None:
 
 
 def architectures() -> list[str]:
-    """Return the architectures for which the product contains machine code, without the prefix "sm_"."""
+    """Return the GPU architectures that the product's machine code is for, as numbers without the prefix "sm_"."""
     listed = re.search(r"set\(VMOE_CUDA_ARCHITECTURES ([^\n]*)", (PLUGINS / "cmake" / "Prerequisites.cmake").read_text())
     assert listed is not None
     return re.findall(r"(\d+)-real", listed[1])
 
 
 def compile_kernels(source: str) -> Iterator[Kernel]:
-    """Compile all kernels of a source for all architectures, with the product's options."""
+    """Compile all kernels of a source file for all architectures, with the product's options."""
     options = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", (PLUGINS / "cuda" / "CMakeLists.txt").read_text())
     assert options is not None
     command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "-DNDEBUG", *options[1].split(";"), f"-I{PLUGINS}", "-Xptxas=-v"]

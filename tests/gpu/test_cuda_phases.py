@@ -1,4 +1,4 @@
-"""The GPU kernels' code, run on the CPU: its phases give the reference's bits in any order of threads, without races."""
+"""The GPU kernels' code, run on the CPU: its phases give the reference's bits in any order of threads, and have no races."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         hidden = int(rng.integers(1, 20)) * (8 if wide else 1) + (0 if wide else number % 2)
         out = rng.normal(0, 1, (slots, hidden)).astype(dtype)
         slot = rng.integers(-1, slots, (tokens, k), np.int32)
-        slot[rng.random(slot.shape) < 0.05] = slots + 3  # not a valid slot, so it must add nothing
+        slot[rng.random(slot.shape) < 0.05] = slots + 3  # invalid, so these pairs must add nothing
         weight = rng.random((tokens, k), np.float32)
         y = np.zeros((tokens, hidden), dtype)
         sizes = slots, tokens, k, hidden
@@ -188,8 +188,9 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     sorting = [2 + merges(pairs) for pairs in tiles]
     ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
     assert phases == groups * (sum(sorting) + len(tiles)) + ranking
-    # The last phase of a block needs no barrier. The last phase of a group needs none either if the next group first writes
-    # to the buffer that does not contain this group's keys.
+    # The last phase of a block needs no barrier. The last phase of a group needs no barrier either, provided that the next
+    # group
+    # first writes to the buffer that does not contain this group's keys.
     needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
     assert len(found) == phases - needless
 
@@ -229,11 +230,11 @@ def run_phases(
 ) -> list[np.ndarray]:
     """Run the kernels' phases on the CPU, and fail with the first fault.
 
-    Without `x`, run Route and return slot, weight, src and expert. With `x`, u32 rows of whole 16-byte words, run
-    RouteDispatch and return slot, weight and buf.
+    Without `x`, run Route and return slot, weight, src and expert. With `x`, run RouteDispatch and return slot, weight and
+    buf. Each row of `x`, of type uint32, consists of whole 16-byte words.
 
-    In a grid of `rows` rows, each block handles every rows-th group. If `rows` is None, it depends on `seed`, so that all
-    ways to share a few groups are run.
+    In a grid of `rows` rows, each block processes every rows-th group. If `rows` is None, it depends on `seed`, so that the
+    tests cover all ways to divide a few groups among blocks.
     """
     groups, tokens, experts = case.gates.shape
     rows = rows or min(seed, groups)
@@ -255,7 +256,7 @@ def run_phases(
 
 
 def faultless(function: Any, *arguments: Any) -> int:
-    """Call a function of the library; fail with the first fault that it reports."""
+    """Call a function of the library and return its result. If it reports a fault, fail with that fault."""
     fault = ctypes.create_string_buffer(500)
     returned = function(*arguments, fault, ctypes.c_size_t(len(fault)))
     assert fault.value == b"", fault.value.decode()

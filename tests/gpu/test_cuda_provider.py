@@ -1,4 +1,4 @@
-"""The backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider, set up by cuda_provider.py.
+"""The backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider, which cuda_provider.py makes loadable.
 
 The backends load their graphs, but no kernel runs.
 """
@@ -48,7 +48,7 @@ def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["fp32", "fp16", "bf16"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export a bundle with five MoE layers and a graph for TensorRT, in one of the precisions."""
+    """Export a bundle with five MoE layers and a graph for TensorRT, in the precision of the test's parameter."""
     target = tmp_path_factory.mktemp("provider") / f"{request.param}.vmoe"
     precision: TensorRtPrecision = request.param
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], tensorrt=True, precision=precision, validate=False)
@@ -78,7 +78,7 @@ def test_a_fixed_graph_is_on_the_gpu_but_for_one_shape_and_copies_nothing_back(b
     assert said == f"cuda-fixed|c0.3-k1|{description}"
     assert [on_cuda[op] for op in ("VmoeGates", "VmoeRouteDispatch", "VmoeCombine")] == [5, 5, 5]
     assert [name for name in on_cuda if name.startswith("Memcpy")] == []
-    assert on_cpu == {"Concat": 1}  # it computes the shape of a batch's class tokens
+    assert on_cpu == {"Concat": 1}  # computes the shape of a batch's class tokens
 
 
 def test_settings_of_a_call_come_back_from_the_gpu_once_a_layer(bundle: Path, nvidia: Path) -> None:

@@ -1,4 +1,4 @@
-"""On a machine without a GPU, GPU backends with the real packages name the missing part in one sentence."""
+"""On a machine without a GPU, GPU backends, run with the real packages, name what is missing in one sentence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 
 
 def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a script in Python. Packages in the folder `packages` take precedence over this environment's."""
+    """Run a script in Python. Packages in the folder `packages` take precedence over packages of this environment."""
     path = os.pathsep.join(map(str, (packages, RUNTIME) if packages else (RUNTIME,)))
     return sdk_build.run(sys.executable, "-c", script, *map(str, arguments), PYTHONPATH=path)
 
@@ -145,8 +145,8 @@ def test_no_package_of_a_gpu_is_imported_where_there_is_none(bundle: Path) -> No
 
 
 def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
-    # The bindings are real. The package `tensorrt`, which re-exports them, exists only together with TensorRT's libraries,
-    # so a small file replaces it.
+    # The bindings are real. The real package `tensorrt`, which only re-exports them, can't be installed without TensorRT's
+    # libraries, so a small file replaces it.
     packages = wheel_folder(*TENSORRT_WHEELS[1:])
     (tmp_path / "tensorrt.py").write_text(
         f"import sys\nsys.path.insert(0, {str(packages)!r})\nfrom tensorrt_bindings import *\n"
@@ -161,9 +161,9 @@ def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: 
 
 
 def names_used(roots: set[str]) -> set[str]:
-    """Return the names of all attributes that the modules read from objects with these names.
+    """Return the names of all attributes that the modules read from objects whose names are in `roots`.
 
-    For example, `set_flag` is read from `config` in `config.set_flag`.
+    For example, if `roots` contains `config`, then `config.set_flag` adds `set_flag`.
     """
 
     def root(node: ast.expr) -> str:
@@ -184,7 +184,7 @@ def test_every_name_of_tensorrt_that_is_used_is_in_its_bindings(wheel: str) -> N
     used = names_used({"tensorrt", *enums, *objects}) - {"__version__", "__init__"}
     assert {"execute_async_v3", "plugins_to_serialize", "STRONGLY_TYPED", "get_tensor_profile_shape", "TF32"} <= used
     bindings = (wheel_folder(wheel) / "tensorrt_bindings" / "tensorrt.so").read_bytes()
-    # Search for the end of a string only, because linkers store a string inside a longer one that ends with it.
+    # Check only where each name ends, because linkers may store a string as the end of a longer one.
     assert {name for name in used if name.encode() + b"\0" not in bindings} == set()
 
 

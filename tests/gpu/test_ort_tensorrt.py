@@ -1,4 +1,7 @@
-"""The options that the backend `ort-tensorrt` passes to ONNX Runtime's TensorRT provider. The graphs run on the CPU here."""
+"""The options that the backend `ort-tensorrt` passes to ONNX Runtime's TensorRT provider.
+
+The tests run the graphs on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def plugin(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def requested(cache: Path, plugin: Path, on_cpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list that records the options of each graph that is loaded. The machine seems to meet all requirements."""
+    """Make this machine seem to meet all requirements. Return a list of the options of each graph that is loaded."""
     monkeypatch.setattr(onnxruntime_provider, "require_provider", lambda *_: Gpu(fake_gpu.NAME, "9.0", (13, 0)))
     monkeypatch.setattr(onnxruntime_provider, "native_path", lambda *_: plugin.with_name("libvmoe_tensorrt_register.so"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
@@ -37,7 +40,7 @@ def requested(cache: Path, plugin: Path, on_cpu: list[Any], monkeypatch: pytest.
 
 
 def provider_options(asked: dict[str, Any]) -> dict[str, str]:
-    """Return the options of the TensorRT provider among the recorded options."""
+    """Return the TensorRT provider's options from the recorded options of a graph."""
     (name, options), *_ = asked["providers"]
     assert name == "TensorrtExecutionProvider"
     return options

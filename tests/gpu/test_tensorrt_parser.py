@@ -1,6 +1,6 @@
-"""The graphs for TensorRT, in the parser and builder of TensorRT-RTX. They are NVIDIA's own, and need no GPU.
+"""The graphs for TensorRT, in TensorRT-RTX's parser and builder, which are NVIDIA's own and need no GPU.
 
-TensorRT-RTX doesn't support plugins. The parser therefore reads each op as the function in the file. The builder gets a
+TensorRT-RTX doesn't support plugins. The parser therefore replaces each op by its function in the file. The builder gets a
 graph without the ops, in which the outputs of the ops are inputs of the graph.
 """
 
@@ -65,8 +65,8 @@ def graph_of(bundle: Bundle) -> Path:
 
 
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
-    """Return a report with the parser's messages. If `shapes` of the inputs are given, it also says whether the builder
-    succeeds.
+    """Return a report with the parser's messages. If `shapes` of the inputs are given, the report also
+    contains the builder's result.
     """
     command = (sys.executable, "-c", PARSE, graph, *([] if shapes is None else [json.dumps(shapes)]))
     report: Mapping[str, Any] = json.loads(sdk_build.built(*command, PYTHONPATH=str(wheel_folder(*RTX_WHEELS))))
@@ -75,7 +75,7 @@ def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
 
 
 def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
-    """Replace each op: its inputs become outputs of the graph, and its outputs become inputs of the graph.
+    """Remove each op: its inputs become outputs of the graph, and its outputs become inputs of the graph.
 
     Return the path of the graph, and the range of shapes of each input.
     """
@@ -154,6 +154,6 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        # per layer: the similarities of keys, and the counts and the means of merged tokens
+        # three products per layer: similarities of keys, counts of merged tokens, and their means
         in_merging = 3 * len(layers) if "merge" in options else 0
         assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

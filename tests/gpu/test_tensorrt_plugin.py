@@ -1,4 +1,4 @@
-"""The TensorRT plugin without TensorRT: what it creates, refuses, accepts and returns, through TensorRT's own interfaces."""
+"""The TensorRT plugin without TensorRT: what it creates, refuses, accepts and returns through TensorRT's interfaces."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def made() -> Build:
 
 
 def ask(made: Build, questions: Sequence[str]) -> list[str]:
-    """Return the answer to each question. tests/cpp/tensorrt_plugin_check.cc describes the format of both."""
+    """Return the answer to each question.
+
+    tests/cpp/tensorrt_plugin_check.cc describes the formats of questions and answers.
+    """
     command = (made.program("plugin_check"), made.plugin, made.fake())
     text = "".join(f"{question}\n" for question in questions)
     done = run(*command, text=text, CUDA_VISIBLE_DEVICES="-1", UBSAN_OPTIONS="print_stacktrace=1")
@@ -71,7 +74,7 @@ def settings(name: str, values: Sequence[int | str] = (3, 2, 1)) -> str:
 
 
 def with_fields(case: str) -> str:
-    """Replace the second word of `case` by the fields of the op's settings.
+    """Return `case` with its second word replaced by the fields of the op's settings.
 
     A case is `OP 3,2,1 SHAPE...`, where the numbers are capacity, k and bpr, or `OP - SHAPE...` for an op without settings.
     """

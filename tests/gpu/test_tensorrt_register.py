@@ -1,4 +1,4 @@
-"""The library that registers the TensorRT plugin when it is opened: it succeeds every time, or reports why it can't."""
+"""The library that registers the TensorRT plugin when it is opened: it succeeds every time, or reports the reason."""
 
 from __future__ import annotations
 

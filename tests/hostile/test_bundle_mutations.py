@@ -1,4 +1,4 @@
-"""A short form of `make hostile`: Python and C++ refuse mutated bundles, or return the good bundle's answers."""
+"""A short form of `make hostile`: Python and C++ either refuse a mutated bundle or return the good bundle's answers."""
 
 from __future__ import annotations
 

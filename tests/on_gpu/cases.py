@@ -1,4 +1,4 @@
-"""Test cases for the kernels: gates that make routing hard, and tokens."""
+"""Test cases for the kernels: gates that make routing difficult, and tokens to move."""
 
 from __future__ import annotations
 
@@ -40,11 +40,14 @@ class Case:
 
 
 def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
-    """Make gates f32[G,S,E] of a kind: outputs of a softmax, or values that no softmax returns but that an op must route."""
+    """Make float32 gates[G,S,E] of one kind.
+
+    They are outputs of a softmax, or values that no softmax returns but that an op must nevertheless route.
+    """
     shape = groups, tokens, experts
     if kind == "equal":
         return torch.full(shape, 1 / experts)
-    if kind == "tied":  # values from a small set, so that experts and tokens tie
+    if kind == "tied":  # values from a small set, so that experts and tokens have ties
         return torch.randint(0, 4, shape, generator=source) / 4
     logits = torch.randn(shape, generator=source)
     if kind == "one expert":
@@ -67,7 +70,7 @@ def make_bits(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Te
 
 
 def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Make numbers of both signs and many magnitudes. Some are zeros, and some lose bits when they are scaled."""
+    """Make numbers of both signs and many magnitudes. Some are zeros, and some are rounded when they are scaled."""
     numbers = torch.randn(shape, generator=source) * 10.0 ** torch.randint(-3, 3, shape, generator=source)
     for odd in (-0.0, 6e4, 1e-40):
         numbers[torch.rand(shape, generator=source) < 0.02] = odd
@@ -84,7 +87,7 @@ def make_inputs(case: Case) -> dict[str, Tensor]:
 
 
 def named_cases(seed: int) -> Iterator[Case]:
-    """Yield cases of every kind of gates in every type and order, followed by the smallest and largest of every size."""
+    """Yield cases with every kind of gates, token type and order of service, then with the extremes of every size."""
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):
@@ -94,7 +97,7 @@ def named_cases(seed: int) -> Iterator[Case]:
                 yield Case(replace(shape, tokens=1500, choices=2, hidden=8), kind, seed)  # more than one tile
     for type in ("fp16", "bf16"):  # as in exported graphs
         yield Case(replace(_SMALL, type=type, hidden=768), "random", seed)
-    for type in TYPES:  # rows that can't be read 16 bytes at a time
+    for type in TYPES:  # misaligned, so that rows can't be read 16 bytes at a time
         yield Case(replace(_SMALL, type=type, hidden=5), "random", seed)
         yield Case(replace(_SMALL, type=type), "random", seed, offset=4 if type == "fp32" else 2)
     ends = (
@@ -111,7 +114,7 @@ def named_cases(seed: int) -> Iterator[Case]:
 
 
 def random_cases(seed: int, count: int) -> Iterator[Case]:
-    """Yield random cases of any size, type and kind; large ones are rare."""
+    """Yield random cases of any size, type and kind. Large cases are rare."""
     for index in range(count):
         draw = random.Random(f"{seed} {index}")
         experts = draw.choice([1, 2, 3, 7, 8, 16, 32, 33, 64, 128, 256])

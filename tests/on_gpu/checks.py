@@ -61,7 +61,7 @@ def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Libr
 
 
 def expected_of(case: Case, inputs: Tensors) -> Tensors:
-    """Compute the expected results of a case with torch on the CPU. `y` is computed from the input `out` of the case."""
+    """Compute the expected results of a case with torch on the CPU. The result `y` is computed from the input `out`."""
     shape = case.shape
     slot, weight, src = exact.route(inputs["gates"], shape.capacity, shape.choices, shape.bpr)
     buf, y = exact.dispatch(inputs["x"], src), exact.combine(inputs["out"], slot, weight)
@@ -74,7 +74,7 @@ def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str]
     for name in names:
         got, wanted = problem.get(name), expected[name]
         wrong = ~exact.same_bits(got, wanted)
-        if name == "y":  # if a sum is NaN, its bits are unspecified
+        if name == "y":  # the bits of a NaN sum are unspecified
             wrong &= ~(got.isnan() & wanted.isnan())
         if wrong.any():
             where = tuple(wrong.nonzero()[0].tolist())
@@ -85,7 +85,7 @@ def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str]
 
 
 def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
-    """Run all kernels on a case several times; return the failures."""
+    """Run all kernels on a case several times, and return messages about wrong results."""
     inputs = make_inputs(case)
     expected, problem = expected_of(case, inputs), GuardedProblem(device, kernels, case.shape, case.offset)
     found: list[str] = []
@@ -102,7 +102,7 @@ def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
 
 
 def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
-    """Run all kernels on every case. Stop at a GPU error, because nothing runs on the GPU after it."""
+    """Run all kernels on every case. Stop at a GPU error, because after such an error nothing runs on the GPU."""
     count, failures = 0, list[str]()
     for case in cases:
         count += 1
@@ -134,7 +134,7 @@ def check_streams(device: Device, kernels: Library, seed: int) -> Check:
 
 
 def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
-    """Capture a layer in a CUDA graph once, then replay it on other inputs."""
+    """Capture a layer in a CUDA graph once, then replay the graph on other inputs."""
     failures: list[str] = []
     cases = _layer_cases(seed, len(_LAYERS))
     for case in cases:

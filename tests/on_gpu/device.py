@@ -9,7 +9,7 @@ from command_line import BenchmarkError
 
 Work = Callable[[], object]
 
-_LARGEST_L2_BYTES = 128 << 20  # the largest of any GPU; used if torch doesn't report the size
+_LARGEST_L2_BYTES = 128 << 20  # used if torch doesn't report the size; no GPU has a larger cache
 
 
 class Device:
@@ -47,11 +47,11 @@ class Device:
         return int(self._cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """Wait until all work is done. If a GPU error has occurred, raise it."""
+        """Wait until all work on the GPU is done. If a GPU error has occurred, raise it."""
         self._cuda.synchronize()
 
     def on_streams(self, works: Sequence[Work]) -> None:
-        """Run all works at the same time, each on its own stream, and wait until they are done."""
+        """Run all functions in `works` at the same time, each on its own stream, and wait until the GPU has finished."""
         self.synchronize()
         for work in works:
             with self._cuda.stream(self._cuda.Stream()):
@@ -59,8 +59,9 @@ class Device:
         self.synchronize()
 
     def capture(self, work: Work) -> Work:
-        """Run `work` once to warm up, capture it in a CUDA graph on the current stream, and return a function that runs the
-        graph.
+        """Run `work` once to warm up, and capture it in a CUDA graph. Return a function that runs the graph.
+
+        The capture uses the current stream.
         """
         self.on_streams([work])
         graph = self._cuda.CUDAGraph()

@@ -12,7 +12,7 @@ _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # integer types fo
 
 
 def same_bits(first: Tensor, second: Tensor) -> Tensor:
-    """Compare the bits of two tensors of the same dtype and shape. Return a bool for each element."""
+    """Return, for each element, whether its bits are the same in both tensors, which have the same dtype and shape."""
     bits = _UNSIGNED[first.element_size()]
     return first.contiguous().view(bits) == second.contiguous().view(bits)
 
@@ -24,8 +24,8 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     before all second choices. Within a choice, tokens are ordered by descending best gate if `bpr` is true, and otherwise by
     position.
 
-    Timings use `fast`. Ties between experts may then be broken differently, because topk does not specify their order, and
-    gates must not be NaN.
+    Only timings set `fast`. With it, ties between experts may be broken differently, because topk does not specify their
+    order, and gates must not be NaN.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device

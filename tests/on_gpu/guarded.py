@@ -36,7 +36,7 @@ class GuardedProblem(Problem):
         return whole[begin:end].view(dtype).view(sizes)
 
     def set(self, inputs: dict[str, Tensor]) -> None:
-        """Copy inputs to the GPU, and overwrite everything that kernels write."""
+        """Copy `inputs` to the GPU, and fill all other tensors, which kernels write, with garbage."""
         for name, tensor in self.tensors.items():
             if name in inputs:
                 assert (tensor.shape, tensor.dtype) == (inputs[name].shape, inputs[name].dtype)
@@ -53,9 +53,10 @@ class GuardedProblem(Problem):
         return all(bool((guard == _GARBAGE).all()) for guard in self._guards[name])
 
     def count_launches(self, kernel: str) -> int:
-        """Return the number of CUDA graph nodes that a kernel makes. The current stream must not be the default stream.
+        """Return the number of CUDA graph nodes that a call of a kernel adds.
 
-        The kernel runs once before it is counted, so that its code is loaded.
+        The current stream must not be the default stream. The kernel runs once before it is counted, so that its code is
+        loaded.
 
         Raises:
             DeviceError: the kernel allocates or synchronizes.
@@ -65,7 +66,7 @@ class GuardedProblem(Problem):
 
 
 def count_nodes(kernels: Library, stream: int, work: Callable[[], None]) -> int:
-    """Return the number of CUDA graph nodes that `work` puts on the stream. The work does not run."""
+    """Return the number of CUDA graph nodes that `work` puts on the stream. The GPU does not run the work."""
     nodes = ctypes.c_size_t()
     kernels.call("begin_count", stream)
     try:

@@ -17,7 +17,7 @@ KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
 _EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
-_SMALL_PAIRS = 2048  # groups with at most this number of pairs, S * K, are routed in one launch
+_SMALL_PAIRS = 2048  # groups with at most this number S * K of pairs are routed in one launch
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
@@ -62,7 +62,7 @@ def build(command: list[str]) -> Path:
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        # Search for the error, because the output begins with warnings of g++, which are not the reason.
+        # Search for the line with the error, because the output begins with warnings of g++, which are not the cause.
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         why = next((line for line in lines if "error" in line or "fatal" in line), "; ".join(lines[-2:]))
         raise BenchmarkError(f"nvcc can't build the kernels: {why[:400]}")
@@ -89,9 +89,9 @@ def c_shape(shape: Shape) -> Any:
 
 
 class Library:
-    """The loaded library of the kernels, which are called with addresses.
+    """The loaded library of the kernels. Its functions take the addresses of tensors.
 
-    Pointers and streams are plain integers. The library checks no address, and keeps no tensor alive.
+    Pointers and streams are plain integers. The library does not check addresses, and does not keep tensors alive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +107,7 @@ class Library:
         return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
-        """Launch a kernel of KERNELS on a stream. `at` contains the addresses of its tensors and of its workspace."""
+        """Launch the kernel of KERNELS named `kernel` on a stream. `at` contains the addresses of tensors and workspace."""
         routed = at["slot"], at["weight"]
         if kernel == "Route":
             self.call("route", c_shape(shape), at["gates"], *routed, at["src"], at["workspace"], stream)
@@ -123,7 +123,9 @@ class Library:
             self.call("combine", TYPES.index(shape.type), *rows, *sizes, at["y"], stream)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function of the library by its name without the prefix. Integers are passed in the size of a pointer.
+        """Call a function of the library. `name` is its name without the prefix.
+
+        Integers are passed in the size of a pointer.
 
         Raises:
             DeviceError: CUDA refused the call.

@@ -17,7 +17,7 @@ class Problem:
 
     Attributes:
         tensors: the tensors by name. Inputs are `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]. Kernels write `slot` and
-            `weight` [G,S,K], `src` [E,M], `buf` [E,M,D] and `y` [G,S,D]. `workspace` is memory for their own use.
+            `weight` [G,S,K], `src` [E,M], `buf` [E,M,D] and `y` [G,S,D]. `workspace` is memory that kernels use internally.
     """
 
     def __init__(self, device: Device, kernels: Library, shape: Shape) -> None:

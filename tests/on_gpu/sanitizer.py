@@ -17,7 +17,7 @@ from on_gpu.library import find_program
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
 _SECONDS = 220
-_FOUND_ERRORS = 77  # exit code that the sanitizer returns after errors; the program itself never returns it
+_FOUND_ERRORS = 77  # the sanitizer's exit code after errors, which the program itself never returns
 
 
 def find_sanitizer() -> Path | None:
@@ -26,9 +26,9 @@ def find_sanitizer() -> Path | None:
 
 
 def run_watched(tool: list[str], library: Path, layers: int, seed: int, name: str) -> Check:
-    """Run `on_gpu.watched`, either under the command `tool` or, if `tool` is empty, alone.
+    """Run `on_gpu.watched` under the command `tool` or, if `tool` is empty, without it.
 
-    If the run fails, the failure contains its output.
+    If the run fails, the message of the returned check contains the run's output.
     """
     command = [*tool, sys.executable, "-m", "on_gpu.watched", str(library.resolve()), str(layers), str(seed)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

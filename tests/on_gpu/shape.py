@@ -12,7 +12,7 @@ TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of one MoE layer's routing, the type of its tokens, and its order of service.
+    """The sizes of one MoE layer's routing, the type of its tokens, and the order in which tokens get slots.
 
     The sizes are G groups, S tokens, E experts, K choices, the capacity (slots per expert and group), and D hidden features.
     """
@@ -38,7 +38,7 @@ class Shape:
 
     @property
     def all_slots(self) -> int:
-        """Number of slots of all experts, E * M = E * G * c."""
+        """Number of slots of all experts, E * M, where M = G * c for c slots per expert and group."""
         return self.experts * self.groups * self.capacity
 
     @property

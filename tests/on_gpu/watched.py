@@ -36,10 +36,10 @@ def random_shape(draw: random.Random, index: int) -> Shape:
 def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
     """Run all kernels on blocks of memory of exactly the right size. Return the names of results that differ.
 
-    The results of RouteDispatch are compared with those of Route and Dispatch.
+    They are the results in which RouteDispatch differs from Route and Dispatch.
     """
     slots = shape.all_slots
-    # the random bits include NaN, and a small set of values gives ties
+    # gates are drawn from a set of random bits, which include NaN; if the set is small, there are ties
     few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),
@@ -53,7 +53,7 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
     offsets = {name: offset if name in ("x", "out", "buf", "y") else 0 for name in sizes}
     found = []
     for kernels in (("Route", "Dispatch", "Combine"), ("RouteDispatch", "Combine")):
-        # Outputs are not initialized here, so that initcheck detects kernels that read them before writing them.
+        # Outputs remain uninitialized, so that initcheck detects kernels that read outputs before they write them.
         blocks = {name: allocate(library, size + offsets[name]) for name, size in sizes.items()}
         at = {name: block + offsets[name] for name, block in blocks.items()}
         for name, data in inputs.items():

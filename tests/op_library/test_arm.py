@@ -1,7 +1,7 @@
 """The op library and the SDK on 64-bit ARM in an emulator.
 
-The core runs on the paths of several processors, and whole models run on every path. VMOE_ARM_SIZES=24 checks the core
-completely, and VMOE_ARM_IMAGES=N uses N images of MNIST.
+The core runs on the paths of several processors, and whole models run on every path. With VMOE_ARM_SIZES=24, the core is
+checked completely. With VMOE_ARM_IMAGES=N, N images of MNIST are used.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Mapping[str, ExportResult]:
-    """Export the MNIST model in each precision, with each image routed alone."""
+    """Export the MNIST model in each precision, with each image routed separately."""
     folder = tmp_path_factory.mktemp("arm")
     options: dict[str, Any] = {"capacity": [0.3], "k": [1], "validate": False}
     return {
@@ -92,7 +92,7 @@ def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> M
 def test_paths_threads_and_neighbours_change_no_bit(
     precision: ExportPrecision, paths: Sequence[str], mnist: Mapping[str, ExportResult], images: np.ndarray
 ) -> None:
-    """Run the model on CPU paths whose bfloat16 products are the same, each with another number of threads.
+    """Run the model on CPU paths that compute bfloat16 products alike. Each path gets another number of threads.
 
     All paths must give the same bits, for images in a batch and for single images.
     """
@@ -140,14 +140,17 @@ def test_golden_models_answer_as_on_this_machine(precision: ExportPrecision, tmp
 
 
 class Closeness:
-    """A measure of how close the logits of two machines are, image by image."""
+    """A measure of how close the logits of this machine and of the emulated one are, image by image."""
 
     def __init__(self) -> None:
         self._close: list[bool] = []
         self._same: list[bool] = []
 
     def add(self, found: np.ndarray, expected: np.ndarray, result: ExportResult) -> None:
-        """Add the logits f32[N,C] of a bundle. Their differences must be within the limit for sums in another order."""
+        """Add a bundle's logits f32[N,C] on both machines.
+
+        An image is close if its logits differ by no more than sums in another order may change them.
+        """
         model = result.plan.exported
         parts = 2 * model.config.num_layers + 2
         distance = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -155,7 +158,7 @@ class Closeness:
         self._same += list(found.argmax(axis=1) == expected.argmax(axis=1))
 
     def check(self) -> None:
-        """Check that nearly all images are close. In the other images, rounding may have changed the expert of a token."""
+        """Check that nearly all images are close. In the others, rounding may have changed the expert of a token."""
         assert np.mean(self._close) >= 0.9
         assert np.mean(self._same) >= 0.98
 

@@ -1,4 +1,4 @@
-"""An installation contains the op library. The ONNX Runtime backend runs on it, or reports why it can't."""
+"""An installation contains the op library. The ONNX Runtime backend uses the library, or reports why it can't."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGE = Path(vmoe_runtime.__file__).parent
 
 @pytest.fixture
 def bare_package(tmp_path: Path) -> Path:
-    """Make a folder with the package's Python files and numpy, but without the package's native files."""
+    """Make a folder with numpy and the Python files of the package vmoe_runtime, but without its native files."""
     copy = tmp_path / "bare"
     shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("lib", "include"))
     for folder in Path(np.__file__).parents[1].glob("numpy*"):
@@ -42,7 +42,10 @@ def bare_package(tmp_path: Path) -> Path:
 
 
 def run_python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with -S, because it would otherwise find this environment's own installation first."""
+    """Run Python with the package in the folder `package`.
+
+    The option -S is needed, because Python would otherwise find this environment's own installation first.
+    """
     return run(sys.executable, "-S", *arguments, PYTHONPATH=str(package))
 
 
@@ -78,7 +81,7 @@ def test_auto_passes_over_a_backend_that_the_bundle_does_not_suit(
     mnist_image_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(mnist_image_bundle)
-    monkeypatch.setattr(openvino_cpu, "_MAX_GROUP_TOKENS", 49)  # one token fewer than a group of this bundle has
+    monkeypatch.setattr(openvino_cpu, "_MAX_GROUP_TOKENS", 49)  # one token less than in a group of this bundle
     use_library(monkeypatch, None)
     assert backends.open_backend("auto", bundle, backends.Parallelism(threads=1))[0] == "onnxruntime"
     with pytest.raises(BackendError, match="use backend 'onnxruntime'"):

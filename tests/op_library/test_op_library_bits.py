@@ -1,7 +1,7 @@
 """An image's answer always has the same bits.
 
-It does not depend on the number of threads or on the other images in the batch. It does not depend on whether settings and
-weights are inputs, attributes or constants.
+The bits don't depend on the number of threads, on the other images in the batch, or on whether settings and weights are
+inputs, attributes or constants.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ OPTIONAL_SETTINGS = ("capacity", "k", "bpr")
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle that routes each image separately, images for it, and its profiles. A profile is None if there are no
-    experts.
+    """A bundle that routes each image separately, images for it, and its profiles.
+
+    A bundle without experts has the single profile None.
     """
 
     bundle: Path
@@ -93,7 +94,7 @@ def logits(model: Model, engine: Engine) -> dict[str | None, np.ndarray]:
 
 @pytest.mark.sample(4)
 def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> None:
-    """Check that no two answers are equal, because equal bits in the other tests would otherwise prove nothing."""
+    """Check that no two answers are equal, because otherwise equal bits in the other tests would prove nothing."""
     everything = np.concatenate(list(logits.values()))
     assert np.isfinite(everything).all()
     assert len(np.unique(everything, axis=0)) == len(everything)

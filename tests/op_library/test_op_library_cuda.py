@@ -31,7 +31,7 @@ PLUGINS = ROOT / "plugins"
 ADAPTER = ("cuda_ops", "kernel_info", "registration")
 KERNELS = ("routing", "dispatch", "workspace")
 NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
-INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # faults in values that only the CPU kernels check
+INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # faults in values of indices, which only the CPU kernels check
 
 found_library = find_native("lib", NAME)
 needs_library = pytest.mark.skipif(found_library is None, reason=f"{NAME} was not built here: it needs nvcc")
@@ -184,7 +184,7 @@ def test_policies_are_refused_where_they_change_anything(pool: int, limit: int, 
 
 @pytest.mark.parametrize("op", ["VmoeGates", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
 def test_an_error_of_cuda_is_an_error_of_the_op(op: str, emulated: Path) -> None:
-    inputs = good_inputs(OPS[op])  # the loop below replaces their rows by rows of 13 numbers, which the emulator refuses
+    inputs = good_inputs(OPS[op])  # the loop below puts in rows of 13 numbers, which the emulator refuses
     for name in ("x", "out"):
         if name in inputs:
             inputs[name] = np.ones((*inputs[name].shape[:2], 13), np.float32)
@@ -196,7 +196,7 @@ def test_an_error_of_cuda_is_an_error_of_the_op(op: str, emulated: Path) -> None
 
 
 def messages(faults: list[Fault], of: Path | None = None) -> list[str]:
-    """Return the error message of each call, with the path of the model file replaced."""
+    """Return the error message of each call, with a fixed text instead of the path of the model file."""
     made = [node_call(f.op, good_inputs(OPS[f.op]) | dict(f.inputs), f.attributes, constants=f.constants) for f in faults]
     results = run_calls(made, library=of)
     assert all(isinstance(result, str) for result in results)

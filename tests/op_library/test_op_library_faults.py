@@ -45,7 +45,7 @@ Inputs = dict[str, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Fault:
-    """A good call with one change. The error message must contain `says` and the op's name."""
+    """A valid call with one change that makes it invalid. The error message must contain `says` and the op's name."""
 
     op: str
     what: str
@@ -78,10 +78,7 @@ def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[st
 
 
 def shape_faults(op: Op) -> Iterator[Fault]:
-    """Yield calls in which one input is omitted, or has a wrong rank, size or type.
-
-    A wrong size contradicts the size of another input.
-    """
+    """Yield calls in which one input is omitted, or has a wrong rank or type, or a size that contradicts another input."""
     good = good_inputs(op)
     optional = ("capacity", "k", "bpr") if "capacity" in good else ()
     shared = [dim for value in op.inputs if not value.scale_of for dim in value.dims]
@@ -112,7 +109,7 @@ def shape_faults(op: Op) -> Iterator[Fault]:
 
 
 def plain_and_constant(op: Op, what: str, says: tuple[str, ...], inputs: Inputs) -> Iterator[Fault]:
-    """Yield the same fault twice: with weights as inputs, and with weights as constants."""
+    """Yield the fault `what` twice: with weights as inputs, and with weights as constants."""
     yield Fault(op.name, what, says, inputs)
     yield Fault(op.name, f"constant {what}", says, inputs, {}, tuple(inputs))
 
@@ -286,7 +283,7 @@ def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
 def messages() -> dict[str, str]:
     """Run all bad calls in one process. Return the error message of each, or "" if it gave a result.
 
-    A good call after each bad call shows that the process still works.
+    A good call follows each bad call, to show that the process still works.
     """
     calls = []
     for fault in FAULTS.values():

@@ -1,4 +1,4 @@
-"""Expert choice and Soft MoE in the op library, on every CPU path of this machine: slots, sums, and a group's bits."""
+"""Expert choice and Soft MoE in the op library on every CPU path: slots, sums, and that groups don't affect each other."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_is_not_a_number_stays_in_its_group(path: str) -> None:
         spoilt = {name: array.copy() for name, array in clean.items()}
         first = next(iter(spoilt))
         place = (0, 3, 1) if first == "out" else (1, 3, 5)
-        spoilt[first][place] = np.nan  # an element of the second group; in `out`, place 3 is one of that group's slots
+        spoilt[first][place] = np.nan  # an element of group 1; in `out`, place 3 is one of that group's slots
         calls = [node_call(op_name, inputs) for inputs in (clean, spoilt)]
         before, after = outputs_of(run_calls(calls, path))
         for value, old, new in zip(OPS[op_name].outputs, before, after, strict=True):
@@ -97,7 +97,7 @@ def _soft_inputs(
 
 
 def _of_groups(values: Inputs, name: str, groups: list[int], slots: int) -> np.ndarray:
-    """Return the part of the value `name` that belongs to these groups.
+    """Return the part of the value `name` that belongs to the given groups.
 
     In `out` and `buf`, a group is a range of slots in the second dimension. `mu` and `scale` have no groups. In any other
     value, the groups are the first dimension.

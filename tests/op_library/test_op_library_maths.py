@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 
 need_op_library()
 
-# tests/cpp/core_check.cc compares the other paths with the scalar one.
+# tests/cpp/core_check.cc compares the remaining paths with the scalar path.
 CHECKED_PATH = pytest.mark.parametrize("path", sorted({supported_paths()[0], "scalar"}))
 SIZES = (1, 2, 3, 7, 15, 16, 17, 31, 33, 47, 48, 49, 65, 97, 100, 130)
 WEIGHTS = ("w1", "w2")
@@ -109,7 +109,7 @@ def check(
     given = [{**(attributes or {}), **activation_of(op_name, number)} for number in range(len(made))]
     calls = [node_call(op_name, inputs, each, constants=constants) for inputs, each in zip(made, given, strict=True)]
     for (found,), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
-        # a missing input, such as the sizes of merged tokens in attention, is None
+        # an omitted input, such as attention's sizes of merged tokens, is passed as None
         arrays = [inputs.get(value.name) for value in OPS[op_name].inputs]
         (expected,) = run_exact(OPS[op_name], *arrays, **each)
         shapes = {name: array.shape for name, array in inputs.items()}
@@ -117,8 +117,9 @@ def check(
 
 
 def activation_of(op_name: str, number: int) -> dict[str, int]:
-    """Return the activation of call `number` as an attribute, if the op has one. Each activation is used three times in a
-    row.
+    """Return the activation of call `number` as an attribute, or no attribute if the op has no activation.
+
+    Each activation is used in three successive calls.
     """
     return {"activation": number // 3 % len(ACTIVATIONS)} if "activation" in OPS[op_name].attributes else {}
 

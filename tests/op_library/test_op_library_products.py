@@ -1,7 +1,7 @@
 """Every layer op with weights in int8, int4 or bfloat16, on every CPU path.
 
-Its results have the same bits as those of its ONNX function in stock ONNX Runtime. In int4, they have the same bits as the
-reference, because ONNX can't express the order of the sums.
+The results of an op have the same bits as those of its ONNX function in stock ONNX Runtime. In int4, they are compared with
+the reference instead, because ONNX can't express the order of the sums.
 
 The numbers are chosen so that only the products under test round:
 
@@ -31,7 +31,7 @@ need_op_library()
 
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
 EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8", "i4"])
-TOKENS = 8  # tokens per image; their mean is exact, because 8 is a power of two
+TOKENS = 8  # per image; a power of two, so that the mean over tokens is exact
 SIZES = ((1, 64, 0, 0), (4, 128, 64, 1), (33, 70, 0, 2), (64, 192, 64, 0), (100, 768, 0, 1), (200, 1536, 768, 2))
 """Width, hidden features, their chunk in int8 and int4, and activation."""
 EXPERT_OPS = ("VmoeExpertMlp", "VmoeExpertBlock")
@@ -71,8 +71,8 @@ def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: st
 @EVERY_PATH
 @pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 def test_every_activation_is_as_exact_as_the_numbers_are(weights: ElementType, path: str) -> None:
-    # The MLP is one expert with one feature and weights 1, so its output is the activation. A row of a single number loses
-    # nothing in int8.
+    # The MLP is one expert with one feature and weights 1, so its output is the activation. int8 represents a row of a
+    # single number exactly, because each row has its own scale.
     x = np.linspace(-12, 12, 4801, dtype=np.float32)
     x[:6] = np.nan, np.inf, -0.0, 1e30, -1e30, -1e4
     x = x.astype(ml_dtypes.bfloat16).astype(np.float32) if weights == "bf16" else x
@@ -145,7 +145,8 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
         x, w, b = layer.inputs["x"].astype(ml_dtypes.bfloat16), layer.inputs["w"], layer.inputs["b"]
         terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)) + np.abs(b)
         difference = np.abs(found.astype(np.float64) - function_output(layer, "bf16"))
-        # Both results are sums of n terms. The error of each sum is at most n roundings of the sum of the terms' absolute
+        # Both results are sums of n terms. A sum's error is at most n times the rounding error of the sum of the terms'
+        # absolute
         # values.
         assert (difference <= 2 * (x.shape[-1] + 1) * 2.0**-24 * terms).all()
 
@@ -153,13 +154,13 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
 def made_layers(
     rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int, activation: int
 ) -> list[Layer]:
-    """Return one call for each op that has weights, at these sizes."""
+    """Return one call for each op that has weights, with the given sizes."""
     chunk = chunk if weights in ("i8", "i4") else 0
     attributes = {"hidden_chunk": chunk, "activation": activation}
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
     mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))
-    # With two chunks, the order of additions would matter, so the bias is 0, and x is 0 as well.
+    # If there are several chunks, the order of additions would matter. Therefore the bias is 0 then, and x is 0 as well.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
     # Each token has one expert and one dropped choice. With a second expert, the order of additions would matter.
@@ -195,7 +196,7 @@ def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[in
 def matrix(
     rng: np.random.Generator, weights: ElementType, name: str, experts: tuple[int, ...], depth: int, columns: int
 ) -> Inputs:
-    """Return a weight and, if its type needs them, its scales."""
+    """Return a weight matrix, or one per expert, and the scales if the weights' type needs them."""
     if weights == "i8":
         scale = rng.random((*experts, columns), np.float32) / 128 + np.float32(1e-3)
         return {name: int8(rng, *experts, depth, columns), f"{name}_scale": scale}
@@ -262,7 +263,7 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray, layer: Layer, path
     size = np.abs(expected).max(axis=-1, keepdims=True)
     if layer.hidden and path in APPROXIMATE_GELU:
         assert (np.abs(found - expected) <= 2**-6 * size).all(), what
-    elif layer.op in ATTENTION_BLOCKS:  # mixed values have a small error in attention, which the scale of int8 propagates
+    elif layer.op in ATTENTION_BLOCKS:  # attention has a small error, which the scale of int8 propagates to the result
         assert (np.abs(found - expected) <= 4e-6 * size).all(), what
     else:
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=what)

@@ -1,4 +1,4 @@
-"""VmoeRoute and VmoeRouterBlock in the op library: the reference's slots, bit for bit, on every CPU path."""
+"""VmoeRoute and VmoeRouterBlock in the op library: on every CPU path, tokens get the same slots as in the reference."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
         with np.errstate(invalid="ignore"):
             exact = run_exact(BLOCK, *layer.values(), *settings(*whole_setting(layer)))
         np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
-        # The first and the last expert are equal, so they have the same gates. The same is true of the first and the last
-        # token.
+        # The first and the last expert have equal router weights, so they have the same gates. The first and the last token
+        # are
+        # equal, too.
         assert (gates[finite, 0] == gates[finite, -1]).all()
         np.testing.assert_array_equal(gates[:, 0], gates[:, -1])
         for capacity, k, bpr in numbers:
@@ -83,7 +84,7 @@ def router_call(layer: dict[str, np.ndarray], *setting: int) -> Call:
 def gates_of(layer: dict[str, np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
     """Return the gates [G,S,E] that the block used.
 
-    `outputs` must contain all choices of each token, whose weights are the gates of their experts.
+    `outputs` must contain every expert as a choice of every token. The weight of a choice is the gate of its expert.
     """
     slot, weight, _, expert = outputs
     gates = np.empty_like(weight)

@@ -1,4 +1,4 @@
-"""The routing ops of the op library have the same bits as numpy, in every combination of types and every ONNX Runtime."""
+"""The routing ops of the op library have numpy's bits, in every combination of types and every ONNX Runtime."""
 
 from __future__ import annotations
 

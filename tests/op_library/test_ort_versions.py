@@ -31,7 +31,7 @@ def calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> list
 
 @pytest.fixture(scope="module")
 def here(calls: list[Call]) -> list[Outputs]:
-    """Return the outputs of this environment's ONNX Runtime."""
+    """Return the outputs of the calls in this environment's ONNX Runtime."""
     assert len(calls) == len(PROFILES)
     return outputs_of(run_calls(calls))
 

@@ -1,4 +1,4 @@
-"""With an op library that can't be loaded, bundles run on standard ops, with a warning, in Python and in C++."""
+"""If the op library can't be loaded, bundles run on standard ops, with a warning, in Python and in C++."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_engine_goes_on_with_standard_ops_says_why_and_warns_once(
     damaged.write_bytes(damage(library.read_bytes()))
     monkeypatch.setattr(op_library, "find_library", lambda: damaged)
     with pytest.warns(RuntimeWarning) as warned, Engine.load(mnist_image_bundle, backend=backend) as engine:
-        # If "auto" selects OpenVINO, only the warning contains the reason.
+        # If "auto" selects OpenVINO, only the warning contains the reason, not the description.
         reasons = (f"; the op library {damaged}", reason) if engine.backend == "onnxruntime" else ()
         assert_one_sentence(engine.backend_description, "CPU, standard ops", *reasons)
         np.testing.assert_allclose(engine(mnist_images["images"][:4]), expected, rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""VmoeChooseTokens compared with the official router (golden cases) and, in every runtime, with the numpy reference."""
+"""VmoeChooseTokens in every runtime, compared with the official router (golden cases) and with the numpy reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vectors of conformance/: writing them again gives the same bytes, implementations pass, and faults are found."""
+"""The vectors of conformance/: writing them again gives the same bytes, implementations pass, and faults are detected."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_runner_scores_any_session_and_says_what_differs(tmp_path: Path) -> 
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
 
-# Columns: fault | function of the reference | text to replace | replacement | a vector that detects the fault
+# Columns: fault | function of the reference | text to replace in it | replacement | a vector that detects the fault
 _FAULTS = """
 the higher tied expert | route | np.argsort(-ranked, | num_experts - 1 - np.argsort(-ranked[..., ::-1], | tied_experts
 the higher tied token | route | argsort(-priority | argsort(-priority - 1e-12 * bpr * np.arange(num_tokens) | tied_tokens

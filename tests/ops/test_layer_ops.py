@@ -52,7 +52,7 @@ NEAR = {"float": 2e-5, "bf16": 5e-2, "i8": 0.15}
 
 
 def made(op: str, weights: ElementType, given: frozenset[str], tokens: int) -> Inputs:
-    """Return inputs for a node. It has the optional inputs in `given`, and `tokens` tokens."""
+    """Return inputs for a node of an op, with the optional inputs in `given`, for `tokens` tokens."""
     rng = np.random.default_rng(tokens)
     sizes, inputs = SIZES | {"T": tokens}, {}
     for value in given_inputs(OPS[op], "float", given):

@@ -1,4 +1,4 @@
-"""VmoeMerge on every implementation compared with tokens merged one by one; and attention with merged tokens."""
+"""Every implementation of VmoeMerge, compared with tokens merged one by one; and attention with merged tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products in int8, bit by bit, and the expert block, in every runtime."""
+"""In every runtime: matrix products in int8, compared bit by bit, and the expert block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 from vmoe_export.weight_types.int8 import quantize_columns
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
-CERTAIN = 16  # from this value on, GELU returns its input exactly, in every formula
+CERTAIN = 16  # from this value on, every formula of GELU returns its input exactly
 
 
 @EVERY_RUNNER
@@ -117,7 +117,7 @@ def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name:
     if weights == "float" and not attributes["dispatch_bf16"]:
         assert difference.max() <= 1e-5
         return
-    # float32 rounds few values differently from double precision; each changes its row a little.
+    # A few values round differently in float32 than in double precision. Each of them changes its row a little.
     assert difference.max() <= 3e-2 * np.abs(expected).max()
     assert (difference <= 1e-5).mean() > 0.6
 
@@ -131,7 +131,7 @@ def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attr
     (expected,) = run_reference(OPS[op], *inputs, **attributes)
     if name == "openvino":
         size = np.abs(expected).max()
-        # With rounding to bfloat16, one value in a few thousand may round to the neighbouring value.
+        # If values are rounded to bfloat16, a few may round to the neighbouring value.
         assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if attributes.get("dispatch_bf16") else 1)
         assert np.abs(found - expected).max() <= 2**-7 * size
     else:

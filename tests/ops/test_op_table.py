@@ -1,4 +1,4 @@
-"""Every implementation has the names, types and shapes of the table of ops."""
+"""Every implementation of an op has the names, types and shapes that the op table declares."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ EVERY_SET = pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3, "O": 9, "U": 5}
 SIZES |= {"1": 1, "H": 1, "J": 1, "C": 2, "A": 2}
-MERGE = 2  # number of tokens that are merged: of T = 7 tokens, U = 5 remain
+MERGE = 2  # number of merged tokens: of T = 7 tokens, U = 5 remain
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")
 WEIGHTS = {"w", "w1", "w2", "wg", "wq", "wk", "wv", "wo"}
@@ -85,11 +85,11 @@ def test_the_onnx_function_has_the_names_of_the_table(
     op: Op, dispatch_bf16: bool, given: frozenset[str], weights: ElementType
 ) -> None:
     kind = WEIGHT_TYPES[weights]
-    activation = ACTIVATIONS[dispatch_bf16]  # also test activation 0, for which graphs omit the attribute
+    activation = ACTIVATIONS[dispatch_bf16]  # also tests activation 0, for which graphs omit the attribute
     options = BodyOptions(dense=kind, experts=kind, dispatch_bf16=dispatch_bf16, given=given, activation=activation)
     function = function_body(op.name, options)
     assert function.domain == DOMAIN
-    # An omitted input must be declared if a later input is not omitted.
+    # A function must also declare an omitted input if a later input is present.
     last = op.inputs.index(given_inputs(op, weights, given)[-1])
     assert list(function.input) == [value.name for value in op.inputs[: last + 1]]
     assert list(function.output) == [value.name for value in made_outputs(op, given)]

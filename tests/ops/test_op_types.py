@@ -1,4 +1,4 @@
-"""Tokens in float16 and bfloat16 in every runtime: copied bit by bit, and summed in float32."""
+"""Ops on float16 and bfloat16 tokens, in every runtime: tokens are copied bit by bit, and summed in float32."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> No
     (buf,) = runner(name, "VmoeDispatch", tokens=tokens)(x, src)
     assert buf.dtype == x.dtype
     (expected,) = run_reference(OPS["VmoeDispatch"], x, src)
-    # Runtimes return bfloat16 as float32, which may change the bits of a NaN. NaN and other values are therefore compared
-    # separately.
+    # The outputs in bfloat16 pass through float32, which may change the bits of a NaN. Therefore, positions of NaN are
+    # compared
+    # separately from the bits of other values.
     np.testing.assert_array_equal(np.isnan(buf.astype(np.float32)), np.isnan(expected.astype(np.float32)))
     numbers = ~np.isnan(expected.astype(np.float32))
     np.testing.assert_array_equal(buf[numbers].view(np.uint16), expected[numbers].view(np.uint16))
@@ -41,7 +42,8 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
     weight[slot == -1] = np.nan
     (y,) = runner(name, "VmoeCombine", tokens=tokens)(out, slot, weight)
     assert y.dtype == out.dtype
-    # A sum of two float32 products does not depend on the order. It differs only if multiplication and addition are fused.
+    # A sum of two float32 products does not depend on the order. It can differ only if a runtime fuses multiplication and
+    # addition.
     (expected,) = run_reference(OPS["VmoeCombine"], out, slot, weight)
     different = y != expected
     assert different.mean() < 2e-3
@@ -49,7 +51,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
         OPS["VmoeCombine"], out.astype(np.float64), slot, np.where(slot < 0, 0, weight.astype(np.float64))
     )
     assert (np.abs(y.astype(np.float64) - exact) <= _half_spacing(exact, tokens) * 1.001 + 1e-6).all()
-    # Make sure that the test would notice if each product were rounded to the short type, too.
+    # Make sure that the test would notice if not only the sum but each product were rounded to the short type.
     products = (np.where(slot < 0, 0, weight)[..., None] * out.reshape(-1, 16)[slot]).astype(out.dtype)
     twice = products.astype(np.float32).sum(axis=2).astype(out.dtype)
     assert (twice != expected).mean() > 10 * different.mean()

@@ -1,4 +1,4 @@
-"""Rotary positions on every implementation."""
+"""Rotary position embeddings in every implementation."""
 
 from __future__ import annotations
 

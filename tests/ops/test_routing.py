@@ -1,4 +1,4 @@
-"""VmoeRoute in every runtime has the official router's slots (golden cases)."""
+"""In every runtime, VmoeRoute assigns the slots of the official router (golden cases)."""
 
 from __future__ import annotations
 

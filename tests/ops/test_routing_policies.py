@@ -90,8 +90,9 @@ def test_a_group_uses_the_experts_of_largest_mass_not_of_most_tokens(name: str) 
 @EVERYWHERE
 def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
     nan, inf = np.nan, np.inf
-    # First choices: expert 0 for the first two tokens, where NaN ranks as 0; expert 1 for the next two; expert 2 for the
-    # last.
+    # The first choice of the first two tokens is expert 0 (NaN ranks as 0), of the next two it is expert 1, and of the last
+    # it
+    # is expert 2.
     gates = np.float32([[[nan, -1.0, -2.0], [-1.0, -2.0, -inf], [-1.0, 0.25, -1.0], [0.0, 3e38, 0.0], [nan, -1.0, inf]]])
     for limit, used in ((1, [1]), (2, [1, 2]), (3, [0, 1, 2])):
         _, _, src, expert = run(name, Case(gates, 9, 1, True, False, limit))
@@ -117,11 +118,12 @@ def test_large_masses_choose_the_experts_that_numpy_does(tokens: int, experts: i
 
 @functools.cache
 def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs]]:
-    """Return cases whose experts have large and nearly equal sums of gates, and the reference's outputs."""
+    """Return cases in which the experts' sums of gates are large and nearly equal, with the reference's outputs."""
     rng = np.random.default_rng(tokens + experts)
     gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
-    # Each expert is the first choice of equally many tokens. Their gates are the same for every expert, except one gate,
-    # which differs by a few units.
+    # Each expert is the first choice of equally many tokens. These tokens' gates are the same for every expert, except for
+    # one
+    # gate, which differs by a few units.
     each = tokens // experts
     units = rng.integers(16_000, 16_384, each)
     for expert, more in enumerate(rng.permutation(experts)):
@@ -220,7 +222,7 @@ def answers() -> list[Outputs]:
 def run(name: str, case: Case) -> Outputs:
     if name == "reference":
         return route(case)
-    # In the op library, a node either has the inputs of policies or omits them. Test both forms.
+    # Test both forms of a node in the op library: official cases omit the inputs of policies, and all others have them.
     policies = name != OP_LIBRARY or not case.is_official
     inputs = list(case.inputs.values())
     return runner(name, "VmoeRoute", given=WITH_POLICIES if policies else USUAL)(*(inputs if policies else inputs[:4]))

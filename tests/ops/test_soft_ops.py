@@ -1,4 +1,4 @@
-"""The ops of Soft MoE in float32 compared with the numpy reference in float64, in every runtime."""
+"""The ops of Soft MoE in float32, in every runtime, compared with the numpy reference in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each CPU benchmark runs on a tiny model, and the peers have the engine's outputs.
+"""Each CPU benchmark runs on a tiny model, and the peers' outputs agree with the engine's.
 
 Each peer runs in a separate process, so a peer that crashes fails only its own test.
 """
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 PEERS = [name for name in RUNS if not name.startswith("engine-")]
 ENGINES = [name for name in RUNS if name.startswith("engine-")]
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["torch", "openvino", "vmoe_export"])  # imported once for all processes
+FORKING.set_forkserver_preload(["torch", "openvino", "vmoe_export"])  # imported once, before processes are forked
 
 
 def timed(names: list[str], folder: Path) -> list[dict[str, Any]]:

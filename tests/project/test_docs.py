@@ -42,7 +42,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, in the form that both GitHub and the site use."""
+    """Return the anchors of a page's headings, which are the same on GitHub and on the site."""
     headings = _HEADING.findall(_BLOCK.sub("", page.read_text()))
     titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
@@ -64,7 +64,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
     """Check that no page builds in build/native, the folder in which pip builds.
 
-    In a shared folder, CMake's cache would contain another generator or a ninja that has been removed, so the second build
+    If builds shared the folder, CMake's cache would name another generator or a ninja that has been removed, so the second
+    build
     would fail.
     """
     assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
@@ -88,7 +89,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path,
 
 @pytest.mark.parametrize("page", [page for page in OWN if blocks(page, "python")], ids=page_name)
 def test_python_runs(page: Path, example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each block alone, as a reader would copy it into a file."""
+    """Run each Python block of a page on its own, as if a reader had copied it into a file."""
     monkeypatch.chdir(example_folder)
     for text in blocks(page, "python"):
         code = compile(text, page_name(page), "exec")
@@ -117,7 +118,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_program_of_the_c_page_is_built_and_runs_as_it_stands(example_folder: Path) -> None:
-    sdk_build.prefixes()  # skips where there is no SDK
+    sdk_build.prefixes()  # skips the test if there is no SDK
     page = ROOT / "docs" / "cpp.md"
     program, (project,), shell = blocks(page, "cpp")[0], blocks(page, "cmake"), blocks(page, "console")[-1]
     (example_folder / "classify.cc").write_text(program)

@@ -23,7 +23,7 @@ def oldest(package: str) -> str:
 
 
 def named(text: str, package: str) -> Iterator[str]:
-    """Yield the versions of a package that a text names as the oldest.
+    """Yield the versions that a text names as the oldest supported ones of a package.
 
     The recognized forms are "NAME ... 1.21 or newer", "NAME 1.21 and 1.32", and "package>=1.21".
     """

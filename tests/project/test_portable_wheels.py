@@ -39,8 +39,8 @@ pytestmark = [
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
-# Symbols that zig's libraries for macOS export as well: names of zig's linker, and C++'s operators new and delete. All
-# libraries of a macOS process share these operators in any case.
+# Symbols that libraries built by zig for macOS export in addition: names from zig's linker, and C++'s operators new and
+# delete. All libraries of a macOS process share these operators in any case.
 ZIG_EXPORTS = re.compile(r"__mh_dylib_header|___dso_handle|__Z(n[wa]|d[la])\w+")
 
 # This program prints the engine's description and every file name below the root, saves the logits of images, and then runs
@@ -71,7 +71,7 @@ def unpacked(arch: str, folder: Path) -> Path:
     return folder / "vmoe_runtime"
 
 
-# This program prints the libraries that the package would find on macOS, as far as Linux can imitate macOS.
+# This program imitates macOS, as far as possible on Linux, and prints the libraries that the package finds there.
 ON_MACOS = """
 import sys
 sys.platform = "darwin"
@@ -99,7 +99,8 @@ def test_the_wheel_for_macos_needs_no_more_than_its_name_says_and_exports_what_t
 ) -> None:
     """Check the files in the wheel, without running them.
 
-    The wheel links libc++ statically. The system's libc++ may replace only destructors of strings.
+    libc++ is linked statically. The only functions that may be replaced by those of the system's libc++ are destructors of
+    strings.
     """
     monkeypatch.syspath_prepend(str(wheel_folder("lief==1.0.0")))
     import lief
@@ -142,9 +143,9 @@ def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
 def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
     runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """Build the program with g++ and its standard library, while the SDK was built with zig and zig's library.
+    """Build the program with g++ and its standard library. The SDK was built with zig and zig's standard library.
 
-    An error in the SDK must reach the program.
+    An error in the SDK must nevertheless reach the program.
     """
     package = unpacked("x86_64", tmp_path / "wheel")
     assert cpu_paths.supported_paths(package / "lib" / OP_LIBRARY) == promised_paths()

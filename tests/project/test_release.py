@@ -41,7 +41,7 @@ NAMES = {
     *(f"vmoe-export-{VERSION}{rest}" for rest in ("-docs.tar.gz", ".cdx.json")),
     "SHA256SUMS",
 }
-# This program imitates macOS and Windows, as far as Linux can, by removing what those systems lack.
+# This program imitates macOS and Windows as far as possible on Linux: it removes what those systems don't have.
 STANDARD_OPS = """
 import os, sys, warnings
 import numpy, onnxruntime, PIL.Image
@@ -89,7 +89,7 @@ def test_the_checksums_are_those_of_every_file() -> None:
 
 @pytest.mark.parametrize(("arch", "debian_arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
 def test_the_sdk_has_the_libraries_of_the_wheel(arch: str, debian_arch: str, tmp_path: Path) -> None:
-    """Check only the files, because the tests of the wheels run both architectures.
+    """Check only the files, because the wheel tests already run the code of both architectures.
 
     The libraries must not contain the path of the source folder.
     """

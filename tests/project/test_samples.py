@@ -175,7 +175,7 @@ def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Pa
     pytest.importorskip("sklearn")
     command = (sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3")
     said = sdk_build.built(*command, folder=tmp_path, OMP_NUM_THREADS="1")
-    assert said.startswith("epoch 1 of 3, step 1: loss ")  # progress is shown within an epoch too
+    assert said.startswith("epoch 1 of 3, step 1: loss ")  # also shows progress within an epoch
     rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| 0") or "1.05" in line]
     accuracy = {float(ratio): float(bpr.rstrip("%")) for ratio, bpr, _ in rows}
     assert accuracy[1.05] >= 95 and accuracy[0.1] >= 80

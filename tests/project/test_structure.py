@@ -56,7 +56,10 @@ def tracked(*folders: str, endings: tuple[str, ...]) -> list[Path]:
 
 
 def imported(source: str) -> set[str]:
-    """Return the modules that a Python file imports, also inside functions, and the full names that it imports from them."""
+    """Return the modules that a Python file imports, and the full names of what it imports from them.
+
+    Imports inside functions are included.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -96,8 +99,8 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
     """Return, for each C or C++ file, which of the other files in `sources` it includes.
 
-    A header and the files that implement it count as one file. These are the .c, .cc or .cu file of the same name, and the
-    -inl.h file of that name if it includes the header.
+    A header and the files that implement it count as one file. The files that
+    implement a header have its name with .c, .cc or .cu or, if they include the header, with -inl.h.
     """
 
     def module(name: str) -> str:
@@ -123,7 +126,7 @@ def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
-    """Return the import cycles, as sets of modules that reach one another."""
+    """Return the import cycles, as sets of modules that import one another, directly or indirectly."""
     reached = {}
     for module, imported in graph.items():
         found, left = set(), set(imported)

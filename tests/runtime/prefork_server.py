@@ -1,6 +1,6 @@
 """A server that forks its workers before they load the bundle, as gunicorn does.
 
-    python tests/support/prefork_server.py BUNDLE BACKEND BEFORE
+    python tests/runtime/prefork_server.py BUNDLE BACKEND BEFORE
 
 BEFORE says what the parent does before it forks: "nothing", "import" (imports the backend) or "engine" (loads an engine).
 Each worker answers one image over its socket; the server then prints a line of JSON. On SIGTERM, the server ends and prints
@@ -24,8 +24,8 @@ from vmoe_runtime import BackendError, Engine
 
 WORKERS = 4
 IMAGE = -np.ones((1, 12, 12, 3), np.float32)
-PATIENCE = 60  # seconds to wait for an answer; if a worker hangs, the test fails after this time
-ENDING = 15  # seconds to wait until all workers have ended; measured: 0.1 on an idle machine, 1.1 on an overloaded one
+PATIENCE = 60  # seconds to wait for an answer; after that, the test fails, because a worker hangs
+ENDING = 15  # seconds until all workers must have ended; measured: 0.1 idle, 1.1 on an overloaded machine
 
 
 def work(listener: socket.socket, bundle: str, backend: str, inherited: Engine | None) -> NoReturn:
@@ -89,6 +89,6 @@ def end(workers: list[int]) -> list[int]:
 
 
 if __name__ == "__main__":
-    # the parent waits for SIGTERM with sigwait, which requires that it is blocked
+    # the parent waits for SIGTERM with sigwait, which requires that this signal is blocked
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     main(*sys.argv[1:])

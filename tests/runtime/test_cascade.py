@@ -22,8 +22,9 @@ BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine, mnist_images: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Return the results of each setting without a cascade: logits f32[1536,10] and each image's number of kept pairs,
-    i64[1536].
+    """Return the results of each setting without a cascade.
+
+    They are the logits, f32[1536,10], and each image's number of kept pairs, i64[1536].
     """
 
     def run(setting: str, part: np.ndarray) -> list[np.ndarray]:
@@ -139,8 +140,8 @@ def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Escalating the first image corrects its answer. Escalating the second makes its answer wrong, just as the second
-    # setting alone does.
+    # Escalating the first image corrects its answer. Escalating the second image makes its answer
+    # wrong, because the second setting answers it wrongly.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
     # the margins are equal, so both images are escalated or neither is

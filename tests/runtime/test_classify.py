@@ -1,4 +1,4 @@
-"""Engine.classify: the most likely classes and their probabilities; and the description of an engine."""
+"""`Engine.classify`, which returns the most likely classes and their probabilities; and an engine's description."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Runner(NamedTuple):
 
 @pytest.fixture(params=["op library", "standard ops", "openvino"])
 def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """Return a backend with its graph, for each way to run a bundle on a CPU."""
+    """Return a backend and its graph. Tests run once for each way to run a bundle on a CPU."""
     if request.param == "op library":
         if op_library.find_library() is None:
             pytest.skip("this installation has no op library")

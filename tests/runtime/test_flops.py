@@ -31,7 +31,7 @@ MODELS = {
 def products_of(bundle: Path, feeds: dict[str, np.ndarray]) -> int:
     """Return the FLOPs of all matrix products in a run of `model.inlined.onnx`.
 
-    They are computed from the shapes, as two per multiply-add.
+    The FLOPs are computed from the shapes of the products. Each multiply-add counts as two.
     """
     graph = onnx.load(bundle / "model.inlined.onnx", load_external_data=False)
     constant = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}

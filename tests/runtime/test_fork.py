@@ -1,4 +1,4 @@
-"""Servers that fork their workers: each worker answers with its own engine, and ends when it is told to."""
+"""Servers that fork their workers: each worker answers with its own engine, and ends on request."""
 
 from __future__ import annotations
 

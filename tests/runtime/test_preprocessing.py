@@ -1,4 +1,4 @@
-"""Preprocessed pictures equal recorded outputs of the official code: bit for bit if the decoder is the same."""
+"""Preprocessed pictures equal recorded outputs of the official code, bit for bit if the file format is PNG."""
 
 from __future__ import annotations
 

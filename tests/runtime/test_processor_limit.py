@@ -1,6 +1,6 @@
 """The default number of an engine's threads, in Python and in C++.
 
-It is limited by the CPUs that a process may use, and by a container's limit on CPU time.
+The number is limited by the CPUs that the process may use, and by a container's limit on CPU time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ print(python, cpp)
 
 
 def threads_of_engines(bundle: Path, threads: str, group: Path) -> list[int]:
-    """Return the number of threads that an engine uses, in Python and in C++, if /sys/fs/cgroup is the folder `group`."""
+    """Return how many threads an engine uses, in Python and in C++, if /sys/fs/cgroup is replaced by the folder `group`."""
     program = ("env", f"PYTHONPATH={SUPPORT}", sys.executable, "-c", THREADS_OF_ENGINE, bundle, threads)
     return [*map(int, built(*INTO_NAMESPACE, group, *program).split())]
 

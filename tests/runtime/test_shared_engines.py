@@ -1,4 +1,4 @@
-"""Engines in the same process share one loaded graph if the caller can't tell the difference."""
+"""Engines in the same process share one loaded graph wherever callers can't notice it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Images = dict[str, np.ndarray]
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
-    """Return weak references to all sessions that were created."""
+    """Return a list that collects weak references to all ONNX Runtime sessions that are created."""
     created: list[weakref.ref[Any]] = []
 
     class RecordedSession(onnxruntime.InferenceSession):  # type: ignore[misc]

@@ -59,10 +59,10 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def traces(watch: Path, home: Path, *command: str | Path, **environment: str) -> tuple[list[str], list[str]]:
-    """Run a command. Return the hosts that it looked up, and the files that it wrote to its home folder."""
+    """Run a command. Return the hosts that the command looked up, and the files that it wrote to its home folder."""
     home.mkdir()
     lookups = home.parent / f"{home.name}.lookups"
-    # Don't pass variables that reveal continuous integration, because ONNX Runtime then sends nothing in any case.
+    # Don't pass on variables that reveal continuous integration, because with them ONNX Runtime never sends anything.
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     subprocess.run(
         command,

@@ -1,4 +1,4 @@
-"""Bad calls and bad bundles give callers of the C++ SDK a status and one sentence. They never end the process."""
+"""After a bad call or for a bad bundle, the C++ SDK returns a status with one sentence. It never ends the process."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def programs() -> Path:
 
 
 def status(programs: Path, bundle: Path) -> tuple[int, str]:
-    """Load a bundle; return code and message."""
+    """Load a bundle with the SDK, and return the code and message of the status."""
     done = sdk_build.run(programs / "sdk_c_only", bundle, sdk_build.onnxruntime_library())
     assert (done.returncode, done.stderr) == (0, "")
     _, code, sentence = done.stdout.removesuffix("\n").split(" ", 2)
@@ -244,7 +244,7 @@ def status(programs: Path, bundle: Path) -> tuple[int, str]:
     ["weights with one bit changed", "a graph behind a link", "a pipe as manifest", "100,000 lists", "a profile of k 9"],
 )
 def test_a_bundle_is_refused(name: str, programs: Path, tmp_path: Path) -> None:
-    # The list of cases for both readers contains each of these names.
+    # The names are those of cases that both readers are tested on.
     case = next(case for case in bundle_cases.CASES if case.name == name)
     code, sentence = status(programs, case.build(tmp_path))
     assert code == BUNDLE
@@ -288,7 +288,7 @@ def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, 
 
 
 def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    # These invalid libraries hide an ONNX Runtime that is installed on the library path.
+    # These invalid libraries come before an ONNX Runtime that is installed on the usual library path.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (tmp_path / name).write_text("this is no library")
     variables = {"VMOE_ONNXRUNTIME": "", "LD_LIBRARY_PATH": str(tmp_path)}

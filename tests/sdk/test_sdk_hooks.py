@@ -38,7 +38,7 @@ def test_a_warm_engine_answers_as_a_cold_one(
 def all_logged(
     prefix: Path, bundle: Path, level: int, library: Path | str | None = None, *, mode: str = "all", **environment: str
 ) -> tuple[Messages, str]:
-    """Run sdk_log. Return its lines, as pairs of a level or event and a message, and its text on stderr."""
+    """Run sdk_log. Return its lines and its text on stderr. A line is a pair of a level or event and a message."""
     library = sdk_build.onnxruntime_library() if library is None else library
     done = sdk_build.run(sdk_build.program(prefix, "sdk_log"), bundle, library, mode, str(level), **environment)
     assert done.returncode == 0
@@ -134,7 +134,7 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle:
 
 
 def row_that_is_not_there(model: onnx.ModelProto) -> None:
-    """Replace the output by its millionth row. The row does not exist, but only a run can notice this."""
+    """Replace the model's output by the output's millionth row. Only a run can notice that this row does not exist."""
     graph = model.graph
     output = graph.output[0].name
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Each routing kind in the C++ SDK has the bits, the routing and the messages of the Python engine."""
+"""For each routing kind, the C++ SDK has the bits, the routing and the messages of the Python engine."""
 
 from __future__ import annotations
 

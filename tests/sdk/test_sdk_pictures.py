@@ -34,8 +34,9 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
 
 
 def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list[bytes | str]:
-    """Prepare each picture uint8[H,W,C] for its manifest in C++. Return the bytes of each image, or the message of a
-    refusal.
+    """Prepare pictures in C++, each for its manifest. Return the bytes of each image, or the message of a refusal.
+
+    `pairs` contains manifests and pictures, uint8[H,W,C].
     """
     pictures = [
         with_manifest(text, struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()) for text, pixels in pairs
@@ -44,7 +45,7 @@ def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list
 
 
 def python(text: bytes, pixels: np.ndarray, orientation: int = 0) -> bytes | str:
-    """Prepare one picture in Python. Return the same as `ask`: the bytes of the image, or the message of a refusal."""
+    """Prepare one picture in Python. As in `ask`, return the bytes of the image, or the message of a refusal."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image.getexif()[0x112] = orientation
     try:

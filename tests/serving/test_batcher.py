@@ -30,7 +30,7 @@ def images(mnist_images: dict[str, Any]) -> Images:
 
 
 class Gate:
-    """An engine that records its calls, and blocks each call until the test releases it."""
+    """An engine that records its calls, and blocks each call until the test lets it continue."""
 
     def __init__(self, engine: Engine) -> None:
         self.manifest, self.setting, self._engine = engine.manifest, engine.setting, engine
@@ -74,7 +74,7 @@ def test_calls_take_whole_requests_of_one_setting_in_their_order(engine: Engine,
         assert batcher.load().waiting == 13
         gate.let_through.release(1000)
         answers = [answer_of(future) for future in futures]
-    # The third request at LOW would exceed the limit of eight images. The next request at LOW doesn't overtake it.
+    # With the third request at LOW, the call would exceed the limit of eight images. The fourth must not overtake the third.
     assert gate.calls == [(1, HIGH), (6, LOW), (3, HIGH), (4, LOW)]
     assert [answer.batch_size for answer in answers] == [6, 3, 6, 4, 3, 4]
     assert all(answer.waited > 0 and answer.seconds > 0 for answer in answers)

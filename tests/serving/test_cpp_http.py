@@ -1,4 +1,4 @@
-"""The HTTP service in C++ has the engine's bits, gives a message for each mistake, and withstands misbehaving clients."""
+"""The HTTP service in C++: the engine's bits, a message for each mistake, and resistance to misbehaving clients."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
 
 
 def tasks(server: CppServer) -> dict[str, int]:
-    """Return, for each thread of the server's process, how often it has waited."""
+    """Return, for each thread of the server's process, how often the thread has waited."""
     files = Path(f"/proc/{server.process.pid}/task").glob("*/status")
     return {file.parent.name: int(file.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for file in files}
 
@@ -180,14 +180,14 @@ def test_idle_connections_cost_no_thread_and_wake_none(mnist_image_bundle: Path)
     with ExitStack() as stack:
         for index in range(200):
             connection = stack.enter_context(connected(server.port))
-            if index % 2:  # half of the connections are idle from the start, the rest after one request
+            if index % 2:  # half of the connections send one request first, the other half none
                 connection.sendall(HEALTH)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         idle = tasks(server)
         assert idle.keys() == before.keys()
         time.sleep(1)
         woken = sum(tasks(server).values()) - sum(idle.values())
-    assert woken < 100  # a single check of each connection would take 200
+    assert woken < 100  # one check of each connection would wake threads 200 times
     assert server.stop() == (0, "")
 
 
@@ -254,7 +254,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
-    """Send requests on new and on open connections. The server has not read them when the signal arrives."""
+    """Send requests on new and on open connections, and a signal before the server has read the requests."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
     images = np.zeros((8, 28, 28, 1), np.float32)
     expected = engine(images, "c1.05-k2").tobytes()
@@ -374,7 +374,8 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
 
 
 def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bundle: Path) -> None:
-    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'  # enough for two threads with a stack of a gigabyte each
+    # enough memory for two threads with a stack of 1 GB each
+    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'
     command = ["sh", "-c", limits, cpp_http.program(), mnist_image_bundle, "--port", "0", "--threads", "1"]
     process = started(command, **cpp_http.environment())
     try:
@@ -389,7 +390,7 @@ def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bun
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    """Send good and bad requests and disconnect clients, all concurrently, and send a signal meanwhile."""
+    """Concurrently, send good and bad requests and disconnect clients. Meanwhile, send a signal to the service."""
     levels = ("--slo-ms", "200", "--sweep", "0.2:1.05", "--max-waiting", "64")
     tsan = "ignore_noninstrumented_modules=1"
     server = CppServer(cpp_http.program(sanitizers), mnist_image_bundle, *levels, *OPTIONS, TSAN_OPTIONS=tsan)

@@ -1,6 +1,6 @@
 """Malicious bodies for the HTTP service in C++.
 
-They are deep or wide JSON, and pictures that are larger or smaller than they claim.
+The bodies are deep or wide JSON, and pictures that are larger or smaller than they claim.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ask(server: CppServer, path: str, body: bytes, content_type: str = JSON) -> 
 
 
 def memory(server: CppServer, field: str) -> int:
-    """Return a value from the process's memory status in bytes: VmHWM is the peak memory, VmSize the mapped memory."""
+    """Return the field `field` of a server's memory status in bytes: VmHWM is its peak memory, VmSize its mapped memory."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) << 10
 
@@ -84,8 +84,8 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> No
 
 
 def test_more_objects_than_a_request_needs_are_refused(server: CppServer) -> None:
-    """Send many objects in a list. The parser walks the whole list after each object, so it would need minutes without a
-    limit.
+    """Send many objects in a list. The parser walks the whole list after each object, so without a limit on objects
+    it would need minutes.
     """
     status, text = ask(server, INFER, (DATA + ",".join(["{}"] * 3000) + "]}]}").encode())
     assert status == 400 and "the request has more values than the model can need" in text
@@ -121,9 +121,10 @@ def test_other_formats_and_too_many_pixels_are_refused(server: CppServer) -> Non
 def test_large_pictures_delay_nobody_and_not_the_end(
     width: int, depth: int, color: int, bytes_per_row: int, statuses: set[int], mnist_image_bundle: Path
 ) -> None:
-    """Send 60 concurrent large pictures, and then a signal.
+    """Send 60 large pictures concurrently, and then a signal.
 
-    Other requests are answered meanwhile. The service ends when each picture has an answer, or a refusal after a second.
+    Meanwhile, other requests are answered. The service ends as soon as each picture has got an answer or, after a second, a
+    refusal.
     """
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")

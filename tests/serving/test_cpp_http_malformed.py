@@ -1,4 +1,4 @@
-"""The C++ service refuses HTTP that two servers might read as different requests, and never answers it twice."""
+"""The C++ service refuses HTTP that two servers might read as different requests, and never gives it two answers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def with_length(field: bytes, body: bytes = LAST_CHUNK + SMUGGLED) -> bytes:
-    """Return a request with the header lines `field` and Content-Length.
+    """Return a request with the header lines `field` and Content-Length, which contradict each other.
 
-    A reader that follows `field` finds a second request in the body.
+    A server that obeys `field` finds a second request in the body.
     """
     return POST + field + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
@@ -106,7 +106,7 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
 def test_malformed_requests_get_their_status_and_no_second_answer(server: CppServer) -> None:
     assert len(MALFORMED) >= 240
     sends = [(case, parts) for case in MALFORMED for parts in ((case[0] + HEALTH,), (case[0], HEALTH))]
-    with ThreadPoolExecutor(16) as clients:  # concurrently, because the server takes seconds for some refusals
+    with ThreadPoolExecutor(16) as clients:  # concurrently, because the server delays some refusals for seconds
         answers = clients.map(lambda send: exchanged(server.port, *send[1]), sends)
         for ((sent, status, message), _), answer in zip(sends, answers, strict=True):
             assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1, (sent, answer)

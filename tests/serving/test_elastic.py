@@ -1,6 +1,6 @@
 """Elastic capacity in simulations: it stays within bounds, settles and meets the target.
 
-C++ makes the same decisions.
+The C++ code makes the same decisions as the Python code.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Trace:
     """The record of a simulation.
 
     Attributes:
-        events: the decisions and the calls, in order. Each is ("decide", Seen, state afterwards) or ("served", (level,
-            images, seconds), state afterwards).
+        events: the decisions and the calls, in order. A decision is ("decide", Seen, state afterwards). A call is
+            ("served", (level, images, seconds), state afterwards).
         waits: seconds from arrival to answer, for each image.
         levels: the level at which each image was served.
     """
@@ -68,7 +68,7 @@ class Trace:
 
     @property
     def changes(self) -> list[tuple[float, int, int]]:
-        """The time, old level and new level of each change, without the start."""
+        """The time, old level and new level of each change of the level. The first level is not a change."""
         found = self.decisions
         return [(after[0], before[1], after[1]) for before, after in itertools.pairwise(found) if before[1] != after[1]]
 
@@ -83,12 +83,15 @@ def simulate(
     seconds: Callable[[float, int, int], float] | None = None,
     fixed: int | None = None,
 ) -> Trace:
-    """Simulate a server for images that arrive at given times. It makes one call after another, each as soon as possible.
+    """Simulate a server for images that arrive at given times.
+
+    The server makes one call after another, each as soon as possible.
 
     Args:
         plan: the plan that makes the decisions.
         arrivals: arrival times in seconds, ascending.
-        seconds: function from time, level and number of images to the duration of a call. By default, the plan's own times.
+        seconds: function from time, level and number of images to the duration of a call. The default is the duration in the
+            plan.
         fixed: a level for all calls, which overrides the decisions.
     """
     took = seconds or (lambda time, level, images: plan.levels[level].fixed + plan.levels[level].each * images)
@@ -115,9 +118,9 @@ def simulate(
 
 
 def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
-    """Return arrival times for successive pairs of a rate, in images per second, and its duration in seconds.
+    """Return regular arrival times for successive pairs of a rate and its duration.
 
-    `pause` returns the time between two arrivals at a rate.
+    Rates are in images per second, durations in seconds. `pause` returns the time between two arrivals at a rate.
     """
     arrivals, end = [], 0.0
     for rate, seconds in rates:
@@ -128,7 +131,7 @@ def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float]
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
-    """Return the arrival times of a Poisson process for successive pairs of a rate (images per second) and its duration."""
+    """Return the arrival times of a Poisson process for successive pairs of a rate and its duration, as in `evenly`."""
     return evenly(rates, random.Random(seed).expovariate)
 
 
@@ -139,7 +142,7 @@ def capacity_of(plan: Elastic, level: int) -> float:
 
 
 def random_plan(source: random.Random) -> Elastic:
-    """Return a random plan with one to eight levels, up to about a second per image, and a feasible target."""
+    """Return a random plan with one to eight levels and a feasible target. An image takes at most about a second."""
     each, levels = 10 ** source.uniform(-5, -1), []
     fixed = each * source.choice([0.0, 0.5, 5.0, 20.0])
     for _ in range(source.randint(1, 8)):
@@ -152,7 +155,7 @@ def random_plan(source: random.Random) -> Elastic:
 
 
 def uneven(plan: Elastic, seed: int) -> Trace:
-    """Simulate Poisson arrivals at changing rates. Calls are slower or faster than in the plan, and some take 20 times as
+    """Simulate Poisson arrivals at changing rates. Calls take more or less time than in the plan, and some take 20 times as
     long.
     """
     source = random.Random(seed)
@@ -248,8 +251,9 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         directions = [by > 0 for _, by in changes]
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
-        # The level must end either at the highest one with enough headroom, or at one that is not overloaded enough to
-        # leave.
+        # The level at the end must not be overloaded, unless it is the lowest level. The next higher level, if any, must not
+        # have
+        # enough headroom.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)
@@ -302,7 +306,7 @@ def test_after_a_rise_a_higher_level_waits_as_long_again() -> None:
         at(0.01 * step, 0.9 * capacity_of(PLAN, 0))
     assert state.level == 0
     rise = next(step for step in range(300, 600) if at(0.01 * step, 0.75 * capacity_of(PLAN, 1)) == 1)
-    # From now on no images arrive, so all levels become affordable at the same time.
+    # From now on no images arrive, so all levels would be fast enough at once.
     assert [at(0.01 * rise + later) for later in (2, 2.9, 3.1)] == [1, 1, 4]
     assert_cpp_decides_the_same(PLAN, trace)
 
@@ -374,7 +378,8 @@ def test_a_level_is_fitted_to_the_times_of_calls() -> None:
     assert level.profile == "c1-k1"
     assert level.fixed == pytest.approx(0.002) and level.each == pytest.approx(0.001)
     assert fitted_level("x", [(4, 0.008)]) == Level("x", 0.0, 0.002)
-    # If the larger call was faster or far too slow, a fixed time can't be estimated from the calls.
+    # A fixed time can't be estimated if the larger call was faster, or more than proportionally slower, than the smaller
+    # call.
     assert fitted_level("x", [(1, 0.004), (3, 0.002)]) == Level("x", 0.0, 0.0015)
     assert fitted_level("x", [(1, 0.001), (2, 0.005)]).fixed == 0.0
     for times in ([], [(0, 1.0)], [(1, 0.0)], [(1, math.nan)]):

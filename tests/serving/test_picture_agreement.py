@@ -1,4 +1,4 @@
-"""Python, the C++ service, Ray and batch jobs give the same answer for every picture, or all refuse it."""
+"""Python, the C++ service, Ray and batch jobs all give the same answer for a picture, or all refuse the picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vmoe_serve.batch.job import Job, manifest_digest  # noqa: E402
 from vmoe_serve.batch.pipeline import Classifier  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-JPEG_DIFFERENCE = 0.02  # allowed difference of probabilities, for pixels that differ by a few levels
+JPEG_DIFFERENCE = 0.02  # allowed difference of probabilities, because decoders differ by a few grey levels
 
 Verdict = dict[str, float] | None  # class name -> probability, or None for a refusal
 
@@ -69,7 +69,7 @@ class Readers:
         return {best["class"]: best["probability"] for best in json.loads(body)["predictions"][0]} if status == 200 else None
 
     def unturned(self) -> float:
-        """Return the number of pictures whose EXIF orientation the C++ service has ignored."""
+        """Return for how many pictures the C++ service says that it has ignored the EXIF orientation."""
         text = self._server.ask("GET", "/metrics")[1].decode()
         return float(text.split("vmoe_pictures_unturned_total{")[1].split()[1])
 

@@ -1,6 +1,6 @@
-"""`vmoe serve batch` gives each picture exactly one answer, which is the engine's, even after kills.
+"""`vmoe serve batch` gives each picture exactly one answer, which is the engine's, even if processes are killed.
 
-It also reports users' mistakes.
+The command also reports users' mistakes.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def start(cluster: Mapping[str, str], *words: object) -> subprocess.Popen[str]:
 
 
 def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
-    """Run the command; return exit code, standard output, and standard error without lines of progress."""
+    """Run `vmoe serve batch`. Return its exit code, standard output, and standard error without lines of progress."""
     code, out, errors, _ = run_with_progress(cluster, *words)
     return code, out, errors
 
 
 def run_with_progress(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str, list[str]]:
-    """Run the command like `run`, and also return the number of answered pictures in each progress line."""
+    """Run the command as `run` does, and also return the number of answered pictures in each progress line."""
     process = start(cluster, *words)
     out, errors = process.communicate()
     lines = re.findall(r"(?m)^([\d,]+) of [\d,]+ pictures(?:, [\d,.]+ a second, 0:[\d:]+ left)?\n", errors)
@@ -85,7 +85,7 @@ def cluster() -> Iterator[dict[str, str]]:
 def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any]) -> Path:
     """Write 60 pictures, some of them in a subfolder.
 
-    One picture is damaged. Ten pictures are so large that progress is shown.
+    One picture is damaged. Ten pictures are so large that the job takes long enough to show progress.
     """
     folder = tmp_path_factory.mktemp("digits")
     (folder / "more").mkdir()
@@ -203,7 +203,7 @@ def test_what_is_done_needs_no_ray(
 ) -> None:
     before = contents(finished)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    # When a job is resumed, the number of replicas, threads and images per call may differ.
+    # A resumed job may have another number of replicas, threads and images per call than before.
     words = (mnist_image_bundle, digits, finished, "--part-size", 10, "--replicas", 3, "--batch-size", 2)
     assert vmoe.json("serve", "batch", *words)["kept_parts"] == 6 and contents(finished) == before
 

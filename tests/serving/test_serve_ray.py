@@ -61,7 +61,7 @@ class Server(HttpClient):
         self.first_line = lines.get(timeout=PATIENCE)
 
     def stop(self) -> tuple[int, str]:
-        """Send SIGTERM to each process of the command, and wait until it ends.
+        """Send SIGTERM to each process of the command, and wait until the command ends, as `ended` does.
 
         systemd also sends SIGTERM to each process. `timeout` sends it to their process group.
         """
@@ -70,7 +70,7 @@ class Server(HttpClient):
         return self.ended()
 
     def ended(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code, and any unexpected text on standard error."""
+        """Wait until the command has ended. Return its exit code, and any unexpected text on its standard error."""
         assert self.process.stderr is not None
         first, _, rest = self.process.stderr.read().partition("\n")
         assert first == "vmoe: starting Ray and its replicas"
@@ -160,7 +160,7 @@ def test_the_documented_nginx_configuration_has_the_limits(server: Server, tmp_p
         answers = (exchanged(port, picture) for _ in range(9))
         assert any(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
         assert exchanged(port, picture.replace(b"gth: ", b"gth: 99999")).startswith(b"HTTP/1.1 413 ")
-        assert exchanged(port, b"GET / HTTP/1.1\r\nHo") == b""  # the remaining header bytes never arrive
+        assert exchanged(port, b"GET / HTTP/1.1\r\nHo") == b""  # the request's head is never completed
         with contextlib.ExitStack() as held:
             for _ in range(32):
                 held.enter_context(connected(port)).sendall(picture[:-1])
@@ -204,7 +204,7 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     first, second, *others = server.steps
     assert first == "Ray's own processes"
     assert re.fullmatch(r"replicas to start \(2, each with 1 of Ray's [0-9]+ CPUs\)", second)
-    last = "a replica to time the levels"  # comes after the wait for loading the bundle, which is not shown if it is fast
+    last = "a replica to time the levels"  # the previous message, about loading, is absent if loading is fast
     assert {last} <= set(others) <= {last, "a replica to load the bundle"}
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 

@@ -1,4 +1,4 @@
-"""The behaviour that both HTTP services, on Ray and in C++, share: the engine's bits, and a message for each mistake."""
+"""What both HTTP services, on Ray and in C++, have in common: the engine's bits, and a message for each mistake."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
 def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "") -> None:
     """Assert that a reply has this status and a one-line error message that contains `words`.
 
-    Double quotes count as single quotes, because the two services quote differently.
+    Double and single quotes count as equal, because the services on Ray and in C++ use different ones.
     """
     error = json.loads(reply[1])["error"]
     assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error.replace('"', "'"), error
 
 
 def assert_declared(answer: Any, kind: str) -> None:
-    """Assert that every field of an answer has the type that `ANSWERS` declares. An empty field may be null."""
+    """Assert that every field of an answer of kind `kind` has the type that `ANSWERS` declares, or is null if empty."""
     if kind.endswith("[]"):
         for item in answer:
             assert_declared(item, kind.removesuffix("[]"))
@@ -307,7 +307,7 @@ def test_metrics_count_what_was_done(client: HttpClient) -> None:
         return Counter({name: int(float(number)) for name, number in lines})
 
     before = counts()
-    for index in range(20):  # unknown setting names are counted together in one series
+    for index in range(20):  # unknown settings are counted together, in a single series
         assert client.ask("POST", f"/v1/classify?setting=c0.4{index + 1}-k1", SEVEN.read_bytes())[0] == 200
     client.ask("POST", "/v1/classify", b"no picture")
     client.ask("POST", INFER, encoded(inputs(shape=[2, 28, 28, 1], data=[0.5, -0.5] * 784)))

@@ -1,4 +1,4 @@
-"""Requests with their own settings are parsed correctly. Each gets the same answer as a call of the engine."""
+"""Triton requests with their own settings are parsed correctly, and get the same answers as calls of the engine."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the bundle: repositories make hard links to it, and onnx's checker refuses files with hard links."""
+    """Copy the bundle. Repositories contain hard links to its files, and onnx's checker refuses files with hard links."""
     return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
 
 
@@ -169,7 +169,8 @@ def test_a_model_for_onnx_runtime_gives_the_bits_of_the_engine(kind: str, tmp_pa
         images = engine.batch(np.random.default_rng(5).integers(0, 256, shape, np.uint8))
         for profile in list(manifest.profiles) or [None]:
             session = as_triton_loads(tmp_path / "repo" / f"m-{profile or 'onnxruntime'}")
-            # Triton refuses a model if an input, a type or a shape differs from its configuration. Only the batch size may
+            # Triton refuses a model if an input, a type or a shape differs from that in the model's configuration. Only the
+            # batch size may
             # differ.
             (taken,), (given,) = session.get_inputs(), session.get_outputs()
             element = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}[manifest.input.dtype]
@@ -194,7 +195,7 @@ def test_digits_at_profiles_that_are_not_stored(
             folder = tmp_path / "repo" / f"m-{profile}"
             (logits,) = as_triton_loads(folder).run(None, {"image": images})
             assert np.array_equal(logits, engine(images, profile))
-    # The checker refuses weights with hard links.
+    # onnx's checker refuses weights with hard links, so check a copy.
     copy = shutil.copytree(folder / "1", tmp_path / "copy")
     onnx.checker.check_model(copy / "model.onnx")
 

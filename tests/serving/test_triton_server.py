@@ -1,6 +1,6 @@
-"""A real Triton server on a repository of `vmoe serve triton`.
+"""A real Triton server on a repository that `vmoe serve triton` wrote.
 
-Over HTTP and gRPC, it has the engine's bits at the settings of the requests.
+Over HTTP and gRPC, its answers have the engine's bits at the settings of the requests.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Path:
     """Write a repository with the models in OTHERS and the model `mnist`.
 
-    For `mnist`, Triton delays a call to wait for more requests.
+    For `mnist`, Triton delays calls, so that they can include more requests.
     """
     repository = tmp_path_factory.mktemp("triton") / "repository"
     options = ["--name", "mnist", "--batch-size", "256", "--threads", "1", "-q"]
-    # Copy the bundle: repositories make hard links to it, and onnx's checker refuses files with hard links.
+    # Copy the bundle. Repositories contain hard links to its files, and onnx's checker refuses files with hard links.
     mnist = shutil.copytree(mnist_image_bundle, repository.with_name("own"))
     assert main(["serve", "triton", str(mnist), str(repository), *options]) == 0
     other = repository.with_name("other")

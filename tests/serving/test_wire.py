@@ -1,4 +1,4 @@
-"""A served model as an ASGI application: the engine's bits, and for each bad request a status and one line of error."""
+"""A served model as an ASGI application: the engine's bits, and a status and one line of error for bad requests."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
 ) -> None:
     large = picture_file(np.zeros((5000, 5000, 3), np.uint8))
     decoded = threading.Event()
-    # occupies the thread for large pictures, as an even larger picture would
+    # occupies the thread for large pictures, as a very large picture would
     service.large_pictures.submit(decoded.wait, 60)
 
     async def ask_all() -> tuple[Reply, list[Reply]]:

@@ -1,1 +1,1 @@
-"""Writers for a bundle: its folder (written completely or not at all), manifest, weights file and model card."""
+"""Write a bundle's folder (completely or not at all), its manifest, its weights file and its model card."""

@@ -45,8 +45,8 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
             - The path is not a valid name, or its parent folder does not exist.
             - The target would be inside a bundle.
             - The target exists, and `force` is false.
-            - The target exists and is not a bundle, or contains a file that is not part of one.
-            - The target contains the current folder or one of the sources.
+            - The target exists but is not a bundle, or it contains a file that does not belong to that bundle.
+            - The target contains the current folder or one of `sources`.
     """
     if "\0" in str(target):
         raise ExportError(f"{shown(str(target))} is not a path: it contains a zero byte")
@@ -75,9 +75,9 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
 
     Args:
         target: the path of the bundle.
-        force: replace an existing bundle.
+        force: whether an existing bundle may be replaced.
         needed_bytes: approximate size of the bundle.
-        sources: files and folders that the export reads; the replaced bundle must not contain them.
+        sources: files and folders that the export reads. A bundle that contains one of them is not replaced.
 
     Raises:
         ExportError: `check_target` refuses the target, there is too little space, or the folder can't be written.
@@ -91,7 +91,7 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
             new = work / "new"
             new.mkdir()
             yield new
-            # Check again: another program may have created the target while the bundle was being written.
+            # Check again, because another program may have created the target while the bundle was being written.
             check_target(target, force=force, sources=sources)
             if not os.path.lexists(place):
                 new.rename(place)
@@ -107,7 +107,9 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
-    """Write `manifest.json`, which lists the size and SHA-256 of each file in the folder. Return the manifest read back.
+    """Write `manifest.json`, which lists the size and SHA-256 of each file in the folder. Return the manifest.
+
+    The returned manifest is read back from the folder.
 
     Raises:
         ExportError: the bundle reader rejects the folder.
@@ -165,7 +167,7 @@ def _check_room(parent: Path, needed_bytes: int) -> None:
 
 
 def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
-    """Raise ExportError if the target is not a bundle, has extra files, or contains a source or the current folder."""
+    """Raise ExportError if the target is not a bundle, or contains an extra file, a source or the current folder."""
     files = None if target.is_symlink() else _files_of_bundle(target)
     if files is None:
         raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
@@ -188,9 +190,9 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
 def _files_of_bundle(folder: Path) -> set[str] | None:
     """Return the file names of the bundle in a folder, or None if the folder has no bundle manifest.
 
-    The names include the manifest, the model card and, from the manifest's list, the weights file and files whose name ends
-    in `.onnx`. Other listed files are left out: another program may have written the manifest, or it may list files that do
-    not belong to the bundle.
+    These are the names of the manifest and the model card. Of the files that the manifest lists, only the weights file and
+    files whose names end in `.onnx` are included. Other listed files may not belong to the bundle, because another program
+    may have written the manifest.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -208,7 +210,7 @@ def _exchange(one: Path, other: Path) -> bool:
     """Swap two paths atomically. Return False if the system or the file system does not support this."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):  # renameat2 is missing: not Linux, or a C library older than 2018
+    except (OSError, AttributeError, TypeError):  # not Linux, or a C library from before 2018, which has no renameat2
         return False
     if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
         return True

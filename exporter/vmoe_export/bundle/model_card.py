@@ -1,4 +1,4 @@
-"""Write the model card, `README.md`: it describes a bundle and how to run it, for readers and for the Hugging Face Hub."""
+"""Write the model card `README.md`, which explains a bundle and how to run it to users of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
         manifest: the same manifest, as the bundle reader returns it.
     """
     source, image, flops = content["source"], manifest.input, content["flops_per_image"]
-    # Replace line breaks, and characters that end inline code or start HTML.
+    # Put underscores in place of line breaks and of characters that end inline code or start HTML.
     name = "".join(c if c.isprintable() and c not in "`<>" else "_" for c in source["name"])
     measured = {each["profile"]: each for each in (content["validation"] or {}).get("distance_from_fp32", ())}
     settings = []
     for profile in content["profiles"] or [{"name": None}]:
         label, found = profile["name"], measured.get(profile["name"], {"top1": None})
-        # If a Soft MoE has no profiles, leave its cost out: the dense model's FLOPs do not apply to it.
+        # If a Soft MoE has no profiles, leave its cost out, because the dense model's FLOPs do not apply to it.
         cost = None if label is None and manifest.moe_layers else flops.get(label or "dense")
         cells = [f"`{label}`" if label else "-", *(profile.get(field, "-") for field in ("capacity_ratio", "k"))]
         cells += [profile.get("capacity", "-")[0], "-" if cost is None else f"{cost / 1e9:.3g}"]

@@ -25,7 +25,7 @@ from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 _ELEMENTS = {kind.stored: ONNX_TYPES[kind.name] for kind in WEIGHT_TYPES.values()} | {"F16": ONNX_TYPES["fp16"]}
 _TOO_LARGE_FOR_FP16 = 65520  # the smallest value that float16 rounds to infinity
-_ALIGNMENT = 64  # in bytes; runtimes memory-map the file and use the tensors in place
+_ALIGNMENT = 64  # in bytes, because runtimes memory-map the file and use the tensors in place
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ def write_weights(
     advance: Callable[[float], None] = lambda size: None,
     precision: ExportPrecision = "fp32",
 ) -> dict[str, Span]:
-    """Write the tensors named in `shapes`. Only one of them is in memory at a time.
+    """Write the tensors named in `shapes`. Only one tensor is in memory at a time.
 
     Args:
         path: the file to write.
         checkpoint: the source of the tensors; its shapes have been checked.
         config: the description of the model, which determines how the position embedding is resized or computed.
-        shapes: shape of each tensor in the checkpoint.
+        shapes: shape of each tensor in the official parameter tree, by name.
         advance: called after each tensor is written, with the tensor's number of bytes.
         precision: the precision of the export. With "fp16", weights are stored in float32, and TensorRT graphs round them.
 
@@ -63,7 +63,7 @@ def write_weights(
     header, spans = layout(stored_tensors(shapes, precision))
     with path.open("wb") as file:
         file.write(header)
-        # Follow the order of the file, but write the scales of a kernel together with the kernel.
+        # Write tensors in their order in the file, except that the scales of a kernel are written together with the kernel.
         for name in (name for name in spans if name in shapes):
             array = official_tensor(name, checkpoint, config)
             is_rounded = precision == "fp16" and weight_type(name, "bf16") is BFLOAT16
@@ -86,7 +86,7 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
 
     The tensors follow each other without gaps.
     """
-    # Tensors whose length is a multiple of the alignment come first, so that each of them is aligned.
+    # Put tensors whose size is a multiple of the alignment first, so that each of these tensors is aligned.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
     entries: dict[str, dict[str, Any]] = {}
     position = 0
@@ -120,7 +120,7 @@ def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> A
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
         array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
     if name.endswith("/Moe/Router/dense/kernel"):
-        array = array.reshape(len(array), -1)  # an E3's router may have a separate axis for the members
+        array = array.reshape(len(array), -1)  # an E3's router may have an extra axis for the members
     return array
 
 

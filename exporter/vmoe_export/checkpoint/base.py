@@ -129,7 +129,7 @@ class Checkpoint(Mapping[str, Array]):
 
 @contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Prefix errors raised in the block with `what`, unless the message already starts with it."""
+    """Prefix the message of a CheckpointError or ConfigError raised in the block with `what`, unless it starts with it."""
     try:
         yield
     except (CheckpointError, ConfigError) as error:
@@ -140,7 +140,7 @@ def naming(what: object) -> Iterator[None]:
 def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     """Map official parameter names to the stored names.
 
-    The parameters may be at the root of the tree, or below `params`, `target` or a wrapper such as `model`. These may be
+    The parameters may be at the root of the tree, or below `params`, `target` or a wrapper such as `model`. Wrappers may be
     nested, as in a train state. The parts of a name may be joined by `/` or by `.`.
 
     Raises:

@@ -48,7 +48,8 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         self.family_title = family if isinstance(family, str) else None
         self._identity = bundle.identity
         if self.manifest.model.get("position_emb") == "sincos2d":
-            # The exporter computed this position embedding. It is not a parameter of the model.
+            # Leave out the sincos2d position embedding, which the exporter computed, because it is not a parameter of the
+            # model.
             self.info = {name: info for name, info in self.info.items() if name != _POSITION_EMBEDDING}
 
     @property
@@ -67,8 +68,8 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "router": {
                         "name": None if kind == "dense" else ROUTERS[kind],
                         "normalize_weights": routing.get("normalize_weights"),
-                        # Expert choice has no k. Leave the field out, so that the default applies if the option `router`
-                        # changes the routing to top-k.
+                        # Expert choice has no k. Leave `num_selected_experts` out, so that the default k applies if the
+                        # option `router` changes the routing to top-k.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
                             "capacity_factor": routing.get("capacity_ratio"),

@@ -59,8 +59,8 @@ class MsgpackCursor:
         """Read the header of the next object, which must be of one of `kinds`.
 
         Returns:
-            For a number, its value. Otherwise the size: the number of pairs in a map, of elements in an array, or of bytes
-            in anything else.
+            For a number, its value. Otherwise the size: the number of key-value pairs in a map, of elements in an array, or
+            of bytes in anything else.
         """
         byte = self._take(1)[0]
         for kind in kinds:
@@ -81,7 +81,7 @@ class MsgpackCursor:
             raise self._not("a string") from None
 
     def binary(self) -> ByteSpan:
-        """Skip a byte string, and return the span of its bytes."""
+        """Skip a byte string, and return the range that its bytes have in the file."""
         return self._skip(self.header("bytes"))
 
     def extension(self, expected: int) -> MsgpackCursor:

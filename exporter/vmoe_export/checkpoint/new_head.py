@@ -47,9 +47,9 @@ class NewHead(Checkpoint):
             fitted to.
 
     Attributes:
-        class_names: class names from the file, or None.
+        class_names: class names from the file, or None if it has none.
         fitted_to: the file's description of the features that the head was fitted to (see `vmoe_measure.head_inputs`), or
-            None.
+            None if it has none.
 
     Raises:
         OptionError: the file can't be read, or declares no head in this format.
@@ -89,7 +89,9 @@ class NewHead(Checkpoint):
             self._head = {name: _as_float32(stored, arrays[stored]) for name, stored in names.items()}
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        """Check that the head was fitted to the features of this model. A head whose file names no features passes.
+        """Check that the head was fitted to the features of this model.
+
+        A head passes if its file does not describe the features that it was fitted to.
 
         Args:
             inputs: the model's features, as returned by `vmoe_measure.head_inputs`.
@@ -128,7 +130,7 @@ def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
 
     A safetensors file may be a whole checkpoint. The arrays' data are not read.
     """
-    if path.suffix == ".safetensors":  # never compressed, so the sizes need no check
+    if path.suffix == ".safetensors":  # safetensors files are never compressed, so sizes need no check
         with SafetensorsCheckpoint(path) as checkpoint:
             return checkpoint.info
     with closing(PlainFile(path)) as file:

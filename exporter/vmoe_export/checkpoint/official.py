@@ -128,7 +128,7 @@ class _Shard:
             yield box, [_ndarray_data(body, dtype) for body in bodies]
 
     def read_into(self, spans: list[ByteSpan], chunk: Array) -> None:
-        """Fill `chunk` with the bytes of `spans`, in order."""
+        """Fill `chunk` with the bytes of all `spans`, in the order of the spans."""
         data, position = chunk.reshape(-1).view(np.uint8), 0
         for span in spans:
             self.file.read_into(span.start, data[position : position + span.length])
@@ -169,8 +169,8 @@ class _Shard:
 
 
 def _check_count(number: int) -> None:
-    # `number` counts the chunks and their pieces, so twice the limit is allowed. A chunk of more than a gigabyte has several
-    # pieces.
+    # A chunk of more than a gigabyte has several pieces. `number` counts both the chunks and their pieces, so twice the
+    # limit is allowed.
     if number > 2 * _MAX_TOTAL_CHUNKS:
         raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
 
@@ -196,7 +196,10 @@ def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
     A shard that no array points to is left out. Such a shard is empty or does not exist.
 
     Returns:
-        The description of each array by name, and the file name suffix of each shard by number. The suffix follows PREFIX.
+        Two mappings:
+
+        - the description of each array, by name,
+        - the end of each shard's file name, which follows PREFIX, by the number of the shard.
 
     Raises:
         CheckpointError: the index is damaged.
@@ -220,7 +223,7 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     if not isinstance(root, dict) or not isinstance(root.get("index"), dict):
         raise CheckpointError("it is not the index of a V-MoE checkpoint")
     # An index without a version (before 2022-06-22) numbers the arrays in the order in which they were saved. For plain
-    # parameters, that order is the same.
+    # parameters, this is also the order of the depth-first walk.
     version = root.get("version", _VERSION)
     if version != _VERSION:
         raise CheckpointError(f"index version {version!r:.60} is not supported; it must be {_VERSION} or missing")

@@ -84,8 +84,8 @@ class OrbaxCheckpoint(Checkpoint):
         with naming(f"tensor {name}"):
             store = self._open(name)
             dtype = dtype_from_name(store.dtype.name)
-        # tensorstore allocates memory for a chunk and for the array before it reads anything. An excessive size would kill
-        # the process.
+        # Check the size, because tensorstore allocates memory for a chunk and for the array before it reads anything. An
+        # excessive size would kill the process.
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
             sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
@@ -177,7 +177,7 @@ def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 def _reason(error: ValueError) -> str:
     """Return a short reason for a tensorstore error.
 
-    The error's own message contains the whole request and local paths.
+    The full message of the error also contains the whole request and local paths.
     """
     text = str(error)
     if "is missing" in text:

@@ -17,13 +17,15 @@ def find_item(path: Path) -> tuple[Path, tuple[str, ...]] | None:
     """Resolve a path to its Orbax item folder.
 
     Args:
-        path: an item, a step, or a folder of steps. In a folder of steps, the newest finished one is used.
+        path: the folder of an item, of a step, or of several steps. If there are several steps, the newest finished one is
+            used.
 
     Returns:
-        The item folder and notes for the user on how it was chosen. None if the path holds no Orbax checkpoint.
+        The item folder, and notes for the user on how it was chosen. Returns None if the path holds no Orbax checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint was not finished, or holds several items.
+        CheckpointError: the checkpoint was not finished, or a step holds several items whose names do not show which one to
+            use.
         OSError: a folder can't be read.
     """
     if _is_item(path):
@@ -74,6 +76,6 @@ def _is_finished(folder: Path) -> bool:
         metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
         return metadata["commit_timestamp_nsecs"] is not None
     except OSError:
-        return True  # old Orbax versions don't write this file
+        return True  # old Orbax versions don't write _CHECKPOINT_METADATA
     except (ValueError, KeyError, TypeError, RecursionError):
         return False

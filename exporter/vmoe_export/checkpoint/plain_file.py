@@ -1,6 +1,6 @@
 """Read byte ranges of a file that may shrink while it is open.
 
-The file is not memory-mapped: touching a page beyond the new end would kill the process.
+The file is not memory-mapped, because touching a page beyond the new end would kill the process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PlainFile:
         self.size = os.fstat(self.stream.fileno()).st_size
 
     def read(self, start: int, length: int) -> Array:
-        """Read a byte range as uint8[length].
+        """Read `length` bytes from `start` on, and return them as a uint8 array.
 
         Raises:
             CheckpointError: the file ends before the range does.
@@ -59,7 +59,7 @@ class PlainFile:
         return data
 
     def read_into(self, start: int, data: Array) -> None:
-        """Fill a uint8[length] array with the bytes from `start` on. Raise the same errors as `read`."""
+        """Fill a uint8 array with the bytes of the file from `start` on. Raise the same errors as `read`."""
         done = 0
         while done < len(data):
             count = os.preadv(self.stream.fileno(), [data[done:].data], start + done)

@@ -39,7 +39,7 @@ class SafetensorsCheckpoint(Checkpoint):
             raise CheckpointError(f"{path} is cut short, damaged or not a safetensors file ({error})") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
-        # The library has just validated the file, so any of these errors means that the file changed since.
+        # The library has just validated the file, so any of these errors means that the file has changed in the meantime.
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise CheckpointError(f"{path} was changed while it was read") from None
         super().__init__(path, "safetensors", [path], self._info)

@@ -35,7 +35,7 @@ class TorchCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self._archive: zipfile.ZipFile | None = None
         self._records: dict[int, zipfile.ZipInfo] = {}  # key: the offset of the record's data
-        self._shared: tuple[int, Array] | None = None  # header offset and data of the last record; tensors may share it
+        self._shared: tuple[int, Array] | None = None  # header offset and data of the last record, as tensors may share it
         self._file = PlainFile(path)
         try:
             with naming(path):
@@ -103,7 +103,7 @@ class TorchCheckpoint(Checkpoint):
         return entry.header_offset + 30 + int(sum(lengths))
 
     def _record_data(self, entry: zipfile.ZipInfo) -> Array:
-        """Read a record as uint8[size] and check its CRC-32."""
+        """Read the data of a record into a uint8 array, and check their CRC-32."""
         assert self._archive is not None
         data, position = np.empty(entry.file_size, np.uint8), 0
         try:
@@ -128,13 +128,13 @@ class TorchCheckpoint(Checkpoint):
         if self._archive is not None and self._record(tensor) is None:
             raise CheckpointError(f"tensor {name} has no record of its size; save the file again with torch.save")
         last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-        # The element count is checked too: with a stride of 0, a few bytes would satisfy any shape.
+        # Also check the number of elements, because a tensor with a stride of 0 can have any shape with only a few bytes.
         if tensor.numel() and max(tensor.numel(), tensor.storage_offset() + last + 1) * dtype.itemsize > storage:
             raise CheckpointError(f"tensor {name} has less data than its shape {tuple(tensor.shape)} needs")
         return TensorInfo(tuple(tensor.shape), dtype)
 
     def _record(self, tensor: torch.Tensor) -> zipfile.ZipInfo | None:
-        """Return the record that holds a tensor's storage, or None if no record has that offset and size."""
+        """Return the record that holds a tensor's storage, or None if no record has the storage's offset and size."""
         storage = tensor.untyped_storage()
         record = self._records.get(getattr(storage, "_checkpoint_offset", -1))
         return record if record is not None and record.file_size == storage.nbytes() else None
@@ -179,7 +179,7 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
 
 
 def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    size = 0  # total length of the names; limited because in a small file, many mappings can share one
+    size = 0  # total length of the names; limited, because even a small file may nest the same mapping many times
 
     def walk(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal size

@@ -8,7 +8,7 @@ CLASS_LISTS = ("imagenet1k", "cifar100")
 
 
 def names_of(name: str) -> tuple[str, ...]:
-    """Return the class names in one of CLASS_LISTS.
+    """Return the class names of the built-in list `name`, which is one of CLASS_LISTS.
 
     Examples:
         >>> names = names_of("imagenet1k")

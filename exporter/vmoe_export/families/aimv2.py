@@ -24,7 +24,7 @@ _ARGS |= {"qkv_bias", "proj_bias", "dynamic_img_size"}
 
 
 def _sines(grid: tuple[int, int], width: int) -> Array:
-    """Compute float64[patches, D]: sines and cosines of each patch's column, then of its row."""
+    """Return fixed positions as float64[patches, D]: sines and cosines of each patch's column, then those of its row."""
     if width % 4:
         raise ConfigError(f"sines as positions need a hidden size that is a multiple of 4, not {width}")
     waves = 10_000.0 ** (-np.arange(width // 4) / (width // 4))

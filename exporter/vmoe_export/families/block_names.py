@@ -11,10 +11,10 @@ class Layer(NamedTuple):
 
     Attributes:
         weight: name of the weight, which has the shape (outputs, inputs).
-        bias: name of the bias, or "".
+        bias: name of the bias, or "" if there is none.
         part: (i, n) selects part i of n equal parts of the outputs.
         has_own_bias: whether `bias` holds the bias of this part alone, so that `part` applies only to the weight.
-        mask: name of a tensor that multiplies the bias, or "".
+        mask: name of a tensor that multiplies the bias, or "" if there is none.
     """
 
     weight: str
@@ -31,27 +31,30 @@ class Layer(NamedTuple):
     def parts(self, count: int) -> tuple[Layer, ...]:
         """Split the layer into `count` layers, such as queries, keys and values.
 
-        The outputs of this layer are the outputs of those layers, stacked.
+        Stacked in order, the outputs of the returned layers are the outputs of this layer.
         """
         return tuple(self._replace(part=(i, count)) for i in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The layers of an encoder block, named relative to the block. A layer given as a string is the name of a torch module.
+    """The layers of an encoder block, named relative to the block.
+
+    A layer given as a string is the name of a torch module.
 
     Attributes:
         norms: norms before attention and before the MLP.
         projections: layers of queries, keys and values.
         out: output layer of attention.
-        mlp: both layers of the MLP.
+        mlp: the first and the second layer of the MLP.
         gate: the MLP's gate layer, or None. Its outputs are activated and multiplied by the outputs of the first MLP layer.
-            If both layers have the same name, one tensor holds both: the gate's outputs come first.
-        scales: tensors that multiply the outputs of attention and of the MLP, or "".
+            If the gate and the first MLP layer have the same name, one tensor holds both layers, with the gate's outputs
+            first.
+        scales: tensors that multiply the outputs of attention and of the MLP, or "" if there are none.
         qk_norms: norms of the queries and keys, or "" if there are none. They normalize each head or, if `wide_qk_norms`,
             all heads together.
-        attention_norm: norm before the output layer of attention, or "".
-        mlp_norm: norm of the MLP's hidden features, or "".
+        attention_norm: norm before the output layer of attention, or "" if there is none.
+        mlp_norm: norm of the MLP's hidden features, or "" if there is none.
         rms: whether `norms` are RMS norms.
     """
 

@@ -20,7 +20,12 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
     """Define rotary positions by the row and column of each patch centre, both from -1 to 1 across the image.
 
-    Columns p and p + D/H/2 of a head form a pair.
+    In each head, columns p and p + D/H/2 are rotated together.
+
+    Args:
+        model: the model, after `tokens` and before `blocks`.
+        front: number of tokens before the patches.
+        theta: the base of the frequencies.
     """
     sides = [2 * (np.arange(side) + 0.5) / side - 1 for side in model.image_grid()]
     count = model.width // model.heads // 4

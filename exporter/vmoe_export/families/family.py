@@ -32,20 +32,20 @@ class Family:
         model_types: values of `model_type` in the config.json of these models; empty if their config has no such field.
         landmarks: names of tensors that every model of the family has.
         architectures: a regular expression for the family's architecture names; empty unless another family has the same
-            landmarks and only the name tells them apart.
+            landmarks and only the name distinguishes the two families.
         dimensions: number of dimensions of some tensors, by name; empty unless another family has the same landmarks and
-            these numbers tell them apart.
+            these numbers distinguish the two families.
         prefixes: prefixes that tensor names may have, such as "vit."; the first that fits is used.
         ignored: a regular expression for tensors that may exist but are not needed. It must match the whole name, without
             the prefix. If a name does not begin with the prefix, "../NAME" is matched instead.
-        processor: the preprocessing to use if no file defines it, see `image_processors.processor_steps`.
-        any_size: whether the library resizes the positions for the size of the preprocessed pictures, and ignores the size
-            in the config.
+        processor: the preprocessing to use if no file defines it; see `image_processors.processor_steps`.
+        any_size: whether the library ignores the image size in the config, and resizes the positions to fit the preprocessed
+            pictures.
         config_files: possible names of the config next to the checkpoint; the first that exists is read.
         config_key: key of the vision model's config inside the config of a whole transformers model.
         defaults: the library's default config values that affect how tensors are interpreted.
         by_name: function that returns the config of an architecture by name; None if the library has no such names.
-        translate: function that defines each of the exporter's tensors, see `Translation`.
+        translate: function that defines each of the exporter's tensors by calling the methods of a `Translation`.
     """
 
     title: str
@@ -70,10 +70,10 @@ class Family:
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Map a model's tensor names to the stored names.
+    """Map a model's tensor names to the names under which the tensors are stored.
 
     A model's names are joined by '.', without the prefixes that training programs add. Names that transformers uses only in
-    memory are replaced by the names that it writes to files.
+    memory are replaced by those that transformers writes to files.
 
     Examples:
         >>> unwrapped(["model/module/norm/weight", "optimizer/step"])
@@ -85,7 +85,7 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
-    # Look for o_proj instead of q_proj, because InternViT also has q_proj in files.
+    # Recognize the names used in memory by o_proj, not by q_proj, because InternViT has q_proj in files too.
     if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):
         return found
     return {_as_saved(name): stored for name, stored in found.items()}

@@ -28,18 +28,18 @@ class FamilyCheckpoint(Checkpoint):
     Args:
         source: the checkpoint. The caller closes it.
         family: the family of the model.
-        config: the content or the path of a config.json. Default: the file next to the checkpoint, if there is one.
+        config: the content or the path of a config.json. Default: the config.json next to the checkpoint, if there is one.
         image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else the size that fits the
             position embedding.
         architecture: name of an architecture; its config in the family's library is used.
-        given: the options `heads`, `activation` and `pooling`, for facts that neither tensors nor configs determine.
+        given: the options `heads`, `activation` and `pooling`, by name. They set what neither tensors nor configs determine.
 
     Attributes:
-        config: the part of an official config that the tensors don't determine. It also has fields that official models
-            lack.
+        config: the part of an official config that the tensors don't determine. It also has fields that official configs do
+            not have.
         preprocess: the steps that turn a picture into an image.
-        class_names: class names from the config, or None.
-        probabilities: how transformers converts the model's logits to probabilities; None for the default.
+        class_names: class names from the config, or None if it has none.
+        probabilities: how transformers converts the model's logits to probabilities; None for softmax, the default.
 
     Raises:
         CheckpointError, ConfigError, OptionError: something does not fit the family; the message names it.
@@ -60,7 +60,7 @@ class FamilyCheckpoint(Checkpoint):
         self._family = family = family_by_name(family, files.own)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
-            processor = {**family.processor, **processor}  # without a class name, transformers uses the model type
+            processor = {**family.processor, **processor}  # with no class in it, the class of the model type applies
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
         is_given = image_size is not None
@@ -102,8 +102,8 @@ class FamilyCheckpoint(Checkpoint):
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Map tensor names to stored names, and set `_prefix` to the family's prefix.
 
-        The tensor names lack the prefix. A name that did not have the prefix gets "../" in front. If a training program
-        saved other tensors in the same file, they are dropped, and a note says so.
+        In the result, a tensor name has no prefix. If a name has no prefix in the file, the result has "../" in front of it.
+        If the file also holds tensors of a training program, they are dropped, and a note names them.
 
         Raises:
             CheckpointError: the file holds two models.
@@ -133,7 +133,8 @@ class FamilyCheckpoint(Checkpoint):
 
     def _read(self, stored_name: str) -> Array:
         part = self._parts[stored_name]
-        # Compute in float64, so that scaled float32 values are rounded only once. The caller refuses values beyond float32.
+        # Compute in float64, so that scaled float32 values are rounded only once. Values beyond the float32 range become
+        # infinite, and the caller refuses them.
         with np.errstate(over="ignore", invalid="ignore"):
             arrays = [np.asarray(self._source[self._names[name]], np.float64) for name in part.sources]
             for name, array in zip(part.sources, arrays, strict=True):
@@ -147,7 +148,7 @@ def _folder(path: Path) -> Path:
 
 
 def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
-    """Yield a note for each value that no file gives and that is therefore assumed."""
+    """Yield the notes on values that no file provides and that are therefore assumed."""
     if not files.whole:
         yield "the model has no config"
     if model.taken:
@@ -165,7 +166,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return the class names in a config.json; None if there are none, or only "LABEL_" and the class number."""
+    """Return the class names in a config.json; None if it has none, or if each is only "LABEL_" and a number."""
     names = config.get("id2label")
     if isinstance(told := config.get("label_names"), list):  # timm's name for it
         names = {str(i): name for i, name in enumerate(told)}
@@ -176,7 +177,11 @@ def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
 
 
 def _probabilities(config: Mapping[str, Any], parts: Mapping[str, Part]) -> Probabilities | None:
-    """Return how to convert logits to probabilities, as transformers' image classification does; None for the default."""
+    """Return how logits become probabilities in transformers' image classification.
+
+    Returns:
+        "sigmoid" if there is a single class or several may apply at once. Otherwise None, which stands for the default.
+    """
     kind = config.get("problem_type")
     is_one = "head/kernel" in parts and parts["head/kernel"].shape[-1] == 1 and kind != "regression"
     return "sigmoid" if is_one or kind == "multi_label_classification" else None

@@ -34,7 +34,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
-    """Return the first family whose landmarks and dimensions fit `tensors` (by stored name); None if no family fits."""
+    """Return the first family whose landmarks and dimensions fit `tensors` (by stored name); None if there is none."""
     names = unwrapped(tensors)
 
     def fits(family: Family) -> bool:
@@ -48,7 +48,10 @@ def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
 
 
 def family_by_name(family: Family, config: Mapping[str, Any]) -> Family:
-    """Return the architecture's family if it has the same tensor names as `family`; otherwise, return `family`."""
+    """Return the family of the architecture that `config` names, if that family has all landmarks of `family`.
+
+    Otherwise, return `family`.
+    """
     name = str(config.get("architecture", ""))
     named = (each for each in FAMILIES if each.architectures and each.prefixes == family.prefixes)
     fitting = (each for each in named if {*family.landmarks} <= {*each.landmarks} and re.search(each.architectures, name))

@@ -26,8 +26,8 @@ class ForeignModel:
     """A model of a family, with its tensors and settings under the other library's names.
 
     Attributes:
-        tensors: shape and dtype of each tensor. The names lack the family's prefix. A name that did not have the prefix has
-            "../" in front.
+        tensors: shape and dtype of each tensor. Names are without the family's prefix. If a name has no prefix in the file,
+            it has "../" in front here.
         prefix: the family's prefix.
         config: the content of a config.json; empty if there is none.
         given: the user's options by name; an option that is not set is None.
@@ -35,11 +35,12 @@ class ForeignModel:
         used: names of the tensors read so far.
         asked: names of the options that apply to this model.
         missing: names of the options that the user must still set.
-        taken: default values by setting, used because neither the tensors nor the config nor the user give a value.
+        taken: values by setting, for the settings that neither the tensors nor the config nor the user provide.
         heads: the number of attention heads, set by `choose_heads`.
         width: D, set when the patch embedding is read.
-        patch: (height, width) of a patch, set when the patch embedding is read.
-        block: name prefix of the current encoder block while `blocks` runs, else "". Methods take names relative to it.
+        patch: (height, width) of a patch in pixels, set when the patch embedding is read.
+        block: name prefix of the current encoder block while `blocks` runs, and "" otherwise. Methods take names relative to
+            this prefix.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -68,7 +69,8 @@ class ForeignModel:
         """Return the shape of a required tensor.
 
         Raises:
-            CheckpointError: the tensor is missing, is not a float, or has another number of dimensions.
+            CheckpointError: the tensor is missing, holds no floats, is empty, or has a number of dimensions other than
+                `ndim`.
         """
         info = self.tensors.get(self.block + name)
         if info is None:
@@ -81,14 +83,14 @@ class ForeignModel:
         return info.shape
 
     def leave_out(self, start: str) -> None:
-        """Ignore the tensors whose names begin with `start`; they do not affect the outputs."""
+        """Mark all tensors whose names begin with `start` as used, because they do not affect the outputs."""
         self.used.update(name for name in self.tensors if name.startswith(start))
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
-        """Return a value of the config.json, or `default` if the config has none.
+        """Return the value of `key` in the config.json, or `default` if the config has no such value.
 
         Raises:
-            ConfigError: the value has another type than `default`, or `choices` are given and do not include it.
+            ConfigError: the value has another type than `default`, or it is not one of `choices` although choices are given.
         """
         value = self.config.get(key)
         if value is None:
@@ -103,30 +105,31 @@ class ForeignModel:
         return value
 
     def claim(self, **found: Any) -> None:
-        """Check config values against facts from the tensors. Raise ConfigError if they contradict each other."""
+        """Raise ConfigError if the config contradicts `found`, the values that the tensors have for some config keys."""
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
 
     def refuse(self, why: str, *names: str) -> None:
-        """Raise ConfigError if the model has one of these tensors."""
+        """Raise ConfigError if the model has one of the tensors `names`; the message begins with `why`."""
         if found := next((name for name in names if self.has(name)), None):
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
         """Return a value that no tensor determines: the config's, or else the user's, or else `usual`.
 
-        If `usual` is used, a note lists it. If there is no value at all, add the option to `missing` and return a filler.
+        If `usual` is returned, a note will mention this. If there is no value at all, `option` is added to `missing`, and a
+        placeholder is returned.
 
         Args:
             option: the name of the user's option, a key of `_ASKED`.
-            said: the config's value; None if it has none.
+            said: the config's value; None if the config has none.
             source: the start of a message about `said`, such as "the config says hidden_act".
-            usual: the library's default if the config has no value, or the value that all released models share; None if
+            usual: the library's default for configs without the value, or the value that all released models share. None if
                 neither is known.
 
         Raises:
-            OptionError: the option contradicts the config.
+            OptionError: the user's value contradicts the config's.
         """
         self.asked.add(option)
         given = self.given.get(option)
@@ -154,18 +157,20 @@ class ForeignModel:
             )
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
-        """Set the number of heads to the result of `choose`. Raise OptionError if it does not divide the hidden size."""
+        """Set the number of heads to the result of `choose`. Raise OptionError if it doesn't divide the hidden size."""
         self.heads = found = self.choose("heads", said, source, usual)
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
             raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[str]:
-        """Yield the official path of each encoder block. Until the next path is yielded, `block` is the library's path.
+        """Yield the official path of each encoder block.
+
+        While the caller processes a block, the attribute `block` is the start of that block's tensor names in the library.
 
         Args:
-            pattern: the start of a block's tensor names, with {} for its number.
-            count_key: the config's key for the number of blocks, or "".
+            pattern: the start of a block's tensor names, with {} for the block's number.
+            count_key: the config's key for the number of blocks, or "" if there is none.
 
         Raises:
             CheckpointError: the blocks are not numbered 0, 1, 2, ...
@@ -198,7 +203,7 @@ class ForeignModel:
         return size[0] // height, size[1] // width
 
     def check(self, name: str, *sizes: int | None) -> Shape:
-        """Return the shape of a required tensor. Raise CheckpointError unless it is `sizes`, where None allows any size."""
+        """Return the shape of a required tensor. Raise CheckpointError if it isn't `sizes`, where None allows any size."""
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:

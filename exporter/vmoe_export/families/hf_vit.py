@@ -1,4 +1,4 @@
-"""ViT in Hugging Face transformers: classifiers, and models with or without a pooler."""
+"""ViT in Hugging Face transformers: classifiers, and models without a classifier, with or without a pooler."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def translate_encoder(
 
     Args:
         model: the model.
-        rows: number of `tokens`, counted from the first, that have positions.
-        tokens: tensors of the tokens before the patches.
+        rows: number of tokens before the patches that have positions, counted from the first token.
+        tokens: names of the tensors that hold the tokens before the patches.
         epsilon: default epsilon of the norms.
         block: names of the layers of a block.
-        is_gelu: whether all released models of the family have GELU; models with a gate have SiLU.
+        is_gelu: whether all released models of the family without a gate have GELU. Models with a gate always have SiLU.
     """
     model.epsilon(epsilon)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=block.gate is not None)
@@ -46,7 +46,7 @@ def translate_encoder(
 
 
 def translate_head(model: Translation) -> None:
-    """Translate the classifier of the class token; if there is none, translate the pooler, if any."""
+    """Translate the classifier of the class token or, if there is no classifier, the pooler, if there is one."""
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.dense("head", "../classifier")

@@ -32,7 +32,7 @@ _PROCESSORS["GotOcr2"] = {**_ALL, **_CLIP, "size": {"height": 384, "width": 384}
 _PROCESSORS["Tipsv2"] = {**_ALL, "size": 448, "resample": 2, "do_normalize": False}
 _PROCESSORS["Tipsv2"] |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
-_PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow differs by up to 1 level
+_PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow's result differs by up to 1
 """Defaults of each image processor in transformers."""
 
 _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
@@ -45,14 +45,14 @@ _MOST = 1e6  # upper limit for means, for 1 / std and for 1 / crop_pct
 def processor_steps(
     config: Mapping[str, Any], image_size: tuple[int, int] | None = None
 ) -> tuple[Preprocessing, Colours, Colours]:
-    """Return the steps that turn a picture into an image, and the mean and standard deviation of each channel.
+    """Return the steps that turn a picture into an image, and each channel's mean and standard deviation.
 
     The model's input is (pixel / 255 - mean) / std, where `pixel` is a uint8 value that the steps return.
 
     Args:
         config: the content of a transformers `preprocessor_config.json` or a timm `pretrained_cfg`.
         image_size: (height, width) to use instead of the config's. The ratio of the crop to the resized picture stays the
-            same; if the image is not square, the ratio applies to the longer side.
+            same. If the picture's aspect ratio is kept, this ratio applies to the longer side of the image.
 
     Raises:
         ConfigError: the config is malformed, or needs steps that do not exist.
@@ -94,7 +94,7 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     if mode not in ("squash", "center"):
         raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
-    # For an image that is not square, no step keeps the picture's aspect ratio, so the picture is squashed.
+    # If the image is not square, squash the picture, because no step for such an image keeps the picture's aspect ratio.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
     return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
@@ -129,7 +129,7 @@ def _known(how: Any) -> Any:
 
 
 def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, ...]:
-    """Return a size field as (height, width) or (short side,). With `square`, a single number is both height and width."""
+    """Return a size field as (height, width), or as (short side,). With `square`, a single number means a square."""
     if isinstance(config[key], int):
         side = _pixels(config[key], key)
         return (side, side) if square else (side,)

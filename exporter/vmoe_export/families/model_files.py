@@ -50,7 +50,7 @@ def read_model_files(
 
     Raises:
         ConfigError: a file is damaged, or is for another model.
-        OptionError: the family has no architecture names, or its library does not know this one.
+        OptionError: the family has no architecture names, or its library has no architecture of this name.
     """
     found = [folder / name for name in family.config_files if (folder / name).is_file()][:1]
     if architecture is not None:
@@ -69,7 +69,7 @@ def read_model_files(
     if kind is not None and kind not in family.model_types:
         raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
     own = _vision_config(whole, family)
-    # transformers 5 saves the image processor's config inside the processor's file, and reads that file first.
+    # transformers 5 saves the image processor's config inside the config of the whole processor, and reads that file first.
     processor = load_config(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     if pictures := mapping(processor, "image_processor"):
         return ModelFiles(whole, own, pictures, [*found, folder / PROCESSOR])
@@ -85,11 +85,12 @@ def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any
     """Return the vision model's part of a transformers config.json. Raise ConfigError if two parts disagree."""
     if not family.config_key:
         return whole
-    # If a whole model's config has no vision part, transformers uses default values and ignores the config's other keys.
+    # If a whole model's config has no vision part, transformers uses default values for the vision model and ignores the
+    # other keys of the config.
     is_tower = whole.get("model_type") in (None, family.model_types[0])
     vision = mapping(whole, family.config_key) or (whole if is_tower else {})
-    # Older configs have a second vision part, with `_dict` in its name. Only the whole model reads it; the vision model
-    # alone does not.
+    # Older configs have a second vision part, whose key ends in `_dict`. transformers reads this part only for the whole
+    # model, not for the vision model alone.
     for key, value in mapping(whole, f"{family.config_key}_dict").items():
         if vision.get(key, value) != value:
             raise ConfigError(f"the config says {key} {shown(vision[key])}, but in {family.config_key}_dict {shown(value)}")

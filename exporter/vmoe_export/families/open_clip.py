@@ -38,7 +38,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
     """Translate the config of the vision tower to the keys that the module `timm` or `clip_moe` reads.
 
     Raises:
-        ConfigError: a key can't be exported; the message names it.
+        ConfigError: the model has a feature that can't be exported; the message names its key.
     """
     model = mapping(config, "model_cfg") or config
     vision: dict[str, Any] = {**_DEFAULTS, **mapping(model, "vision_cfg")}
@@ -49,7 +49,8 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
         if vision.get("timm_proj", "linear") == "mlp":
             raise ConfigError("the config says timm_proj 'mlp', which can't be exported")
         pool, is_linear = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear") == "linear"
-        # If a linear layer follows the tower and open_clip sets no pooling, the tower keeps timm's own pooling.
+        # If a linear layer follows the tower and open_clip's config sets no pooling, the tower keeps the pooling that timm
+        # gives it.
         return {"architecture": name, "model_args": {} if is_linear and not pool else {"global_pool": pool}}
     if other := next((key for key in _OTHER_BLOCKS if vision.get(key)), None):
         raise ConfigError(f"the config says {other} {shown(vision[other])}, which can't be exported")
@@ -85,7 +86,7 @@ def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:
     colours = {
         key: [value] * 3 if isinstance(value, float) else value for key, value in given.items() if key in ("mean", "std")
     }
-    # If training picks the interpolation at random, open_clip evaluates with bicubic.
+    # If the interpolation is random in training, open_clip evaluates with bicubic interpolation.
     how = "bicubic" if given.get("interpolation") == "random" else given.get("interpolation", "bicubic")
     sides = [3, *size] if isinstance(size, list | tuple) else [3, size, size]
     return {**PROCESSOR, **colours, "interpolation": how, "crop_mode": _CROPS[crop], "input_size": sides}
@@ -95,10 +96,10 @@ def named_config(name: str) -> dict[str, Any]:
     """Return the config of an architecture in the installed open_clip.
 
     If all released models of the architecture have the same preprocessing, the config includes it. Otherwise, open_clip's
-    default applies.
+    default preprocessing applies.
 
     Raises:
-        OptionError: open_clip is not installed, or doesn't know the name.
+        OptionError: open_clip is not installed, or has no architecture of this name.
     """
     try:
         import open_clip
@@ -124,7 +125,10 @@ def _activation(model: Mapping[str, Any], vision: Mapping[str, Any]) -> str:
 
 
 def _only(vision: Mapping[str, Any], key: str, name: str, default: Any) -> Any:
-    """Return the argument `name` of a layer, or `default` if it is not set. Raise ConfigError for any other argument."""
+    """Return the argument `name` in the mapping `vision[key]`, or `default` if it is not set.
+
+    Raise ConfigError if the mapping sets any other argument.
+    """
     given = mapping(vision, key)
     if other := next((each for each in given if each != name), None):
         raise ConfigError(f"the config's {key} have {shown(other)}, which can't be exported")

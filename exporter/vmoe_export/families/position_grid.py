@@ -1,4 +1,4 @@
-"""Resize a position embedding like PyTorch's interpolation, which the other libraries use."""
+"""Resize a position embedding in the same way as PyTorch's interpolation, which the other libraries use."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from vmoe_export.checkpoint import Array
 
 
 def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear: bool = False) -> Array:
-    """Resize a grid float64[rows, columns, D], with half-pixel centres. A grid of the right size is returned unchanged.
+    """Resize a grid of positions, with half-pixel centres. A grid of the right size is returned unchanged.
 
     Args:
-        grid: the grid.
+        grid: float64[rows, columns, D].
         size: (rows, columns) of the result.
         antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: use Keys' cubic kernel
-            with a = -0.5, and spread it over more rows if the grid shrinks. Without `antialias`, a is -0.75, and only the
-            four nearest rows are used.
-        linear: interpolate linearly instead, like `mode="bilinear"`.
+            with a = -0.5, and if the grid shrinks, spread the kernel over more rows and columns. Without `antialias`, a is
+            -0.75, and only the four nearest rows and columns are used.
+        linear: use linear instead of cubic interpolation, like `mode="bilinear"`.
     """
     if grid.shape[:2] == size:
         return grid
@@ -27,7 +27,7 @@ def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear:
 
 
 def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
-    """Return float64[target, source], the weight of each source row in each target row."""
+    """Return the weight of each source row in each target row, as float64[target, source]."""
     step = source / target
     spread = max(step, 1.0) if antialias else 1.0
     weights = np.zeros((target, source))
@@ -37,8 +37,8 @@ def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
         for position in range(first, last + 1):
             x = abs(position - center) / spread
             share = max(0.0, 1 - x) if linear else _cubic(x, -0.5 if antialias else -0.75)
-            # Without antialiasing, a position beyond the edge adds its weight to the edge row. With antialiasing, it is
-            # ignored.
+            # Without antialiasing, the weight of a position beyond the edge is added to the edge row. With antialiasing, the
+            # position is ignored.
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
                 weights[row, inside] += share

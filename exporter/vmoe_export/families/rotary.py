@@ -1,4 +1,4 @@
-"""Define rotary positions by the rows and columns of patches."""
+"""Define rotary positions by the row and column indices of patches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vmoe_export.families.translation import Translation
 def rotate_by_index(
     model: Translation, front: int, *, reference: int, offset: float = 0.0, columns_first: bool = False
 ) -> None:
-    """Define rotary positions by row and column index.
+    """Define rotary positions by the row and column index of each patch.
 
     Args:
         model: the model, after `tokens` and before `blocks`.
         front: number of tokens before the patches.
-        reference: the length that the coordinates of each side span, regardless of the number of patches.
+        reference: the length that the coordinates span along each side of the image, regardless of the number of patches.
         offset: added to each index before scaling.
         columns_first: whether the column's angles come before the row's.
     """

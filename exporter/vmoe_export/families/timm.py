@@ -1,6 +1,6 @@
 """timm's vision_transformer and deit: plain ViTs with four kinds of pooling.
 
-They may have a class token, registers and layer scale.
+The models may have a class token, registers and layer scale.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _translate(model: Translation) -> None:
             "rotate; pass --architecture NAME"
         )
     model.epsilon(1e-5 if "clip" in name else 1e-6, is_told=bool(name))
-    if args.get("act_layer"):  # act_layer also applies to a gate
+    if args.get("act_layer"):  # in timm, act_layer also sets the activation of a gate
         model.activation(args["act_layer"], "the config says act_layer")
     else:
         model.activation(_activation(name) if name else None, f"the architecture {name} has")
@@ -105,10 +105,11 @@ def translate_vit(
         args: the architecture's arguments in the config.
         name: name of the architecture.
         blocks: function that defines the encoder's blocks.
-        rotate: function that defines rotary positions, given the number of tokens before the patches.
+        rotate: function that defines rotary positions, given the model and the number of tokens before the patches; None if
+            the model has no rotary positions.
         has_positions: whether there is a position embedding.
-        pool_heads: number of heads of an attention pool that also reads the tokens before the patches. If 0, an attention
-            pool reads only the patches and has as many heads as the blocks.
+        pool_heads: number of heads of an attention pool that also reads the tokens before the patches. If `pool_heads` is 0,
+            any attention pool reads only the patches and has as many heads as the blocks.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
     model.patches(Layer.of("patch_embed.proj", model.has("patch_embed.proj.bias")))
@@ -143,8 +144,9 @@ def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
 def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, activation: str, head_size: int) -> None:
     """Translate the start of a model whose norms and activation follow from its architecture's name.
 
-    This sets epsilon, activation, patches and heads. Heads have `head_size` columns, unless `args` set the number of heads.
-    If `args` set the width but not the number of heads, that number is unknown and must come from the user.
+    This sets the epsilon, the activation, the patch embedding and the number of heads. If `args` do not set the number of
+    heads, each head has `head_size` columns. The exception is a model whose width is set by `args`: its number of heads must
+    come from the user.
     """
     source = f"the architecture {model.config['architecture']} has"
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
@@ -171,7 +173,7 @@ def translate_blocks(
     Args:
         first_layer, second_layer, gate: names of the MLP layers, as for `Translation.mlp`.
         rms: whether the blocks have RMS norms.
-        scales: names of the scales of attention and MLP, if the model has them.
+        scales: names of the tensors that scale the outputs of attention and of the MLP, if the model has them.
         count_key: as for `Translation.blocks`.
     """
 
@@ -200,7 +202,10 @@ def translate_blocks(
 
 
 def _projections(has: Callable[[str], bool]) -> tuple[Layer, ...]:
-    """Return the layers of queries, keys and values. `has` returns whether an optional tensor exists in the first block."""
+    """Return the layers of queries, keys and values.
+
+    `has` takes the name of an optional tensor, and returns whether the first block has this tensor.
+    """
     if has("attn.q_proj.weight"):
         return tuple(Layer.of(f"attn.{name}_proj", has(f"attn.{name}_proj.bias")) for name in "qkv")
     bias, mask = (name if has(name) else "" for name in ("attn.qkv.bias", "attn.qkv.bias_mask"))
@@ -220,8 +225,8 @@ def _activation(name: str) -> str:
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     """Return the input of the head, as a value of `ModelConfig.classifier`."""
     has_norm = model.has("fc_norm.weight")
-    # If the model has fc_norm and its architecture does not, or the reverse, the model's pooling was changed: to avg, to
-    # max, or to both.
+    # In timm, fc_norm goes with the poolings avg, max and avgmax. If only one of the model and its architecture has fc_norm,
+    # the pooling was changed, so the architecture's pooling does not apply.
     is_own = model.config.get("fc_norm", has_norm) == has_norm
     said = args.get("global_pool", model.config.get("global_pool") if is_own else None)
     if said not in (None, "token", "avg", "map"):
@@ -295,7 +300,7 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
     model.model |= {"map_epsilon": model.norm_epsilon, "map_front": bool(pool_heads)}
     if pool_heads and model.width % pool_heads:
         raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
-    model.heads = pool_heads or model.heads  # only now, because the blocks are already translated
+    model.heads = pool_heads or model.heads  # set only after the blocks, which have their own number
     projections = (Layer.of("attn_pool.q"), *Layer.of("attn_pool.kv").parts(2))
     model.attention("MapHead/MultiHeadDotProductAttention", projections, "attn_pool.proj", stream=False)
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
@@ -306,10 +311,10 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
 def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit", "eva")) -> dict[str, Any]:
     """Return the config of an architecture in the installed timm.
 
-    The config includes facts that the tensors show too, so that a wrong name is detected.
+    The config also contains values that the tensors show, so that a wrong name is detected.
 
     Raises:
-        ConfigError: the architecture is not in one of these timm modules.
+        ConfigError: the architecture is in none of the timm modules `modules`.
         OptionError: timm has no such architecture, or is not installed.
     """
     try:
@@ -334,7 +339,7 @@ def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "dei
         "fc_norm": "fc_norm.weight" in model.state_dict(),
         "depth": len(model.blocks),
         "num_prefix_tokens": model.num_prefix_tokens,
-        # The tensors of an EVA model don't show its pooling.
+        # The tensors of an EVA model don't show the model's pooling.
         **({"global_pool": model.global_pool} if timm.models.is_model_in_modules(known, {"eva"}) else {}),
     }
 
@@ -356,7 +361,7 @@ _DISTILLED = replace(
 
 
 def trunk(family: Family) -> Family:
-    """Return the family that describes the same models as towers of open_clip models."""
+    """Return a family of the same models as `family`, in files in which each is the tower of an open_clip model."""
     return replace(
         family,
         title=family.title.replace("timm", "timm's tower in open_clip"),

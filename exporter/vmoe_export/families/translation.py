@@ -44,16 +44,16 @@ class Part:
 class Translation(ForeignModel):
     """A model of a family, and the exporter's tensors made from it. The family's `translate` calls its methods.
 
-    In the exporter, LayerNormalization always has the same epsilon e. If a family's epsilon is e / c^2, everything that is
-    added to the residual stream is multiplied by c, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A
-    scale after a layer is folded into the layer's weights. The mean and standard deviation of the pixels are folded into the
-    patch embedding.
+    In the exporter, LayerNormalization always has the same epsilon e. If a family's epsilon is e / c^2, the residual stream
+    is made c times larger, by multiplying everything that is added to it by c. This has the effect of the family's epsilon,
+    because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A scale after a layer is folded into the layer's
+    weights. The mean and standard deviation of the pixels are folded into the patch embedding.
 
     Attributes:
         mean, std: mean and standard deviation of the pixels in [0, 1], per channel. If all channels share one mean and one
             standard deviation, these apply to any number of channels.
         parts: the exporter's tensors defined so far, by name.
-        model: the part of the exporter's config that the tensors don't determine.
+        model: the part of the exporter's model config that the tensors don't determine.
         notes: notes for the user.
         norm_epsilon: epsilon of the library's norms, set by `epsilon`.
     """
@@ -80,11 +80,11 @@ class Translation(ForeignModel):
         """Read the start of a transformers model: activation, patches and heads.
 
         Args:
-            activation: the activation that transformers assumes if a config sets none.
-            patches: the patch embedding.
+            activation: the activation that transformers uses if a config sets none.
+            patches: the layer of the patch embedding.
             is_only: whether all released models of the family have this activation.
-            heads: the number of heads that transformers assumes if a config sets none.
-            is_flat: as for `patches`.
+            heads: the number of heads that transformers uses if a config sets none.
+            is_flat: as for the method `patches`.
             is_swiglu: whether the MLPs are SwiGLU. If so, their activation is SiLU, and the config's activation is ignored.
         """
         if is_swiglu:
@@ -102,7 +102,10 @@ class Translation(ForeignModel):
     ) -> None:
         """Read the blocks, which all have the same layers.
 
-        `pattern` and `count_key` are as for `blocks`. `size_key` is the config's key for the hidden size of the MLPs, or "".
+        Args:
+            pattern, count_key: as for the method `blocks`.
+            names: names of the layers of a block.
+            size_key: the config's key for the hidden size of the MLPs, or "" if there is none.
         """
         self.model["rms_norm"] = names.rms
         for ours in self.blocks(pattern, count_key):
@@ -122,10 +125,10 @@ class Translation(ForeignModel):
         self.norm(f"{ours}/LayerNorm_1", names.norms[1], has_bias=not names.rms)
 
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False, key: str = "layer_norm_eps") -> None:
-        """Set the epsilon of every norm to the config's `key`, or else to `default`. Call this first.
+        """Set the epsilon of every norm to the value of `key` in the config, or else to `default`. Call this first.
 
-        With `is_only`, any value other than `default` is refused. With `is_told`, `default` follows from the architecture's
-        name, so it is not listed as an assumption.
+        With `is_only`, any config value other than `default` is refused. With `is_told`, the architecture's name determines
+        `default`, so `default` is not listed as an assumption.
         """
         if self.config.get(key) is None and not is_told:
             self.taken["epsilon"] = default
@@ -139,7 +142,9 @@ class Translation(ForeignModel):
             self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
-        """Set the activation of all MLPs to the result of `choose`. `said` is the activation's name in transformers or timm.
+        """Set the activation of all MLPs to the result of `choose`.
+
+        `said` is the activation's name in transformers or timm. The other arguments are those of `choose`.
 
         Raises:
             ConfigError: the exporter has no such activation.
@@ -153,16 +158,16 @@ class Translation(ForeignModel):
         self.model["activation"] = ours.get(chosen, chosen)
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
-        """Define one of the exporter's tensors. With `stream`, its values are scaled like the residual stream."""
+        """Define one of the exporter's tensors. With `stream`, scale its values by the factor of the residual stream."""
         scale = self._stream if stream else 1.0
         sources = tuple(self.block + source for source in sources)
         self.parts[name] = Part(shape, sources, (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
     def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
-        """Read the convolution (D, C, ph, pw) that turns patches into tokens, and adapt it to pixels in [-1, 1].
+        """Read the layer that turns patches into tokens, and adapt it to pixels in [-1, 1].
 
-        With `is_flat`, read a dense layer (D, p * p * 3) instead. Its patches are square, and the values of a patch are in
-        the order row, column, channel.
+        The layer is a convolution (D, C, ph, pw). With `is_flat`, it is a dense layer (D, p * p * 3) for square patches
+        instead. The values of a patch are then in the order row, column, channel.
         """
         layer = Layer.of(layer)
         name = layer.weight
@@ -218,10 +223,12 @@ class Translation(ForeignModel):
         """Read the tokens before the patches, in order, and the position embedding of all tokens.
 
         Args:
-            names: tensors of the tokens: [..., R, D] for R tokens, or [D] for one.
-            positions: the position embedding, (1, rows + patches, D) or (rows + patches, D); "" for none.
-            rows: number of these tokens, counted from the first, that have a position; the remaining ones get zeros.
-            antialias, linear: how to resize the positions if the image size differs, see `resized_grid`.
+            names: names of the tensors that hold the tokens: [..., R, D] holds R tokens, and [D] holds one.
+            positions: name of the position embedding, which is (1, rows + patches, D) or (rows + patches, D); "" if there is
+                none.
+            rows: number of tokens before the patches that have a position, counted from the first token. The remaining
+                tokens before the patches get zeros as positions.
+            antialias, linear: how to resize the positions if they are for another image size; see `resized_grid`.
             is_read: whether the classifier reads the first of `names`.
 
         Returns:
@@ -241,7 +248,7 @@ class Translation(ForeignModel):
         return math.prod(self.check(name, *leading, self.width)[:-1])
 
     def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """Define the tensor `ours` as the tokens of all `names`, in order. Without names, define nothing."""
+        """Define the tensor `ours` as the tokens of all `names`, in order. If `names` is empty, define nothing."""
         if not names:
             return
         width = self.width
@@ -303,9 +310,9 @@ class Translation(ForeignModel):
 
         Args:
             coordinates: (patches, 2), one row per patch. The angles of the first coordinate come before those of the second.
-            frequencies: (D/H/4,), used for both coordinates.
+            frequencies: (D/H/4,), the same for the first and the second coordinate.
             front: number of tokens before the patches. They are not rotated.
-            has_halves: whether columns p and p + D/H/2 of a head form a pair, instead of columns 2 p and 2 p + 1.
+            has_halves: whether columns p and p + D/H/2 of a head are rotated together, instead of columns 2 p and 2 p + 1.
 
         Raises:
             ConfigError: the number of columns per head is not a multiple of 4.
@@ -333,21 +340,24 @@ class Translation(ForeignModel):
         return experts
 
     def projection(self, name: str) -> None:
-        """Read a projection (D, E) of the head's input. Unlike a dense layer, it is not transposed and has no bias."""
+        """Read a projection (D, E) of the head's input.
+
+        The projection has no bias. Unlike the weight of a dense layer, it is not transposed.
+        """
         width, size = self.check(name, self.width, None)
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """Define a projection without tanh that averages the `count` tokens that pooling concatenates."""
+        """Define a projection that averages the `count` tokens that pooling concatenates. No tanh follows it."""
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
         self.put("projection/bias", (width,), [], lambda: np.zeros(width))
 
     def mean_head(self, *names: str) -> None:
-        """Define one head that returns the mean of the heads `names`.
+        """Define one head that returns the mean of what the heads `names` return.
 
-        Each of these heads reads one token. The new head reads all of their tokens.
+        Each of the heads `names` reads one token. The new head reads the tokens of all of them, concatenated.
         """
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
         for name in names:
@@ -358,9 +368,10 @@ class Translation(ForeignModel):
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
     def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False, has_bias: bool = True) -> None:
-        """Read a norm over `size` values, or over the stream's width if `size` is 0. A norm without a bias is an RMS norm.
+        """Read a norm over `size` values or, if `size` is 0, over the width of the residual stream.
 
-        With `stream`, the norm's output is the residual stream.
+        A norm without a bias is an RMS norm. With `stream`, the output of the norm is the residual stream, so it is scaled
+        like the stream.
         """
         size = size or self.width
         for leaf, own in (("scale", "weight"), ("bias", "bias"))[: 1 + has_bias]:
@@ -370,7 +381,15 @@ class Translation(ForeignModel):
     def dense(
         self, ours: str, layer: str | Layer, *, inputs: int = 0, outputs: int = 0, scale: str = "", stream: bool = False
     ) -> int:
-        """Read a dense layer. `scale` names a tensor that multiplies the layer's outputs.
+        """Read a dense layer.
+
+        Args:
+            ours: the exporter's name for the layer.
+            layer: the layer in the library.
+            inputs: number of inputs that the layer must have; 0 for the width of the residual stream.
+            outputs: number of outputs that the layer must have; 0 for any.
+            scale: name of a tensor that multiplies the layer's outputs, or "" if there is none.
+            stream: whether the outputs are added to the residual stream, and scaled like it.
 
         Returns:
             The number of outputs.
@@ -416,14 +435,14 @@ class Translation(ForeignModel):
     def _head_norms(self, ours: str, query: str, key: str, *, wide: bool) -> None:
         """Read the norms of queries and keys.
 
-        Without `wide`, a norm covers one head and has the library's epsilon, like the other norms. With `wide`, it is an RMS
-        norm over all heads together and has the exporter's epsilon.
+        Without `wide`, each norm covers one head and has the library's epsilon, like the other norms. With `wide`, each is
+        an RMS norm over all heads together, with the exporter's epsilon.
         """
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
-            # Scale queries and keys like the residual stream, so that the exporter's epsilon has the effect of the
-            # library's.
+            # Scale queries and keys by the same factor as the residual stream, so that the exporter's epsilon acts on them
+            # like the library's epsilon.
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):
                 self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
@@ -450,7 +469,7 @@ class Translation(ForeignModel):
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
-        """Pad the MLP `ours` with zero hidden features to the width of `other`. Raise ConfigError if `ours` is wider."""
+        """Pad the MLP `ours` with zero hidden features to the hidden size of `other`. Refuse (ConfigError) a wider `ours`."""
         hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
         if hidden > wanted:
             raise ConfigError(
@@ -462,7 +481,7 @@ class Translation(ForeignModel):
             self._change(name, partial(np.pad, pad_width=padding), (*shape[:axis], wanted, *shape[axis + 1 :]))
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
-        """Read the experts of an MoE layer, and stack each kernel and each bias over the experts."""
+        """Read the experts of a MoE layer, and stack their kernels and biases, with one entry per expert."""
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
             made = [f"{ours}/{layer}/{i}" for i in range(len(names))]
@@ -481,7 +500,7 @@ class Translation(ForeignModel):
                 self.parts[f"{ours}/{layer}/{leaf}"] = Part((len(names), *parts[0].shape), sources, stack)
 
     def _by_head(self, layer: str) -> None:
-        """Give an attention projection an axis for the heads, with the columns of each head in the exporter's order."""
+        """Give an attention projection an axis for the heads, and put each head's columns in the exporter's order."""
         heads, size = self.heads, self.width // self.heads
 
         def by_head(array: Array) -> Array:
@@ -495,6 +514,6 @@ class Translation(ForeignModel):
         self._change(f"{layer}/bias", by_head, (heads, size))
 
     def _change(self, name: str, change: Callable[[Array], Array], shape: Shape | None = None) -> None:
-        """Apply a function to the tensor `name`. `shape` is the tensor's new shape, if it changes."""
+        """Apply the function `change` to the values of the tensor `name`. Pass the new `shape` if it changes."""
         part = self.parts[name]
         self.parts[name] = Part(shape or part.shape, part.sources, lambda *arrays: change(part.make(*arrays)))

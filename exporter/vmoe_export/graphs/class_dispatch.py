@@ -1,4 +1,4 @@
-"""Dispatch only the class tokens. This is for the last block of a model whose head reads no other token."""
+"""Dispatch only the class tokens, for the last block of a model whose head reads no other token."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def class_dispatch(experts: int, tokens: str, *, experts_choose: bool) -> onnx.F
     """Return a function (x[G,S,D], weight[G,S,K], kept[G,S,K], expert[G,S,K]) => (x[N,1,D], slot, weight, src).
 
     The function consists of standard ops. Its outputs are the inputs of a VmoeExpertBlock with N groups of one token. Each
-    expert has one slot per image; the slot's index is expert * N + image.
+    expert has one slot per image, and the index of this slot is expert * N + image.
 
     Args:
         experts: E.
-        tokens: node lines that compute `tokens` i64[1], the number of tokens per image, to split groups into images; "" if
-            each group is an image.
-        experts_choose: whether experts choose their tokens (expert choice). If so, K is E, the choices of a token are all
-            experts in order, and there is no input `expert`.
+        tokens: node lines that compute `tokens` i64[1], the number of tokens per image, by which groups are split into
+            images; "" if each group is an image.
+        experts_choose: whether experts choose their tokens (expert choice). If so, K is E, the choices of each token are all
+            experts in order, and the function has no input `expert`.
     """
     names = ["x", "weight", "kept"]
     if not experts_choose:

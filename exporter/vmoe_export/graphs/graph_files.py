@@ -49,8 +49,8 @@ class WrittenGraph:
     Attributes:
         file: the name of its file.
         cuts: the values passed from each part of the model to the next, see `ModelNodes`.
-        profile: the profile whose settings are fixed in the graph; None if the settings are inputs, or if the graph has
-            none.
+        profile: the profile whose settings are fixed in the graph; None if the settings are inputs, or if the graph has no
+            settings.
     """
 
     file: str
@@ -58,7 +58,7 @@ class WrittenGraph:
     profile: Profile | None = None
 
     def suits(self, profile: Profile | None) -> bool:
-        """Return whether the graph is meant to run at a profile."""
+        """Return whether a profile is meant to run on this graph, given the graph's fixed settings and its merging."""
         merges = bool(profile and profile.merge)
         in_standard_ops = {INLINED_GRAPH: not merges, MERGING_GRAPH: merges}
         return self.profile in (None, profile) and in_standard_ops.get(self.file, True)
@@ -69,8 +69,8 @@ def write_graphs(
 ) -> list[WrittenGraph]:
     """Write the graphs for CPUs next to the weights file that they reference.
 
-    - `model.onnx` has ops of the domain vmoe, with their functions. The settings of the routing kind are inputs with default
-      values.
+    - `model.onnx` has ops of the domain vmoe, and the functions that define these ops. The settings of the routing kind are
+      inputs with default values.
     - `model.inlined.onnx` has standard ops only. The settings are inputs without default values. It does not merge tokens.
     - `model.merging.onnx` is like `model.inlined.onnx`, but merges tokens. It is written only if a profile merges tokens.
 
@@ -126,11 +126,11 @@ def write_tensorrt_graphs(
     profiles: Sequence[Profile],
     precision: TensorRtPrecision,
 ) -> list[WrittenGraph]:
-    """Write `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` for a dense ViT.
+    """Write `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` if there are no profiles.
 
     Args:
         folder, model, weights: as for `write_graphs`.
-        profiles: the bundle's profiles; none for a dense ViT.
+        profiles: the bundle's profiles; empty for a dense ViT that does not merge tokens.
         precision: type of the large products.
 
     Returns:
@@ -166,7 +166,7 @@ def tensorrt_graph(
         The graph, and its cuts (see `ModelNodes`). The graph's weights are external data, and its input is `image`. Its
         outputs are
 
-        - those of `model.answers`, always float32,
+        - those of `model.answers`, which are always float32,
         - `<block>/slot` (int32) and `<block>/weight` (float32) of each MoE layer,
         - `<block>/token` (int32) of each MoE layer, if the profile merges tokens.
     """
@@ -177,7 +177,7 @@ def tensorrt_graph(
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     plugin = f" from {oldest_supported('tensorrt')} on with the vmoe plugin" if routes else ""
-    # ONNX Runtime has no bfloat16 products on a CPU, so it can't run a graph in bf16.
+    # In bf16, ONNX Runtime can't run a TensorRT graph, because it has no bfloat16 products on CPUs.
     others = "" if precision == "bf16" else f", and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
     how = f"{fixed}For TensorRT{plugin}{others}."
     return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)
@@ -211,7 +211,7 @@ def _outputs(nodes: ModelNodes, choices: int | str) -> Iterator[onnx.ValueInfoPr
 
 
 def _groups(model: ExportedModel) -> str:
-    """Return the name of the dimension that counts groups: the batch dimension if each group is one image."""
+    """Return the name of the dimension that counts groups, which is the batch if each group is one image."""
     return BATCH_DIM if model.grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
@@ -230,7 +230,7 @@ def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: boo
 
     for number, (op, is_class_token, before, after) in enumerate(nodes.blocks):
         if op == "VmoeExpertBlock" and config.ensemble_size > 1:
-            rows = MEMBER_DIM  # from the first MoE layer on, each image has one row per member
+            rows = MEMBER_DIM  # from the first MoE layer on, the members have separate rows
         if is_class_token:
             tokens = 1
         in_groups = op == "VmoeExpertBlock" and not is_class_token
@@ -250,12 +250,14 @@ def _model(
     functions: Sequence[onnx.FunctionProto] = (),
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """Wrap a graph in a ModelProto. `metadata_props` describes the model, and `doc_string` also says how to run it.
+    """Wrap a graph in a ModelProto.
+
+    The `metadata_props` of the result describe the model, and its `doc_string` also explains how to run the graph.
 
     Args:
         graph: the graph.
         model: the model that the graph computes.
-        profile: the graph's default or only profile; None for a dense ViT.
+        profile: the profile that the graph has as its default or is fixed to; None if there are no profiles.
         precision: the precision of the graph's large products.
         how: sentences on how to run the graph.
         functions: the functions that the graph's nodes call.

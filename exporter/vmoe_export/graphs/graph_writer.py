@@ -31,8 +31,8 @@ class GraphWriter:
 
     Attributes:
         nodes: the nodes; each comes after the nodes whose outputs it uses.
-        blocks: a tuple for each part of an encoder block that has a residual: the op, whether the op gets only class tokens,
-            its input, and its output.
+        blocks: a tuple for each part of an encoder block that has a residual. The tuple holds the part's op, whether the op
+            gets only class tokens, and the names of the op's input and output.
     """
 
     def __init__(self, weights: Mapping[str, Span]) -> None:
@@ -40,7 +40,7 @@ class GraphWriter:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
-        self._is_class_token = False  # whether only the class token is left in the residual stream: x[N,1,D]
+        self._is_class_token = False  # whether the residual stream holds only the class token: x[N,1,D]
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, bool, str, str]] = []
 
@@ -50,10 +50,10 @@ class GraphWriter:
         return [tensor for name, tensor in self._tensors.items() if name in used]
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
-        """Write an op of the table in the form that this kind of graph needs.
+        """Write an op of the op table in the form that this kind of graph needs.
 
         Returns:
-            The names of the op's outputs. An output passed as "" gets a generated name.
+            The names of the op's outputs. If the name of an output is "" in `outputs`, a name is generated.
         """
         named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
         return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
@@ -94,12 +94,12 @@ class GraphWriter:
         return list(node.output)
 
     def _place_of(self, inputs: Sequence[str]) -> str:
-        """Return the layer of the official tree whose weights are among the inputs.
+        """Return the layer of the official tree whose weights are among the inputs of a node.
 
-        If no input is a weight, return the current layer.
+        If no input is a weight, return the layer that is being written.
         """
         layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
-        # Name a block after the layer that follows its layer norm, not after the norm.
+        # Name a block after the layer behind its layer norm, not after the norm.
         layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
         return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
 
@@ -113,11 +113,11 @@ class GraphWriter:
         return written
 
     def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
-        """Write an op of the table, and return its first output."""
+        """Write an op of the op table, and return the name of its first output."""
         return self._op(op, inputs, outputs or [""] * len(OPS[op].outputs), attributes)[0]
 
     def _add(self, op: str, *inputs: str, outputs: Sequence[str] = ("",), **attributes: Any) -> str:
-        """Add a node of a standard op, and return its first output."""
+        """Add a node of a standard op, and return the name of its first output."""
         return self._append(helper.make_node(op, inputs, outputs, **attributes))[0]
 
     def _constant(self, name: str, values: Any, dtype: Any) -> str:
@@ -127,13 +127,13 @@ class GraphWriter:
         return name
 
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
-        """Declare part `number` of a weight as a separate tensor that refers to the same bytes, and return its name."""
+        """Declare part `number` of a weight as a tensor of its own that refers to the same bytes, and return its name."""
         part = replace(self._weights[whole], shape=dims)
         self._tensors[name] = external_tensor(name, replace(part, offset=part.offset + number * part.nbytes))
         return name
 
     def _integers(self, *values: int) -> str:
-        """Return a constant int64[number of values], such as a shape or axes."""
+        """Return the name of an int64 constant that holds `values`, such as a shape or axes."""
         return self._constant(f"int64_{'_'.join(map(str, values))}", values, np.int64)
 
     def _reshape(self, x: str, *shape: int) -> str:
@@ -143,5 +143,5 @@ class GraphWriter:
         return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
 
     def _slice(self, x: str, first: int, last: int) -> str:
-        """Return tokens `first` to `last` (exclusive) of x[N,T,..]; `last` may exceed T."""
+        """Return the name of tokens `first` to `last` (exclusive) of x[N,T,...]. `last` may exceed T."""
         return self._add("Slice", x, self._integers(first), self._integers(last), self._integers(1))

@@ -1,6 +1,6 @@
 """Write the nodes of a model that an `ExportedModel` describes, as ops of the domain vmoe and standard ONNX ops.
 
-The walk through the model is in this module, and all graphs of a bundle share it. The walk writes ops of the table. Each
+The walk through the model is in this module, and all graphs of a bundle share it. The walk writes ops of the op table. Each
 kind of graph has its own form for these ops:
 
 - `ModelNodes` writes a node of the domain vmoe,
@@ -51,18 +51,18 @@ class ModelNodes(GraphWriter):
     Attributes:
         model: the model to compute.
         functions: the ONNX function of each op, written for this model, by the op's name.
-        cuts: the values passed from each of `model.parts` to the next: the residual stream and, if tokens are merged, their
-            sizes, the position of each original token, and any rotary coordinates.
-        outputs: the model's answers, then the outputs of each MoE layer.
-        left: the number of tokens left in a group of each MoE layer, or a name for that number, by block. Empty unless
-            tokens are merged.
+        cuts: the names of the values passed from each of `model.parts` to the next. They are the residual stream and, if
+            tokens are merged, the tokens' sizes, the position of each original token, and any rotary coordinates.
+        outputs: the names of the model's answers, then those of the outputs of each MoE layer.
+        left: for each block with a MoE layer, the number of tokens that merging has left in a group, or a name for that
+            number. Empty unless tokens are merged.
     """
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
         self.model, self._config, self._settings = model, model.config, settings
         self._merges = MERGE in settings
-        self._beside: dict[str, str] = {}  # op inputs about the tokens, besides the residual stream, by input name
+        self._beside: dict[str, str] = {}  # values that ops read besides the residual stream, by input name
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # parts that return only the class token
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
@@ -167,7 +167,7 @@ class ModelNodes(GraphWriter):
         return super()._op(op, inputs, outputs, {**attributes, **own})
 
     def _call(self, op: str, inputs: Mapping[str, str], outputs: Sequence[str] = ("",), **attributes: int) -> list[str]:
-        """Write an op of the table that takes weights. From `inputs`, the op gets those that the table lists for it."""
+        """Write an op that takes weights. From `inputs`, the op gets those that the op table lists for it."""
         given = [inputs.get(value.name, "") for value in OPS[op].inputs]
         while not given[-1]:
             given.pop()
@@ -178,9 +178,9 @@ class ModelNodes(GraphWriter):
         return self._op(op, given, outputs, attributes)
 
     def _layer(self, path: str, which: str = "") -> dict[str, str]:
-        """Return the kernel, bias and any scales of a dense layer, by op input.
+        """Return the names of a dense layer's kernel, bias and any scales, by the name of the op's input.
 
-        `which` distinguishes the inputs of several layers, such as "q" in `wq` and `bq`.
+        `which` is part of the inputs' names if an op has several layers, such as "q" in `wq` and `bq`.
         """
         kernel = f"{path}/kernel"
         scales = {f"w{which}_scale": scale_name(kernel)} if weight_type(kernel, self.model.precision).scales else {}
@@ -191,11 +191,11 @@ class ModelNodes(GraphWriter):
         return {f"{which}_{leaf}": name for leaf in ("scale", "bias") if (name := f"{path}/{leaf}") in self._weights}
 
     def _linear(self, path: str, x: str) -> str:
-        """Write a dense layer of x[N,T,D]."""
+        """Write a dense layer with the input x[N,T,D]."""
         return self._call("VmoeLinear", {"x": x, **self._layer(path)})[0]
 
     def _dense(self, path: str, x: str) -> str:
-        """Write a dense layer of x[N,D] that is float32 in every precision."""
+        """Write a dense layer with the input x[N,D]. The layer is float32 in every precision."""
         return self._add("Add", self._add("MatMul", x, f"{path}/kernel"), f"{path}/bias")
 
     def _layer_norm(self, path: str, x: str, *, rms: bool = False, epsilon: float = LAYER_NORM_EPSILON) -> str:
@@ -208,7 +208,10 @@ class ModelNodes(GraphWriter):
         return self._add("Mul", self._add("Div", x, length), *weights)
 
     def _repeated(self, tensor: str, rows: str = IMAGE_INPUT) -> str:
-        """Repeat a parameter [1,R,D] N times, to [N,R,D]. N is the number of images, or of rows of the value `rows`."""
+        """Repeat a parameter [1,R,D] N times, to [N,R,D].
+
+        N is the number of rows of the value `rows`, which by default are the images.
+        """
         shape = self._add("Concat", self._add("Shape", rows, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
@@ -236,9 +239,10 @@ class ModelNodes(GraphWriter):
         return self._layer_norm("embedding_norm", x) if config.embedding_norm else x
 
     def _attention_block(self, block: str, x: str, token: str) -> str:
-        """Write self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] if only the class token matters.
+        """Write self-attention of x[N,T,D] with its layer norm and residual.
 
-        If tokens are merged, the block ends with merging, and the output named `token` holds the tokens' new positions.
+        The result is [N,T,D], or [N,1,D] if only the class token matters. If tokens are merged, the block ends with merging,
+        and the output named `token` holds the tokens' new positions.
         """
         norm, path = f"{block}/LayerNorm_0", f"{block}/SelfAttention"
         self._is_class_token = class_token = path in self._class_parts
@@ -300,7 +304,7 @@ class ModelNodes(GraphWriter):
         return self._linear(f"{path}/out", mixed), k
 
     def _mlp(self, path: str) -> dict[str, str]:
-        """Return the weights of an MLP by op input."""
+        """Return the names of an MLP's weights, by the name of the op's input."""
         weights = self._layer(f"{path}/Dense_0", "1") | self._layer(f"{path}/Dense_1", "2")
         gate = self._layer(f"{path}/Gate", "g") if self._config.gated_mlp else {}
         return weights | gate | self._norm(f"{path}/LayerNorm", "hidden_ln")
@@ -319,8 +323,8 @@ class ModelNodes(GraphWriter):
         if self._merges:
             self.outputs.append(f"{self._place}/{TOKEN_OUTPUT}")
             self.left[self._place] = self._group_left()
-        # Inside a group, the members' copies of a token are adjacent. Outside, the members' copies of a whole image are
-        # adjacent.
+        # Inside a group, the members' copies of a token are adjacent. Everywhere else, the members' copies of a whole image
+        # are adjacent.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
         group = self.model.grouping.tokens
         if members > 1 and is_first:  # all members share the layers before this one
@@ -348,7 +352,10 @@ class ModelNodes(GraphWriter):
         return y
 
     def _grouped(self, x: str, like: str, images: int) -> str:
-        """Reshape tokens x[..,D] to groups of `images` images. Each image has the T tokens that are left in like[N,T,D]."""
+        """Reshape tokens x[...,D] to groups of `images` images.
+
+        Each image has T tokens, which is the number of tokens that merging has left in like[N,T,D].
+        """
         tokens = self._add("Mul", self._add("Shape", like, start=1, end=2), self._integers(images))
         shape = [self._integers(-1), tokens, self._integers(self._config.hidden_size)]
         return self._add("Reshape", x, self._add("Concat", *shape, axis=0))
@@ -385,7 +392,7 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, (slot, gates, src), kept)
 
     def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
-        """Write a Soft MoE layer. Its experts process mixtures of tokens, and it has no settings."""
+        """Write a Soft MoE layer, whose experts process mixtures of tokens. Such a layer has no settings."""
         dispatch, combine = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
@@ -398,8 +405,8 @@ class ModelNodes(GraphWriter):
     def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
         """Write dispatch, experts and combine.
 
-        `kept` has the name of the output "kept" and, except with expert choice, of the output "expert". If only class tokens
-        are processed, these outputs determine their routes.
+        `kept` holds the name of the layer's output "kept" and, except with expert choice, of its output "expert". If only
+        class tokens are processed, new routes for the class tokens are computed from these outputs.
         """
         if f"{block}/Moe" in self._class_parts and self._config.ensemble_size == 1:
             self._is_class_token = True
@@ -426,9 +433,10 @@ class ModelNodes(GraphWriter):
         self._add("GreaterOrEqual", slot, self._constant("no_slot_below", 0, np.int32), outputs=[kept])
 
     def _member_gates(self, x: str, router: str) -> str:
-        """Write the gates[G,S,E] of x[G,S,D], in which the members' copies of a token are adjacent.
+        """Write the gates of an ensemble's tokens, and return the name of the result, which is gates[G,S,E].
 
-        The gates of a member are 0 for the experts of other members.
+        In x[G,S,D], the members' copies of a token are adjacent. The gates of a member are 0 for the experts of other
+        members.
         """
         members, experts, tokens = self._config.ensemble_size, self._weights[router].shape[1], self.model.grouping.tokens
         owner = np.arange(experts) // (experts // members)
@@ -463,7 +471,7 @@ class ModelNodes(GraphWriter):
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
 
     def _unscaled(self, x: str, output: str = "") -> str:
-        """Undo the model's `stream_scale` on the residual stream x[...,D]; `output` names the result if it is an output."""
+        """Undo the model's `stream_scale` on the residual stream. `output` names the result if it is a graph output."""
         if (scale := self._config.stream_scale) != 1:
             return self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=[output])
         return self._add("Identity", x, outputs=[output]) if output else x
@@ -497,8 +505,9 @@ class ModelNodes(GraphWriter):
                 return x
 
     def _mean(self, x: str) -> str:
-        """Write the mean [N,D] of the patches' tokens, without the tokens before them."""
-        # The mean is written as a matrix product: for a batch of one image, runtimes sum a ReduceMean in another order.
+        """Write the mean over the patches' tokens of x[N,T,D]. The tokens before the patches do not count."""
+        # Write the mean as a matrix product, because runtimes add up a ReduceMean in another order if the batch is a single
+        # image.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
         if self._merges:
             behind = (x, self._beside["sizes"])

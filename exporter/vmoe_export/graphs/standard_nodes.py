@@ -1,7 +1,7 @@
 """Write the ops of a model as standard ONNX ops, with one 2-D MatMul per expert.
 
-Each expert's weights are separate initializers that reference a part of the stored 3-D tensor. Runtimes keep a packed copy
-of constant 2-D weights. If the graph split the 3-D tensor itself, the weights would be in memory twice.
+Each expert's weights are separate initializers, which reference a part of the 3-D tensor stored for all experts. Runtimes
+keep a packed copy of constant 2-D weights. If the graph split the 3-D tensor itself, the weights would be in memory twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Write the ops of a model for strongly typed TensorRT networks, at one fixed setting of the router.
 
 TensorRT accepts plugins only in the main graph, and takes their settings from attributes. So VmoeGates, VmoeRouteDispatch
-and VmoeCombine are nodes whose attributes are the settings of one profile. Everything else is in standard ops. For these
-three ops, the file also has functions of standard ops, so that a stock runtime can run the graph. From version 10.7 on,
+and VmoeCombine are nodes whose attributes are the settings of one profile. Everything else is in standard ops. For the three
+plugin ops, the file also has functions of standard ops, so that a stock runtime can run the graph. From version 10.7 on,
 TensorRT's parser prefers a plugin over a function of the same name. An older parser uses the function even if the plugin is
 loaded.
 
@@ -16,7 +16,7 @@ A strongly typed network computes in the types of the graph:
   in float32 internally.
 
 All dimensions except the batch are constants. The only remaining shape operators repeat the class tokens for each image of
-the batch. TensorRT 10.1's ONNX parser supports all op types in the types used here.
+the batch. TensorRT 10.1's ONNX parser supports all of these ops in these types.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TensorRtNodes(ModelNodes):
 
     Args:
         model, weights: as for `ModelNodes`.
-        profile: the profile whose capacity, k and bpr become attributes; None for a dense ViT.
+        profile: the profile whose capacity, k and bpr become attributes; None for a dense ViT that does not merge tokens.
         precision: type of the large products.
 
     Attributes:
@@ -92,7 +92,7 @@ class TensorRtNodes(ModelNodes):
     def _append(self, node: onnx.NodeProto) -> list[str]:
         """Add a standard op that computes in float32.
 
-        If the op's outputs are small and already known, add them as constants instead.
+        If the op's outputs are small and known at export, add them as constants instead.
         """
         known = self._known(node)
         if known is not None:
@@ -103,10 +103,10 @@ class TensorRtNodes(ModelNodes):
         return super()._append(node)
 
     def _known(self, node: onnx.NodeProto) -> list[Any] | None:
-        """Return the outputs of a node if they are known at export, or None.
+        """Return the outputs of a node if they are known at export; otherwise None.
 
-        They are known if the node reads the number or the width of the tokens from a shape, or if all of its inputs are
-        constants. A node stays in the graph if its output has more elements than an image has tokens.
+        The outputs are known if the node reads the number or the width of the tokens from a shape, or if all of its inputs
+        are constants. If the output has more elements than an image has tokens, it does not count as known.
         """
         if node.op_type == "Shape":
             start = next((attribute.i for attribute in node.attribute if attribute.name == "start"), 0)
@@ -145,9 +145,10 @@ class TensorRtNodes(ModelNodes):
                 return self._expand(self.functions[op], inputs, outputs, attributes)
 
     def _heads(self, q: str, k: str, v: str, sizes: Sequence[str], heads: int, output: str) -> str:
-        """Write multi-head attention. If tokens are merged, `sizes` contains the name of the keys' sizes."""
+        """Write multi-head attention. `sizes` holds the name of the keys' sizes if tokens are merged."""
         size = self._config.hidden_size // heads
-        # In a Reshape, 0 copies a dimension. So the batch is the only dimension that is not a constant.
+        # A 0 in the shape of a Reshape copies the input's dimension. So the batch is the only dimension that is not a
+        # constant.
         split, merge = self._integers(0, 0, heads, size), self._integers(0, 0, heads * size)
         orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         query, key, value = (
@@ -194,7 +195,7 @@ class TensorRtNodes(ModelNodes):
         return self._product("Gelu", x, approximate="tanh" if self._config.activation == "gelu_tanh" else "none")
 
     def _by_expert(self, bias: str) -> str:
-        """Declare a bias [E,D] as a tensor [E,1,D] that refers to the same bytes."""
+        """Declare a bias [E,D] as a tensor [E,1,D] that refers to the same bytes, and return the tensor's name."""
         experts, width = self._weights[bias].shape
         return self._part(bias, f"{bias}/by_expert", 0, experts, 1, width)
 
@@ -211,7 +212,7 @@ class TensorRtNodes(ModelNodes):
         return made
 
     def _as(self, value: str, wanted: ElementType) -> str:
-        """Return a value in the wanted type: the value itself, or a Cast of it. A Cast is added once and then reused."""
+        """Return the name of a value in the wanted type. Add a Cast if the value has another type and none exists yet."""
         if self._types.get(value, "float") == wanted:
             return value
         if (value, wanted) not in self._casts:

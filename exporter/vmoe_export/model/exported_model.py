@@ -21,9 +21,9 @@ class ExportedModel:
         output: "logits"; "features" (the input of the head); "tokens" (all tokens after the last norm); or "members" (the
             logits of each member of an E3 ensemble). For an E3, "logits" are the official prediction: the logarithm of the
             members' mean probability.
-        uint8_input: accept uint8 images and scale them to [-1, 1] in the graph.
+        uint8_input: whether the graph takes uint8 images and scales them to [-1, 1] itself.
         precision: the type in which the weights are stored and the large products are computed.
-        layers: blocks whose residual stream is an additional output; not supported for ensembles.
+        layers: numbers of the blocks after which the residual stream is an additional output; empty for ensembles.
     """
 
     config: ModelConfig
@@ -54,7 +54,7 @@ class ExportedModel:
 
     @property
     def merges(self) -> bool:
-        """Whether blocks can merge tokens. They can't if the tokens of a layer are an output."""
+        """Whether blocks can merge tokens. They can't if tokens are an output, or if `ModelConfig.merges` is false."""
         return self.output != "tokens" and not self.layers and self.config.merges(self.grouping.tokens)
 
     @property

@@ -1,4 +1,4 @@
-"""Routing groups: the number of tokens that compete for the same slots, and the batch sizes that result."""
+"""Routing groups: the number of tokens that compete for the same slots, and the batch sizes that this allows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
-_MAX_BATCH_MULTIPLE = 4096  # images; an export validates its graphs with a batch of `batch_multiple` images
+_MAX_BATCH_MULTIPLE = 4096  # in images; exports validate graphs with such a batch
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """A routing group.
+    """How a batch is divided into routing groups.
 
     Attributes:
         name: the value of `--group`: "image", "batch", a number of images, or "tokens:S".
-        tokens: S, tokens per group.
+        tokens: S, the number of tokens per group.
         batch_multiple: the number of images in a batch must be a multiple of this, so that the batch holds whole groups
             only.
     """
@@ -32,13 +32,13 @@ def parse_group(text: str, tokens_per_image: int, batch_size: int | None, member
 
     Args:
         text: "image", "batch", a number of images, or "tokens:S".
-        tokens_per_image: T.
-        batch_size: images per batch; required for "batch", optional otherwise.
-        members: members of an ensemble (E3), 1 for other models. Each member has its own tokens, and S counts the tokens
-            of all members.
+        tokens_per_image: T, the number of tokens of an image.
+        batch_size: number of images per batch; required if the text is "batch", otherwise optional.
+        members: members of an ensemble (E3), 1 for other models. Each member has its own tokens, and S counts the tokens of
+            all members.
 
     Raises:
-        OptionError: the text is none of these forms, or the batch size is missing or does not hold whole groups.
+        OptionError: the text has none of these forms, the batch size is missing, or a batch does not hold whole groups.
 
     Examples:
         >>> parse_group("tokens:20", 50, None)

@@ -23,9 +23,9 @@ class TopK:
     """Each token chooses its k best experts.
 
     `k` and `capacity_ratio` are the training values and serve as defaults for profiles; the paper uses 2 and 1.05.
-    `ensemble_size` is M, the number of members of an E3: each member has its own copy of every token and 1 / M of the
-    experts. 1 is a plain V-MoE. With `normalize_weights`, a token's weights are divided by their sum before any pair is
-    dropped.
+    `ensemble_size` is M, the number of members of an E3, or 1 for a plain V-MoE. Each member has its own copy of every token
+    and 1 / M of the experts. With `normalize_weights`, a token's weights are divided by their sum before any (token, expert)
+    pair is dropped.
     """
 
     k: int
@@ -39,7 +39,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class ExpertsChoice:
-    """Each expert chooses its best tokens. `capacity_ratio` is the training value; the official one is 1.0."""
+    """Each expert chooses its best tokens. `capacity_ratio` is the training value; the official value is 1.0."""
 
     capacity_ratio: float
     rounding: Rounding
@@ -73,10 +73,10 @@ class MoeConfig:
     """The MoE layers of a model.
 
     Attributes:
-        experts: E of each MoE layer.
+        experts: E, the number of experts, of each MoE layer.
         mlp_dim: F, the hidden size of an expert.
         layers: indices of the blocks that have an MoE layer.
-        dispatch_bf16: round tokens to bfloat16 when they are sent to the experts and when they return.
+        dispatch_bf16: whether tokens are rounded to bfloat16 when they are sent to the experts and when they return.
         routing: the routing kind and its settings.
     """
 
@@ -93,12 +93,15 @@ class MoeConfig:
 
 
 def pixels(size: tuple[int, int]) -> str:
-    """Format a (height, width) as in options, such as "224x224"."""
+    """Format a (height, width) as command-line options do, such as "224x224"."""
     return f"{size[0]}x{size[1]}"
 
 
 def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
-    """Return manifest fields for the number of experts: the largest and, if the layers differ, also that of each layer."""
+    """Return the manifest's fields for the number of experts.
+
+    They are the largest number of any layer and, if the layers differ, also the number of each layer.
+    """
     return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})
 
 
@@ -111,12 +114,12 @@ def _config_field(default: Any) -> Any:
 class ModelConfig:
     """A V-MoE, or a dense ViT if `moe` is None. Sizes are (height, width) in pixels.
 
-    If a field has a default, official models keep it. Model families of other libraries may set the field.
+    If a field has a default, every official model has this default. Models of other libraries may have another value.
 
     Attributes:
         classifier: the input of the head: "token" is the class token, "0" the first token, "gap" the mean of the patch
-            tokens, "token+gap" the class token and that mean, "token+token" the first two tokens, and "map" the output of an
-            attention pool.
+            tokens, "token+gap" the class token and the mean of the patch tokens, "token+token" the first two tokens, and
+            "map" the output of an attention pool.
         extra_tokens: number of tokens before the patches, besides the classifier's own: registers, or a class token if the
             classifier is a mean.
         patch_norm: the patches are normalized before positions are added.
@@ -125,20 +128,22 @@ class ModelConfig:
         qk_norm_bias: the norms of queries and keys have a bias.
         wide_qk_norm: the norms of queries and keys are RMS norms over all heads together.
         attention_norm: the output of attention is normalized before its projection.
-        gated_mlp, mlp_norm: the MLPs of the blocks have a gate, and a norm of their hidden features.
+        gated_mlp: the MLPs of the blocks have a gate.
+        mlp_norm: the MLPs of the blocks have a norm of their hidden features.
         rms_norm: the norms of blocks and patches and the last norm are RMS norms, which subtract no mean.
-        encoder_norm, norm_after_pooling: there is a last norm, and it is applied to the mean of the tokens.
+        encoder_norm: there is a last norm.
+        norm_after_pooling: the last norm is applied to the mean of the tokens, instead of to the tokens.
         plain_map_head: the attention pool does not normalize queries and keys, even if the blocks do.
-        map_heads: number of heads of the attention pool, or 0 if it is the same as in the blocks.
+        map_heads: number of heads of the attention pool; 0 if it has as many as the blocks.
         map_epsilon: epsilon of the attention pool's norm.
         map_front: the attention pool also reads the tokens before the patches.
         bare_map_head: the probe of the attention pool is used as the query without a projection, and no MLP follows the
             pool.
         representation_tanh: the representation layer is followed by tanh; CLIP's projection is not.
         normalize: the input of the head is divided by its Euclidean norm.
-        pools: the model has a pooling step after the tokens.
+        pools: the model has a step that pools the final tokens.
         stream_scale: factor by which the residual stream is larger than in the original library.
-        family: model family of another library, or None.
+        family: title of the model family if the model is from another library; None for official models.
         origins: the source of each field's value: the tensors ("inferred"), the config, a flag or a default.
     """
 
@@ -206,7 +211,10 @@ class ModelConfig:
 
     @property
     def prefix_tokens(self) -> int:
-        """Number of leading tokens that are never merged: those before the patches, or the classifier's token."""
+        """Number of leading tokens that are never merged.
+
+        These are all tokens before the patches or, without any, the token that the classifier reads.
+        """
         return max(self.front_tokens, int(self.classifier == "0"))
 
     def for_output(self, output: Output) -> ModelConfig:
@@ -216,7 +224,7 @@ class ModelConfig:
         return replace(
             self,
             pools=False,
-            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" also needs no tensors
+            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" needs no tensors of an attention pool
             plain_map_head=False,
             map_heads=0,
             map_epsilon=LAYER_NORM_EPSILON,
@@ -228,9 +236,9 @@ class ModelConfig:
         )
 
     def merges(self, group_tokens: int) -> bool:
-        """Return whether blocks can merge tokens.
+        """Return whether blocks can merge tokens if a routing group has `group_tokens` tokens.
 
-        They can't in an ensemble (E3), or if a routing group contains only part of an image.
+        They can't in an ensemble (E3), or in a MoE whose routing groups do not consist of whole images.
         """
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
 
@@ -247,7 +255,7 @@ class ModelConfig:
 
     @property
     def pooled_size(self) -> int:
-        """Size of the pooled tokens."""
+        """Size of the vector that pooling computes."""
         return self.hidden_size * (2 if "+" in self.classifier else 1)
 
     @property

@@ -99,7 +99,10 @@ def _map_heads(facts: ModelFacts, num_heads: int) -> int:
 
 
 def _config_field(facts: ModelFacts, field: str, default: Any) -> Any:
-    """Return a field of `CONFIG_FIELDS`. Official configs lack these fields, so official models get the defaults."""
+    """Return the value of a field in `CONFIG_FIELDS`.
+
+    Official configs do not have these fields, so official models get the defaults.
+    """
     if isinstance(default, float):
         return number(facts.config, field, default)
     choices, value = ACTIVATIONS if field == "activation" else (default, not default), facts.config.get(field, default)
@@ -126,7 +129,10 @@ def count_layers(facts: ModelFacts) -> int:
 
 
 def _mlp_dim(facts: ModelFacts, num_layers: int, moe: MoeConfig | None) -> int:
-    """Return the hidden size of the dense MLPs. If every block has experts, use the map head's MLP, or else the experts."""
+    """Return the hidden size of the dense MLPs.
+
+    If every block has experts, return the hidden size of the map head's MLP or, if there is no map head, of the experts.
+    """
     for i in range(num_layers):
         if moe is None or i not in moe.layers:
             return facts.shape(f"Encoder/encoderblock_{i}/Mlp/Dense_0/kernel", 2)[1]

@@ -17,10 +17,10 @@ class ModelFacts:
 
     Attributes:
         shapes: shape of each tensor, by official parameter name.
-        config: the official model config, or an empty one.
+        config: the official model config; empty if there is none.
         encoder: the config's section for the encoder.
-        flags: values by field; they override the config.
-        origins: source of each value read so far, by field.
+        flags: the values that flags set, by field; they override the config.
+        origins: the source of each value read so far, by field.
     """
 
     def __init__(self, shapes: Shapes, config: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ class ModelFacts:
         self.origins: dict[str, Origin] = {}
 
     def note(self, origin: Origin, *fields: str) -> None:
-        """Record the source of the values of some fields."""
+        """Record `origin` as the source of the values of `fields`."""
         self.origins.update(dict.fromkeys(fields, origin))
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class ModelFacts:
     def setting(self, field: str, given: Mapping[str, Any], key: str, default: Any) -> Any:
         """Return a value that no tensor determines.
 
-        The value is the flag `field`, or else `key` in the config section `given`, or else the default.
+        The value is the flag `field`, or else the value of `key` in the config section `given`, or else `default`.
         """
         if field in self.flags:
             self.note("flag", field)

@@ -69,7 +69,7 @@ def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKi
 
 
 def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, Soft]:
-    """Return E of each MoE layer, and the routing."""
+    """Return E, the number of experts, for each MoE layer, and the routing."""
     for field in ("rounding", "capacity_multiple_of", "ensemble_size"):
         if field in facts.flags:
             raise OptionError(f"Soft MoE has no capacity to round and no members, so it takes no {field}")
@@ -87,7 +87,7 @@ def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -
 def _top_k(
     facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any], dispatcher: Mapping[str, Any]
 ) -> tuple[Experts, TopK]:
-    """Return E of each MoE layer, and the routing."""
+    """Return E, the number of experts, for each MoE layer, and the routing."""
     experts, members = _experts(facts, routers, given)
     most = min(experts) // members
     router_config = mapping(given, "router")
@@ -107,7 +107,7 @@ def _top_k(
 def _experts_choice(
     facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any], dispatcher: Mapping[str, Any]
 ) -> tuple[Experts, ExpertsChoice]:
-    """Return E of each MoE layer, and the routing."""
+    """Return E, the number of experts, for each MoE layer, and the routing."""
     members = len(facts.shapes.get(routers[0], ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
     if members or given.get("ensemble_size") not in (None, 1):
         raise OptionError("ensembles (E3) do not support expert choice; omit the router or the ensemble size")
@@ -116,7 +116,7 @@ def _experts_choice(
 
 
 def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
-    """Return the capacity ratio of training, the rounding of slots, and the number that slots must be a multiple of."""
+    """Return the capacity ratio of training, its rounding, and the number that the slots per expert are a multiple of."""
     ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
     rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", DEFAULT_ROUNDING)
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
@@ -128,7 +128,7 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
 
 
 def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, int]:
-    """Return E of each MoE layer, and M, the number of members of the ensemble.
+    """Return E, the number of experts, for each MoE layer, and M, the number of members of the ensemble.
 
     A fine-tuned E3 has a router [D, M, E/M]. A pre-trained E3 has the router [D, E] of a plain V-MoE, in which member m owns
     columns m * E/M to (m + 1) * E/M. The tensors alone do not distinguish a pre-trained E3 from a plain V-MoE.

@@ -56,7 +56,7 @@ class StoredTensor:
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """Return how parameters with these shapes are stored. A kernel's scales, if it has any, directly follow the kernel."""
+    """Return the tensors that store parameters with these shapes. Any scales of a kernel directly follow the kernel."""
     tensors = {}
     for name, shape in shapes.items():
         kind = weight_type(name, precision)
@@ -74,7 +74,8 @@ def scale_name(kernel: str) -> str:
 def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
     """Return the shape of a kernel's scales.
 
-    There is one scale per output, so that the shape equals the bias's, or one scale per output and group.
+    If the weight type has groups, there is one scale per group and output. Otherwise, there is one scale per output, and the
+    shape is that of the bias.
     """
     if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
         return shape[1:]
@@ -83,10 +84,10 @@ def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
 
 
 def graph_shape(name: str, shape: Shape) -> Shape:
-    """Return the shape of a parameter in the graph: the same bytes, but the axes that a product uses together are merged.
+    """Return the shape of a parameter in the graph.
 
-    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases become (D), and the patch kernel becomes
-    (ph*pw*C,D).
+    The bytes are the same as in storage, but axes that a product uses together are merged. Attention kernels (D,H,D/H) and
+    (H,D/H,D) become (D,D), their biases become (D), and the patch kernel becomes (ph*pw*C,D).
     """
     parent, _, leaf = name.rpartition("/")
     if name == "embedding/kernel":
@@ -99,7 +100,7 @@ def graph_shape(name: str, shape: Shape) -> Shape:
 
 
 def front_parameters(model: ModelConfig) -> dict[str, int]:
-    """Return the name and the number of tokens of each parameter that precedes the patches, in order."""
+    """Map each parameter whose tokens come before the patches to its number of tokens. The order is that of the tokens."""
     tokens = {"cls": int(model.classifier.startswith("token")), EXTRA_TOKENS: model.extra_tokens}
     return {name: count for name, count in tokens.items() if count}
 

@@ -1,4 +1,4 @@
-"""Position embeddings that are computed at export: resized learned ones and sincos2d."""
+"""Position embeddings that are computed at export: resized learned embeddings, and sincos2d."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmoe_export.model.model_config import pixels
 
 
 def resize_notes(source: tuple[int, int], grid: tuple[int, int]) -> list[str]:
-    """Return a note if the position embedding was stored for another grid of patches than the images have."""
+    """Return a note if the position embedding is stored for a grid of patches other than that of the images."""
     note = f"the position embedding is resized from {pixels(source)} to {pixels(grid)} patches"
     return [] if source == grid else [note]
 
@@ -21,8 +21,8 @@ def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token
     """Resize a learned position embedding to another grid of patches, following the official 'vit_zoom' rule.
 
     The resize is bilinear, with aligned corners and without antialiasing. It is computed in double precision, like
-    scipy.ndimage.zoom(order=1). If the result has a row for the class token, that row is copied. If only the source has such
-    a row, it is dropped.
+    scipy.ndimage.zoom(order=1). If the result has a row for the class token, that row is copied. If only `embedding` has
+    such a row, the row is dropped.
 
     Args:
         embedding: float32[1, T, D] for a square grid of patches, with or without a leading token row.
@@ -33,7 +33,7 @@ def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token
         float32[1, rows * columns (+ 1), D].
 
     Raises:
-        OptionError: a grid is not square, or the source lacks the token row that the result needs.
+        OptionError: a grid is not square, or `embedding` has no token row, but the result needs one.
     """
     _, tokens, width = embedding.shape
     side = math.isqrt(tokens)

@@ -1,4 +1,4 @@
-"""Options of the ONNX functions written for one model, and the inputs and attributes that its nodes get from them."""
+"""Options of a model's ONNX functions, which also determine inputs and attributes of the model's nodes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class BodyOptions:
     Attributes:
         dense: the type W of the dense layers: VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
         experts: the type W of the experts: VmoeExpertMlp and VmoeExpertBlock.
-        attention_bf16: the attribute `bf16` of VmoeAttention. Default: 1 if `dense` is not float.
+        attention_bf16: the attribute `bf16` of VmoeAttention. Default: 1 if `dense` is a type other than float32.
         dispatch_bf16: the attribute `dispatch_bf16` of the ops, except those of Soft MoE.
         soft_bf16: the attribute `dispatch_bf16` of the ops of Soft MoE.
         dense_chunks: number of chunks into which `hidden_chunk` splits the hidden features of dense MLPs.
         expert_chunks: number of chunks into which `hidden_chunk` splits the hidden features of experts.
-        tokens: the type T, in ops that use it.
-        given: the optional inputs that the ops have, apart from scales.
+        tokens: the type T, for the ops whose values have it.
+        given: names of the optional inputs that the ops have, apart from scales.
         prefix: the attribute `prefix` of the ops.
         activation: the activation of the MLPs.
     """

@@ -70,7 +70,7 @@ def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
     """Return the functions of a graph whose routing settings are attributes.
 
-    They are VmoeGates, VmoeRouteDispatch, VmoeCombine, and the functions that these call.
+    They are VmoeGates, VmoeRouteDispatch, VmoeCombine, and the functions that these three call.
 
     Args:
         dispatched: type of the tokens that VmoeRouteDispatch takes. Gates are float32.

@@ -19,7 +19,7 @@ ONNX_TYPES: Mapping[ElementType, int] = {
 
 
 def chunked_product(x: str, weights: str, result: str, kind: WeightType, scale: str, chunks: int) -> str:
-    """Return node lines for result = x . weights: products over equal chunks of the depth, added in order."""
+    """Return node lines for result = x . weights, summed in order over products of equal chunks of the depth."""
     if chunks == 1:
         return kind.product_lines(x, weights, result, scale, 0)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
@@ -42,7 +42,7 @@ def added_products(
     scales: Sequence[str],
     depth: int = 0,
 ) -> str:
-    """Return node lines for result = the sum of products: each part times its weights and scales, added in order."""
+    """Return node lines for result = the sum over i, in order, of parts[i] . weights[i], with scales[i]."""
     lines = []
     total = ""
     for i, (part, matrix, scale) in enumerate(zip(parts, weights, scales, strict=True)):
@@ -84,7 +84,7 @@ def activate(activation: Activation, product: str, bias: str, hidden: str, prefi
     p = prefix
     biased = f"{p}biased = Add ({product}, {bias})"
     if activation in SIGMOID_SLOPES:
-        # Write the sigmoid as a quotient: a runtime's float32 Sigmoid may not reach 1 or 0 for large inputs.
+        # Write the sigmoid as a quotient, because a runtime's float32 Sigmoid may not reach 1 or 0 for large inputs.
         return f"""
     {biased}
     {p}slope = Constant <value_float = {-SIGMOID_SLOPES[activation]}> ()
@@ -125,7 +125,7 @@ def activate(activation: Activation, product: str, bias: str, hidden: str, prefi
 
 
 def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2]) -> str:
-    """Return node lines that sort along an axis, descending, with the lower index first on ties.
+    """Return node lines that sort values along an axis in descending order. On ties, the lower index comes first.
 
     TopK does not guarantee the order of equal values. So the lines number the runs of equal values, and a second TopK sorts
     the keys `run * n + index`, which are all different. This second TopK puts each run in the order of its indices.
@@ -134,8 +134,9 @@ def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2])
         values: the name of the values to sort, f32[G,n] along axis 1 or f32[G,x,n] along axis 2.
         sorted_values: the name of the sorted values, and the prefix of the names of all other results. The original index of
             each sorted value is the result `_index` gathered at `_key_index`, or the result `_key` modulo n.
-        item: the singular of the name of n, which is i64[1]. For example, "token" means that n is `tokens`, and that the
-            lines define `last_token` as n - 1. The lines also use `zero`, `one`, `two`, and `axis_1` or `axis_2`.
+        item: the singular of the name under which the lines find n, which is an i64[1]. For example, with "token", n is the
+            value `tokens`, and the lines define `last_token` as n - 1. The lines also use `zero`, `one`, `two`, and `axis_1`
+            or `axis_2`.
         axis: the axis to sort along.
     """
     v, axis_row = sorted_values, ("one", "two")[axis - 1]

@@ -34,7 +34,7 @@ def route(policies: bool) -> str:
 def route_dispatch(policies: bool) -> str:
     """Return the body of VmoeRouteDispatch.
 
-    It never applies policies. `policies` says whether VmoeRoute has inputs for them.
+    VmoeRouteDispatch never applies policies. `policies` is whether the VmoeRoute that it calls has inputs for policies.
     """
     route = "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
     if policies:

@@ -17,11 +17,11 @@ Dimensions of the dense layers:
 Ops of the MoE layer:
 
 - VmoeRoute, VmoeDispatch, VmoeExpertMlp and VmoeCombine are its steps.
-- VmoeGates is the router's product and softmax. VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one op. Both are for
-  runtimes in which each op costs a launch.
+- VmoeGates is the router's product and softmax. VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one op. VmoeGates and
+  VmoeRouteDispatch are for runtimes in which each op costs a launch.
 - VmoeChooseTokens is expert choice. VmoeExpertBlock takes the resulting slots, with K = E and the gates as weights.
-- VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine are Soft MoE, whose slots are mixtures of a group's tokens. They
-  replace the steps before and after VmoeExpertMlp.
+- VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine are Soft MoE, whose slots are mixtures of a group's tokens. They take
+  the place of the steps before and after VmoeExpertMlp.
 
 Blocks of an encoder start with their layer norm, whose epsilon is `LAYER_NORM_EPSILON`:
 
@@ -33,8 +33,8 @@ Optional parts of the dense layers:
 
 - VmoeMerge merges the `merge` pairs of tokens with the most similar keys. If VmoeAttentionBlock has the inputs of VmoeMerge,
   it ends with VmoeMerge.
-- VmoeRotate rotates the pairs of columns of each head by the angles coordinates . frequencies. If an attention block has
-  these two inputs, it rotates queries and keys. A merged token gets the mean of the coordinates.
+- VmoeRotate rotates the pairs of columns of each head by the angles coordinates . frequencies. If an attention block has the
+  inputs coordinates and frequencies, it rotates queries and keys. A merged token gets the mean of the coordinates.
 - With mixed_ln_scale and mixed_ln_bias, a LayerNormalization follows attention, before its projection.
 - With wg and bg, an MLP is gated: activation(x . wg + bg) * (x . w1 + b1).
 - With hidden_ln_scale and hidden_ln_bias, a LayerNormalization of an MLP's hidden features precedes its last product.
@@ -162,13 +162,13 @@ class Value:
     """An input or output of an op.
 
     Attributes:
-        name: its name.
+        name: name of the input or output.
         type: a key of ELEMENT_TYPES.
-        dims: its symbolic shape.
+        dims: symbolic shape of the input or output.
         optional: whether a node may omit it. Examples are scales, policies and unused outputs.
         scale_of: the name of the weights if this input holds their scales, one per column; otherwise "". The scales are
             present if and only if the weights are i8 or i4.
-        grouped_dims: its shape with i4 weights, which have H groups along D and J along F.
+        grouped_dims: symbolic shape of the scales of i4 weights, which have H groups along D and J along F.
     """
 
     name: str

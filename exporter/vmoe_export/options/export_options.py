@@ -43,20 +43,21 @@ class ExportOptions(Choices):
         capacity: capacity ratios; each combination with a `k` is a profile. Default: the training ratio, or 1.05.
         k: numbers of experts per token. Default: the training k, or 2.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
-        batch_size: images per batch, a multiple of the group; required by group "batch".
+        batch_size: number of images per batch, which must be whole groups; required if `group` is "batch".
         config: official model config (a mapping or the path of a file), or the config.json of another library's model.
         image_size: (height, width) in pixels.
         rounding: how a ratio is rounded to slots, "ceil" (up) or "round" (to the nearest integer). Default: the config's, or
             "ceil".
         capacity_multiple_of: round the slots per expert up to a multiple of this. Default: the config's, or 1.
-        dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
+        dispatch_bf16: whether to round expert inputs and outputs to bfloat16, as the official configs do.
         ensemble_size: M, the number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 means a
             plain V-MoE.
         router: "top-k" or "experts-choice"; the tensors are the same for both. Default: the config's, or "top-k".
         precision: type of the large products and of their stored weights, a key of `precision.PRECISIONS`. With `tensorrt`,
             it must be "fp32", "bf16" or "fp16", and is also the type of the large products in the TensorRT graphs.
-        tensorrt: also write a TensorRT graph for each profile.
-        input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
+        tensorrt: whether to write a TensorRT graph for each profile, in addition to the graphs for CPUs.
+        input: element type of the graph's images: "float32" (the default) for values in [-1, 1], or "uint8" for pixels,
+            which the graph scales.
         output: "logits" (the default), "members" (the logits of each member of an E3), "features", or "tokens" (all tokens
             after the last norm). For an E3, "logits" are the official prediction: the logarithm of the members' mean
             probability.
@@ -64,19 +65,23 @@ class ExportOptions(Choices):
             additional output, such as "layer3" for block 3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
-        exif: rotate pictures by their EXIF orientation. Default: as `preprocess` or the model's files say. Models of
-            transformers rotate pictures; official models and those of timm don't.
-        normalize: divide the embedding by its Euclidean norm, before the head or, without a head, before it is returned.
-        probabilities: how logits become probabilities, "softmax" (the default) or "sigmoid" of each class alone.
+        exif: whether to rotate pictures by their EXIF orientation. Default: as `preprocess` or the model's files say. By
+            default, models of transformers rotate pictures, and official models and models of timm do not.
+        normalize: whether to divide the features by their Euclidean norm before the head or, if there is no head, before
+            they are returned.
+        probabilities: how logits become probabilities, "softmax" (the default) or "sigmoid", which treats each class on its
+            own.
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`. The old class names are dropped.
-        preset: a name in `presets.PRESETS`. Its config, preprocessing and class names are used; excludes `config`.
+        preset: a name in `presets.PRESETS`. Its config, preprocessing and class names are used; it can't be combined with
+            `config`.
         heads: number of attention heads of another library's model, if its files do not state it.
         activation: activation of the MLPs of another library's model, if its files do not state it: "gelu", "gelu_tanh",
             "quick_gelu", "silu".
         pooling: input of the head of another library's model, if its files do not state it: "token" (the class token) or
             "avg" (the mean of the patches).
-        architecture: an architecture of the installed open_clip or timm whose config is used; excludes `config`.
+        architecture: an architecture of the installed open_clip or timm whose config is used; it can't be combined with
+            `config`.
 
     Raises:
         OptionError: a field has the wrong type or an invalid value.
@@ -120,7 +125,7 @@ class ExportOptions(Choices):
             value = getattr(self, name)
             if name in FIELD_VALUES:
                 allowed = (*([None] if NoneType in kinds else []), *FIELD_VALUES[name])
-                # Check the type first: comparing an array with the allowed values would give an array, not a bool.
+                # Check the type first, because comparing an array with the allowed values would give an array, not a bool.
                 if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
                     raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
             # A string is also a sequence, but it is never a valid sequence here.
@@ -160,7 +165,7 @@ class ExportOptions(Choices):
 
     @property
     def returns_classes(self) -> bool:
-        """Whether the output comes from the head, if the model has one."""
+        """Whether the output comes from the head, provided that the model has one."""
         return self.output not in ("features", "tokens")
 
     @property
@@ -176,7 +181,7 @@ class ExportOptions(Choices):
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
         """Fill in the options that are None.
 
-        Their values come from one of these:
+        The values come from one of these sources:
 
         - the export settings of the bundle, if the checkpoint is a bundle,
         - the preset's preprocessing and class names, if there is a preset,
@@ -239,7 +244,8 @@ class ExportOptions(Choices):
         ratio and k of training.
         """
         trained = {name: value for name in NEEDED if (value := getattr(routing, ROWS[name].stored, None)) is not None}
-        # Profiles of expert choice have no k, but such a bundle may be exported again with top-K routing, which needs one.
+        # Profiles of expert choice have no k. But such a bundle may be exported again with top-K routing, whose profiles
+        # need a k.
         stored = [{**trained, **setting.values} for setting in _stored_settings(checkpoint)]
         several = {"capacity": self.capacity, "k": self.k}
         if stored and not any(several.values()):
@@ -296,7 +302,7 @@ _WORDS = {
 def _stored_settings(checkpoint: Checkpoint) -> list[Setting]:
     """Return the settings of the bundle's profiles, or an empty list if the checkpoint is not a bundle.
 
-    Values that equal their defaults are left out, because not every kind of model has these settings.
+    Values that equal their defaults are left out, because not every kind of model has every setting.
     """
     if not isinstance(checkpoint, BundleCheckpoint):
         return []

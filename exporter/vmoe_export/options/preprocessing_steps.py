@@ -9,7 +9,7 @@ _OFFICIAL_SIDE = 224
 
 
 def default_steps(height: int, width: int) -> Preprocessing:
-    """Return the official configs' steps for images of this size. They are for a model that does not state its own steps."""
+    """Return the official configs' steps for an image size, for models that do not state their own steps."""
     if height == width == _OFFICIAL_SIDE:
         return read_steps("resize_small(256)|central_crop(224)")
     return squash(height, width)

@@ -40,7 +40,7 @@ def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> Mo
 
     Raises:
         OptionError: the model has no MoE layers, is a Soft MoE, or comes from another library.
-        CheckpointError: a tensor of the experts is missing, or its number of experts differs from the router's.
+        CheckpointError: a tensor of the experts is missing, or it is for another number of experts than the router.
         ConfigError: the tensors are not those of a V-MoE.
     """
     if checkpoint.family_title:
@@ -95,11 +95,11 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
 def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
     """Count how many class tokens choose each expert at the engine's profile.
 
-    To break ties, each count includes the expert's share of all tokens' choices, which is below 1.
+    To break ties, the expert's share of all tokens' choices, which is below 1, is added to its count.
 
     Args:
         engine: an engine of the model's bundle.
-        source: the images to run. If the last images do not fill a group, they are left out.
+        source: the images to run. If the last images do not fill a routing group, they are left out.
 
     Returns:
         f64[E] for each MoE layer.
@@ -127,7 +127,10 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
 
 
 def _chosen(routing: Routing) -> Array:
-    """Return the experts that process each token, over all members: i32[N,T,C], padded with -1."""
+    """Return the experts that process each token, over all members of an ensemble.
+
+    The result is i32[N,T,C]; entries without an expert are -1.
+    """
     assert routing.kept is not None and routing.layout is not None
     expert = routing.expert
     if expert is None:  # experts choose
@@ -137,7 +140,7 @@ def _chosen(routing: Routing) -> Array:
 
 
 def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int]) -> dict[int, PrunedLayer]:
-    """Choose the experts with the highest scores in each MoE layer. On ties, keep the lower expert.
+    """Choose the experts with the highest scores in each MoE layer. On ties, keep the expert with the lower index.
 
     Args:
         scores: f64[E] for each MoE layer.
@@ -168,7 +171,7 @@ def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int
 
 
 def write_pruned(file: IO[bytes], checkpoint: Checkpoint, layers: Mapping[int, PrunedLayer]) -> None:
-    """Write the checkpoint with only the kept experts to a safetensors file, with official names.
+    """Write a checkpoint with only the kept experts, as a safetensors file with official names.
 
     Only one tensor is in memory at a time. bfloat16 tensors stay bfloat16; all others become float32.
 

@@ -21,9 +21,9 @@ class Comparison:
         part: the part with the largest relative difference, such as "encoderblock_3/Moe".
         relative_difference: the difference of `part`, relative to the norm of what the part adds to the residual stream.
         max_difference: largest absolute difference of any part.
-        agreement: share of the (token, choice) pairs that the graph and the reference route alike, in the MoE layer with the
-            smallest share.
-        output_difference: relative difference of the output from end to end: the median over the images.
+        agreement: share of the (token, choice) pairs that the graph and the reference route alike, in the MoE layer where
+            this share is smallest.
+        output_difference: median, over the images, of the relative difference of the output from end to end.
         images: number of images compared.
         images_alike: number of images that the graph and the reference route alike in every layer, from end to end.
     """
@@ -48,9 +48,9 @@ class PrecisionDistance:
         part: the part that rounding changes most if both models get its input from the float32 model.
         part_difference: the difference of `part`, relative to the norm of what the part adds to the residual stream.
         max_difference: largest absolute difference of the output from end to end, over all images.
-        relative_difference: relative difference of the output from end to end: the median over the images.
-        agreement: for each MoE layer, such as "encoderblock_1", the share of the (token, choice) pairs that both models keep
-            at the same expert or both drop.
+        relative_difference: median, over the images, of the relative difference of the output from end to end.
+        agreement: for each MoE layer, such as "encoderblock_1", the share of the (token, choice) pairs that both models send
+            to the same expert, or that both drop.
         images: number of images compared.
         same_top1: share of the images for which both models predict the same class; None if the images are random or the
             output is not logits.
@@ -78,10 +78,10 @@ class Findings:
         limits: limits of `comparisons`; None if nothing was validated.
         comparisons: comparisons of each CPU graph at each profile with the reference in the same precision.
         distance_limit: largest allowed `part_difference` in `distances`; None if `distances` is empty.
-        distances: for precisions other than fp32, comparisons of the reference in the stored precision with the reference in
-            float32, at each profile.
+        distances: comparisons, at each profile, of the reference in the stored precision with the reference in float32;
+            empty if the stored precision is fp32.
         own_images: whether `distances` were measured on the user's images instead of random ones.
-        tensorrt_limits: limits of `tensorrt_comparisons`; None if there are none.
+        tensorrt_limits: limits of `tensorrt_comparisons`; None if there are no such comparisons.
         tensorrt_comparisons: comparisons of the TensorRT graphs with the reference.
     """
 

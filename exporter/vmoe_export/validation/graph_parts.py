@@ -44,7 +44,7 @@ class GraphParts:
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None
 
     def load(self, part: str) -> PartRun:
-        """Load one part into its own session, and return a function that runs it."""
+        """Load one part into its own ONNX Runtime session, and return a function that runs it."""
         number, name = self._model.parts.index(part), f"{part} of {self.written.file}"
         start = self.written.cuts[number - 1] if number else (IMAGE_INPUT,)
         block, _, what = part.rpartition("/")
@@ -70,7 +70,7 @@ class GraphParts:
                 made = session.run(outputs, {name: array for name, array in feeds.items() if name in takes})
             except Exception as error:
                 raise invalid(f"ONNX Runtime can't run {name}: {first_line(error)}") from None
-            # Copy the arrays: those of the runtime would keep the memory of the whole session alive.
+            # Copy the arrays, because the runtime's own arrays would keep the memory of the whole session alive.
             found = given | dict(zip(outputs, map(np.array, made), strict=True))
             return Stream(*(found[name] for name in end)), [found[name] for name in routes]
 
@@ -100,7 +100,10 @@ def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
 
 
 def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:
-    """Open a session that keeps no second copy of the weights: it neither casts them in advance nor packs them."""
+    """Open an ONNX Runtime session that keeps no second copy of the weights.
+
+    The session neither casts the weights in advance nor packs them.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     options.add_session_config_entry("session.disable_prepacking", "1")

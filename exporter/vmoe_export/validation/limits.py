@@ -1,4 +1,4 @@
-"""The limits of validation: how far a part of a graph may be from the reference, and a precision from float32."""
+"""The limits of validation, for a graph's distance from the reference and for a precision's distance from float32."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Limits:
 
     Attributes:
         relative: largest difference, relative to the norm of what the part adds to the residual stream.
-        difference: largest absolute difference; if it is not None, it replaces `relative`.
+        difference: largest absolute difference, which is used instead of `relative` if it is not None.
         agreement: smallest share of (token, choice) pairs that the graph and the reference must route alike.
     """
 
@@ -39,10 +39,10 @@ def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
     """Return the limits of the graphs for CPUs.
 
     A graph and the reference round at the same points but add in different orders. So sums of n numbers differ by about
-    sqrt(n) units in the last place of float32 (`order`). If the sums are then rounded to a shorter type, a few of them lie
-    near the midpoint of two neighbouring values. The graph and the reference may round such a sum to different neighbours,
-    which are a whole `step` apart. The root mean square of that difference is sqrt(2 * order * step), relative to the size
-    of the sums.
+    sqrt(n) units in the last place of float32, which is `order`. If the sums are then rounded to a shorter type, a few of
+    them lie near the midpoint of two neighbouring values. The graph and the reference may round such a sum to different
+    neighbours, which are a whole `step` of the shorter type apart. Relative to the size of the sums, the root mean square of
+    that difference is sqrt(2 * order * step).
     """
     config, numbers = model.config, PRECISIONS[model.precision]
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))
@@ -59,7 +59,10 @@ def tensorrt_limits(model: ExportedModel, precision: TensorRtPrecision, atol: fl
 
 
 def distance_limit(precision: ExportPrecision, max_distance: float | None) -> float:
-    """Return the largest allowed relative difference of a part from float32: `max_distance`, or else the precision's."""
+    """Return the largest allowed relative difference of a part from float32.
+
+    This is `max_distance` or, if it is None, the precision's own limit.
+    """
     return PRECISIONS[precision].distance if max_distance is None else max_distance
 
 

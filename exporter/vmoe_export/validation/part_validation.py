@@ -19,7 +19,7 @@ from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
-_FEW_PAIRS = 2  # this number of pairs may always differ: if rounding resolves one tie differently, two pairs change
+_FEW_PAIRS = 2  # so many pairs may always differ, because rounding that breaks one tie differently changes two pairs
 _MERGED_ALIKE = 0.95
 """Smallest allowed share of merged tokens that the reference merges alike, or would with slightly different rounding."""
 
@@ -101,8 +101,8 @@ class PartValidation:
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
-            # Take the number of images from the step, because `judged_steps` may have changed it. An ensemble is the
-            # exception: its steps have one row per member, and `judged_steps` does not change them.
+            # Take the number of images from the step, because `judged_steps` may have changed it. It never changes the steps
+            # of an ensemble, which have one row per member.
             rows = self._images if self._model.config.ensemble_size > 1 else step.before.x
             expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
             for alike in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
@@ -110,7 +110,12 @@ class PartValidation:
         self._judge(watch, part, step, found, same, alike)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
-        """Return bool[rows, T], true if all pairs of a token are true in pairs[images, T * members * choices]."""
+        """Return bool[rows, T], whether all pairs of a token are true in `pairs`.
+
+        Args:
+            pairs: bool[images, T * members * choices].
+            tokens: T, the number of tokens of an image.
+        """
         config = self._model.config
         by_token: Array = np.all(pairs.reshape(len(pairs), tokens, config.ensemble_size, -1), axis=3)
         return by_token.swapaxes(1, 2).reshape(-1, tokens)

@@ -125,8 +125,8 @@ class _Tally:
     relative: list[Array] = field(default_factory=list)
     agreement: list[list[Array]] = field(default_factory=list)  # f64[images] for each batch and layer
     max_difference: float = 0.0
-    same: list[Array] = field(default_factory=list)  # bool[images] for each batch: both models predict the same class
-    right: list[list[Array]] = field(default_factory=list)  # per batch, two bool[images]: stored right, float32 right
+    same: list[Array] = field(default_factory=list)  # for each batch, bool[images]: both models predict the same class
+    right: list[list[Array]] = field(default_factory=list)  # per batch, bool[images] of stored and of float32: right or not
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
         apart = differences(expected, found)

@@ -34,7 +34,7 @@ def prove(
     source: ImageSource | None,
     progress: ProgressHook,
 ) -> Findings:
-    """Compare the weights, the graphs and the effect of rounding with the checkpoint.
+    """Compare the weights and the graphs with the checkpoint, and measure the effect of rounding.
 
     Args:
         plan: the plan of the export.

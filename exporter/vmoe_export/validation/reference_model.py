@@ -49,7 +49,7 @@ class Stream:
     keys: Array | None = None
 
     def of_images(self, chosen: slice) -> Stream:
-        """Return the stream of a slice of the images."""
+        """Return the part of the stream that belongs to the images `chosen`."""
         fields = {name: values[chosen] for name, values in vars(self).items() if values is not None}
         return Stream(**fields)
 
@@ -60,7 +60,7 @@ class Stream:
         return cls(**{name: np.concatenate(values) for name, values in fields.items() if values[0] is not None})
 
     def merged(self, token: Array) -> Stream:
-        """Merge tokens as another stream did.
+        """Merge the tokens of this stream in the same way as those of another stream.
 
         `token` i32[images, T0] gives the positions of the original tokens in that stream.
         """
@@ -220,10 +220,10 @@ class ReferenceModel:
         """Compute multi-head attention of queries[N,Q,D] over keys[N,T,D].
 
         Args:
-            path: the name of the attention's parameters.
+            path: the path of the attention's parameters in the official tree.
             queries, keys: the tokens, before their projections.
             sizes: f32[N,T], the number of original tokens in each key; None if all are 1.
-            coordinates: f32[N,T,2], rotary positions; None for no rotation.
+            coordinates: f32[N,T,2], rotary positions; None if nothing is rotated.
 
         Returns:
             The output [N,Q,D], and the projected keys.
@@ -306,7 +306,10 @@ class ReferenceModel:
         return ops.soft_combine(out, combine, moe.dispatch_bf16), [(dispatch, combine)]
 
     def _experts(self, block: str, moe: MoeConfig, x: Array, shares: Array, kept: Array) -> Array:
-        """Return the sum of the experts' outputs for the tokens that they keep, kept[G,S,E], weighted by shares[G,S,E]."""
+        """Return the sum of the experts' outputs for each token.
+
+        Expert e processes the tokens for which kept[G,S,E] is true. Its outputs are weighted by shares[G,S,E].
+        """
         rows, y = x.reshape(-1, x.shape[-1]), np.zeros_like(x).reshape(-1, x.shape[-1])
         kept, shares = (each.reshape(len(rows), -1) for each in (kept, shares))
         chosen = [np.flatnonzero(kept[:, e]) for e in range(kept.shape[1])]
@@ -319,7 +322,7 @@ class ReferenceModel:
         """Yield each expert's output for its rows."""
         path = f"{block}/Moe/Mlp"
         hidden = [self._mlp_hidden(path, taken, e) for e, taken in enumerate(rows)]
-        del self._read[f"{path}/Dense_0/kernel"]  # free it now: the experts' kernels are the largest tensors
+        del self._read[f"{path}/Dense_0/kernel"]  # free it now, because the experts' kernels are the largest tensors
         return (self._mlp_output(path, features, e) for e, features in enumerate(hidden))
 
     def _head(self, _: str, stream: Stream) -> Stream:

@@ -25,12 +25,12 @@ def top_k(
 ) -> tuple[Array, Array, Array]:
     """Route tokens to their top K experts: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
 
-    - The (token, choice) pairs of a group form a queue: all first choices come before any second choice, and so on. Within
-      a choice, tokens keep their order; with `bpr`, they are sorted by descending best gate.
-    - An expert keeps the first `capacity` pairs in its queue. With `pool`, the first E * capacity pairs of the whole queue
-      are kept instead.
+    - The (token, choice) pairs of a group form a queue: all first choices come before any second choice, and so on. Within a
+      choice, tokens keep their order; with `bpr`, they are sorted by descending best gate.
+    - An expert keeps the first `capacity` of its pairs in the queue. With `pool`, the first E * capacity pairs of the queue
+      are kept instead, whichever their expert.
     - Experts that the group may not use (see `allowed_experts`) keep no pairs.
-    - Ties go to the lower expert and the lower token. A NaN gate ranks as 0.
+    - Ties go to the expert or token with the lower index. A NaN gate ranks as 0.
     """
     groups, tokens, experts = gates.shape
     ranked = np.where(np.isnan(gates), 0, gates)
@@ -50,10 +50,11 @@ def top_k(
 
 
 def allowed_experts(ranked: Array, max_experts: int) -> Array:
-    """Choose the experts that each group may use: the `max_experts` with the largest mass. Ties go to the lower expert.
+    """Choose the experts that each group may use, which are the `max_experts` experts with the largest mass.
 
-    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is.
-    The terms are integers, so the order of summation does not matter. A sum over up to 131,071 tokens fits in an int32.
+    Ties go to the expert with the lower index. The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over
+    the tokens whose first choice it is. The terms are integers, so the order of summation does not matter. A sum over up to
+    131,071 tokens fits in an int32.
 
     Args:
         ranked: gates[G,S,E] without NaN.
@@ -74,7 +75,7 @@ def allowed_experts(ranked: Array, max_experts: int) -> Array:
 def chosen_tokens(gates: Array, capacity: int) -> Array:
     """Let each expert choose its best `capacity` tokens of a group: gates[G,S,E] -> kept bool[G,S,E].
 
-    Ties go to the lower token. A NaN gate ranks as 0.
+    Ties go to the token with the lower index. A NaN gate ranks as 0.
     """
     best = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]
     kept = np.zeros(gates.shape, bool)
@@ -86,8 +87,8 @@ def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
     """Compute VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
 
     The logit of a token and a slot is scale times the cosine of the angle between them. `dispatch` is the softmax over the
-    tokens of a group: the tokens' shares in each slot. `combine` is the softmax over the slots of all experts: the slots'
-    shares in each token.
+    tokens of a group, which gives the share of each token in a slot. `combine` is the softmax over the slots of all experts,
+    which gives the share of each slot in a token.
     """
     logits = np.einsum("gsd,dep->gsep", _unit(x, -1), _unit(mu, 0) * scale)
     combine = softmax(logits.reshape(*x.shape[:2], -1)).reshape(logits.shape)
@@ -117,14 +118,15 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
-    """Return the hidden features of an MLP, or the activated outputs of its gate."""
+    """Compute activation(x . w1 + b1), which is an MLP's hidden features or, with a gate's weights, the gate's factors."""
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
 def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = None, hidden_chunk: int = 0) -> Array:
     """Compute the output of an MLP from its hidden features.
 
-    The depth F of the product is split into chunks of `hidden_chunk` (0: one chunk), each quantized separately.
+    The depth F of the product is split into chunks of `hidden_chunk` features, which are quantized separately. If
+    `hidden_chunk` is 0, there is a single chunk.
     """
     depth, group = w2.shape[-2], weight_type_of(w2.dtype).group
     size = hidden_chunk or depth
@@ -140,7 +142,8 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
 def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False) -> Array:
     """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
-    With sizes[N,T], log(size) is added to a key's scores. So the key counts once for each token merged into it.
+    If sizes[N,T] are given, the logarithm of a key's size is added to its scores. So the key counts once for each token
+    merged into it.
 
     With `bf16`, the inputs of both products are rounded to bfloat16: q, k, v, and the exponentials of the softmax. The
     result of the second product is then divided by the sum of the unrounded exponentials.
@@ -175,8 +178,8 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
     """Return the new position of each token after VmoeMerge merges `merge` pairs by their keys: k[N,T,D] -> i32[N,T].
 
     After the prefix, every second token is a candidate, which may join the most similar of the other tokens (arXiv
-    2210.09461). The new order is the prefix, the candidates that did not join, then the other tokens. Ties go to the lower
-    token. NaN is the smallest similarity.
+    2210.09461). The new order is the prefix, the candidates that did not join, then the other tokens. Ties go to the token
+    with the lower index. NaN counts as the smallest similarity.
     """
     scores, joining, joined = _similarity(k, num_heads, prefix)
     count = k.shape[1]
@@ -195,7 +198,7 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
 
 
 def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
-    """Return the share of the merges in `places` that `merged_places` would make too, or nearly so.
+    """Return the share of the merges in `places` that `merged_places` would also make, up to near ties.
 
     Args:
         k: the keys[N,T,D].
@@ -216,15 +219,14 @@ def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, n
 
 
 def _similarity(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
-    """Return the similarities between tokens, and the indices of these tokens.
+    """Return the similarities between tokens, the token indices of the rows, and those of the columns.
 
-    A row is a token that may join another token, and a column is a token that may be joined. The indices of the rows come
-    first, then those of the columns.
+    A row is a token that may join another token. A column is a token that may be joined.
     """
     mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
     metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
-    # Tokens 0, 2, 4, ... may join, except token 0 if it is the whole prefix. After a longer prefix, the counting of tokens
-    # starts again at 0.
+    # Every second token after the prefix may join another. The first token after the prefix is one of them, except after a
+    # prefix of a single token.
     first = 2 if prefix == 1 else prefix
     joining, joined = np.arange(first, k.shape[1], 2), np.arange(first + (-1 if prefix == 1 else 1), k.shape[1], 2)
     scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
@@ -318,6 +320,6 @@ def erf(x: Array) -> Array:
 
 
 def _unit(x: Array, axis: int) -> Array:
-    """Divide x by its length along an axis."""
+    """Divide x by its Euclidean norm along an axis."""
     unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(SOFT_EPSILON))
     return unit

@@ -44,11 +44,12 @@ class Step:
     routes: Routes = ()
 
     def distance(self, found: Stream, same: Array | None = None) -> float:
-        """Return the distance of `found` from this output, relative to the norm of what the part adds to the stream.
+        """Return the distance of `found` from the reference's output, relative to what the part adds to the stream.
 
-        Only the tokens in `same` are compared; None compares all tokens. If `found` has merged tokens, the reference's
-        tokens are first merged in the same way. The rounding error of the sum with the stream is not counted: if a part adds
-        very little to a large stream, float32 resolves the addition only to a few steps.
+        Both the distance and what the part adds are measured as Euclidean norms. Only the tokens in `same` are compared;
+        None compares all tokens. If `found` has merged tokens, the reference's tokens are first merged in the same way. The
+        rounding error of adding the part's result to the stream is not counted, because float32 resolves a very small
+        addition to a large stream only to a few steps.
         """
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
@@ -63,7 +64,7 @@ class Step:
         return math.sqrt(max(squares - rounded, 0.0)) / max(float(size), _TINY)
 
     def merged_alike(self, found: Stream, config: ModelConfig) -> float:
-        """Return the share of the merged tokens in `found` that the reference merges in the same way, or nearly so."""
+        """Return the share of the merged tokens in `found` that the reference merges in the same way, up to near ties."""
         keys = self.whole.keys
         if keys is None or found.token is None:
             return 1.0
@@ -125,7 +126,7 @@ def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profil
     They are the steps of the run itself, with two exceptions:
 
     - If a MoE layer computes only class tokens, the step is on other images. For each expert that has any token, there is an
-      image that is rotated so that one of these tokens is in front.
+      image whose tokens are rotated so that one of the expert's tokens comes first.
     - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could hide
       a fault of the part. A layer norm gives the same result for a smaller stream, as long as the stream's squares are above
       epsilon.
@@ -152,9 +153,10 @@ def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profil
 
 
 def _turned(step: Step, group: int) -> Stream:
-    """Return an image for each expert that has a token. The image is rotated so that one such token is in front.
+    """Return a stream with an image for each expert that has any token.
 
-    Images are repeated until they fill groups of `group` images.
+    The image's tokens are rotated so that one of the expert's tokens comes first. Images are repeated until they fill groups
+    of `group` images.
     """
     stream, (images, tokens, _) = step.before, step.before.x.shape
     if step.routes[0].dtype == bool:  # experts choose

@@ -60,7 +60,7 @@ def check_stored_weights(
 ) -> None:
     """Read the weights file back, and compare each value with the checkpoint's.
 
-    A value must be the nearest to the checkpoint's that its stored type can represent.
+    Of all values that the stored type can represent, a stored value must be the nearest to the checkpoint's value.
 
     Args:
         path: the weights file.
@@ -68,7 +68,7 @@ def check_stored_weights(
         checkpoint: the checkpoint.
         config: the model.
         advance: called after each tensor, with its size in bytes.
-        calibrated: whether weights were calibrated. Of calibrated weights, only the scales are compared.
+        calibrated: whether int4 weights were calibrated. Only the scales of calibrated weights are compared.
 
     Raises:
         ExportError: a tensor does not match; the message names it.
@@ -80,7 +80,7 @@ def check_stored_weights(
         official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
-        for matrix in np.ndindex(official.shape[:-2]):  # one expert at a time: a comparison makes arrays of its size
+        for matrix in np.ndindex(official.shape[:-2]):  # one expert at a time, because comparing makes arrays of its size
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")

@@ -15,7 +15,7 @@ def round_bf16(x: Array) -> Array:
 
 
 def round_bf16_lines(source: str, target: str, rounds: bool = True) -> str:
-    """Return ONNX node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
+    """Return ONNX node lines for target = source. If `rounds` is true, values are rounded to the nearest bfloat16."""
     if not rounds:
         return f"{target} = Identity ({source})"
     # Veltkamp's splitting: with the factor 2**16 + 1, the two subtractions leave x rounded to the 8 significant bits of a

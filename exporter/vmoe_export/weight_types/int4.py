@@ -20,7 +20,7 @@ INT4_GROUP = 64
 
 
 def quantize_groups(weights: Array) -> tuple[Array, Array]:
-    """Quantize a matrix float32[inputs, outputs] to int8 values from -7 to 7, with float16 scales[groups, outputs].
+    """Quantize float32[inputs, outputs] to int8[inputs, outputs] from -7 to 7 and float16 scales[groups, outputs].
 
     A group is INT4_GROUP consecutive inputs. Its scale is the largest absolute weight of the group divided by 7 and rounded
     to float16, or 1 if the result is zero. Weights are rounded to nearest, ties to even. Weights beyond the float16 range
@@ -36,12 +36,15 @@ def quantize_groups(weights: Array) -> tuple[Array, Array]:
 
 
 def pack_int4(quantized: Array) -> Array:
-    """Pack int8[..., n] of int4 values into uint8[..., n / 2]. The first value of each pair is in the low half."""
+    """Pack int4 values, given as int8[..., n], into uint8[..., n / 2]. The first value of each pair is in the low half."""
     return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
 
 
 def spread_groups(scales: Array, depth: int) -> Array:
-    """Repeat the scales[..., groups, outputs] of int4 weights for each of `depth` inputs: float32[..., depth, outputs]."""
+    """Repeat the scales of int4 weights, so that there is one for each of `depth` inputs.
+
+    The scales [..., groups, outputs] become float32[..., depth, outputs].
+    """
     return np.repeat(scales.astype(np.float32), INT4_GROUP, axis=-2)[..., :depth, :]
 
 
@@ -50,7 +53,7 @@ class _Int4(WeightType):
     stored = "U8"
     onnx_type = "INT4"
     dtype = np.dtype(ml_dtypes.int4)
-    step = 1 / 24  # the step of the int8 rows that the weights are multiplied with
+    step = 1 / 24  # the step of the int8 rows by which the weights are multiplied
     scales = "F16"
     group = INT4_GROUP
     opset = 21  # the first opset in which DequantizeLinear supports scales per group

@@ -13,14 +13,14 @@ _EXACT_DEPTH = 1024  # a sum of this many int8 products is below 2**24, so it is
 
 
 def quantize_columns(weights: Array) -> tuple[Array, Array]:
-    """Quantize weights float32[..., inputs, outputs] to int8, with a float32 scale per output.
+    """Quantize float32[..., inputs, outputs] to int8 of the same shape and float32 scales[..., outputs].
 
-    The scale is the largest absolute weight of the column divided by 127, or 1 for a column of zeros. Weights are rounded to
-    nearest, ties to even.
+    The scale of a column is the largest absolute weight in it divided by 127, or 1 for a column of zeros. Weights are
+    rounded to nearest, ties to even.
     """
     quantized = np.empty(weights.shape, np.int8)
     scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
-    # Process one matrix at a time: there may be many experts, and each step allocates an array of its input's size.
+    # Process one matrix at a time, because there may be many experts, and each step allocates an array of its input's size.
     for matrix in np.ndindex(weights.shape[:-2]):
         scale = np.abs(weights[matrix]).max(axis=0) / np.float32(LARGEST_INT8)
         scale[scale == 0] = 1
@@ -32,10 +32,10 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
 
 
 def quantize_rows(x: Array) -> tuple[Array, Array]:
-    """Quantize the rows of x[...,D] to integers from -127 to 127, in the dtype of x, with a scale[...,1] per row.
+    """Quantize the rows of x[...,D], and return integers[...,D] and scales[...,1] in the dtype of x.
 
-    The scale is the largest absolute value of the row divided by 127, or 1 for a row of zeros. Values are rounded to
-    nearest, ties to even.
+    The integers are from -127 to 127. The scale of a row is its largest absolute value divided by 127, or 1 for a row of
+    zeros. Values are rounded to nearest, ties to even.
     """
     scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
     scale = np.where(scale == 0, x.dtype.type(1), scale)

@@ -16,7 +16,7 @@ WeightName = Literal["float", "bf16", "i8", "i4"]
 
 
 def stored_shape(shape: tuple[int, ...], dtype: StoredType) -> tuple[int, ...]:
-    """Return the shape that safetensors records for a tensor with this shape; int4 packs two values per U8."""
+    """Return the shape that safetensors records for a tensor with this shape. A U8 holds two int4 values."""
     return (*shape[:-1], shape[-1] // 2) if dtype == "U8" else shape
 
 
@@ -49,7 +49,7 @@ class WeightType(ABC):
 
     @abstractmethod
     def encode(self, weights: Array) -> tuple[Array, Array | None]:
-        """Convert float32[..., depth, columns] to the stored values, and their scales or None.
+        """Convert float32[..., depth, columns] to stored values. Return them and their scales, which may be None.
 
         Raises:
             OverflowError: a value is outside the type's range; the message suggests another precision.
@@ -68,7 +68,7 @@ class WeightType(ABC):
 
     @abstractmethod
     def product(self, x: Array, w: Array, w_scale: Array | None) -> Array:
-        """Multiply x[..., T, D] by w[..., D, P] with its scales; the result [..., T, P] has the dtype of x."""
+        """Multiply x[..., T, D] by w[..., D, P], whose scales are `w_scale`. The result [..., T, P] has the dtype of x."""
 
     @abstractmethod
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
@@ -76,8 +76,8 @@ class WeightType(ABC):
 
         Args:
             x, w, result: names of the values.
-            scale: name of the scales, or "" if w is a result of `widen_lines`. Scales per column need a shape that can be
-                broadcast to the result.
+            scale: name of the scales of w, or "" if w is a result of `widen_lines`. Scales per column need a shape that can
+                be broadcast to the result.
             depth: depth of w if it is a single matrix; 0 if it has a leading axis of experts.
         """
 

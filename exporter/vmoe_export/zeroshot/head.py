@@ -33,7 +33,7 @@ def export_zeroshot(
     """Export a CLIP, SigLIP or TIPSv2 to a bundle that classifies images by class names.
 
     The label embedding of a class is the mean of the normalized embeddings of its texts, normalized again. A logit is the
-    product of the normalized image embedding and a label embedding, times the model's scale, plus its bias.
+    product of the normalized image embedding and a label embedding, times the model's scale, plus the model's bias.
 
     Args:
         checkpoint: a local transformers or open_clip folder with both towers and the tokenizer, or the model file in such a
@@ -65,7 +65,8 @@ def zeroshot_head(
 
     Raises:
         CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit it.
-        OptionError: there are no names or templates, the library is not installed, or two names have the same embedding.
+        OptionError: there are no class names or no templates, the library is not installed, or two class names have the same
+            embedding.
     """
     _check_texts(class_names, templates)
     if is_address(os.fspath(checkpoint)):

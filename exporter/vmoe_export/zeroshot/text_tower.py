@@ -43,7 +43,7 @@ class TextTower:
 class _Kind:
     """A `model_type` of transformers.
 
-    Most towers run without an attention mask: SigLIP was trained to attend to the padding too, and CLIP ignores
+    Most towers run without an attention mask, because SigLIP was trained to attend to the padding too, and CLIP ignores
     everything after the end of a text.
 
     Attributes:

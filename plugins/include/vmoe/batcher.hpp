@@ -1,5 +1,5 @@
-// Micro-batches: requests from any number of threads wait in one bounded queue. A single thread answers them in
-// batches, with calls of one engine, at a setting that meets a latency target. Header only; C++17.
+// Micro-batches. Requests from any number of threads wait in one bounded queue. A single thread answers them in
+// batches, with one call of the engine per batch, at a setting that meets a latency target. Header only; C++17.
 //
 //   auto batcher = vmoe::Batcher::start(*engine, {});
 //   if (!batcher) return fail(batcher.error().message);
@@ -8,7 +8,7 @@
 //   auto answer = pending->wait();
 //
 // Each call answers the oldest request, together with later requests of the same setting and dtype that still fit into
-// the call. A request is never split over several calls. Requests that arrive during a call wait for the next one; no
+// the call. A request is never split over several calls. Requests that arrive during a call wait for the next call. No
 // request waits for a timer.
 #ifndef VMOE_BATCHER_HPP_
 #define VMOE_BATCHER_HPP_
@@ -41,23 +41,24 @@ namespace vmoe {
 
 struct BatcherOptions {
   int64_t most_images = 16;    // maximum number of images per call and per request
-  int64_t most_waiting = 256;  // maximum number of images in the queue; further requests are refused
-  // Names of the profiles to choose from for requests that name no profile, the least accurate first. plan.levels has
-  // one entry per name, in the same order. If `levels` is empty, such requests use the engine's profile at any load.
+  int64_t most_waiting = 256;  // maximum number of images in the queue; requests that exceed it are refused
+  // Names of the profiles among which the load chooses for requests that name no profile. The least accurate profile
+  // comes first. plan.levels has one entry per name, in the same order. If `levels` is empty, requests that name no
+  // profile use the engine's profile at any load.
   std::vector<std::string> levels;
   ElasticPlan plan;
 };
 
 struct Answer {
-  std::vector<float> output;  // float32[N, Info::output_size] for N images: the first output in Info::outputs
-  std::string setting;        // the profile that served the request; empty for a model without profiles
+  std::vector<float> output;  // the first output in Info::outputs: float32[N, Info::output_size] for N images
+  std::string setting;        // name of the profile that served the request; empty if the model has none
   double waited = 0;          // seconds in the queue, from `submit` to the start of the call
   double seconds = 0;         // seconds of the call
   int64_t batch_size = 0;     // number of images in the call, including those of other requests
   std::map<std::string, std::vector<float>> layers;  // the other Info::outputs, by name
 };
 
-// Receives the answer to a request or, if there is none, an error: VMOE_CANCELLED, VMOE_CLOSED, or the error of the
+// Receives the answer to a request. If there is no answer, receives VMOE_CANCELLED, VMOE_CLOSED, or the error of the
 // engine's call.
 using AnswerCallback = std::function<void(Result<Answer>)>;
 
@@ -79,7 +80,7 @@ using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 // The queue and the thread that serves it. A batcher and its tickets share one object.
 class BatchQueue {
  public:
-  // levels: the profiles of the levels of `elastic`, in the same order. Without `elastic`, a single profile, which
+  // levels: with `elastic`, the profiles of its levels, in the same order. Without `elastic`, a single profile, which
   // serves the requests that name no profile.
   BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::vector<Profile> levels)
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), levels_(std::move(levels)) {
@@ -143,7 +144,7 @@ class BatchQueue {
       changed_.notify_one();
     }
     for (const auto& request : dropped) finish(*request, failed(VMOE_CLOSED, "the server is shutting down"));
-    if (std::this_thread::get_id() == thread_id_) return;  // in a callback: a thread can't join itself
+    if (std::this_thread::get_id() == thread_id_) return;  // a callback called close(), and a thread can't join itself
     const std::lock_guard joining(join_mutex_);
     if (thread_.joinable()) thread_.join();
   }
@@ -170,12 +171,12 @@ class BatchQueue {
     try {
       done(std::move(result));
     } catch (const std::exception&) {
-      // An exception from one callback must not affect other requests.
+      // Ignores the exception, because it must not affect other requests.
     }
   }
 
-  // Returns an error as a result. If there is no memory for the message, the message is empty, because the callback
-  // must be called in any case.
+  // Returns an error as a result. If there is not enough memory to copy the message, the error has an empty message, so
+  // that the callback can be called in any case.
   static Result<Answer> failed(vmoe_code code, const char* message) noexcept {
     try {
       return Error{code, message};
@@ -184,7 +185,7 @@ class BatchQueue {
     }
   }
 
-  // Converts the exception that is being handled to an error.
+  // Converts the exception that is being handled to an error, and returns it as a result.
   static Result<Answer> caught() noexcept {
     try {
       throw;
@@ -217,7 +218,8 @@ class BatchQueue {
     }
   }
 
-  // Chooses the level of the next call. Returns the maximum number of images in that call.
+  // If there is elastic capacity, chooses the level of the next call. Returns the maximum number of images in that
+  // call.
   int64_t decide() {
     if (!elastic_) return options_.most_images;
     const auto now = BatcherClock::now();
@@ -250,7 +252,7 @@ class BatchQueue {
     }
   }
 
-  // Runs the requests in `taken_` in one call.
+  // Answers the requests in `taken_` with one call of the engine.
   void answer(const Profile& setting) {
     const auto start = BatcherClock::now();
     const Images images = joined_images();
@@ -266,7 +268,7 @@ class BatchQueue {
       ++load_.calls;
       load_.busy += seconds_taken;
     }
-    int64_t first = 0;  // index of the request's first image in the batch
+    int64_t first = 0;  // index of the current request's first image in the batch
     for (const auto& request : taken_) {
       try {
         Answer answer{{}, setting.name, seconds(start - request->came), seconds_taken, images.count, {}};
@@ -309,9 +311,9 @@ class BatchQueue {
   const BatcherOptions options_;
   std::optional<Elastic> elastic_;
   const std::vector<Profile> levels_;
-  std::set<std::string> named_;  // profiles that load_.served counts by name; it counts all others as "other"
+  std::set<std::string> named_;  // profiles with a count of their own in load_.served; all others count as "other"
 
-  mutable std::mutex mutex_;  // guards the members from here to load_
+  mutable std::mutex mutex_;  // guards the members from changed_ to load_
   std::condition_variable changed_;
   std::deque<BatchRequestPointer> queue_;
   bool open_ = true;
@@ -332,8 +334,8 @@ class BatchQueue {
 // A submitted request.
 class Ticket {
  public:
-  // Removes the request from the queue and returns true; its callback receives VMOE_CANCELLED before this function
-  // returns. Returns false if the request is in a running call, or has already been answered.
+  // Removes the request from the queue and returns true. The request's callback receives VMOE_CANCELLED before this
+  // function returns. Returns false if the request is in a running call, or has already been answered.
   bool cancel() { return queue_->cancel(request_); }
 
  private:
@@ -346,7 +348,8 @@ class Ticket {
 };
 
 // A submitted request whose answer can be waited for. The destructor cancels the request; if the request is in a
-// running call, the destructor waits until that call ends. After that, the data of the images is no longer needed.
+// running call, the destructor waits until that call ends. After the destructor has returned, the data of the images is
+// no longer needed.
 class Pending : public Ticket {
  public:
   Pending(Pending&&) = default;
@@ -360,7 +363,7 @@ class Pending : public Ticket {
   // Blocks until the answer arrives, and returns it. May be called once.
   Result<Answer> wait() { return answer_.get(); }
 
-  // Blocks for at most `duration`. Returns true if the answer has arrived.
+  // Blocks until the answer arrives, but for at most `duration`. Returns whether the answer has arrived.
   template <typename Rep, typename Period>
   bool wait_for(std::chrono::duration<Rep, Period> duration) const {
     return answer_.wait_for(duration) == std::future_status::ready;
@@ -383,10 +386,10 @@ class Batcher {
     if (queue_ != nullptr) queue_->close(true);
   }
 
-  // Starts the thread that calls the engine. The engine must outlive the batcher and all tickets, and must not be
-  // moved.
+  // Starts a batcher and its thread, which calls the engine. The engine must outlive the batcher and all tickets, and
+  // must not be moved.
   //
-  // options: the plan uses options.most_images; plan.most_images is ignored.
+  // options: plan.most_images is ignored, and most_images is used instead.
   //
   // Fails with:
   // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because an answer would then depend on other requests;
@@ -421,7 +424,7 @@ class Batcher {
       elastic.emplace(std::move(*created));
     } else {
       auto own = engine.setting();
-      levels.push_back(own ? std::move(*own) : Profile());  // without a name if the model has no settings
+      levels.push_back(own ? std::move(*own) : Profile());  // a profile without a name if the engine has none
     }
     try {
       return Batcher(
@@ -434,16 +437,17 @@ class Batcher {
   // Adds a request to the queue. The latency that plan.target limits starts with this call, so it excludes the time to
   // read and decode pictures.
   //
-  // images: 1 to most_images images; their data must stay valid until the answer.
-  // setting: name of a stored or systematic profile, which then applies at any load. If empty, the load decides.
-  // done: called once per accepted request, on the batcher's thread, or inside `cancel` or `close` if one of these ends
-  //   the request. It must not destroy the batcher. It should be quick, because the next call waits for it. Exceptions
-  //   that it throws are ignored.
+  // images: 1 to most_images images; their data must stay valid until the answer arrives.
+  // setting: name of a stored or systematic profile, which then applies at any load. If empty, the load decides which
+  //   profile applies.
+  // done: called once per accepted request: on the batcher's thread, or inside `cancel` or `close` if one of these ends
+  //   the request. It must not destroy the batcher. It should be quick, because the next call of the engine waits until
+  //   it returns. Exceptions that it throws are ignored.
   //
   // Fails with:
   // - VMOE_BUSY if the queue has no room for the images;
   // - VMOE_CLOSED after close();
-  // - VMOE_IMAGE_ERROR if the model does not accept the images, or there are more than most_images;
+  // - VMOE_IMAGE_ERROR if the model does not accept the images, or there are none or more than most_images;
   // - VMOE_ROUTING_ERROR if the model does not support the setting;
   // - VMOE_ARGUMENT_ERROR if `done` is empty, or the images' data is null or not aligned.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
@@ -452,7 +456,8 @@ class Batcher {
       return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(queue_->most_images()) + " images, not " +
                                          std::to_string(images.count)};
     }
-    // Refuses invalid images here, because in a call they would make other requests fail too.
+    // Refuses invalid images before they enter the queue, because they would make the other requests of their call fail
+    // too.
     const vmoe_images c_images = internal::c_images(images);
     if (auto* status = vmoe_engine_check_images(queue_->engine().handle(), &c_images)) return internal::take(status);
     Profile profile;
@@ -466,7 +471,7 @@ class Batcher {
     return Ticket(queue_, std::move(*request));
   }
 
-  // As above, but instead of calling a callback, returns an object whose wait() returns the answer.
+  // As above, but without a callback. Returns an object whose wait() returns the answer.
   Result<Pending> submit(const Images& images, const std::string& setting = {}) {
     auto promise = std::make_shared<std::promise<Result<Answer>>>();
     auto answer = promise->get_future();
@@ -479,8 +484,8 @@ class Batcher {
   BatcherLoad load() const { return queue_->load(); }
 
   // Refuses further requests, and returns when the last call has ended. If `drain` is true, the requests in the queue
-  // are answered first; otherwise they fail with VMOE_CLOSED. The destructor calls close(true). Inside a callback on
-  // the batcher's thread, close() returns without waiting for the running call or any later call.
+  // are answered first; otherwise they fail with VMOE_CLOSED. The destructor calls close(true). If a callback on the
+  // batcher's thread calls close(), close() returns without waiting for the running call or any later call.
   void close(bool drain = true) { queue_->close(drain); }
 
  private:

@@ -1,7 +1,7 @@
 // C++17 wrapper of elastic.h. It is header only and returns errors as values.
 //
 //   vmoe::ElasticPlan plan;
-//   plan.levels = {{0.001, 0.0002}, {0.001, 0.0005}};  // the times of two settings, the cheaper one first
+//   plan.levels = {{0.001, 0.0002}, {0.001, 0.0005}};  // the times of two settings, the cheaper setting first
 //   plan.target = 0.05;
 //   auto elastic = vmoe::Elastic::create(plan, now);
 //   if (!elastic) return fail(elastic.error().message);
@@ -23,10 +23,10 @@
 
 namespace vmoe {
 
-// A setting whose calls take `fixed + each * images` seconds.
+// The times of a setting: a call with n images takes `fixed + each * n` seconds.
 using ElasticLevel = vmoe_elastic_level;
 
-// The levels that elastic capacity chooses from, and its limits.
+// The levels that elastic capacity chooses from, and the limits that it must respect.
 struct ElasticPlan {
   std::vector<ElasticLevel> levels;  // the cheapest first
   double target = 0;                 // maximum seconds from a request's arrival to its answer
@@ -39,14 +39,14 @@ struct ElasticSeen {
   double time = 0;      // the current time, in seconds of a monotonic clock
   int64_t waiting = 0;  // images in the queue
   double oldest = 0;    // seconds that the oldest image in the queue has waited
-  int64_t arrived = 0;  // images that arrived since the last decision
+  int64_t arrived = 0;  // number of images that arrived since the last decision
 };
 
-// The setting and size of the next call.
+// The level and the size of the next call.
 struct ElasticDecision {
   size_t level = 0;    // index of the level
   int64_t images = 0;  // maximum number of images of the call
-  double load = 0;     // utilization: seconds of such calls needed for one second of arrivals
+  double load = 0;     // utilization: seconds of such calls needed per second of arrivals
 };
 
 class Elastic {

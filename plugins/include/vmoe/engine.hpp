@@ -1,6 +1,6 @@
-// C++17 wrapper of the C API in engine.h. It is header only, returns errors as values, and leaves nothing to free by
-// hand. The only exception it throws is std::bad_alloc, if there is no memory for a function's result; with
-// -fno-exceptions, the process ends instead.
+// C++17 wrapper of the C API in engine.h. It is header only, returns errors as values, and frees all memory by itself.
+// It throws no exceptions except std::bad_alloc, if there is no memory for a function's result. If exceptions are
+// disabled with -fno-exceptions, the process ends instead.
 //
 //   auto engine = vmoe::Engine::load("b16.vmoe");
 //   if (!engine) return fail(engine.error().message);
@@ -26,7 +26,7 @@
 
 namespace vmoe {
 
-// Receives the level of a log message, and the message as one line. Any thread may call it: see vmoe_log_callback.
+// Receives the level of a log message, and the message as one line. May be called on any thread: see vmoe_log_callback.
 using LogCallback = std::function<void(vmoe_log_level, const std::string&)>;
 
 namespace internal {
@@ -42,7 +42,7 @@ inline vmoe_images c_images(const Images& images) {
           images.count,        images.height, images.width,   images.channels};
 }
 
-// Copies an array of the C API; returns an empty vector for a null pointer.
+// Copies an array that the C API returned. Returns an empty vector for a null pointer.
 template <typename T>
 std::vector<T> copy(const T* values, int64_t size) {
   return values == nullptr ? std::vector<T>() : std::vector<T>(values, values + size);
@@ -68,7 +68,7 @@ inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& 
   return layer;
 }
 
-// A deleter for objects of the C API.
+// A deleter that frees objects of the C API with kFree.
 template <auto kFree>
 struct Free {
   template <typename T>
@@ -92,9 +92,10 @@ inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback
 
 }  // namespace internal
 
-// Sets the log callback of this process; an empty function removes it. See vmoe_set_log. Exceptions that the callback
-// throws are dropped. When this function returns, no thread runs the previous callback any more, and that callback has
-// been destroyed. The exception is a call from inside a callback, which does not wait. Returns `least_level`.
+// Sets the log callback of this process, or removes it if `callback` is empty. See vmoe_set_log. Exceptions that the
+// callback throws are dropped. When this function returns, no thread runs the previous callback any more, and that
+// callback has been destroyed. This does not hold if a log callback calls this function, because such a call does not
+// wait. Returns `least_level`.
 inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
   auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
   auto* const call = owned ? internal::call_log : nullptr;
@@ -103,7 +104,7 @@ inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback ca
   return least_level;
 }
 
-// Lets another thread end running calls. One object serves any number of calls and must outlive them.
+// Lets another thread end running calls. One object can be used by any number of calls, and must outlive all of them.
 class Cancellation {
  public:
   static Result<Cancellation> create() {
@@ -126,12 +127,12 @@ class Cancellation {
   std::unique_ptr<vmoe_cancellation, internal::Free<vmoe_cancellation_free>> handle_;
 };
 
-// A loaded bundle. One Engine serves every profile and any number of threads.
+// A loaded bundle. One Engine serves all profiles and any number of threads.
 class Engine {
  public:
   // Loads a bundle: see vmoe_engine_load.
   //
-  // path: the NAME.vmoe folder.
+  // path: the path of the bundle, a folder NAME.vmoe.
   static Result<Engine> load(const std::string& path, const LoadOptions& options = {}) {
     vmoe_load_options c = VMOE_LOAD_OPTIONS_INIT;
     c.threads = options.threads;
@@ -152,8 +153,8 @@ class Engine {
   // The stored profiles, in export order. A dense ViT and Soft MoE have none.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
-  // Returns the profile that a call with this setting uses. To make repeated calls faster, pass them the profile's
-  // setting(): it contains values instead of a name, so no name has to be parsed.
+  // Returns the profile that a call with this setting uses. To make repeated calls faster, pass setting() of the
+  // returned profile to them: it contains values instead of a name, so a call has no name to parse.
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;
@@ -165,8 +166,8 @@ class Engine {
   }
 
   // Converts a picture of any size to an image, input_dtype[height,width,channels], with the steps in
-  // info().preprocessing, and writes it to `image`. `size` is the number of bytes that `image` can hold, at least
-  // info().image_bytes(). Returns the number of bytes written.
+  // info().preprocessing. Writes the image to `image`. `size` is the number of bytes that `image` can hold, which must
+  // be at least info().image_bytes(). Returns the number of bytes written.
   Result<size_t> prepare_image(const Picture& picture, void* image, size_t size) const {
     const Images pixels = Images::uint8(picture.data, 1, picture.height, picture.width, picture.channels);
     const vmoe_picture c{sizeof(vmoe_picture), picture.data,     pixels.bytes(),      picture.height,
@@ -175,8 +176,8 @@ class Engine {
     return info_.image_bytes();
   }
 
-  // Runs a batch and writes its first output, float32[N, output_size], to the caller's memory. `size` is the number of
-  // floats that `output` can hold, at least N * output_size. Returns the number of floats written.
+  // Runs a batch and writes the first output, float32[N, output_size], to `output`. `size` is the number of floats that
+  // `output` can hold, which must be at least N * output_size. Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
     return run(images, setting, Cancellation(nullptr), output, size);
   }
@@ -193,7 +194,7 @@ class Engine {
     return static_cast<size_t>(images.count * info_.output_size);
   }
 
-  // Runs a batch and returns its first output, float32[N, output_size].
+  // Runs a batch and returns the first output, float32[N, output_size].
   Result<std::vector<float>> run(const Images& images, const Setting& setting = {}) const {
     return run(images, setting, Cancellation(nullptr));
   }
@@ -206,7 +207,8 @@ class Engine {
     return output;
   }
 
-  // Runs a batch once and returns all outputs in info().outputs by name, each as float32[N, OutputShape::floats()].
+  // Runs a batch once and returns all outputs in info().outputs. The keys are their names, and each value has shape
+  // float32[N, OutputShape::floats()].
   Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images,
                                                                 const Setting& setting = {}) const {
     std::map<std::string, std::vector<float>> found;
@@ -228,15 +230,15 @@ class Engine {
     return found;
   }
 
-  // Runs a batch of `count` images whose values are all zero, so that the first real call with this setting and number
-  // of images is fast: see vmoe_engine_warm_up. Returns `count`.
+  // Runs a batch of `count` images whose values are all zero, so that the first real call with this setting and this
+  // number of images is fast: see vmoe_engine_warm_up. Returns `count`.
   Result<int64_t> warm_up(int64_t count, const Setting& setting = {}) const {
     const vmoe_setting c_setting = internal::c_setting(setting);
     if (auto* status = vmoe_engine_warm_up(handle_.get(), count, &c_setting)) return internal::take(status);
     return count;
   }
 
-  // Runs a batch and returns how each MoE layer routed its tokens; empty for a dense ViT.
+  // Runs a batch and returns how each MoE layer routed its tokens. The result is empty for a dense ViT.
   Result<std::vector<LayerRouting>> routing(const Images& images, const Setting& setting = {}) const {
     const vmoe_images c_images = internal::c_images(images);
     const vmoe_setting c_setting = internal::c_setting(setting);
@@ -263,7 +265,7 @@ class Engine {
 
   Engine() = default;
 
-  // Returns the number of images to allocate output memory for; 0 if the engine refuses the batch anyway.
+  // Returns the number of images to allocate output memory for. It is 0 if the engine is going to refuse the batch.
   static int64_t rows_of(const Images& images) {
     return images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
   }

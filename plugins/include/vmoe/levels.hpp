@@ -1,5 +1,5 @@
-// Measures how long calls take at each level of elastic capacity (elastic.hpp). Must run on the machine that serves.
-// Header only; C++17.
+// Measures how long calls take at each level of elastic capacity (elastic.hpp). Must run on the machine that will serve
+// the model. Header only; C++17.
 //
 //   auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c0.5-k1", "c1.05-k2"}, 32);
 //   vmoe::BatcherOptions options;
@@ -24,12 +24,12 @@ namespace vmoe {
 struct TimedLevels {
   std::vector<std::string> names;     // profile names, the cheapest first
   std::vector<ElasticLevel> levels;   // the times of each
-  std::vector<std::string> left_out;  // a message for each profile that is no faster than a more accurate one
+  std::vector<std::string> left_out;  // a message for each profile that is no faster than a more accurate profile
 };
 
 namespace internal {
 
-// Returns the seconds that one call takes.
+// Runs one call and returns the seconds that it took.
 inline Result<double> timed_call(const Engine& engine, const Images& images, const Setting& setting) {
   const auto start = std::chrono::steady_clock::now();
   if (auto output = engine.run(images, setting); !output) return output.error();
@@ -41,8 +41,8 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Returns the line through two measured points: `one` seconds for a call with one image, and `full` seconds for a call
-// with `most` images. If that line falls or starts below 0, returns the line through 0 and the second point.
+// Returns the line through two measured points: (1 image, `one` seconds) and (`most` images, `full` seconds). If that
+// line falls or starts below 0 seconds, returns the line through the origin and the second point.
 inline ElasticLevel fitted_level(double one, double full, int64_t most) {
   const double each = most > 1 ? (full - one) / static_cast<double>(most - 1) : one, fixed = one - each;
   if (each <= 0 || fixed < 0) return {0, full / static_cast<double>(most)};
@@ -51,10 +51,11 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 
 }  // namespace internal
 
-// Measures the seconds of calls with one image and with most_images images, for each profile. Calls of different
-// profiles alternate, so that a slow phase of the machine affects all profiles.
+// For each profile, measures the seconds of calls with one image and of calls with most_images images. Calls of
+// different profiles alternate, so that a slow phase of the machine affects all profiles. Returns the times of all
+// profiles except those that are no faster than a more accurate profile.
 //
-// profiles: names, stored or systematic, the least accurate first.
+// profiles: names of stored or systematic profiles, the least accurate first.
 // most_images: maximum number of images per call, 1 to 65536.
 //
 // Fails with:
@@ -81,7 +82,7 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
     settings.push_back(profile->setting());
   }
   std::vector<uint8_t> pixels(static_cast<size_t>(most_images * info.height * info.width * info.channels));
-  std::minstd_rand noise(1);  // a fixed seed: the same pixels in every run
+  std::minstd_rand noise(1);  // a fixed seed, so that every run has the same pixels
   std::generate(pixels.begin(), pixels.end(), [&noise] { return static_cast<uint8_t>(noise() >> 16); });
   const auto batch = [&](int64_t count) {
     return Images::uint8(pixels.data(), count, info.height, info.width, info.channels);

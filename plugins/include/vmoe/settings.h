@@ -38,13 +38,13 @@ typedef struct vmoe_setting {
 
 #define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* A complete setting of one model. Fields that its routing kind does not use are 0. */
+/* A complete setting of one model. Fields that the model's routing kind does not use are 0. */
 typedef struct vmoe_profile {
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with expert choice "c1.0" */
-  int32_t set; /* VMOE_SET_* bits of the settings that the routing kind has */
+  int32_t set; /* VMOE_SET_* bits of the settings that the model's routing kind has */
   int32_t reserved; /* 0 */
-  double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
+  double effective_ratio; /* the capacity ratio C after rounding to whole slots, as the mean over the MoE layers */
   double capacity_ratio; /* capacity ratio */
   int64_t k; /* experts per token */
   int32_t bpr; /* Batch Priority Routing */

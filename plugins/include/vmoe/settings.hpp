@@ -27,12 +27,12 @@ struct Setting {
   std::optional<int64_t> merge; // tokens merged per block
 };
 
-// A complete setting of one model. Fields that its routing kind does not use are 0 or false.
+// A complete setting of one model. Fields that the model's routing kind does not use are 0 or false.
 struct Profile {
   std::string name;
-  double effective_ratio = 0; // C after rounding to whole slots
+  double effective_ratio = 0; // the capacity ratio C after rounding to whole slots
   std::vector<int64_t> slots; // for each MoE layer, the slots per expert and group
-  int32_t set = 0; // VMOE_SET_* bits of the settings that the routing kind has
+  int32_t set = 0; // VMOE_SET_* bits of the settings that the model's routing kind has
   double capacity_ratio = {}; // capacity ratio
   int64_t k = {}; // experts per token
   bool bpr = {}; // Batch Priority Routing
@@ -59,7 +59,7 @@ namespace internal {
 inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would ignore everything after a zero byte. So pass a name that the C API refuses.
+  // The C API would ignore everything after a zero byte, so a name with a zero byte is replaced by one that it refuses.
   if (setting.profile && setting.profile->find('\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {
     if (!value) return;

@@ -17,13 +17,14 @@ namespace vmoe {
 
 struct LoadOptions {
   int threads = 0;          // threads per call; 0 for the default: see vmoe_load_options
-  bool verify = true;       // compare the SHA-256 of every file
-  std::string profile;      // the profile of calls that pass no setting; if empty, the first stored profile
-  std::string onnxruntime;  // path of the ONNX Runtime library; if empty, it is searched for: see vmoe_load_options
+  bool verify = true;       // compare the SHA-256 of every file with the bundle's manifest
+  std::string profile;      // the profile of calls that pass no setting; empty for the first stored profile
+  std::string onnxruntime;  // path of the ONNX Runtime library; if empty, see vmoe_load_options
   bool spin = false;        // let threads spin after a call: see vmoe_load_options
 };
 
-// A batch of images, dtype[N,H,W,C], contiguous and not owned. The values are float32 in [-1, 1] or uint8 in 0..255.
+// A batch of images, dtype[N,H,W,C], contiguous and not owned by this struct. The values are float32 in [-1, 1] or
+// uint8 in 0..255.
 struct Images {
   const void* data = nullptr;
   vmoe_dtype dtype = VMOE_FLOAT32;
@@ -43,15 +44,16 @@ struct Images {
   }
 };
 
-// One decoded picture of any size: uint8[height,width,channels], contiguous, not owned. See vmoe_picture.
+// One decoded picture of any size: uint8[height,width,channels], contiguous and not owned by this struct. See
+// vmoe_picture.
 struct Picture {
   const uint8_t* data = nullptr;
   int64_t height = 0, width = 0, channels = 0;
   int32_t orientation = 0;
 };
 
-// The numbers that give the order of a batch's tokens in a LayerRouting. Tokens are ordered by image, then by their
-// position in the image. Each token has one entry per ensemble member (E3).
+// The numbers needed to find a token of a batch in a LayerRouting. Tokens are ordered by image, and within an image by
+// their position. Each token has one entry per ensemble member (E3).
 struct PatchGrid {
   int64_t images = 0;        // N
   int64_t members = 1;       // M
@@ -70,16 +72,17 @@ struct LayerRouting {
   std::vector<uint8_t> kept;    // [G,S,K], top-k and expert choice: 1 if the choice was computed, 0 if it was dropped
   int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
-  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in the input of each slot
-  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in the output of each token
+  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot's input
+  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in each token's output
   PatchGrid grid;
-  // [N,T]: for each original token, the index of its merged token among the merged tokens of the same image; empty if
-  // the bundle can't merge tokens.
+  // [N,T]: for each token before merging, the index of its merged token among the merged tokens of the same image.
+  // Empty if the bundle can't merge tokens.
   std::vector<int32_t> token;
 
-  // Returns u8[N,h,w]: 1 for each patch for which at least one ensemble member kept a choice, and 0 for every other
-  // patch. A merged patch has the value of its merged token. Tokens before the patches are omitted. For Soft MoE, which
-  // drops nothing, every value is 1. Returns an empty vector if the bundle doesn't say how many patches an image has.
+  // Returns uint8[N,h,w]: 1 for each patch for which at least one ensemble member kept a choice, and 0 for every other
+  // patch. A merged patch has the value of its merged token. Tokens before the patches are omitted. Soft MoE drops
+  // nothing, so every value is then 1. Returns an empty vector if the bundle does not specify how many patches an image
+  // has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
@@ -115,26 +118,26 @@ struct Info {
   vmoe_output output = VMOE_LOGITS;
   int64_t output_size = 0;                    // floats per image of `output`
   int64_t batch_multiple = 1;                 // the number of images in a batch must be a multiple of this
-  int64_t num_experts = 0, group_tokens = 0;  // E (the largest of all layers) and S; 0 for a dense ViT
+  int64_t num_experts = 0, group_tokens = 0;  // E (the largest of all MoE layers) and S; 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.32.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                       // as requested; 0 for the default
+  int threads = 0;                       // number of threads as requested; 0 for the default
   vmoe_precision precision = VMOE_FP32;  // of the large products
-  std::vector<std::string> class_names;  // one name per class, or none
-  std::vector<std::string> moe_layers;   // none for a dense ViT
+  std::vector<std::string> class_names;  // one name per class; empty if the bundle has none
+  std::vector<std::string> moe_layers;   // names of the MoE layers; empty for a dense ViT
   std::string preprocessing;             // steps in official notation, such as "resize_small(256)|central_crop(224)"
   int64_t ensemble_size = 1;             // M, the number of members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
-  int32_t front_tokens = 0;                         // tokens before the patches of an image: class token and registers
+  int32_t front_tokens = 0;                         // tokens before an image's patches: class token and registers
   int64_t patch_rows = 0, patch_columns = 0;        // rows and columns of an image's patches; 0 if unknown
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
   std::vector<OutputShape> outputs;                 // `output` first, then outputs of blocks, such as "layer3"
 
-  // The size in bytes of one image, input_dtype[height,width,channels].
+  // Returns the size in bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }
 
-  // Returns the probability of each class, [output_size], for the logits [output_size] of one image.
+  // Returns the probabilities of all classes for one image. `logits` points to the output_size logits of the image.
   std::vector<double> probabilities_of(const float* logits) const {
     std::vector<double> shares(logits, logits + output_size);
     if (probabilities == VMOE_SIGMOID) {

@@ -1,5 +1,5 @@
-// The `infer` endpoint of the Open Inference Protocol v2, with its binary extension: the bytes of tensors follow the
-// JSON.
+// The `infer` endpoint of the Open Inference Protocol v2, with the protocol's binary extension, in which the bytes of
+// tensors follow the JSON.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -14,7 +14,7 @@
 
 namespace {
 
-// Appends the numbers of a JSON list, flat or nested.
+// Appends the numbers of a flat or nested JSON list to `data`, as values of `dtype`.
 void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& data) {
   if (!list.is_array()) throw RequestError(kWrongNumbers);
   for (const Input& value : list) {
@@ -32,7 +32,7 @@ void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& da
   }
 }
 
-// Refuses NaN, which would get no valid answer, and unscaled pixels in 0..255, which would get a wrong one.
+// Refuses NaN, for which there is no valid answer, and unscaled pixels in 0..255, for which the answer would be wrong.
 void check_range(const ImageBatch& batch) {
   for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
     float value = 0;
@@ -46,7 +46,7 @@ void check_range(const ImageBatch& batch) {
   }
 }
 
-// Reads the images of a request's tensor. binary: the bytes that follow the JSON.
+// Reads the images in a request's tensor. binary: the bytes that follow the JSON of the request.
 ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe::Info& info, int64_t most_images) {
   const Input& shape = tensor["shape"];
   const int64_t count = shape[0];
@@ -74,8 +74,8 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
-// Refuses outputs that the model does not have, outputs that are requested twice, and requests for the classes of an
-// output other than logits.
+// Refuses outputs that the model does not have, and outputs that are requested twice. Also refuses requests for the
+// most probable classes of an output that is not logits.
 void check_outputs(const Input& asked, const vmoe::Info& info) {
   std::set<std::string> left;
   std::string known;
@@ -90,14 +90,14 @@ void check_outputs(const Input& asked, const vmoe::Info& info) {
   }
 }
 
-// Returns the fields of a request, and its images.
+// Returns the fields of a request and the images of its tensor.
 std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
   const std::string_view body = request.body(), json_length = request[kHeaderLength];
   const auto length = json_length.empty() ? std::optional<int64_t>(body.size()) : whole_number(json_length);
   if (json_length.size() > kMaxDigits || !length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
     throw RequestError(kWrongLength, shown(json_length), body.size());
   }
-  // The numbers may be in nested lists: one list for each image, row and pixel.
+  // The numbers may be in nested lists, with one list for each image, row and pixel.
   const size_t rows = static_cast<size_t>(most_images * info.height), pixels = rows * static_cast<size_t>(info.width);
   Input fields = read_json(body.substr(0, *length), pixels * static_cast<size_t>(info.channels) + 100,
                            pixels + rows + static_cast<size_t>(most_images) + 1000);
@@ -107,7 +107,8 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   return {std::move(fields), std::move(images)};
 }
 
-// Returns strings LOGIT:INDEX:NAME for the most probable classes of each image, in Triton's format.
+// Returns one string LOGIT:INDEX:NAME for each of the `most` most probable classes of each image, in Triton's format.
+// If the model has no class names, the strings are LOGIT:INDEX.
 std::vector<std::string> most_probable(const Service& service, const std::vector<float>& logits, size_t most) {
   const vmoe::Info& info = service.engine.info();
   std::vector<std::string> texts;
@@ -121,7 +122,7 @@ std::vector<std::string> most_probable(const Service& service, const std::vector
   return texts;
 }
 
-// Encodes a tensor as the bytes that follow the JSON.
+// Encodes the values of a tensor as the bytes that follow the JSON.
 std::string as_binary(const std::vector<float>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
 }
@@ -147,7 +148,7 @@ Response reply(const Service& service, const Input& fields, const vmoe::Answer& 
     const bool is_binary = (wanted.is_null() ? fields["parameters"]["binary_data_output"] : wanted) == true;
     const auto add_values = [&](const auto& values) {
       if (!is_binary) {
-        tensor["data"] = values;  // NaN and infinity become null
+        tensor["data"] = values;  // JSON has no NaN and infinity, so they become null
         return;
       }
       const std::string bytes = as_binary(values);

@@ -1,4 +1,4 @@
-// Describes the server and the model as the Open Inference Protocol does, and reports the server's state.
+// Describes the server and the model as the Open Inference Protocol prescribes, and reports the server's state.
 #include <boost/algorithm/string/replace.hpp>
 #include <string>
 

@@ -16,8 +16,8 @@ bool is_json(std::string_view content_type) {
   return boost::beast::iequals(content_type.substr(0, content_type.find_first_of("; \t")), kJson);
 }
 
-// Reads a body that is JSON or one picture. A body that starts with a brace can't be a picture, whatever its content
-// type is.
+// Reads a body that is either JSON or one picture. A body that starts with a brace is read as JSON, whatever its
+// content type is, because no picture starts with a brace.
 Input read_pictures(Request& request, int64_t most_images) {
   const std::string_view content_type = request[http::field::content_type];
   Input values = read_query("pictures", query_of(request));
@@ -37,7 +37,7 @@ Input read_pictures(Request& request, int64_t most_images) {
   return values;
 }
 
-// Returns the fields of a request, without its pictures, and the model's answer.
+// Returns the fields of a request, without its pictures, and the model's answer to the pictures.
 asio::awaitable<std::pair<Input, vmoe::Answer>> answered(Service& service, Exchange& exchange, vmoe_output output) {
   const vmoe_output own = service.engine.info().output;
   if (own != output) {

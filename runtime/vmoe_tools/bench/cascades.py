@@ -18,11 +18,11 @@ from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Quality, count_right
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
-_MOST_TIMED_IMAGES = 512  # 300 MB of float32 pixels at 224 x 224
+_MOST_TIMED_IMAGES = 512  # as float32 of 224 x 224 pixels, these take 300 MB
 
 
 class CascadeAnswers:
-    """An observer that records a point's answers to all images; a `vmoe_tools.bench.quality.Observe`."""
+    """An observer (see `vmoe_tools.bench.quality.Observe`) that records a point's answers to all images."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Array, Array]] = []
@@ -65,15 +65,15 @@ def plan_cascades(
 ) -> list[PlannedCascade]:
     """Plan the cascades of each engine and batch size, and calibrate their margins.
 
-    The second step of a cascade is the most accurate point. Each point with fewer FLOPs becomes the first step of one
-    cascade. With labels, a point is skipped if a cheaper point is at least as accurate. Without labels, the point with the
-    most FLOPs counts as the most accurate, and its answers as correct.
+    The second step of a cascade is the most accurate point with the same engine and batch size. Each point with fewer FLOPs
+    becomes the first step of one cascade. With labels, a point is skipped if a cheaper point is at least as accurate.
+    Without labels, the point with the most FLOPs counts as the most accurate, and its answers as correct.
 
     Args:
         points: the measured points.
         qualities: the quality of each point. A point without FLOPs is in no cascade.
         answers: the answers of each point to the same images.
-        labels: i64[N or more], the classes of the images; None without labels.
+        labels: i64[N or more], the classes of the images; None if there are no labels.
     """
     planned = []
     for indices in _alike(points, qualities):
@@ -144,7 +144,7 @@ class CascadePoint:
         Args:
             plan: the cascade.
             points: the points that the plan's indices refer to.
-            timed: the batches for timing the cascade, of the first step's batch size.
+            timed: batches on which the cascade is timed. They have the first step's batch size.
         """
         self.plan = plan
         self.point, self.then = points[plan.first], points[plan.then]
@@ -158,11 +158,13 @@ class CascadePoint:
         self._assessed = self._escalated = 0
 
     def add(self, batch: Array, labels: Array | None) -> None:
-        """Run the next batch, and count its results. The margin was calibrated on the other half of the batches.
+        """Run the next batch, and count its results.
+
+        The margin for this batch was calibrated on the other half of the batches.
 
         Args:
             batch: dtype[N,H,W,C], of the first step's batch size. The batches must be added in their original order.
-            labels: i64[N]; None without labels.
+            labels: i64[N]; None if there are no labels.
         """
         fold = self._assessed % 2
         logits, escalated = replace(self._cascade, margin=self.plan.fold_margins[1 - fold]).answers(batch)
@@ -190,7 +192,7 @@ class CascadePoint:
         self._counts.append(int(np.count_nonzero(escalated)))
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """Return the speed, from the times of the last calls.
+        """Return the speed, computed from the times of the last calls.
 
         Calls escalate different numbers of images. So the throughput is the batch size divided by the mean time of a call,
         not by the median. To suppress outliers, each time is first replaced by the median time of all calls that escalated

@@ -37,7 +37,7 @@ class Closeness:
 
     @classmethod
     def of(cls, outputs: Array, exact: Array, *, have_classes: bool) -> Closeness:
-        """Compare `outputs` with `exact`, both float32[N, D]; the computation is in float64."""
+        """Compare `outputs` with `exact`, both float32[N, D]. The computation is in float64."""
         ours, theirs = _normalized(outputs), _normalized(exact)
         cosines = np.sum(ours * theirs, axis=1)
         return cls(
@@ -50,7 +50,7 @@ class Closeness:
 
 
 def keep_outputs(kept: list[Array], outputs: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-    """Append the outputs of a batch to `kept`. With `kept` bound, the function is an `Observe`."""
+    """Append the outputs of a batch to `kept`. If functools.partial binds `kept`, the function is an `Observe`."""
     kept.append(outputs.reshape(len(outputs), -1))
 
 
@@ -59,10 +59,11 @@ def with_closeness(
 ) -> list[PointResult]:
     """Add to each result its closeness to the most exact bundle.
 
-    A result is compared with the most exact bundle at the same profile or, if that was not measured, at its first profile.
+    A result is compared with the result of the most exact bundle at the same profile. If that profile was not measured on
+    the most exact bundle, the bundle's first result is used.
 
     Args:
-        results: complete results. Those of other models are returned unchanged.
+        results: complete results. Results of other models are returned unchanged.
         points: the points of the results.
         outputs: the outputs of each point, batch by batch; see `keep_outputs`.
     """
@@ -77,7 +78,7 @@ def with_closeness(
             continue
         same = (index for index in rivals if results[index].profile == result.profile)
         theirs = joined[next(same, exact)]
-        count = min(len(own), len(theirs))  # with another batch size, more images at the end may be left out
+        count = min(len(own), len(theirs))  # the number of images left out at the end depends on the batch size
         closeness = Closeness.of(own[:count], theirs[:count], have_classes=have_classes)
         found.append(replace(result, **asdict(closeness)))
     return found
@@ -97,7 +98,7 @@ def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], l
     Args:
         results: complete results with their closeness. If the outputs are not logits, two bundles agree on an image if its
             nearest neighbour is the same.
-        sizes: bytes of each bundle's weights, by name of the bundle.
+        sizes: size of each bundle's weights in bytes, by the bundle's name.
         least: the share of the images on which a point must agree, 0 to 1.
 
     Returns:
@@ -139,7 +140,10 @@ def _normalized(outputs: Array) -> Array:
 
 
 def _neighbours(normalized: Array) -> Array:
-    """Return i64[N]: for each of the first `_MOST_NEIGHBOURS` rows, the index of the most similar other row among them."""
+    """Return an array i64[N] with the index of each row's most similar other row.
+
+    N is at most `_MOST_NEIGHBOURS`; any further rows are ignored.
+    """
     rows = normalized[:_MOST_NEIGHBOURS]
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)

@@ -178,7 +178,7 @@ def _write_files(results: Sequence[PointResult], given: dict[str, Any]) -> None:
 def _conclude(
     measured: Measured, points: Sequence[Point], tuned: TunedPoints | None, given: dict[str, Any], content: dict[str, Any]
 ) -> list[int]:
-    """Add cascades and the recommended setting to the JSON's content, and print the recommendation.
+    """Add the cascades and the recommended setting to `content`, the data of the JSON, and print the recommendation.
 
     Returns:
         Indices of equally good settings, the recommended one first; empty if no setting is to be recommended.
@@ -254,7 +254,7 @@ def _check_addable(bundles: Sequence[Path], given: dict[str, Any]) -> None:
 
 
 def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
-    """Refuse --add-profile for a setting that merges tokens: `bundle` lacks the graph that merges them with standard ops."""
+    """Refuse --add-profile for a setting that merges tokens, because `bundle` was exported without --merge."""
     merging = [point.profile.name for point in points if point.profile is not None and point.profile.merge]
     if merging:
         raise click.UsageError(

@@ -47,7 +47,7 @@ _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
 
 
 def numbers_of(points: Sequence[PointResult]) -> Mapping[str, Callable[[PointResult], str]]:
-    """Return the columns of numbers: `NUMBERS` and, if any point has them, ratios and closeness."""
+    """Return the columns of numbers: those in `NUMBERS` and, if any point has them, ratios and closeness."""
     ratios = _RATIOS if any(point.compared for point in points) else {}
     return {**NUMBERS, **ratios, **(_CLOSENESS if any(point.cosine_mean for point in points) else {})}
 
@@ -59,7 +59,7 @@ def ratios_to(points: Sequence[PointResult]) -> str | None:
 
 
 def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle], stream: TextIO) -> None:
-    """Print the loaded bundles, and a table with a line per point; stars mark the Pareto front."""
+    """Print the loaded bundles, and a table with a line per point; stars mark the points on the Pareto front."""
     columns: dict[str, Callable[[PointResult], str]] = {
         "bundle": lambda point: point.bundle,
         "profile": lambda point: (point.profile or "-") + (f", then {point.then}" if point.then else ""),

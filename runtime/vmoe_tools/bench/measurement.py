@@ -57,11 +57,11 @@ def measure(
         duration: seconds for timing all points together.
         progress: shows the progress.
         observers: for each point, a function that receives the results of every batch; empty for none.
-        cascades: the cascades to measure as well. If True, `vmoe_tools.bench.cascades.plan_cascades` plans them; False for
+        cascades: the cascades to measure, too. True if `vmoe_tools.bench.cascades.plan_cascades` is to plan them; False for
             none.
 
     Raises:
-        VmoeError: the images don't fit, or a backend failed.
+        VmoeError: the images don't fit a model, or a backend failed.
     """
     batches = _first_batches(points, source)
     answers = [CascadeAnswers() for _ in points] if cascades else []
@@ -119,7 +119,7 @@ class OneCall:
         return self.call()
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """Return the speed, from the times of calls."""
+        """Return the speed, computed from the times of calls."""
         return summarize(seconds, self.images)
 
 
@@ -151,12 +151,12 @@ class ConcurrentCalls:
             for calls in rounds:
                 self._seconds += calls.result()
         except BaseException:
-            # Wake the threads that wait for all threads to start: after an error, some may never start.
+            # Some threads may never start after an error. So wake the threads that wait for all threads to start.
             self._begin.abort()
             raise
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """Return the speed, from the times of the last rounds.
+        """Return the speed, computed from the times of the last rounds.
 
         The throughput is the number of images in a round divided by the median time of a round. The percentiles are those of
         single calls.
@@ -203,7 +203,7 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> OneCall | Concur
 
 
 def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, InputSpec], Array]) -> list[Callable[[], object]]:
-    """Return an untimed call for each point, as `time_interleaved` needs them. All points of an engine share one call."""
+    """Return an untimed call for each point; all points of an engine share one. See `settle` of `time_interleaved`."""
     calls = {id(point.loaded): partial(point.logits, batches[point.takes]) for point in points}
     return [calls[id(point.loaded)] for point in points]
 

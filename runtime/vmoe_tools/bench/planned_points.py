@@ -1,4 +1,7 @@
-"""The points of a measurement: every profile of every bundle on every backend, batch size and number of concurrent calls."""
+"""The points of a measurement.
+
+They are the combinations of bundle, profile, backend, batch size and number of concurrent calls.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class Point:
         return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
-        """Return the logits float32[N, classes] of a batch of `batch_size` images; without logits, the main output."""
+        """Return the logits of a batch, float32[batch_size, classes]. If the graph has no logits, return its main output."""
         return self.engine.outputs(batch, self.profile)[self.engine.manifest.output]
 
 
@@ -57,7 +60,8 @@ def plan_points(
     """Return every requested combination, each once.
 
     Args:
-        engines: one per bundle and backend. If the backend fixes each engine to one profile, also one per profile.
+        engines: one per bundle and backend; or one per bundle, backend and profile if the backend fixes each engine to one
+            profile.
         profiles: for each engine, the profiles to measure it at.
         batch_sizes: images per call; empty for the smallest batch that all bundles accept.
         concurrencies: numbers of concurrent calls.
@@ -83,7 +87,7 @@ def plan_points(
 
 
 def recommendable(points: Sequence[Point]) -> list[int]:
-    """Return the indices of the points that may be recommended: the points of the measured model, not of compared models."""
+    """Return the indices of the points that may be recommended: all points except those of compared models."""
     return [index for index, point in enumerate(points) if not point.loaded.compared]
 
 
@@ -103,10 +107,10 @@ def named_profiles(engine: Engine, names: Sequence[str], **changes: Any) -> list
     Args:
         engine: an engine of the model.
         names: names of profiles; empty for all stored ones.
-        changes: fields of a `Setting` that replace those of each profile.
+        changes: fields of a `Setting`, with the values that replace those of each profile.
 
     Returns:
-        The profiles; [None] for a model that has none.
+        The profiles; [None] for a model that has no profiles.
 
     Raises:
         RoutingError: the model has no such profile.

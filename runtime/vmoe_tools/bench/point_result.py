@@ -33,25 +33,25 @@ class PointResult:
     Attributes:
         bundle: name of the bundle.
         precision: precision of the bundle's large matrix products.
-        profile: name of the routing setting; None if the model has nothing to set.
-        setting: the value of every setting by its key in results, such as `capacity_ratio`. The value is None if the model
+        profile: name of the routing setting; None if the model has no settings.
+        setting: the value of every setting by its key in the JSON, such as `capacity_ratio`. The value is None if the model
             has no such setting.
         backend: name of the backend.
         batch_size: images per call.
         threads: requested threads per call; None for the runtime's own choice.
-        images_per_second: throughput: the batch size divided by the median time of a call. With concurrent calls, the images
-            of a round divided by the median time of a round. This and all times are None if the measurement was interrupted
-            before timing.
+        images_per_second: throughput: the batch size divided by the median time of a call. With concurrent calls, it is the
+            number of images in a round divided by the median time of a round. The throughput and all times are None if the
+            measurement was interrupted before timing.
         p50_ms, p90_ms, p99_ms: percentiles of the milliseconds per call.
         p50_low_ms, p50_high_ms: the 95 % confidence interval of p50_ms.
         kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None if there are no pairs.
-        top1: accuracy, 0 to 1; None without labels.
+        top1: accuracy, 0 to 1; None if there are no labels.
         images: number of images on which kept_pairs, top1, flops_per_image and expert_bytes_per_call were measured.
         flops_per_image: FLOPs of matrix products; an expert's products count only the rows that it processed.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
         pareto: whether the point is on the Pareto front: no other point is at least as fast and as accurate, and better in
-            one of the two. None without labels.
-        chance: accuracy of always answering the most frequent class of the labels; None without labels.
+            one of the two. None if there are no labels.
+        chance: accuracy of always answering the most frequent class of the labels; None if there are no labels.
         concurrency: number of concurrent calls.
         streams: requested number of calls that the backend runs concurrently; None for the backend's own choice.
         then: name of the second setting of a cascade; None for a single setting.
@@ -60,9 +60,9 @@ class PointResult:
             calibrated on other images.
         escalated: share of the images that the cascade escalated; None for a single setting.
         compared: whether the point belongs to another model, loaded for comparison.
-        speed_ratio: images_per_second divided by the same number of the first compared model, on the same backend and at the
-            same batch size and concurrency; None without such a model.
-        flops_ratio: flops_per_image divided by the same number of that compared model; None without it.
+        speed_ratio: images_per_second divided by that of the first compared model that ran on the same backend, at the same
+            batch size and concurrency; None if there is no such model.
+        flops_ratio: flops_per_image divided by that of the same compared model; None if there is no such model.
         agreement, cosine_mean, cosine_p5, cosine_least, same_neighbour: closeness to the most exact bundle, if there are
             several bundles; see `vmoe_tools.bench.closeness.Closeness`.
     """
@@ -107,14 +107,14 @@ class PointResult:
         return self.setting["capacity_ratio"]
 
     def record(self) -> dict[str, Any]:
-        """Return the keys and values of the JSON."""
+        """Return the result as a dictionary with the keys and values of the JSON."""
         columns = {key: value for key, value in asdict(self).items() if key != "setting"}
         before = {key: columns.pop(key) for key in ("bundle", "precision", "profile")}
         return {**before, **self.setting, **columns}
 
     @property
     def name(self) -> str:
-        """The name of the setting, or of the bundle if there is no setting. For a compared model, both names."""
+        """The name of the setting, or of the bundle if there is no setting. For a compared model, it has both names."""
         if self.compared and self.profile is not None:
             return f"{self.bundle} at {self.profile}"
         return self.profile or self.bundle
@@ -131,7 +131,7 @@ class PointResult:
 
     @property
     def speed_interval(self) -> tuple[float, float]:
-        """The lowest and the highest images per second within the confidence interval of p50_ms; zeros if not measured."""
+        """The lowest and highest images per second that p50_high_ms and p50_low_ms imply; both are 0 if not measured."""
         speed, p50 = self.images_per_second, self.p50_ms
         if not speed or not p50 or not self.p50_low_ms or not self.p50_high_ms:
             return 0.0, 0.0
@@ -181,7 +181,7 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
 
     Args:
         points: the results.
-        labels: i64[N] of the images; None without labels.
+        labels: i64[N], the class of each image; None if there are no labels.
     """
     known = [(p.images_per_second, p.top1) for p in points if p.images_per_second is not None and p.top1 is not None]
 
@@ -229,7 +229,7 @@ def comparison(point: PointResult, points: Sequence[PointResult], shown: Callabl
 
 
 def ratio_text(ratio: float | None) -> str:
-    """Format a ratio with two decimals, or with two significant digits if it is below 0.1; a dash for None."""
+    """Format a ratio with two decimals, or with two significant digits if it is below 0.1. None becomes a dash."""
     return "-" if ratio is None else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
@@ -262,7 +262,10 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 
 def near_chance(points: Sequence[PointResult]) -> str | None:
-    """Return a sentence that names the points with an accuracy within two standard errors of chance; None if none is."""
+    """Return a sentence that names the points with an accuracy within two standard errors of chance.
+
+    Return None if there is no such point.
+    """
     known = [(point, point.top1, point.chance) for point in points if point.top1 is not None and point.chance]
     near = [point for point, top1, chance in known if top1 <= chance + 2 * share_error(chance, point.images)]
     if not near:
@@ -315,7 +318,7 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
-    """Return a sentence that names the alternatives: all points in `equal`, from `recommend`, except the first one."""
+    """Return a sentence that names all points in `equal`, the result of `recommend`, except the first one."""
     if len(equal) == 1:
         return "No other setting is accurate enough and as fast within timing noise."
     return f"Also accurate enough, and as fast within timing noise: {', '.join(points[i].name for i in equal[1:])}."

@@ -1,4 +1,4 @@
-"""The figures of a point that don't depend on timing: accuracy, kept pairs, FLOPs, and bytes of weights that it reads."""
+"""The figures of a point that don't depend on timing: accuracy, kept pairs, FLOPs, and bytes of weights read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Quality:
 
     Attributes:
         images: number of images.
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot. With expert choice, share of the
-            (token, expert) pairs. None for a dense model and a Soft MoE.
-        top1: accuracy: share of the labelled images whose largest logit is that of their class; None without labels.
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot. With expert choice, it is the share
+            of the (token, expert) pairs. None for a dense model and a Soft MoE.
+        top1: accuracy: share of the labelled images whose largest logit is that of their class; None if there are no labels.
         flops_per_image: FLOPs of matrix products; an expert's products count only the rows that it processed. None if the
             manifest lacks the sizes.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average. Only experts with at least one
@@ -60,8 +60,8 @@ class Assessment:
         """
         self.point, self._observers = point, observers
         self._labelled = False
-        # The counts of images, calls, correct answers, kept pairs, all pairs and experts with rows; then the rows of each
-        # layer.
+        # Six counts (images, calls, correct answers, kept pairs, all pairs, experts with rows), followed by the number of
+        # rows of each layer.
         self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
 
     def add(self, batch: Array, labels: Array | None) -> None:
@@ -69,10 +69,10 @@ class Assessment:
 
         Args:
             batch: dtype[N,H,W,C], of the point's batch size.
-            labels: i64[N]; None without labels.
+            labels: i64[N]; None if there are no labels.
 
         Raises:
-            VmoeError: the images don't fit, or the backend failed.
+            VmoeError: the images don't fit the model, or the backend failed.
         """
         logits, routing = self.point.engine.logits_and_routing(batch, self.point.profile)
         labels = labels if self.point.engine.manifest.output == "logits" else None
@@ -88,7 +88,7 @@ class Assessment:
         self._counts = self._counts + more
 
     def quality(self) -> Quality | None:
-        """Return the quality over the batches so far; None before the first one."""
+        """Return the quality over all batches added so far; None if there are none."""
         images, calls, right, kept, pairs, used, *rows = self._counts.tolist()
         if not images:
             return None

@@ -30,7 +30,8 @@ def axes_of(given: dict[str, Any]) -> Axes:
 def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
     """Return the profiles of a sweep.
 
-    A profile is left out if it has the same effect as an earlier one: the same number of slots, and as many merged tokens.
+    A profile is left out if it has the same effect as an earlier one: it gives the same number of slots, and merges as many
+    tokens.
 
     Args:
         rules: routing rules of the model.
@@ -38,9 +39,9 @@ def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tup
         axes: the values to vary.
 
     Returns:
-        The profiles, with capacity varying fastest, and notes. A note names the profiles that were left out because they
-        have the same effect as a measured profile. It also states the measured profile's effective capacity ratio, which may
-        be far from the requested one.
+        The profiles, in an order in which capacity varies fastest, and notes. Each note names the profiles that were left
+        out because they have the same effect as one measured profile. It also states the measured profile's effective
+        capacity ratio, which may be far from the requested one.
 
     Raises:
         click.UsageError: the model has no capacity.

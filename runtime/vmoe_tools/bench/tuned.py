@@ -28,7 +28,7 @@ class TunedPoints:
         tried: number of settings that were tried.
         single: index of the best single setting in `points`.
         points: the points of the full setting, the single setting and both steps of the cascade, each once.
-        cascades: the cascade, if there is one.
+        cascades: the cascade that was found, or empty.
         test: the images that the search has not used.
         searched: number of images that the search has used.
         truth: the reference for correct answers: "labels", or the name of a profile.
@@ -53,12 +53,13 @@ def tune(
         source: the images. Without labels, the answers of the full setting count as correct.
         max_drop: share of the correct answers that may be lost, 0 to 1.
         progress: shows the progress.
-        from_first: whether the profile of `first` is the full setting; if not, `full_setting` chooses it.
+        from_first: whether to use the profile of `first` as the full setting. If not, `full_setting` chooses the full
+            setting.
         unmerged: whether to leave out settings that merge tokens.
 
     Raises:
         click.UsageError: there is nothing to search, or there are too few images.
-        VmoeError: the images don't fit, or a backend failed.
+        VmoeError: the images don't fit the model, or a backend failed.
     """
     engine, size = first.engine, first.batch_size
     manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model, outputs=engine.manifest.answers)
@@ -94,7 +95,7 @@ def tune(
 
 
 def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: Sequence[PointResult]) -> dict[str, Any]:
-    """Return the JSON's object about the search and its result.
+    """Return the JSON object that describes the search and its result.
 
     Args:
         found: the result of the search.

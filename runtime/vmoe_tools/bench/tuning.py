@@ -3,8 +3,8 @@
 Settings are points of a grid with an axis for each setting of the model. Each axis begins with the value of the full
 setting. The search starts at the full setting, and then repeats two steps:
 
-1. Select a setting that was already tried: the cheapest one that loses few enough answers or, if none of these is left, the
-   most accurate one on the Pareto front.
+1. Select a setting that was already tried: the cheapest one that loses few enough answers. If all of these have been
+   selected already, select the most accurate one on the Pareto front.
 2. Try the neighbours of the selected setting on the grid.
 
 The search depends only on answers and FLOPs, not on timing, so its result is always the same.
@@ -106,9 +106,10 @@ class TunedCascade:
 
 
 def full_setting(manifest: Manifest, base: Profile) -> Profile:
-    """Return the full setting, with which the others are compared: official routing, and the largest capacity and k.
+    """Return the full setting, with which all other settings are compared.
 
-    The largest values are those of the stored profiles, of `base`, and of the official training (1.05 and 2).
+    It has the official routing, and the largest capacity ratio and k that occur in the stored profiles, in `base`, and in
+    the official training (1.05 and 2).
 
     Args:
         manifest: the bundle's manifest.
@@ -172,7 +173,7 @@ class Search:
               setting.
 
         Raises:
-            VmoeError: the images don't fit, or a backend failed.
+            VmoeError: the images don't fit the model, or a backend failed.
         """
         waiting: dict[Place, Trial] = {(0,) * len(self._axes): self._full}
         seen = set(waiting)
@@ -193,8 +194,8 @@ class Search:
     def _is_enough(self, right: Array) -> bool:
         """Return whether at most the allowed share of correct answers is lost, with 95 % confidence.
 
-        Images that only the cheaper setting classifies correctly do not offset lost answers: if many settings are tried,
-        most such gains are chance.
+        Images that only the cheaper setting classifies correctly do not offset lost answers, because most such gains are
+        chance if many settings are tried.
         """
         lost = int(np.count_nonzero(self._full.right & ~right))
         if not 0 < self._max_drop < 1:

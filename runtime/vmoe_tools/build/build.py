@@ -27,7 +27,7 @@ class BuiltEngine:
     """An engine in the cache.
 
     Attributes:
-        record: the inputs of the build, the GPU, and the batch sizes.
+        record: the record that is stored with the engine: inputs of the build, GPU, and batch sizes.
         seconds: duration of the build; None if the engine was in the cache already.
         checks: comparisons with the CPU, at the smallest and the largest batch size; empty if the engine was in the cache
             already.
@@ -38,7 +38,7 @@ class BuiltEngine:
     checks: tuple[Check, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys and values of the JSON."""
+        """Return the engine's description as a dictionary with the keys and values of the JSON."""
         record = asdict(self.record)
         return {
             "engine": str(self.record.key.file),
@@ -60,7 +60,7 @@ def build_engine(
     say: Say,
     log: Say | None,
 ) -> BuiltEngine:
-    """Build an engine, unless the same one is in the cache.
+    """Build an engine. If the cache already contains the same engine, return that one.
 
     Args:
         bundle: the bundle to build from.
@@ -68,7 +68,7 @@ def build_engine(
         batches: the smallest, tuned and largest number of images per call.
         workspace: limit of scratch memory in MiB; None for all memory of the GPU.
         plugin_inside: whether to store the plugin library in the engine.
-        force: build the engine even if it is in the cache.
+        force: build the engine even if the cache contains it.
         say: called with the name of each step.
         log: called with each line that TensorRT logs.
 

@@ -22,9 +22,9 @@ _IMAGES = 8
 _SEED = 20210610
 
 # The two limits for each precision. The first is the largest accepted difference from the CPU's outputs, relative to the
-# largest output. The second is the smallest accepted share of (token, choice) pairs that engine and CPU both keep at the
-# same expert, or both drop. The difference is a median over the images: in half precision some gates swap order, and the
-# affected images differ by more than rounding.
+# largest output. This difference is a median over the images, because some gates swap order in half precision, and the
+# affected images differ by more than rounding. The second limit is the smallest accepted share of the (token, choice) pairs
+# that the same expert keeps on the engine and on the CPU, or that both drop.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 
@@ -38,9 +38,9 @@ class Check:
         images: number of images compared.
         largest_output: largest absolute output on the CPU.
         max_difference: largest absolute difference over all images.
-        median_difference: median over the images of an image's largest absolute difference.
-        agreement: share of the (token, choice) pairs that engine and CPU both keep at the same expert, or both drop; 1 for a
-            dense ViT.
+        median_difference: median, over the images, of the largest absolute difference of each image.
+        agreement: share of the (token, choice) pairs that the same expert keeps on the engine and on the CPU, or that both
+            drop; 1 for a dense ViT.
     """
 
     reference: str
@@ -55,7 +55,7 @@ class Check:
 class Reference:
     """The answers of a bundle's own graph on the CPU, to which an engine's answers are compared.
 
-    The images are smooth random images: at least eight, in at least two whole routing groups.
+    The images are at least eight smooth random images, which fill at least two routing groups.
 
     Args:
         bundle: the bundle.
@@ -81,13 +81,13 @@ class Reference:
         self._run = Run.of(names, values, profile, by_token=True)
 
     def check(self, engine: Backend, batch: int) -> Check:
-        """Run the same images on the engine, in calls of `batch` images.
+        """Run the reference's images on the engine, in calls of `batch` images, and compare the answers with the CPU's.
 
         To fill the last call, some routing groups of images are run again, in random order.
 
         Raises:
             BackendError: the engine failed.
-            click.ClickException: outputs or routing are too far from the CPU's.
+            click.ClickException: outputs or routing differ too much from the CPU's.
         """
         multiple = self._manifest.batch_multiple
         groups = len(self._images) // multiple
@@ -121,7 +121,7 @@ def refuse_wrong_answers(check: Check, precision: str) -> None:
     """Refuse an engine whose answers differ too much from the bundle's.
 
     Raises:
-        click.ClickException: outputs or routing are too far from the CPU's.
+        click.ClickException: outputs or routing differ too much from the CPU's.
     """
     difference, agreement = LIMITS[precision]
     engine = f"in calls of {check.batch} images the engine"

@@ -61,8 +61,8 @@ def build(
 ) -> None:
     """Build a TensorRT engine for one profile of BUNDLE, which was exported with --tensorrt.
 
-    The engine is for this machine's GPU. The command compares it with the bundle's own graph on the CPU and stores it in
-    the cache folder (VMOE_CACHE_DIR, or else vmoe-export in XDG_CACHE_HOME or ~/.cache), where backend 'tensorrt' finds it.
+    The engine is for this machine's GPU. The command compares it with the bundle's own graph on the CPU and stores it in the
+    cache folder (VMOE_CACHE_DIR, or else vmoe-export in XDG_CACHE_HOME or ~/.cache), from which backend 'tensorrt' loads it.
     """
     if print_trtexec and json_target is not None:
         raise click.UsageError("--print-trtexec builds nothing, so it has no result for --json; omit one of them")

@@ -13,7 +13,7 @@ FOR_OWNER = 0o600
 
 
 def store_engine(engine: bytes, record: EngineRecord) -> None:
-    """Store an engine in the cache. It replaces an engine with the same key.
+    """Store an engine in the cache. A stored engine with the same key is replaced.
 
     Raises:
         EngineCacheError: the cache folder can't be used.

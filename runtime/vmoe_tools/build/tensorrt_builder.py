@@ -44,10 +44,10 @@ def serialized_engine(
         builder = start(tensorrt.Builder)
         if plugin is not None:
             load_plugin(builder.get_plugin_registry(), plugin)
-        # TensorRT 11 ignores the flag, because it has only strongly typed networks.
+        # TensorRT 11 ignores STRONGLY_TYPED, because all its networks are strongly typed.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, log)
-        # The parser looks for the weights in the folder of this path.
+        # The second argument is the graph's path. The parser looks for the weights in the same folder.
         if not parser.parse(graph.data, f"{graph.folder}/{graph.path.name}"):
             problems = [parser.get_error(index).desc() for index in range(parser.num_errors)] or [log.reason()]
             raise BackendError(f"TensorRT can't read {graph.path}: {' '.join(problems[0].split())[:400]}")

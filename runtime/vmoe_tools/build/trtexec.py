@@ -1,4 +1,4 @@
-"""The command line for trtexec, TensorRT's own program, that builds the same engine as `vmoe build`."""
+"""A command line of trtexec, TensorRT's own program. It builds the same engine as `vmoe build`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trtexec_command(
     words = ["trtexec", f"--onnx={graph}"]
     for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
         words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
-    # TensorRT 11 ignores --stronglyTyped, because it has only strongly typed networks.
+    # TensorRT 11 ignores --stronglyTyped, because all its networks are strongly typed.
     words += ["--stronglyTyped", "--noTF32"]
     if with_plugin:
         words.append(f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}")

@@ -107,7 +107,7 @@ def fewshot(
 
 
 def _fitted_to(path: Path) -> str:
-    """Return the JSON text that a head's file stores, to identify the features that the head is fitted to."""
+    """Return the JSON text that identifies the features of the bundle at `path`. The file of a head stores this text."""
     with Bundle.open(path, verify=False) as bundle, bundle.open_weights() as file:
         manifest, sampled = bundle.manifest, []
         for tensor in read_tensors(file, manifest.files[WEIGHTS_NAME].size):
@@ -131,7 +131,7 @@ def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
 
 
 def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: int) -> tuple[Array, Array]:
-    """Return the indices of the images to fit the head to, and of all other images."""
+    """Return the indices of at most `per_class` images of each class, to fit the head to, and those of all other images."""
     generator = np.random.default_rng(seed)
     chosen = []
     for index in range(labels.max() + 1):

@@ -1,4 +1,4 @@
-"""The agreement of two bundles of one model, such as two precisions, in outputs and routing on the same images."""
+"""The agreement of two bundles of one model, such as two precisions: of their outputs and routing on the same images."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def inspect(
 def _side_by_side(
     bundle: Path, picture: Path, names: Sequence[str], changes: dict[str, Any], given: dict[str, Any]
 ) -> PictureReport:
-    """Run one picture at every setting, and draw the result if requested."""
+    """Run one picture at every setting and, if requested, draw the result."""
     with ExitStack() as closing:
         engines = load_engines([bundle], (), [given["backend"]], names, Parallelism(given["threads"]), closing)
         manifest = engines[0].engine.manifest
@@ -151,7 +151,7 @@ def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
-    """Refuse a folder for the pictures that can't or must not be written to, before the user waits for the pictures."""
+    """Refuse a folder that can't or must not be written to, before the user waits for the pictures to write there."""
     if out is None:
         return
     import vmoe_tools.patch_pictures  # noqa: F401

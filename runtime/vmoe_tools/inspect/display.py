@@ -22,7 +22,7 @@ _DIGITS_OF_A_HASH = 16
 _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
 _WIDTH = 78  # line width for grids of patches side by side
-_SIGNS = string.digits + string.ascii_letters + "+."  # signs for experts 0 to 61, further experts, and a dropped patch
+_SIGNS = string.digits + string.ascii_letters + "+."  # signs of experts 0 to 61, of further experts, and of a dropped patch
 _IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
 """Columns to leave out first: profile names and slots contain the same information."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
@@ -169,7 +169,7 @@ def _flips(report: PictureReport) -> str:
 
 
 def _signs(patches: np.ndarray[Any, np.dtype[Any]]) -> Callable[[int], str]:
-    """Return a function that formats the row of patches with a given index, with one sign per patch."""
+    """Return a function that formats one row of `patches`, given the row's index, with one sign per patch."""
     return ["".join(_SIGNS[min(expert, len(_SIGNS) - 2)] for expert in row) for row in patches].__getitem__
 
 

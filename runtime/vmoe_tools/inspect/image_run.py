@@ -1,4 +1,4 @@
-"""A run of one or more bundles on all images: the routing of the first bundle, and how far the others agree with it."""
+"""A run of bundles on all images: the routing of the first bundle, and how far the other bundles agree with it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ImageReport:
 
     Attributes:
         images: number of images that were run, in whole routing groups.
-        top1: accuracy of the bundle; None without labels.
+        top1: accuracy of the bundle; None if there are no labels.
         layers: statistics of each MoE layer, by its name.
         others: the other bundles, and their agreement with this one.
         bundle: name of the bundle.
@@ -75,7 +75,7 @@ class ImageReport:
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """Return the keys and values of the JSON."""
+        """Return the report as a dictionary with the keys and values of the JSON."""
         run = self.profile
         slots = {} if run is None else {"slots": run.slots, "effective_ratio": run.effective_ratio}
         return {**asdict(self), "profile": run and {"name": run.name, **run.stored(), **slots}}
@@ -101,7 +101,7 @@ def run_images(
 
     Raises:
         ImageError: there are fewer images than a routing group has.
-        VmoeError: the images don't fit, or a bundle can't be run with the profile.
+        VmoeError: the images don't fit the model, or a bundle can't be run with the profile.
     """
     first, *others = engines = [each.engine for each in bundles]
     manifest, setting = first.manifest, None if profile is None else profile.name

@@ -57,11 +57,11 @@ def interference(
 
     Args:
         engine: the engine.
-        images: from `engine.batch`, [N,H,W,C]. Images at the end that don't fill a call are ignored.
+        images: [N,H,W,C], the result of `engine.batch`. Images at the end that don't fill a call are ignored.
         setting: as for a call of the engine.
         sets: number of shuffled orders, in addition to the original order, which is run first.
         seed: random seed of the orders.
-        after_set: called with the number of images after all of them have run in one of the shuffled orders.
+        after_set: called each time all images have run in one of the shuffled orders, with the number of images.
 
     Raises:
         ImageError: there are too few images for two calls.
@@ -98,7 +98,7 @@ def interference(
 
 
 def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
-    """Run images in the given `order`, and return their outputs in the original order."""
+    """Run the images in the order `order`, and return the outputs in the original order of the images."""
     calls = [engine.outputs(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
     answers = np.concatenate([call[engine.manifest.output] for call in calls])
     original = np.empty_like(answers)

@@ -30,8 +30,8 @@ class SettingAnswer:
         experts: for each MoE layer, a list for each token: the experts that processed the token, the one with the largest
             gate first. The list is empty if the token was dropped. If there is a classifier token, it comes first; then come
             the patches, row by row.
-        tokens: for each MoE layer, the index of the token that now contains each original token of the picture. Merged
-            tokens have the same index.
+        tokens: for each MoE layer, the index of the token that now contains each original token of the picture. Original
+            tokens that were merged into one have the same index.
     """
 
     name: str
@@ -67,7 +67,10 @@ class PictureReport:
     flips: tuple[int, ...]
 
     def record(self) -> dict[str, Any]:
-        """Return the keys and values of the JSON. The classes have the same format as in `vmoe run`."""
+        """Return the report as a dictionary with the keys and values of the JSON.
+
+        The classes have the same format as in `vmoe run`.
+        """
         settings = [{**asdict(each), "classes": class_records(each.classes, self.class_names)} for each in self.settings]
         return {**asdict(self), "settings": settings}
 
@@ -76,7 +79,7 @@ class PictureReport:
         return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
 
     def patches(self, setting: SettingAnswer, layer: str) -> Array:
-        """Return i64[2,rows,columns]: the expert with the largest gate (-1 if dropped), and the token, of each patch.
+        """Return i64[2,rows,columns]: for each patch, its expert with the largest gate (-1 if dropped), and its token.
 
         Raises:
             RoutingError: `grid` is None.
@@ -94,7 +97,7 @@ def compare_settings(points: Sequence[Point], batch: Array, picture: str) -> Pic
     Args:
         points: points of one model that returns logits, at batch size 1.
         batch: dtype[1,H,W,C], the picture as an input of the graph.
-        picture: path of its file, for the report.
+        picture: path of the picture file, which the report shows.
 
     Raises:
         VmoeError: a backend failed.

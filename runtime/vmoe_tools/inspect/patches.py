@@ -20,8 +20,8 @@ class LayerPatches:
             was dropped. In a Soft MoE it is E, because all experts process a part of every patch.
         expert: i64[N,rows,columns], the expert of the kept choice with the largest gate; -1 if the patch was dropped. If
             several gates are equally large, the first choice counts.
-        weight: f32[N,rows,columns], the gate of that choice; in a Soft MoE, the share of that expert. 0 if the patch was
-            dropped.
+        weight: f32[N,rows,columns], the gate of the choice in `expert`; in a Soft MoE, the share of that expert in the
+            patch's output. It is 0 if the patch was dropped.
     """
 
     processed: Array

@@ -1,4 +1,4 @@
-"""Sample images and the routing of their patches at several capacities, for the pictures."""
+"""Sample images, and the routing of their patches at several capacities, from which the pictures are drawn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Frame:
     Attributes:
         name: name of the setting; None if the model has nothing to set.
         effective_ratio: capacity ratio of the setting after rounding to whole slots; None if the model has nothing to set.
-        answers: i64[n], the class with the largest logit of each sample; None if the bundle returns no logits.
+        answers: i64[n], for each sample, the class with the largest logit; None if the bundle returns no logits.
         patches: for each MoE layer, i64[2,n,rows,columns]: the expert of each patch (-1 if it was dropped), and the index of
             the token that contains the patch.
     """
@@ -44,12 +44,12 @@ class Samples:
 
     Attributes:
         pixels: f32[n,H,W,C], from 0 to 1; C is 1 or 3.
-        labels: i64[n]; None without labels.
+        labels: i64[n], the class of each sample; None if there are no labels.
         patch_size: height and width of a patch in pixels.
-        num_experts: E of each MoE layer.
+        num_experts: number of experts in each MoE layer.
         own: the results at the inspected setting.
-        frames: the results at several ascending capacity ratios, including `own`. If the model has no capacity, or its graph
-            is fixed to one setting, only `own`.
+        frames: the results at several ascending capacity ratios, including `own`. If the model has no capacity, or if its
+            graph is fixed to one setting, they contain only `own`.
     """
 
     pixels: Array
@@ -70,7 +70,7 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
 
     Raises:
         RoutingError: the bundle's manifest doesn't say which tokens are patches.
-        VmoeError: the images don't fit, or the backend failed.
+        VmoeError: the images don't fit the model, or the backend failed.
     """
     manifest = engine.manifest
     assert manifest.moe_layers
@@ -98,7 +98,7 @@ def shown_pixels(batch: Array) -> Array:
 
 
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
-    """Return the inspected setting at several capacity ratios. Leave out a ratio if another has the same number of slots."""
+    """Return the inspected setting at several capacity ratios. Leave out ratios that repeat a number of slots."""
     rules = engine.manifest.rules
     if profile is None or engine.only_profile is not None:
         return [profile]

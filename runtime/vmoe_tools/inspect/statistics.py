@@ -1,4 +1,4 @@
-"""Routing statistics over many images: load of experts, dropped pairs, gates, and classes of each expert."""
+"""Routing statistics over many images: load of each expert, dropped pairs, gates, and the classes of each expert."""
 
 from __future__ import annotations
 
@@ -67,9 +67,11 @@ class LayerStatistics:
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
         images: number of images.
-        load: f64[E], number of pairs that each expert kept; in a Soft MoE, the sum of the expert's shares of all tokens.
-        requested: i64[E], number of pairs that chose each expert; None if tokens do not choose, and for TensorRT graphs.
-        expert_dropped: f64[E], dropped share of `requested`, NaN if `requested` is 0; None if `requested` is None.
+        load: f64[E], number of pairs that each expert kept; in a Soft MoE, the sum of the expert's shares of the outputs of
+            all tokens.
+        requested: i64[E], number of pairs that chose each expert; None if tokens do not choose experts, and for TensorRT
+            graphs.
+        expert_dropped: f64[E], dropped share of `requested`, which is NaN if `requested` is 0; None if `requested` is None.
         pairs_dropped: share of all pairs that got no slot; None in a Soft MoE.
         patches_dropped: share of the patches that no expert processed; None if the manifest does not say which tokens are
             patches.
@@ -79,9 +81,9 @@ class LayerStatistics:
         gates_kept: i64[BINS], histogram of the gates of kept pairs.
         gates_dropped: i64[BINS], histogram of the gates of dropped pairs.
         class_weight: f64[classes,E], mean routing weight of each class and expert: the sum of the gates of kept pairs,
-            divided by the number of tokens, both over the images of the class. NaN for a class without images; None without
-            labels.
-        class_images: i64[classes], number of images of each class; None without labels.
+            divided by the number of tokens, both over the images of the class. NaN for a class without images. The attribute
+            is None if there are no labels.
+        class_images: i64[classes], number of images of each class; None if there are no labels.
     """
 
     kind: ModelKind
@@ -116,7 +118,7 @@ class RoutingStatistics:
         """Start with no batches.
 
         Args:
-            num_classes: number of classes of the labels; None without labels.
+            num_classes: number of label classes; None if there are no labels.
         """
         self._num_classes = num_classes
         self._sums: dict[str, dict[str, Any]] = {}
@@ -128,10 +130,11 @@ class RoutingStatistics:
         Args:
             routing: the result of `Engine.routing`, by MoE layer.
             images: number of images of the batch.
-            labels: integers[images], 0 to num_classes - 1; None without labels.
+            labels: integers[images], from 0 to num_classes - 1; None if there are no labels.
 
         Raises:
-            RoutingError: the routing doesn't fit the number of images, or a label is invalid. Nothing is added then.
+            RoutingError: the routing doesn't fit the number of images, or a label is invalid. In both cases, nothing is
+                added.
         """
         added = {name: _count(layer, images, labels, self._num_classes) for name, layer in routing.items()}
         for name, counts in added.items():
@@ -153,7 +156,7 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
     except RoutingError:
         patches = np.zeros(0, bool)
     count, known = as_whole(images) or 0, [patches, patches if routing.token is None else routing.token]
-    # If neither array shows the number of images, at least check that the tokens divide evenly among the images.
+    # If neither array in `known` shows the number of images, at least check that the tokens divide evenly among the images.
     if count < 1 or len(choices.kept) % count or any(len(values) not in (0, count) for values in known):
         raise RoutingError(f"the routing is not that of {shown(images)} images")
     by_class: Array = np.zeros((num_classes or 0, experts))
@@ -187,7 +190,7 @@ def _checked_labels(labels: Any, images: int, num_classes: int) -> Array:
         found = np.asarray(labels)
         if found.shape == (images,) and found.dtype.kind in "iu" and found.min() >= 0 and found.max() < num_classes:
             return found.astype(np.int64)
-    except ValueError:  # a list of lists of different lengths
+    except ValueError:  # numpy refuses a list of lists of different lengths
         pass
     raise RoutingError(f"labels must be {images} whole numbers from 0 to {num_classes - 1}, not {shown(labels)}")
 
@@ -237,7 +240,10 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def _entropies(shares: Array) -> Array:
-    """Return the entropies f64[N] of rows f64[N,E] that sum to 1, relative to the largest possible entropy; 1 if E is 1."""
+    """Return f64[N]: the entropy of each row of `shares` [N,E], divided by the largest possible one; 1 if E is 1.
+
+    Each row must sum to 1.
+    """
     experts = shares.shape[1]
     if experts == 1:
         return np.ones(len(shares))

@@ -26,7 +26,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
 
     Args:
         bundle: the open bundle.
-        verified: whether the SHA-256 of its files were compared.
+        verified: whether the SHA-256 hashes of the bundle's files were checked.
 
     Returns:
         - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
@@ -166,13 +166,13 @@ def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
-    """Return the worst of some comparisons: the largest differences, and the smallest share of equally routed pairs."""
+    """Return the worst results in `entries`: the largest differences, and the smallest share of equally routed pairs."""
     found = [entry for entry in entries or [] if isinstance(entry, dict)]
     if not found:
         return None
 
     def numbers(key: str) -> Iterator[float]:
-        """Yield the numbers under `key` in all entries. An entry may have one number, or one for each block."""
+        """Yield the numbers under `key` in all entries. An entry may contain one number, or a number for each block."""
         for entry in found:
             value = entry.get(key)
             for part in value.values() if isinstance(value, dict) else [value]:

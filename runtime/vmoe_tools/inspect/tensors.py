@@ -39,7 +39,10 @@ class ListedTensor:
 
     @property
     def is_scale(self) -> bool:
-        """Whether the tensor contains the scales of an int8 or int4 kernel: part of its encoding, not parameters."""
+        """Whether the tensor contains the scales of an int8 or int4 kernel.
+
+        The scales are part of the kernel's encoding, not parameters.
+        """
         return self.name.rpartition("/")[2] == "kernel_scale"
 
 

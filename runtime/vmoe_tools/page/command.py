@@ -37,7 +37,7 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
 
     Any web server can serve the folder, and the page requests nothing from other hosts. You draw a digit or drop a picture,
     change the capacity and the other settings, and see classes, dropped and merged patches, experts, time and FLOPs. The
-    weights are a hard link in the folder, or a copy if the file system has no links.
+    weights are a hard link in the folder, or a copy if the file system doesn't support hard links.
     """
     PAGE.check(out, force=force)
     facts, graph = while_unchanged(lambda: _verified(bundle))

@@ -23,7 +23,7 @@ RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 
 
 _GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # field numbers in ModelProto, GraphProto and TensorProto of onnx.proto3
 _MOST_VALUES = 1024  # the most steps of a slider; limits what a manifest can request
-_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB in total, and the runtime needs some of them
+_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB in total, part of which the runtime needs
 
 
 def page_facts(bundle: Bundle) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def graph_without_defaults(graph: bytes) -> bytes:
     """Remove the default values of the settings from a canonical graph.
 
     With default values, onnxruntime-web doesn't let a call set the settings. A default value is an initializer with the name
-    of a setting. Replace its name by an unused name of the same length.
+    of a setting. So this function replaces its name by an unused name of the same length, which removes the default.
     """
     edited = bytearray(graph)
     for number, part in fields(memoryview(edited)):
@@ -136,7 +136,7 @@ def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
     """Return the FLOPs of an image; None if the manifest lacks the sizes.
 
     Returns:
-        - `by_merge`: for each value of `merge`, the FLOPs without those of experts
+        - `by_merge`: for each value of `merge`, the FLOPs of everything except experts
         - `of_row`: FLOPs of an expert per row. A row is a kept pair or, in a Soft MoE, a slot.
         - `dense`: FLOPs of the dense model
         - `of_class_pairs`: whether the last layer computes only the pairs of the class token

@@ -72,7 +72,7 @@ class Collection:
             progress: shows the progress.
 
         Raises:
-            VmoeError: the images don't fit, or a backend failed.
+            VmoeError: the images don't fit the models, or a backend failed.
             KeyboardInterrupt: the measurement was interrupted.
         """
         self.plan, self.given, self.progress = plan, given, progress
@@ -180,7 +180,7 @@ class Collection:
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
         """Run samples at several capacity ratios.
 
-        If images are routed together, run the first images of the source in whole groups, instead of the chosen samples.
+        If images are routed in groups, run the first images of the source, in whole groups, instead of the chosen samples.
         """
         point = self.plan.points[self.start]
         if not pictures or self.seen[self.start].patches is None:
@@ -236,10 +236,10 @@ class Collection:
 def choose_samples(labels: Array | None, available: int, wanted: int) -> list[int]:
     """Choose the images to show, and return their indices in ascending order.
 
-    Without labels, choose the first images. With labels, choose about equally many images of each class.
+    If there are labels, choose about equally many images of each class; if not, choose the first images.
 
     Args:
-        labels: i64[N]; None without labels.
+        labels: i64[N]; None if there are no labels.
         available: choose only from the first `available` images.
         wanted: number of images to show.
 
@@ -273,7 +273,7 @@ def data_address(image: Array) -> str:
 
 
 def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: float) -> Fall | None:
-    """Find the capacity below which accuracy begins to fall; None without labels.
+    """Find the capacity below which accuracy begins to fall. Return None if there are no labels.
 
     Args:
         points: the measured points.
@@ -290,7 +290,7 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
 
 def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
-    """Return the curve of the first bundle that contains its most accurate setting, as indices of points."""
+    """Return the curve on which the first bundle's most accurate setting lies, as indices of points."""
     own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
     return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 

@@ -73,8 +73,8 @@ class SettingContents:
             - `gate_entropy`: 0 to 1, mean entropy of the tokens' gates
             - `gates_kept`, `gates_dropped`: histograms of the gates of kept and dropped pairs, in bins of equal width
 
-        answers: for each sample, the predicted class, its probability, and whether it is correct (None without labels).
-            Empty if the bundle returns no logits.
+        answers: for each sample, the predicted class, its probability, and whether it is correct (None if there are no
+            labels). Empty if the bundle returns no logits.
         patches: base64 of unsigned little-endian integers [layers, samples, rows, columns] of `patch_bytes` bytes each. An
             integer is 0 for a dropped patch, else 1 + the index of the patch's expert. If tokens are merged, a second array
             of the same shape follows, with the token that contains each patch. None if it isn't known which tokens are
@@ -90,7 +90,7 @@ class SettingContents:
 
 @dataclass(frozen=True)
 class Fall:
-    """The capacity below which accuracy begins to fall, along a curve. All values are indices in the report's points.
+    """The capacity on a curve below which accuracy begins to fall. All values are indices in the report's points.
 
     Attributes:
         best: the most accurate setting. If several are equally accurate, the one with the lowest capacity.
@@ -128,7 +128,7 @@ class Report:
         ratios: requested capacity ratios, for the slider.
         curves: the curves of all bundles, beginning with those of the first bundle.
         others: indices of the points of other models, such as a dense ViT, which are on no curve.
-        fall: where accuracy begins to fall, along the curve of the first bundle that contains its most accurate setting.
+        fall: where accuracy begins to fall on the curve that contains the first bundle's most accurate setting.
         recommended: index of the recommended setting in `points`.
         equally_fast: indices of the settings that are equally fast within timing noise, the recommended one first.
         start: index of the point that the page begins with: the recommended setting, or the largest capacity of the first
@@ -177,7 +177,7 @@ class Report:
     merged: list[str]
 
     def record(self) -> dict[str, Any]:
-        """Return the keys and values of the JSON."""
+        """Return the report as a dictionary with the keys and values of the JSON."""
         measured = {name: [point.record() for point in getattr(self, name)] for name in ("points", "cascades")}
         return {**asdict(self), **measured}
 

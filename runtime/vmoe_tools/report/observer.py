@@ -14,7 +14,7 @@ from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 
 
 class PointObserver:
-    """An observer that records the results of every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
+    """An observer (see `vmoe_tools.bench.quality.Observe`) that records the results of every batch of a setting."""
 
     def __init__(self, samples: Sequence[int], manifest: Manifest, classes: int | None, *, has_routing: bool) -> None:
         """Start with no batches.
@@ -22,7 +22,7 @@ class PointObserver:
         Args:
             samples: ascending indices of the sample images among all images.
             manifest: the bundle's manifest.
-            classes: number of classes of the labels; None without labels.
+            classes: number of label classes; None if there are no labels.
             has_routing: whether to record routing, too.
         """
         self._samples = np.array(samples, np.int64)
@@ -56,7 +56,7 @@ class PointObserver:
 
     @property
     def layers(self) -> dict[str, LayerStatistics]:
-        """Statistics of each MoE layer over all images; empty without `has_routing`."""
+        """Statistics of each MoE layer over all images; empty if `has_routing` is false."""
         return self._statistics.layers()
 
     @property
@@ -64,7 +64,7 @@ class PointObserver:
         """The patches of the samples, for each layer i64[2,samples,rows,columns].
 
         Index 0 of the first axis is the expert of each patch, -1 if the patch was dropped. Index 1 is the token that
-        contains the patch. The result is None without `has_routing`, or if it isn't known which tokens are patches.
+        contains the patch. The result is None if `has_routing` is false, or if it isn't known which tokens are patches.
         """
         parts = self._patches
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]} if parts else None

@@ -83,7 +83,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
 
 
 def inlined(module: str) -> str:
-    """Return the source of a JavaScript module for use inside another script: without the keyword `export`.
+    """Return the source of a JavaScript module without the keyword `export`, so that another script can contain it.
 
     Examples:
         >>> inlined('export const TEXT = "export it"; // for export \\n')

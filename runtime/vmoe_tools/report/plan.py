@@ -101,7 +101,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 def patch_bytes(engine: Engine) -> int:
     """Return the number of bytes of each integer in `SettingContents.patches`.
 
-    It suffices for the index of every expert and, with merging, of every token.
+    This size suffices for the index of every expert and, if tokens may be merged, of every token.
     """
     rules = engine.manifest.rules
     return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
@@ -137,7 +137,7 @@ def _curves_of(
 
 
 def _default_ratios(rules: RoutingRules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
-    """Return the default ratios that the model accepts. If it accepts none, return all, so that a later error says why.
+    """Return the default ratios that the model accepts. If it accepts none, return all; a later error then says why.
 
     A model refuses ratios above its number of experts. If it has many experts and rounds slots with "round", it also refuses
     ratios that give 0 slots.

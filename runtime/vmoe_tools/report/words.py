@@ -10,7 +10,7 @@ _MUCH = 0.05  # an effective capacity ratio is mentioned if it differs from the 
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Format a share in percent; a dash for None.
+    """Format a share in percent. None becomes a dash.
 
     Examples:
         >>> percent(0.98765).replace("\u00a0", " "), percent(None)
@@ -96,7 +96,7 @@ def recommendation(report: Report) -> str | None:
 
 
 def certainty(report: Report) -> str | None:
-    """Return a sentence with the confidence interval of the best accuracy; None without labels."""
+    """Return a sentence with the confidence interval of the best accuracy; None if there are no labels."""
     known = [point for point in report.points if point.top1 is not None]
     if not known:
         return None
@@ -108,7 +108,10 @@ def certainty(report: Report) -> str | None:
 
 
 def whole_slots(report: Report) -> str | None:
-    """Return a note that charts show requested capacity ratios; None if no effective ratio differs much."""
+    """Return a note that charts show requested capacity ratios.
+
+    Return None if every effective ratio is close to the requested one.
+    """
     for point, effective in zip(report.points, report.effective, strict=True):
         if (ratio := effective_ratio(point.capacity_ratio, effective)) and not point.compared:
             return (
@@ -197,7 +200,7 @@ def trend(
 ) -> str:
     """Return the alternative text of a chart.
 
-    It states the first and the last value of the first curve, and the values of other models.
+    The text states the first and the last value of the first curve, and the values of other models.
     """
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title

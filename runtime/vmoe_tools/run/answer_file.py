@@ -109,7 +109,7 @@ def _write_parquet(file: IO[bytes], table: Table) -> None:
     import pyarrow.parquet as pq
 
     columns = {name: list(column) if column.ndim > 1 else column for name, column in table.items()}
-    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # the type, needed if all are null
+    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # type needed if every error is null
     pq.write_table(pa.table(columns), file)
 
 

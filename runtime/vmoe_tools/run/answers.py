@@ -22,8 +22,8 @@ class Answer:
     Attributes:
         image: the file.
         classes: index and probability of the most likely classes, the most likely first; empty if there is an error.
-        error: one sentence that says why the image has no answer; None if it has one.
-        outputs: float32 arrays of the other outputs by name, such as features, tokens and outputs of blocks; empty if there
+        error: one sentence that says why the image has no answer; None if it has an answer.
+        outputs: the other outputs by name, such as features, tokens and outputs of blocks, as float32 arrays; empty if there
             is an error.
     """
 
@@ -40,8 +40,8 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
     answered.
 
     Args:
-        engine: an engine that doesn't return the members of an ensemble. Its profile is the setting.
-        images: image files. Their number must be a multiple of the routing group.
+        engine: an engine that doesn't return the members of an ensemble. The images are run at the engine's profile.
+        images: image files. Their number must be a multiple of the size of a routing group.
         top: number of classes per image.
 
     Raises:

@@ -117,7 +117,7 @@ def check_fills_groups(manifest: Manifest, count: int) -> None:
 
 
 def _lines(each: Answer, engine: Engine, width: int) -> Iterator[str]:
-    """Yield the lines for one image: file, probability and class, in columns."""
+    """Yield the lines to print for one image, one per class, with the columns file, probability and class."""
     for rank, (index, probability) in enumerate(each.classes):
         file = "" if rank else printable(str(each.image))
         name = engine.class_names[index] if engine.class_names else f"class {index}"
