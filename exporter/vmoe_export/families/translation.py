@@ -469,7 +469,7 @@ class Translation(ForeignModel):
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
-        """Pad the MLP `ours` with zero hidden features to the hidden size of `other`. Refuse (ConfigError) a wider `ours`."""
+        """Pad the MLP `ours` with zero hidden features to the hidden size of `other`. Raise ConfigError if it is wider."""
         hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
         if hidden > wanted:
             raise ConfigError(
