@@ -5,9 +5,8 @@
 
 The program prints a table for each model and batch size as soon as it is measured. The models have random weights. This
 engine gets each model through `vmoe export`, from the files that its library saves. OpenVINO, ONNX Runtime and torch.compile
-get the torch module itself.
-With `--merge`, each run of this engine is also timed with that many tokens merged per block, and the speed-up is compared
-with the ratio of the FLOPs. The peers need `pip install -r benchmarks/requirements.txt`.
+get the torch module itself. With `--merge`, each run of this engine is also timed with that many tokens merged per block,
+and the speed-up is compared with the ratio of the FLOPs. The peers need `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
 """

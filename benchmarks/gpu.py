@@ -2,8 +2,8 @@
 
     python3 benchmarks/gpu.py [--parts exactness timing ...] [--shapes "64 x 197" ...] [--quick] [--seed N] [-o DIR]
 
-The program needs only nvcc and a torch with CUDA. It needs no network access, and no other part of this project has to
-be installed.
+The program needs only nvcc and a torch with CUDA. It needs no network access, and no other part of this project has to be
+installed.
 """
 
 import sys

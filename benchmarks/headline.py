@@ -2,23 +2,19 @@
 
     python benchmarks/headline.py [--sizes S/32 B/16 ...] [--batch 8] [--threads 2] [--precision bf16] [-o FILE.svg]
 
-The program times every setting of cpu/published.json, prints a table and the time saved at equal accuracy, and draws
-the picture. Each point is stored as soon as it is measured, in the file that `--json` names, by default next to the picture.
-Stored
-points are not measured again.
+The program times every setting of cpu/published.json, prints a table and the time saved at equal accuracy, and draws the
+picture. Each point is stored as soon as it is measured, in the file that `--json` names, by default next to the picture.
+Stored points are not measured again.
 
 The accuracies come from the paper. They apply to models trained on JFT-300M. The paper reports the cost of these models as
 TPUv3-core-days, FLOPs and time on TPUs. Here, the cost is the time on this CPU, for models of the same shapes with random
 weights, N(0, 0.02), and balanced routers. The values of the weights affect the time only through the number of pairs that
-get a slot,
-which the table shows.
+get a slot, which the table shows.
 
 A dense model is timed in this engine, OpenVINO and ONNX Runtime, and the fastest time is used. If a runtime takes over 1.5 x
 the fastest time, later models are not timed in it. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. With int8,
-the
-loss of accuracy is not shown. Each model is created, timed on its own, and deleted before the next one is created, because
-the
-largest takes 45 GB of disk and 16 GB of memory.
+the loss of accuracy is not shown. Each model is created, timed on its own, and deleted before the next one is created,
+because the largest takes 45 GB of disk and 16 GB of memory.
 """
 
 from __future__ import annotations
@@ -66,7 +62,7 @@ def timed(call: Callable[[], object], given: argparse.Namespace) -> Point:
 
 
 def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> Point:
-    """Time the dense model in each of `runs`, and return the fastest time. Remove much slower runs from `runs`."""
+    """Time the dense model in each of `runs`, and return the point of the fastest. Remove much slower runs from `runs`."""
     cell, images, found = Cell(model, given.batch, given.threads, {}), model.images(given.batch), dict[str, Point]()
     for name in runs:
         call, runtime = RUNS[name].load(cell)

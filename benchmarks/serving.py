@@ -1,7 +1,6 @@
 """Measure HTTP serving of a bundle on this machine. The service and the load generator run in separate processes.
 
-    python benchmarks/serving.py traces BUNDLE --images NPZ|DIR       compares elastic capacity with fixed settings under
-    load
+    python benchmarks/serving.py traces BUNDLE --images NPZ|DIR       compares elastic capacity with fixed settings
     python benchmarks/serving.py saturation BUNDLE --images NPZ|DIR   compares the service with the bare engine
 
 The option --service is either `ray`, which runs `vmoe serve ray`, or the path of a program with the same options and HTTP

@@ -8,10 +8,8 @@
 The program prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` chooses the
 runs to time, which are this engine's and its peers'. This engine runs the V-MoE in all precisions, and the dense ViT in
 fp32, bf16 and int8. `--help` lists all runs. With `--table`, the program prints this machine's part of docs/speed.md
-instead,
-as Markdown and as a line of JSON. The models have random weights, N(0, 0.02), and are created once, in the output folder.
-The
-int8 peers need `pip install -r benchmarks/requirements.txt`.
+instead, as Markdown and as a line of JSON. The models have random weights, N(0, 0.02), and are created once, in the output
+folder. The int8 peers need `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
 """

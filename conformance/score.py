@@ -115,7 +115,10 @@ def difference(name: str, found: Any, vector: Vector) -> str:
 
 
 def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
-    """Return a function that opens a model in ONNX Runtime. If `library` is given, the function registers its custom ops."""
+    """Return a function that opens a model in ONNX Runtime.
+
+    If `library` is given, the returned function registers its custom ops.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()

@@ -3,9 +3,9 @@
     python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
     python onnxruntime_plain.py mnist.vmoe test_data.npz --op-library $(python -m vmoe_runtime --op-library)
 
-The .npz file contains the array `images`, with the model's image size. They are uint8, or float32 in [-1, 1], with shape
-[N,H,W,C], or [N,H,W] for
-one channel. If the file also contains `labels`, int[N], the program prints the accuracy.
+The .npz file contains the array `images`, with the model's image size. The images are uint8, or float32 in [-1, 1].
+Their shape is [N,H,W,C], or [N,H,W] if there is one channel. If the file also contains `labels`, int[N], the program
+prints the accuracy.
 """
 
 import argparse

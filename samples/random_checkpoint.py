@@ -2,11 +2,9 @@
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-This command writes b16.safetensors. It also writes b16.json, which contains the part of the model config that can't be
-read from the tensors. The weights are random, but their shapes, the size of the file and the model's speed are the same as
-for a trained
-model. Only
-one tensor at a time is in memory.
+This command writes b16.safetensors. It also writes b16.json, which contains the part of the model config that can't be read
+from the tensors. The weights are random, but their shapes, the size of the file and the model's speed are the same as for a
+trained model. Only one tensor at a time is in memory.
 """
 
 from __future__ import annotations

@@ -114,7 +114,8 @@ def compiled_in_licences() -> str:
 def unpacked(sdist: Path) -> Path:
     """Unpack a source archive into a folder, and return the folder.
 
-    Files whose content has not changed since the last build are not written again, so that zig's cache recognizes them.
+    Files whose content has not changed since the last build are taken from that build's folder, so that zig's cache
+    recognizes them.
     """
     target, fresh = WORK / "source", WORK / "source-fresh"
     shutil.rmtree(fresh, ignore_errors=True)

@@ -1,8 +1,7 @@
 """Generate the C++ headers with the declarations that Python and C++ share.
 
 The declarations are the op table, and the rules for bundles, settings and services. After changing the Python declarations,
-run `python
-tools/cpp_headers.py`. The program writes the files that `headers` lists.
+run `python tools/cpp_headers.py`. The program writes the files that `headers` lists.
 """
 
 from __future__ import annotations
@@ -150,8 +149,7 @@ def op_table() -> str:
     """Return the text of plugins/ops/op_table.h, which contains the settings and the ops.
 
     For each op, the header contains the specification and the indices of its inputs, outputs and attributes. Ops with the
-    same
-    inputs, outputs or attributes share one table, which is named after the first of these ops.
+    same inputs, outputs or attributes share one table, which is named after the first of these ops.
 
     Raises:
         KeyError: an attribute has no rule.
@@ -205,8 +203,7 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
         elif rows:
             yield from _constants(first + kind, rows)
             # The rows of a table refer to inputs as `Input::NAME`. The prefix with the op's name is added only here, because
-            # the
-            # comparison above must find equal tables of different ops.
+            # the comparison above must find equal tables of different ops.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")
@@ -490,9 +487,7 @@ typedef struct vmoe_profile {{
 
 
 def settings_cpp() -> str:
-    """Return the text of plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and their conversions to and from the C
-    structs.
-    """
+    """Return the text of plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and conversions to and from C structs."""
     rows = list(ROWS.values())
     values = {"ratio": "double", "whole": "int64_t", "flag": "bool"}
     setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)

@@ -2,8 +2,7 @@
 
 For ONNX Runtime, the tool is `quantize_dynamic`, with one scale per output channel of the weights. For OpenVINO, it is
 NNCF's post-training quantization for transformers. The default arguments of `quantize_for_openvino` were chosen for speed on
-a CPU
-with AMX, at batch sizes 1 and 8:
+a CPU with AMX, at batch sizes 1 and 8:
 
 - The preset `performance` (symmetric activations) took up to 5 % less time than `mixed`.
 - Omitting SmoothQuant, which adds multiplications to scale the activations, saved another 3 % of the time.

@@ -92,8 +92,7 @@ class Model:
         """Return, for each kind of model, its profiles by systematic name, such as "c0.3-k1" or "r8".
 
         The name in `settings` selects the kind: "c0.3-k1" is a profile of the V-MoE, "r8" one of the dense ViT. The dense
-        ViT's
-        mapping also has the key None, for a call without a profile.
+        ViT's mapping also has the key None, for a call without a profile.
         """
         rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
         found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
@@ -127,8 +126,8 @@ class _Balancing(Vmoe):
     """A V-MoE that removes the direction of the mean token from each router's weights before the router is used.
 
     The tokens of a random model share a common component, which grows with every layer. A random router would therefore send
-    all tokens to the same few experts, and the other experts would be unused. That would make every implementation look too
-    fast that skips empty slots.
+    all tokens to the same few experts, and the other experts would be unused. Every implementation that
+    skips empty slots would then look too fast.
     """
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, *setting: Any) -> tuple[Tensor, LayerRouting]:

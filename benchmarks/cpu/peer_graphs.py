@@ -56,8 +56,9 @@ class _Graph:
         self._tokens, self._width, self._heads = config.num_tokens, config.hidden_size, config.num_heads
 
     def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node whose inputs are results of other nodes, or constants. Return the name of its
-        output, or a list of names if there are several outputs.
+        """Add a node, and return the name of its output, or a list of names if it has several outputs.
+
+        The node's inputs are results of other nodes, or constants.
         """
         name = f"{op_type}_{len(self.nodes)}"
         names, results = list(map(self._stored, inputs)), [f"{name}:{i}" for i in range(outputs)]

@@ -31,8 +31,8 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
     """Time calls in interleaved rounds, and return each call's milliseconds as float64[rounds].
 
     Every round times each call once, so a disturbance affects all calls. Two rounds of warm-up come first. If there are
-    several calls, an untimed run of the same call precedes each timed one, because the call before
-    them, a different one, has filled the caches with its own data and may have left threads running.
+    several calls, an untimed run of the same call precedes each timed one, because the call before them, a different one,
+    has filled the caches with its own data and may have left threads running.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -65,8 +65,7 @@ def time_per_image(
 class OthersWatch:
     """A measurement of the share of the CPUs that other processes use inside a `with` block.
 
-    After the block, `share` is the result, from 0 to 1. This process and the processes in `children` are not
-    counted.
+    After the block, `share` is the result, from 0 to 1. This process and the processes in `children` are not counted.
     """
 
     share = 0.0

@@ -84,8 +84,7 @@ def to_onnx(network: Network, images: Array) -> onnx.ModelProto:
     """
     names = {"input_names": ["image"], "output_names": ["logits"]}
     # Opset 23 has an op Attention, which is faster than separate ops. `quantize_dynamic` mistakes it for an older op of the
-    # same
-    # name, so `load_ort` excludes it from quantization.
+    # same name, so `load_ort` excludes it from quantization.
     program = torch.onnx.export(network, (torch.from_numpy(images),), dynamo=True, opset_version=23, verbose=False, **names)
     graph: onnx.ModelProto = program.model_proto
     return graph

@@ -1,7 +1,7 @@
 """The floor of a kernel's time: the number of bytes that it must move, divided by the GPU's memory rate.
 
-The floor assumes that the kernel reads every required input once and writes every output once. Rows that a
-kernel does not need to read are not counted: tokens without a slot and, for combine, empty slots.
+The floor assumes that the kernel reads every required input once and writes every output once. Rows that a kernel does not
+need to read are not counted: tokens without a slot and, for combine, empty slots.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The computations of the kernels, written in torch as an engineer would write them.
 
-All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture the calls. The rows are padded
-(`padded`) before the timing.
+All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture the calls. The rows are padded (`padded`)
+before the timing.
 """
 
 from __future__ import annotations

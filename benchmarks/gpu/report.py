@@ -72,8 +72,9 @@ class Report:
         self.rows.append(row)
 
     def end(self) -> int:
-        """Report the summary and return the exit code. If there are both failures and skipped parts, return the code for
-        failures.
+        """Report the summary and return the exit code.
+
+        If there are both failures and skipped parts, return the code for failures.
         """
         messages = {"skipped": self.skipped, "wrong": self.failures}
         self.write("\n## Summary\n", *(f"- {what}: {message}" for what, found in messages.items() for message in found))

@@ -1,8 +1,7 @@
 """Measurement of the cost of HTTP, in two comparisons.
 
 Under saturation, the service's rate is compared with the bare engine's. Without other load, the time of a request is
-compared
-with the time of a call of the engine.
+compared with the time of a call of the engine.
 """
 
 from __future__ import annotations

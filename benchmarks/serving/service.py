@@ -230,8 +230,7 @@ class Subject:
         """Measure the service while each of several connections sends its next request as soon as it has an answer.
 
         By default, there are enough connections to fill two calls. In the report, `service_cpu` and `generator_cpu` are
-        numbers of
-        busy cores, and `generator_ms` is the generator's CPU time per request.
+        numbers of busy cores, and `generator_ms` is the generator's CPU time per request.
 
         Raises:
             ServiceError: the service answered no request.

@@ -39,7 +39,7 @@ midnight."""
 def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
     """Return the random arrival times f64[N] of a trace whose peak rate is `rate` requests per second.
 
-    They are a Poisson process.
+    The arrivals are a Poisson process whose rate follows the trace.
 
     Examples:
         >>> trace = arrivals("poisson", 100.0, 10.0, seed=1)
@@ -106,8 +106,8 @@ def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[fl
         - `switch_ms`: an entry for each burst that began above the lowest setting. It is the milliseconds until the first
           answer at a lower setting than that of the last answer before the burst, or None if there was no such answer before
           the next burst.
-        - `timeline`: for each tenth of the trace, the requests per second and the mean level, which is None if
-          there were no answers.
+        - `timeline`: for each tenth of the trace, the requests per second and the mean level, which is None if there were no
+          answers.
     """
     answered = np.flatnonzero(load.status == 200)
     seconds = (load.done - load.due)[answered]

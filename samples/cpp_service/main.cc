@@ -20,8 +20,7 @@
 using Integers = std::vector<int64_t>;
 
 // A profile's values by the name of their graph input. "capacity" has one number per MoE layer: the slots per expert
-// and
-// group. Every other setting of the model is a single number, such as "k", the number of experts per token.
+// and group. Every other setting of the model is a single number, such as "k", the number of experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -92,8 +91,8 @@ int main(int argc, char** argv) try {
 
   const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "service");
   Ort::SessionOptions options;
-  // Registers kernels for the ops of the domain `vmoe`. Without these kernels, model.onnx also runs, on standard
-  // ops, but more slowly.
+  // Registers kernels for the ops of the domain `vmoe`. Without these kernels, model.onnx also runs, on standard ops,
+  // but more slowly.
   options.RegisterCustomOpsLibrary(VMOE_OP_LIBRARY);
   Ort::Session session(env, (bundle + "/model.onnx").c_str(), options);
 

@@ -25,7 +25,7 @@ from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")
 CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
-Change = Callable[[Path, Path], None]  # its arguments are a bundle and another; changes the first, or undoes this
+Change = Callable[[Path, Path], None]  # changes a bundle with the help of another one, or undoes this change
 
 
 @pytest.fixture

@@ -244,8 +244,7 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
         # Each cut comes after half of a file, so it interrupts the transfer of a whole file. Without range requests, at most
-        # these
-        # four cuts are tolerated.
+        # these four cuts are tolerated.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

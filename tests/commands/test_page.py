@@ -128,8 +128,7 @@ def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None,
     """Compare the page's answers with the engine's.
 
     Logits must agree within 1e-4. In each layer, patches must have the same experts and belong to the same merged tokens. At
-    most
-    `most_near_ties` images, which are near ties, may be routed differently.
+    most `most_near_ties` images, which are near ties, may be routed differently.
     """
     profile = engine.setting(setting)
     logits, routing = engine.logits_and_routing(images, profile)

@@ -193,8 +193,8 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], group="image", capacity_multiple_of=4, validate=False)
     words = (bundle, "--images", images, *capacities(0.1, 0.2, 0.64, 1), "--bpr", "--no-bpr", "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
-    # The capacity ratios give 4 or 8 slots for each of 8 experts, in groups of 50 tokens. 0.2 and 0.64 give as many
-    # slots as 0.1.
+    # The capacity ratios give 4 or 8 slots for each of 8 experts, in groups of 50 tokens. 0.2 and 0.64 give as many slots as
+    # 0.1.
     effective = {one["capacity_ratio"]: ratio for one, ratio in zip(report["points"], report["effective"], strict=True)}
     assert effective == {0.1: 4 * 8 / 50, 1: 8 * 8 / 50}
     shown = [(each["slots"], each["effective"]) for curve in data_of(page)["curves"] for each in curve]

@@ -316,8 +316,7 @@ def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> f
     """Return the smallest margin at which a cascade is at least as accurate as its second step alone.
 
     `margins` are the margins of the first step. `low` and `high` are bool[N]: for each image, whether the first or the
-    second
-    step classifies it correctly.
+    second step classifies it correctly.
     """
     found = 2.0
     for margin in sorted({0.0, *margins.tolist(), 2.0}, reverse=True):

@@ -54,8 +54,8 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
     assert full["profile"] == "c1.05-k2" and points[report["recommended"]]["profile"] == single["profile"]
     assert cascade["flops_of_dense"] < single["flops_of_dense"] < full["flops_of_dense"]
     assert list(Bundle.open(bundle).manifest.profiles)[-1] == single["profile"]
-    # A tuned profile must run on every backend. This bundle can't merge tokens with standard ops, so no profile that
-    # merges tokens is added.
+    # A tuned profile must run on every backend. This bundle can't merge tokens with standard ops, so no profile that merges
+    # tokens is added.
     assert "no setting that merges tokens is tried" in notes and not any("-r" in str(one) for one in tuned["results"])
     assert any("-r" in str(one) for one in vmoe.json(*words[:-1])["tuned"]["results"])
     shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]!r}'

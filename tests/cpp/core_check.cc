@@ -24,8 +24,7 @@ void require(bool holds, const std::string& what, CpuPath path) {
 
 // Returns the largest allowed difference. Paths add in different orders, so sums differ slightly. If a sum is then
 // rounded to a shorter type, it may round to the neighbouring value. In int8, neighbouring values differ by 1/127 of
-// the
-// largest value in the row.
+// the largest value in the row.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;

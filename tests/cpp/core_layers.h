@@ -1,6 +1,5 @@
 // Computes every layer of the core in turn, on generated tokens and with generated weights of one type. All sizes
-// follow
-// from one number.
+// follow from one number.
 #pragma once
 
 #include <cstddef>
@@ -90,8 +89,7 @@ inline StoredWeights make_form(size_t matrices, size_t depth, size_t columns) {
 }
 
 // The result of one layer. `kind` is kExact if the values are indices of tokens or slots, kFloat32 if all matrix
-// products
-// are in float32, and kRounded otherwise.
+// products are in float32, and kRounded otherwise.
 struct Answer {
   enum Kind : uint8_t { kExact, kFloat32, kRounded };
   std::string layer;

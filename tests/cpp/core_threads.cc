@@ -1,8 +1,6 @@
 // Runs the layers without ONNX Runtime. There are 8 concurrent callers, each with its own workers, and they share
-// weights
-// of every type.
-// Results must have the same bits as on a single thread. All code is compiled with the thread sanitizer, which
-// therefore sees every memory access.
+// weights of every type. Results must have the same bits as on a single thread. All code is compiled with the thread
+// sanitizer, which therefore sees every memory access.
 //
 //   core_threads [race]
 //

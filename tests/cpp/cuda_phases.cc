@@ -164,8 +164,7 @@ void combine_as(const CombineCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call and returns its number of phases. If there are faults, writes a message about the first one
-// to `fault`.
+// Runs one call and returns its number of phases. If there are faults, writes a message about the first one to `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
   run(*call, machine);

@@ -1,7 +1,6 @@
 // Runs 8 threads on one engine, each with its own setting. Meanwhile, each thread loads two more engines of the same
 // bundle: it keeps one engine, and frees the other one halfway. Results must have the same bits as on a single thread.
-// Exits with
-// 0 if all results are right.
+// Exits with 0 if all results are right.
 //
 //   engine_threads BUNDLE ONNXRUNTIME ROUNDS [race]
 //

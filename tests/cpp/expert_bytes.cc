@@ -36,8 +36,7 @@ constexpr size_t kRows = 5;  // for each expert that has rows
 using Range = std::pair<const char*, const char*>;
 
 // State of the wrapper: the ranges that kernels must not prefetch, the wrapped kernel, and whether a kernel was asked
-// to
-// prefetch from one of these ranges.
+// to prefetch from one of these ranges.
 std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT

@@ -1,7 +1,6 @@
 // A GPU emulator. It provides the C++ interface of the kernels, computed on the CPU, and the few CUDA runtime functions
 // that callers of the kernels need. With it, machines without a GPU can test the code that calls the kernels, but not
-// the
-// kernels themselves.
+// the kernels themselves.
 //
 // The callers are the C++ code of the GPU benchmark and, if VMOE_ADAPTER is defined, the op library for ONNX Runtime's
 // CUDA provider. The ops of that library then run as CPU ops.
@@ -26,8 +25,8 @@ namespace {
 bool g_counting = false;
 size_t g_nodes = 0;
 
-// Returns whether the emulated CUDA refuses a call. If VMOE_ADAPTER is defined, it refuses rows of 52 bytes (13
-// numbers of 4 bytes).
+// Returns whether the emulated CUDA refuses a call. If VMOE_ADAPTER is defined, it refuses rows of 52 bytes (13 numbers
+// of 4 bytes).
 bool refuses([[maybe_unused]] size_t row_bytes) {
 #ifdef VMOE_ADAPTER
   return row_bytes == 52;

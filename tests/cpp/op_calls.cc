@@ -4,12 +4,11 @@
 //   op_calls ONNXRUNTIME OP_LIBRARY
 //
 // tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64.
-// Strings
-// and data begin with their size in bytes, and lists begin with their length.
+// Strings and data begin with their size in bytes, and lists begin with their length.
 //
 //   l MODEL FILE THREADS      loads the file as model number MODEL; answer: the error, or nothing
 //   f MODEL                   frees the model; answer: nothing
-//   r MODEL INPUTS OUTPUTS    runs the model; answer: the error, or nothing and then the shape and data of each output
+//   r MODEL INPUTS OUTPUTS    runs the model; answer: the error, or nothing, then shape and data of each output
 //
 // An input is its name, ONNX type, shape and data. An output is its name, ONNX type, shape and size. A size of -1 means
 // an int32 output that the op allocates itself. Elements that the op has not written contain 0x7fa5.

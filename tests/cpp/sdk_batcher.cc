@@ -7,8 +7,7 @@
 //
 // Prints "right N cancelled N busy N closed N batch_size N", where batch_size is the size of the largest batch. Then
 // makes invalid requests and starts batchers with invalid options, and prints the code and message of each error, one
-// per
-// line.
+// per line.
 #include <atomic>
 #include <chrono>
 #include <cstdio>

@@ -1,9 +1,7 @@
 // Tests a batcher in whose thread allocations fail. In the first call, the first allocation fails; in the second call,
-// the
-// second allocation fails, and so on. There are two series of such calls: in one, allocations fail for lack of memory,
-// in
-// the other with another error. Only allocations by the header itself fail, because some failed allocations would make
-// ONNX Runtime end the process.
+// the second allocation fails, and so on. There are two series of such calls: in one, allocations fail for lack of
+// memory, in the other with another error. Only allocations by the header itself fail, because some failed allocations
+// would make ONNX Runtime end the process.
 //
 // Every request must get exactly one answer, an error must name its cause, and the next call must succeed. A C function
 // must return a status even if every allocation fails. Exits with 0 if all of this is true.
@@ -49,8 +47,8 @@ void* allocate(size_t size, const void* caller) {
 
 }  // namespace
 
-// These functions are not inlined, for two reasons: their return address must be in the code that allocates. And if
-// the compiler saw their bodies, it would warn that memory from new is passed to free.
+// These functions are not inlined, for two reasons: their return address must be in the code that allocates. And if the
+// compiler saw their bodies, it would warn that memory from new is passed to free.
 #define NOT_INLINED __attribute__((noinline))
 NOT_INLINED void* operator new(size_t size) { return allocate(size, __builtin_return_address(0)); }
 NOT_INLINED void* operator new[](size_t size) { return allocate(size, __builtin_return_address(0)); }

@@ -1,6 +1,5 @@
 // Loads an engine and forks. The child calls the parent's engine, which must refuse the call, and then loads and calls
-// an engine
-// of its own.  All engines are freed.
+// an engine of its own. All engines are freed.
 //
 //   sdk_fork BUNDLE ONNXRUNTIME
 #include <sys/wait.h>

@@ -10,10 +10,8 @@
 //   setting SETTING
 //   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          reads raw images from one file, writes raw float32 to another
-//   outputs SETTING DTYPE COUNT IMAGES OUTPUT      like run, but writes all outputs; prints the name, rows and columns
-//   of each
-//   routing SETTING DTYPE COUNT IMAGES OUTPUT      writes for each layer its kind, G, S, K, E, P, h and w as int64,
-//   then
+//   outputs SETTING DTYPE COUNT IMAGES OUTPUT      like run, for all outputs; prints name, rows and columns of each
+//   routing SETTING DTYPE COUNT IMAGES OUTPUT      writes for each layer kind, G, S, K, E, P, h and w as int64, then
 //                                                  expert, kept, weight, dispatch, combine, token and the patch
 //                                                  mask, each preceded by its size as int64
 #include <cinttypes>

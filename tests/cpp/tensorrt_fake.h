@@ -12,8 +12,7 @@ extern "C" {
 const char* fakeCreators() noexcept;
 
 // fakeLoggerFinder returns a finder of a logger that stores every message. fakeMessages returns the messages stored
-// since
-// its last call, one per line.
+// since its last call, one per line.
 nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept;
 const char* fakeMessages() noexcept;
 }

@@ -5,11 +5,9 @@
 // creator can't make a plugin from the fields, the answer is: refused MESSAGE
 //
 //   fields    prints the fields of the op's creator
-//   create    makes a plugin from its fields, recreates it from the fields that it serializes, and clones it; prints
-//   the
-//             fields that the clone serializes, and its timing cache id
-//   shapes    prints output shapes for input shapes; #2 means a size of 2 that is already known when the network is
-//   built
+//   create    makes a plugin from its fields, recreates it from the fields that it serializes, and clones it;
+//             prints the fields that the clone serializes, and its timing cache id
+//   shapes    prints output shapes for input shapes; #2 is a size of 2 that is known when the network is built
 //   types     prints whether the plugin accepts types of inputs and outputs, written as numbers in a single SHAPE
 //   limits    prints "workspace BYTES" or "refused MESSAGE" for input shapes
 //   enqueue   runs the plugin on addresses that are not device memory, and prints the error message

@@ -118,8 +118,7 @@ class Machine {
   void report(const std::string& what) const { shared_.report(what); }
 
   // Writes the first fault in shared memory to `fault` or, if there is none, the first fault in device memory. Writes
-  // "" if
-  // there are no faults.
+  // "" if there are no faults.
   void tell(char* fault, size_t fault_bytes) const {
     std::snprintf(fault, fault_bytes, "%s", (shared_.fault.empty() ? device_ : shared_).fault.c_str());
   }

@@ -5,11 +5,10 @@ The script runs in a separate environment, with a checkout of OpenSparseLLMs/CLI
     $ pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 timm==1.0.31 safetensors pillow
     $ PYTHONPATH=tests/support:CLIP-MoE/clipmoe python tests/data/make_families.py
 
-A case consists of a model's config.json and preprocessor_config.json as its library saves them, the names and shapes of
-the model's tensors, and its outputs in float32 and in float64. The outputs are for two pictures of the model's own size, and
-two of another size.
-CLIP-MoE supports only one size. Its code saves no configs, so the entry "arguments" contains the arguments of that code
-instead.
+A case consists of a model's config.json and preprocessor_config.json as its library saves them, the names and shapes of the
+model's tensors, and its outputs in float32 and in float64. The outputs are for two pictures of the model's own size, and two
+of another size. CLIP-MoE supports only one size. Its code saves no configs, so the entry "arguments" contains the arguments
+of that code instead.
 """
 
 from __future__ import annotations

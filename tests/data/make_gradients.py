@@ -1,4 +1,6 @@
-"""Record gradients and loss curves of the official JAX code in `gradients.npz`, for tests/exporter/test_torch_training.py.
+"""Record gradients and loss curves of the official JAX code, in `gradients.npz`.
+
+tests/exporter/test_torch_training.py compares them with those of vmoe_torch.
 
 The script runs in a separate environment, with checkouts of google-research/vmoe (commit 942a78b) and vision_transformer:
 
@@ -6,8 +8,8 @@ The script runs in a separate environment, with checkouts of google-research/vmo
     $ PYTHONPATH=vmoe:vision_transformer python tests/data/make_gradients.py
 
 The loss is the one that `train_step` in the official vmoe/train/trainer.py computes, but without noise in the router. It is
-the mean of softmax_xent plus the model's auxiliary loss. The auxiliary loss is the importance loss, unless the weight of
-the importance loss is 0.
+the mean of softmax_xent plus the model's auxiliary loss. The auxiliary loss is the importance loss, unless the weight of the
+importance loss is 0.
 """
 
 from __future__ import annotations

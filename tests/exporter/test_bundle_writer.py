@@ -40,7 +40,7 @@ def write_over(target: Path, **settings: bool) -> None:
         (folder / "manifest.json").write_text('{"format": "vmoe-bundle", "files": {"weights.safetensors": {}}}')
 
 
-# Functions that put something into a bundle that does not belong to it.
+# Functions that add a foreign file to a bundle.
 
 
 def claim_file(bundle: Path) -> None:

@@ -61,8 +61,7 @@ SOME = [
 def in_range(pictures: np.ndarray, mean: Any, std: Any) -> np.ndarray:
     """Convert preprocessed pictures [N,3,h,w] to float32[N,h,w,3] in [-1, 1], the input of bundles.
 
-    The function undoes the normalization by `mean` and `std`, which results in pixels from 0 to 1, and scales these to [-1,
-    1].
+    The function undoes the normalization by `mean` and `std`. The resulting pixels are from 0 to 1, and are then scaled.
     """
     pixels = pictures.transpose(0, 2, 3, 1).astype(np.float64) * np.array(std) + np.array(mean)
     return np.asarray(2 * pixels - 1, np.float32)

@@ -240,8 +240,7 @@ def test_a_failing_export_with_force_leaves_the_old_bundle(
 
 def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
     # The change leaves the float32 model the same: one feature is smaller by a factor of 1e4, and the weights that multiply
-    # it
-    # are larger by the same factor.
+    # it are larger by the same factor.
     tensors = read_tensors(DENSE)
     for name, array in tensors.items():
         if "LayerNorm" in name:

@@ -22,19 +22,18 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Largest share of the 1,536 images that may lose their correct answer in a shorter precision. In groups of 16 images, it is
-# the mean over all settings. If each image is routed separately, it is the mean over the settings with BPR.
+# Largest loss of accuracy compared with float32, as a share of the 1,536 images. In groups of 16 images, it is the mean over
+# all settings. If each image is routed separately, it is the mean over the settings with BPR.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# The same share at any single setting. It is larger in groups of 16 images, because a token that changes its expert also
-# takes slots from the tokens of other images.
+# Largest loss of accuracy at any single setting. It is larger in groups of 16 images, because a token that changes its
+# expert also takes slots from the tokens of other images.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
 # Smallest shares of the pairs kept in float32 that must also be kept in another precision, by layer. The shares decrease
-# from
-# layer to layer, because differences accumulate.
+# from layer to layer, because differences accumulate.
 FEWEST_KEPT = {
     "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
     "int8": (0.965, 0.95, 0.925, 0.905, 0.885),

@@ -151,8 +151,7 @@ def test_outputs_and_kept_pairs_are_those_of_the_reference(exported: Exported) -
                 atol = (3e-3 if variant.options.get("dispatch_bf16") else 1e-5) * scale
                 np.testing.assert_allclose(output, expected, rtol=0, atol=atol, err_msg=f"{runner} at {setting}")
         # A few values are so close to the middle between two representable numbers that sums in another order round
-        # differently.
-        # Most outputs don't depend on such a value.
+        # differently. Most outputs don't depend on such a value.
         assert max(differences) <= 2e-2, runner
         assert np.median(differences) <= 1e-5, runner
 

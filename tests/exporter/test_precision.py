@@ -66,9 +66,8 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 def is_short(name: str, precision: str) -> bool:
     """Return whether a tensor is stored in a type shorter than float32.
 
-    With `bf16-experts`, only the kernels of experts are. In every other precision, all kernels are, except those of routers
-    and
-    of the head.
+    With `bf16-experts`, these are only the kernels of experts. In every other precision, they are all kernels except those
+    of routers and of the head.
     """
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False

@@ -2,8 +2,7 @@
 
 Most fake functions only return "success". Only the few functions that loading a model needs do something: memory is
 allocated on the host, copies are made, and there is one GPU. ONNX Runtime therefore loads models as with a GPU: it assigns
-nodes to
-providers, and inserts copies between providers. Kernels don't run, so outputs are meaningless.
+nodes to providers, and inserts copies between providers. Kernels don't run, so outputs are meaningless.
 """
 
 from __future__ import annotations

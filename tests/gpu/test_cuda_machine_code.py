@@ -27,8 +27,9 @@ if not shutil.which("nvcc") or not shutil.which("c++filt"):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel compiled for one architecture. `loads` and `stores` are the numbers of its instructions that load
-    or store 16 bytes of device memory.
+    """A kernel compiled for one architecture.
+
+    `loads` and `stores` are the numbers of its instructions that load or store 16 bytes of device memory.
     """
 
     name: str

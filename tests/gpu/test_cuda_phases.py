@@ -189,8 +189,7 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
     assert phases == groups * (sum(sorting) + len(tiles)) + ranking
     # The last phase of a block needs no barrier. The last phase of a group needs no barrier either, provided that the next
-    # group
-    # first writes to the buffer that does not contain this group's keys.
+    # group first writes to the buffer that does not contain this group's keys.
     needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
     assert len(found) == phases - needless
 

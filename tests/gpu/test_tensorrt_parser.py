@@ -65,8 +65,9 @@ def graph_of(bundle: Bundle) -> Path:
 
 
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
-    """Return a report with the parser's messages. If `shapes` of the inputs are given, the report also
-    contains the builder's result.
+    """Return a report with the parser's messages.
+
+    If `shapes` of the inputs are given, the report also contains the builder's result.
     """
     command = (sys.executable, "-c", PARSE, graph, *([] if shapes is None else [json.dumps(shapes)]))
     report: Mapping[str, Any] = json.loads(sdk_build.built(*command, PYTHONPATH=str(wheel_folder(*RTX_WHEELS))))

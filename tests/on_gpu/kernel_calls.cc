@@ -1,11 +1,9 @@
 // A C interface to the GPU kernels. Functions return 0 or CUDA's error code, except for the first two: the first
-// returns
-// CUDA's text for an error code, and the second returns a number of bytes.
+// returns CUDA's text for an error code, and the second returns a number of bytes.
 //
 // A shape is an array of groups, tokens, experts, choices, slots per expert and group, and 1 for Batch Priority
 // Routing. A type is 0 for float32, 1 for float16 and 2 for bfloat16. Pointers are addresses in device memory. A stream
-// is
-// a CUDA stream handle.
+// is a CUDA stream handle.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -76,10 +74,8 @@ int vmoe_gpu_copy(void* to, const void* from, size_t bytes) { return cudaMemcpy(
 int vmoe_gpu_synchronize() { return cudaDeviceSynchronize(); }
 
 // Starts to count. Between vmoe_gpu_begin_count and vmoe_gpu_end_count, work on the stream does not run. It becomes
-// nodes
-// of a CUDA graph, and these are counted. Allocating or synchronizing during that time is an error. The stream must not
-// be the
-// default stream.
+// nodes of a CUDA graph, and these are counted. Allocating or synchronizing during that time is an error. The stream
+// must not be the default stream.
 int vmoe_gpu_begin_count(void* stream) {
   return cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeThreadLocal);
 }

@@ -123,7 +123,7 @@ class Library:
             self.call("combine", TYPES.index(shape.type), *rows, *sizes, at["y"], stream)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function of the library. `name` is its name without the prefix.
+        """Call a function of the library. `name` is the function's name without the prefix.
 
         Integers are passed in the size of a pointer.
 

@@ -146,8 +146,7 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
         terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)) + np.abs(b)
         difference = np.abs(found.astype(np.float64) - function_output(layer, "bf16"))
         # Both results are sums of n terms. A sum's error is at most n times the rounding error of the sum of the terms'
-        # absolute
-        # values.
+        # absolute values.
         assert (difference <= 2 * (x.shape[-1] + 1) * 2.0**-24 * terms).all()
 
 

@@ -42,8 +42,7 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
             exact = run_exact(BLOCK, *layer.values(), *settings(*whole_setting(layer)))
         np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
         # The first and the last expert have equal router weights, so they have the same gates. The first and the last token
-        # are
-        # equal, too.
+        # are equal, too.
         assert (gates[finite, 0] == gates[finite, -1]).all()
         np.testing.assert_array_equal(gates[:, 0], gates[:, -1])
         for capacity, k, bpr in numbers:

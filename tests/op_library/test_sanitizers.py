@@ -31,7 +31,7 @@ TARGETS = {
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
 }
 # Two options keep the address sanitizer fast:
-# - No copies of stack frames: exceptions would leak the copies, and searching for a free one would then take nearly all the
+# - No copies of stack frames: exceptions would leak the copies, and the search for a free one would then take nearly all the
 #   time.
 # - Two recorded frames per allocation: ONNX Runtime makes a hundred allocations for each call of an op.
 ASAN_OPTIONS = "detect_stack_use_after_return=0:malloc_context_size=2"

@@ -23,8 +23,7 @@ def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> No
     assert buf.dtype == x.dtype
     (expected,) = run_reference(OPS["VmoeDispatch"], x, src)
     # The outputs in bfloat16 pass through float32, which may change the bits of a NaN. Therefore, positions of NaN are
-    # compared
-    # separately from the bits of other values.
+    # compared separately from the bits of other values.
     np.testing.assert_array_equal(np.isnan(buf.astype(np.float32)), np.isnan(expected.astype(np.float32)))
     numbers = ~np.isnan(expected.astype(np.float32))
     np.testing.assert_array_equal(buf[numbers].view(np.uint16), expected[numbers].view(np.uint16))

@@ -91,8 +91,7 @@ def test_a_group_uses_the_experts_of_largest_mass_not_of_most_tokens(name: str) 
 def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
     nan, inf = np.nan, np.inf
     # The first choice of the first two tokens is expert 0 (NaN ranks as 0), of the next two it is expert 1, and of the last
-    # it
-    # is expert 2.
+    # it is expert 2.
     gates = np.float32([[[nan, -1.0, -2.0], [-1.0, -2.0, -inf], [-1.0, 0.25, -1.0], [0.0, 3e38, 0.0], [nan, -1.0, inf]]])
     for limit, used in ((1, [1]), (2, [1, 2]), (3, [0, 1, 2])):
         _, _, src, expert = run(name, Case(gates, 9, 1, True, False, limit))
@@ -122,8 +121,7 @@ def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs
     rng = np.random.default_rng(tokens + experts)
     gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
     # Each expert is the first choice of equally many tokens. These tokens' gates are the same for every expert, except for
-    # one
-    # gate, which differs by a few units.
+    # one gate, which differs by a few units.
     each = tokens // experts
     units = rng.integers(16_000, 16_384, each)
     for expert, more in enumerate(rng.permutation(experts)):

@@ -13,7 +13,7 @@ from sdk_build import ROOT, built
 BASE, IMAGE = "localhost/vmoe-test-debian", "localhost/vmoe-test-serve"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _OPTIONS = ["--isolation=chroot", "--network=host"]
-_LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]  # buildah's defaults exceed the limits of some machines
+_LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]  # buildah's defaults exceed some machines' limits
 
 
 def build_image(folder: Path) -> str:

@@ -65,8 +65,7 @@ def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
     """Check that no page builds in build/native, the folder in which pip builds.
 
     If builds shared the folder, CMake's cache would name another generator or a ninja that has been removed, so the second
-    build
-    would fail.
+    build would fail.
     """
     assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
 

@@ -88,7 +88,7 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
-    """Run a picture file while only the runtime and `packages` can be imported. It needs a backend's package and Pillow."""
+    """Run a picture file while only the runtime and `packages` can be imported. The run would need a backend and Pillow."""
     modules = {"numpy": np, "onnxruntime": onnxruntime}
     for name in packages:
         place = Path(str(modules[name].__file__)).parent

@@ -99,8 +99,8 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
     """Return, for each C or C++ file, which of the other files in `sources` it includes.
 
-    A header and the files that implement it count as one file. The files that
-    implement a header have its name with .c, .cc or .cu or, if they include the header, with -inl.h.
+    A header and the files that implement it count as one file. The files that implement a header have its name with .c, .cc
+    or .cu or, if they include the header, with -inl.h.
     """
 
     def module(name: str) -> str:

@@ -140,8 +140,8 @@ def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Escalating the first image corrects its answer. Escalating the second image makes its answer
-    # wrong, because the second setting answers it wrongly.
+    # Escalating the first image corrects its answer. Escalating the second image makes its answer wrong, because the second
+    # setting answers it wrongly.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
     # the margins are equal, so both images are escalated or neither is

@@ -20,8 +20,7 @@ from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import squash
 
 # While this program prepares a picture, it may use only 64 MB and 8 bytes per value more than before. The number of values
-# is
-# the sum of the picture's and the model's pixels, times the larger number of channels.
+# is the sum of the picture's and the model's pixels, times the larger number of channels.
 PROGRAM = """
 import io, resource, sys
 import numpy as np

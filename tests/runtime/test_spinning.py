@@ -49,7 +49,7 @@ def test_threads_sleep_between_calls_unless_they_are_told_to_spin(
     mnist_images: dict[str, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Restore the real SessionOptions. To share CPUs, the tests replace it by a version that never lets threads spin.
+    # Restore the real SessionOptions. The tests share CPUs, and therefore replace it by one that never lets threads spin.
     monkeypatch.setattr(onnxruntime, "SessionOptions", onnxruntime.capi.onnxruntime_pybind11_state.SessionOptions)
     images = mnist_images["images"][:4]
     spinning = between_calls(mnist_image_bundle, images, spin=True)

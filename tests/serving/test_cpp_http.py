@@ -374,8 +374,7 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
 
 
 def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bundle: Path) -> None:
-    # enough memory for two threads with a stack of 1 GB each
-    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'
+    limits = 'ulimit -s 1000000; ulimit -v 3300000; exec "$0" "$@"'  # enough for two threads with stacks of 1 GB each
     command = ["sh", "-c", limits, cpp_http.program(), mnist_image_bundle, "--port", "0", "--threads", "1"]
     process = started(command, **cpp_http.environment())
     try:

@@ -84,8 +84,9 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> No
 
 
 def test_more_objects_than_a_request_needs_are_refused(server: CppServer) -> None:
-    """Send many objects in a list. The parser walks the whole list after each object, so without a limit on objects
-    it would need minutes.
+    """Send many objects in a list. Without a limit on objects, they would take the parser minutes.
+
+    The parser walks the whole list after each object.
     """
     status, text = ask(server, INFER, (DATA + ",".join(["{}"] * 3000) + "]}]}").encode())
     assert status == 400 and "the request has more values than the model can need" in text

@@ -51,8 +51,8 @@ class Trace:
     """The record of a simulation.
 
     Attributes:
-        events: the decisions and the calls, in order. A decision is ("decide", Seen, state afterwards). A call is
-            ("served", (level, images, seconds), state afterwards).
+        events: the decisions and the calls, in order. A decision is ("decide", Seen, state afterwards). A call is ("served",
+            (level, images, seconds), state afterwards).
         waits: seconds from arrival to answer, for each image.
         levels: the level at which each image was served.
     """
@@ -155,8 +155,9 @@ def random_plan(source: random.Random) -> Elastic:
 
 
 def uneven(plan: Elastic, seed: int) -> Trace:
-    """Simulate Poisson arrivals at changing rates. Calls take more or less time than in the plan, and some take 20 times as
-    long.
+    """Simulate Poisson arrivals at changing rates.
+
+    Calls take more or less time than in the plan, and some take 20 times as long.
     """
     source = random.Random(seed)
     lowest, time = capacity_of(plan, 0), min(4 * plan.target, 200 / capacity_of(plan, 0))
@@ -252,8 +253,7 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
         # The level at the end must not be overloaded, unless it is the lowest level. The next higher level, if any, must not
-        # have
-        # enough headroom.
+        # have enough headroom.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)

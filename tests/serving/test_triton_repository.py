@@ -170,8 +170,7 @@ def test_a_model_for_onnx_runtime_gives_the_bits_of_the_engine(kind: str, tmp_pa
         for profile in list(manifest.profiles) or [None]:
             session = as_triton_loads(tmp_path / "repo" / f"m-{profile or 'onnxruntime'}")
             # Triton refuses a model if an input, a type or a shape differs from that in the model's configuration. Only the
-            # batch size may
-            # differ.
+            # batch size may differ.
             (taken,), (given,) = session.get_inputs(), session.get_outputs()
             element = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}[manifest.input.dtype]
             assert (taken.name, taken.type, taken.shape[1:]) == ("image", element, list(shape[1:]))
