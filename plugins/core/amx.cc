@@ -14,8 +14,8 @@ namespace vmoe {
 #if defined(__x86_64__) && defined(__linux__)
 namespace {
 
-// Arguments of arch_prctl(2) that request permission to use the tile registers. Linux grants such a large register
-// state only on request.
+// Arguments of arch_prctl(2) that request permission to use the tile registers. Linux lets a process use these large
+// registers only on request.
 constexpr int kRequestStatePermission = 0x1023;
 constexpr int kTileData = 18;
 

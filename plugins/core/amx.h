@@ -1,12 +1,12 @@
-// Intel's matrix unit (AMX): tells whether this process may use it, and configures its tile registers.
+// Determines whether this process may use Intel's matrix unit (AMX), and configures the unit's tile registers.
 #pragma once
 
 #include <cstdint>
 
 namespace vmoe {
 
-// Returns whether the processor has AMX with bfloat16 and int8, and the system lets this process use it. The first call
-// decides; later calls return the same result.
+// Returns whether the processor has AMX with bfloat16 and int8, and the operating system lets this process use it. The
+// first call decides; later calls return the same result.
 bool amx_usable();
 
 // The configuration of a thread's tile registers, in the processor's layout.
@@ -18,9 +18,9 @@ struct alignas(64) TileConfiguration {
   uint8_t rows[16] = {};
 };
 
-// Configures the calling thread's eight tile registers as 16 lines of 64 bytes while the object exists, if `needed`.
-// The destructor restores the previous configuration, because other libraries configure the registers once per thread
-// and rely on that.
+// If `needed`, configures the calling thread's eight tile registers as 16 lines of 64 bytes each while this object
+// exists. The destructor restores the previous configuration, because other libraries configure the registers once per
+// thread and rely on that configuration.
 class TileConfigurationScope {
  public:
   explicit TileConfigurationScope(bool needed);

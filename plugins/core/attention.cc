@@ -10,8 +10,8 @@
 namespace vmoe {
 namespace {
 
-constexpr size_t kScoreRows = 8;    // rows per block; only one block's scores are in memory at a time
-constexpr size_t kScoreAlign = 16;  // rows of scores are padded to a multiple of this: whole vectors
+constexpr size_t kScoreRows = 8;    // query rows per block; only one block's scores are in memory at a time
+constexpr size_t kScoreAlign = 16;  // each row of scores is padded to a multiple of this, to fill whole vectors
 
 // Computes attention for one head of one image at a time. Owns the memory for the head's scores and its packed keys and
 // values.
@@ -26,8 +26,8 @@ class Head {
     by_size_ = workspace_.take<float>(score_stride_);
   }
 
-  // Computes y. The pointers q, k, v and y point to the head's first column in the image's first row. `sizes` is null
-  // or f32[T], the number of original tokens that each key of the image represents.
+  // Computes y, the output of the head. The pointers q, k, v and y point to the head's first column in the image's
+  // first row. `sizes`, f32[T] or null, contains the number of original tokens that each key of the image represents.
   void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);
@@ -68,7 +68,7 @@ class Head {
   float* keys_ = nullptr;     // [D/H, S]
   float* values_ = nullptr;   // [S, D/H]
   float* scores_ = nullptr;   // [kScoreRows, S]
-  float* by_size_ = nullptr;  // f32[T]: what size_scores() adds to the scores
+  float* by_size_ = nullptr;  // f32[T]: the values from size_scores(), which are added to the scores
   Workspace workspace_;
 
   // Prefetches the head's columns of `count` rows, because the rows are too far apart for the processor to predict the
@@ -118,8 +118,8 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   for (size_t first = 0; first < images; first += at_once) {
     const size_t count = std::min(at_once, images - first), rows = count * tokens, asking = count * queries;
     const float* from = x + first * tokens * width;
-    // Returns the rows of the tokens that are queries, given rows_of_all [N,T,D]. If all tokens are queries, this is
-    // rows_of_all itself; otherwise, it is `to`, to which the rows are copied.
+    // Returns the rows of the tokens that are queries. If all tokens are queries, returns rows_of_all [N,T,D] itself.
+    // Otherwise, copies the rows of the queries to `to`, and returns `to`.
     const auto queried = [&](const float* rows_of_all, float* to) {
       if (queries == tokens) return rows_of_all;
       for (size_t image = 0; image < count; ++image) {

@@ -1,4 +1,4 @@
-// Multi-head attention on projected queries, keys and values; and the attention half of an encoder block.
+// Computes multi-head attention on projected queries, keys and values, and the attention half of an encoder block.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ namespace vmoe {
 struct AttentionShape {
   size_t images = 0;   // N
   size_t queries = 0;  // Q, of each image
-  size_t tokens = 0;   // T, the number of keys and of values of each image
+  size_t tokens = 0;   // T, the number of tokens of each image, each with a key and a value
   size_t hidden = 0;   // D
   size_t heads = 0;    // H; head h owns the columns from h * D/H to (h + 1) * D/H, exclusive
   // f32[N,T]: the number of original tokens that each key represents. Its logarithm is added to the key's scores. Null
@@ -24,13 +24,14 @@ struct AttentionShape {
   const float* sizes = nullptr;
 };
 
-// Computes y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Before a thread
-// reads the columns of a head of an image, it calls `before` for that head and image. Throws std::bad_alloc.
+// Computes y = softmax(q . k / sqrt(D / H)) . v for each head, where q and y are f32[N,Q,D], and k and v are
+// f32[N,T,D]. If `before` is given, a thread calls before(image, head) before it reads the columns of that head in that
+// image. Throws std::bad_alloc.
 void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                        const float* v, float* y, const TaskRunner& runner,
                        const std::function<void(size_t image, size_t head)>& before = {});
 
-// As compute_attention, but with bfloat16 products.
+// Computes the same as compute_attention, but with bfloat16 products.
 void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                             const float* v, float* y, const TaskRunner& runner);
 
@@ -47,13 +48,13 @@ struct AttentionBlockWeights {
 // Computes y = x + out(attention(query(n), key(n), value(n))) with n = norm(x), for the first `queries` tokens of each
 // image.
 // - x is f32[N,T,D] and y is f32[N,queries,D]. If all tokens are queries, y may be x.
-// - With a rotation, queries and keys are rotated before attention.
-// - With merging, all tokens must be queries, y is f32[N, T - merging.count, D], and y must not be x.
+// - If the weights contain a rotation, queries and keys are rotated before attention.
+// - If merging.count > 0, all tokens must be queries, y is f32[N, T - merging.count, D], and y must not be x.
 // Throws std::bad_alloc.
 void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
                              const float* x, const Merging& merging, float* y, const TaskRunner& runner);
 
-// As compute_attention_block, but for bfloat16 and int8 weights.
+// Computes the same as compute_attention_block, for bfloat16 and int8 weights only.
 void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
                                   const float* x, const Merging& merging, float* y, const TaskRunner& runner);
 

@@ -8,7 +8,7 @@ namespace vmoe {
 
 using Bf16 = uint16_t;
 
-// Returns the nearest bfloat16, ties to even; a NaN stays a NaN.
+// Returns the bfloat16 nearest to `value`; ties are rounded to even. A NaN stays a NaN.
 inline Bf16 to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));

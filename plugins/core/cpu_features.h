@@ -1,5 +1,5 @@
-// The instructions that the kernels may use: the processor supports them, and the operating system saves their
-// registers.
+// Finds the instruction sets that the kernels may use: the processor must support them, and the operating system must
+// save their registers.
 #pragma once
 
 namespace vmoe {
@@ -8,7 +8,7 @@ struct CpuFeatures {
   bool amd = false;
   bool avx2 = false;      // with FMA, BMI, BMI2, F16C, AES and PCLMULQDQ
   bool avx_vnni = false;  // VNNI on 256-bit vectors
-  bool avx512 = false;    // F, BW, CD, DQ, VL
+  bool avx512 = false;    // AVX-512 F, BW, CD, DQ, VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;  // with VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
   bool amx = false;          // AMX tiles with bfloat16 and int8

@@ -29,8 +29,9 @@ std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
   };
 #if defined(__x86_64__)
   add(has.amx, CpuPath::kAmx);
-  // The speed of bfloat16 instructions determines the order. On AMD processors, they take half as long as widening to
-  // float32. On Intel processors without a matrix unit, they take twice as long.
+  // The speed of bfloat16 instructions determines the order of these paths. A product with them takes half as long as a
+  // product of values widened to float32 on AMD processors, but twice as long on Intel processors without a matrix
+  // unit.
   add(has.avx512_bf16 && has.amd, CpuPath::kAvx512Bf16);
   add(has.avx512_vnni, CpuPath::kAvx512Vnni);
   add(has.avx512_bf16 && !has.amd, CpuPath::kAvx512Bf16);

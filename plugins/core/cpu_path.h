@@ -9,8 +9,8 @@
 
 namespace vmoe {
 
-// The order matches kCpuPathNames. The emulated paths compute the same bits as kAmx and kNeonBf16 on machines without
-// these instructions. They are slow and meant for checks only.
+// The order matches kCpuPathNames. On machines that lack the instructions of kAmx or kNeonBf16, the emulated paths
+// compute the same bits as these paths. Emulated paths are slow and meant for checks only.
 enum class CpuPath {
   kScalar,
   kNeon,
@@ -33,7 +33,8 @@ inline constexpr const char* kCpuPathNames[] = {
 
 constexpr const char* cpu_path_name(CpuPath path) { return kCpuPathNames[static_cast<size_t>(path)]; }
 
-// Returns the paths of this build that a processor can run, fastest first; emulated paths come last.
+// Returns the paths of this build that a processor with the features `has` can run, from the fastest to the slowest.
+// Emulated paths come last.
 std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 
 // Returns whether this build contains `path` and this machine can run it.
@@ -41,12 +42,11 @@ bool cpu_path_supported(CpuPath path);
 
 struct ChosenCpuPath {
   CpuPath path = CpuPath::kScalar;
-  std::string error;  // an error message if the environment variable VMOE_CPU_PATH names a path that this machine
-                      // lacks; otherwise empty
+  std::string error;  // an error message if VMOE_CPU_PATH names a path that can't run here; otherwise empty
 };
 
-// Returns the path that this process uses: the one that VMOE_CPU_PATH names if it is set, otherwise the fastest
-// supported path. The first call decides.
+// Returns the path that this process uses: the one that the environment variable VMOE_CPU_PATH names if it is set,
+// otherwise the fastest supported path. The first call decides; later calls return the same result.
 const ChosenCpuPath& chosen_cpu_path();
 
 }  // namespace vmoe

@@ -10,8 +10,8 @@
 namespace vmoe {
 namespace {
 
-// Computes the output of one token in float32: y = the sum over its K choices of weight[k] * out[row[k]]. A row of -1
-// adds nothing. `row` is i32[K].
+// Computes the output of one token, y = the sum over its K choices of weight[k] * out[row[k]], in float32. A choice
+// whose row is -1 adds nothing. `row` is i32[K].
 template <class T>
 void combine_token(const T* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, T* y) {
   constexpr size_t kBlock = 256;

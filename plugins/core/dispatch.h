@@ -20,7 +20,7 @@ void route_dispatch(const RoutingShape& shape, const float* gates, const void* x
                     float* weight, void* buf, const TaskRunner& runner);
 
 // The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`. y is
-// the sum over k of weight * out[slot], added up in float32 and rounded once. Pairs with slot -1 add nothing.
+// the sum over k of weight * out[slot], added up in float32 and rounded once. A choice whose slot is -1 adds nothing.
 void combine(ElementType type, const void* out, const int32_t* slot, const float* weight, size_t tokens, size_t choices,
              size_t hidden, void* y, const TaskRunner& runner);
 

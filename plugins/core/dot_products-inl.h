@@ -1,10 +1,10 @@
 // Multiplies 4 bytes of a row (a group) by a line of weights for 16 columns. The passes of vector_block-inl.h call
-// this. kernels.cc compiles this file once per instruction set.
+// these functions. kernels.cc compiles this file once per instruction set.
 //
 // The table lists the speed of an MLP of 416 rows relative to float32 on the same path, on Zen 4 (from the table in
 // kernels.cc):
 //
-// | | multiplied and added in one step of a sum | AVX-512 | AVX2 |
+// | | what one step adds to a sum | AVX-512 | AVX2 |
 // |---|---|---|---|
 // | NativeBf16 | 2 bfloat16 in one instruction | 1.9 x | - |
 // | WidenedBf16 | 2 bfloat16 in two instructions, after widening | 0.9 x | 0.9 x |
@@ -32,9 +32,9 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Multiplies groups of two bfloat16 after widening them to float32. It serves processors without bfloat16 instructions,
-// and processors whose bfloat16 instructions are slower (see cpu_path.cc). Rows are widened once per step. Each product
-// then loads one value of the row and broadcasts it.
+// Multiplies groups of two bfloat16 after widening them to float32. It serves processors whose bfloat16 instructions
+// are slower than this (see cpu_path.cc), and processors without such instructions. Rows are widened once per step.
+// Each product then loads one value of the row and broadcasts it.
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;
@@ -126,8 +126,8 @@ struct PortableInt8 {
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-// Multiplies groups of four int8 with VNNI. Calls the intrinsics directly, because Highway uses VNNI only in targets
-// that also require instructions that some processors with VNNI lack.
+// Multiplies groups of four int8 with VNNI. Calls the intrinsics directly: Highway's targets with VNNI also require
+// other instructions, which some processors with VNNI lack.
 struct VnniInt8 {
   static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;

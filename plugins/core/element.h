@@ -1,4 +1,4 @@
-// The element types of tensors, as bits, and their float32 values.
+// The elements of tensors, stored as bits, and their conversion to and from float32.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ VMOE_HOST_DEVICE float to_float(Bfloat16 value) {
 #endif
 }
 
-// Returns the value of type T that is nearest to `value`, ties to even.
+// Returns the value of type T nearest to `value`; ties are rounded to even.
 template <class T>
 VMOE_HOST_DEVICE T from_float(float value);
 

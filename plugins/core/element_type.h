@@ -14,7 +14,7 @@ struct ElementTypeSpec {
   int32_t onnx;  // the type's number in ONNX and ONNX Runtime
 };
 
-// In the order of ElementType.
+// One entry for each element type, in the order of ElementType.
 inline constexpr ElementTypeSpec kElementTypes[] = {{"float32", 4, 1}, {"float16", 2, 10}, {"bfloat16", 2, 16},
                                                     {"int8", 1, 3},    {"int4", 1, 22},    {"int32", 4, 6},
                                                     {"int64", 8, 7}};

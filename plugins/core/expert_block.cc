@@ -7,8 +7,8 @@
 namespace vmoe {
 namespace {
 
-// Computes y = x + the sum of weight * out over each token's kept choices. `out` f32[rows,D] has one row for each slot
-// that contains a token. row_of_slot i32[E,M] maps slots to these rows.
+// Computes y = x + the sum of weight * out over each token's kept choices. `out`, f32[rows,D], has one row for each
+// slot that contains a token. `row_of_slot`, i32[E,M], maps slots to these rows.
 void add_experts(const RoutedTokens& routing, const float* out, const int32_t* row_of_slot, size_t hidden,
                  const float* x, float* y, const TaskRunner& runner) {
   parallel_for_rows(runner, routing.tokens, [&](size_t begin, size_t end) {

@@ -20,11 +20,13 @@ struct RoutedTokens {
   const int32_t* src = nullptr;   // i32[E,M]: the token in each slot, or -1 for an empty slot
 };
 
-// Returns a pointer to the first element of `slot` whose slot is empty in `src`, or null if there is none.
+// Returns a pointer to the first element of routing.slot that names a slot without a token in routing.src, or null if
+// there is no such element.
 const int32_t* slot_without_token(const RoutedTokens& routing);
 
 // The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))). x
-// and y are f32[G,S,D]; y may be x. Every slot in `slot` must have a token in `src`. Throws std::bad_alloc.
+// and y are f32[G,S,D]; y may be x. Every slot in routing.slot must have a token in routing.src. If `dispatch_bf16` is
+// set, the inputs and outputs of the experts are rounded to bfloat16. Throws std::bad_alloc.
 void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, const RoutedTokens& routing,
                           bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
 

@@ -8,7 +8,7 @@
 
 namespace vmoe {
 
-// Returns a key for sorting: ascending keys put the gates in descending order.
+// Returns a sort key for `gate`: sorting by ascending keys puts the gates in descending order.
 VMOE_HOST_DEVICE uint32_t descending_bits(float gate) {
   gate = gate != gate ? 0.0f : gate + 0.0f;
   uint32_t bits;

@@ -111,7 +111,8 @@ struct ReadAhead {
   size_t stride;
 };
 
-// Where to store a tile's sums. `bias` has one f32 per column of the tile, which is added to each row, or is null.
+// Where to store a tile's sums. `bias` is null, or it contains a float32 for each column of the tile, which is added to
+// the sums of the column.
 struct TileTarget {
   float* out;
   size_t stride;
@@ -182,7 +183,7 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
   constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
   const size_t steps = product.depth;
   // While the first tile is multiplied, the panel itself enters the cache. The later tiles prefetch as much of the next
-  // panel as fits.
+  // panel as still fits into the cache.
   ReadAhead ahead = {reinterpret_cast<const char*>(product.panel), 0};
   size_t next_bytes = 0;
   if (product.row_count > kTileRows && steps * kStepBytes < kCacheBytes) {

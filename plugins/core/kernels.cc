@@ -1,9 +1,9 @@
 // The kernels of each CPU path.
 //
 // The table lists their speed in multiply-adds per ns, for an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server
-// (commit 722d4896). Each cell has two numbers: first for 416 rows of one expert, then for one row of each of 12
-// experts, whose weights come from memory. They are medians of four runs on a busy machine; single runs differ from
-// them by up to 25 %.
+// (commit 722d4896). Each cell has two numbers. The first is for 416 rows of one expert; the second is for one row of
+// each of 12 experts, whose weights come from memory. They are medians of four runs on a busy machine; single runs
+// differ from them by up to 25 %.
 //
 // | path | float32 | bfloat16 | int8 | int4 |
 // |---|---|---|---|---|

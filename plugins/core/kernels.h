@@ -14,18 +14,18 @@
 
 namespace vmoe {
 
-// What a product does to its sums before it stores them. The fields are applied in their order.
+// What a product does to its sums before it stores them. The fields are applied in the order of their declaration.
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   Activation activation = Activation::kNone;
-  // If not null, the result of the activation is multiplied by this matrix. It begins at the first row and column of
-  // the product, and has the stride of the output. `factor` and the output may be the same memory. Requires an
-  // activation.
+  // If not null, the result of the activation is multiplied by this matrix, element by element. The pointer points to
+  // the element for the first row and column of the product; the stride is that of the output. `factor` and the output
+  // may be the same memory. Requires an activation.
   const float* factor = nullptr;
   bool round_bf16 = false;  // round the result to bfloat16, but store it as float32
 };
 
-// out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel), all float32.
+// The arguments of out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel). All values are float32.
 struct PanelProduct {
   const float* rows = nullptr;     // [.., row_stride]; row r is at index[r], or at r if `index` is null
   const int32_t* index = nullptr;  // i32[row_count] or none
@@ -38,7 +38,7 @@ struct PanelProduct {
   const void* next_panel = nullptr;
   size_t next_panel_bytes = 0;
   Epilogue epilogue;
-  float* out = nullptr;   // at the panel's first column
+  float* out = nullptr;   // the output of row 0, at the panel's first column
   size_t out_stride = 0;  // elements
 };
 
@@ -50,17 +50,19 @@ struct Kernels {
 
   void (*product_f32)(const PanelProduct& product);
 
-  // to[row, column] = from[column, row] for `rows` rows and `columns` columns of `to`.
+  // Computes to[row, column] = from[column, row] for `rows` rows and `columns` columns of `to`.
   void (*transpose)(const float* from, size_t from_stride, size_t rows, size_t columns, float* to, size_t to_stride);
 
-  // In place: values[i] = exp(values[i] - max) / sum.
+  // Replaces each values[i] by exp(values[i] - max) / sum, where `max` is the largest value and `sum` is the sum of the
+  // exponentials.
   void (*softmax)(float* values, size_t count);
 
-  // In place: scores[i] = exp(scale * (scores[i] - max)) / sum. Faster than `softmax`, but raises powers below 2^-126
-  // to 2^-126. `scores` must be aligned to 64 bytes, with memory for a multiple of 16 values.
+  // Replaces each scores[i] by exp(scale * (scores[i] - max)) / sum. Is faster than `softmax`, but raises exponentials
+  // below 2^-126 to 2^-126. `scores` must be aligned to 64 bytes, and have memory for `count` rounded up to a multiple
+  // of 16 values.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 
-  // Rounds to the nearest bfloat16, ties to even.
+  // Rounds each value to the nearest bfloat16, ties to even, and stores it as float32.
   void (*round_bf16)(const float* from, size_t count, float* to);
 
   // Normalizes one row as LayerNorm describes (see residual.h). `out` may be `row`. All arrays are f32[count].
@@ -80,14 +82,14 @@ struct Kernels {
   void (*multiply_to_head_lines)(const TileProduct& product, const HeadLines& to);
   void (*pack_rows)(const TileRows& rows);
   void (*attend)(const TileHead& head);
-  // Whether a thread must configure its tile registers before it runs these kernels. run_stages() does so; such calls
-  // are never nested.
+  // Whether a thread must configure its tile registers before it runs these kernels. run_stages() configures them; its
+  // calls are never nested.
   bool needs_tile_configuration;
   // Whether rows for weights with one scale per column are stored as unsigned bytes, 128 more than their values. See
   // TileProduct::column_excess.
   bool unsigned_rows;
-  // Returns the number of bytes of the depth that form a group in tiles of weights (see tiles.h). For int4, it is the
-  // number before two values are packed into one byte.
+  // Returns the number of bytes of the depth that form a group in tiles of weights (see tiles.h). For int4, each value
+  // counts as one byte here, although two values are packed into a byte.
   size_t (*group_bytes)(ElementType weights);
 };
 
@@ -112,7 +114,7 @@ void for_each_panel(const Kernels& kernels, size_t depth, size_t columns, Visit&
   }
 }
 
-// out[r, 0:columns] = rows[r] x panel for `row_count` rows, without index or epilogue.
+// Computes out[r, 0:columns] = rows[r] x panel for `row_count` rows, without index or epilogue.
 void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride, size_t row_count, size_t depth,
                     const float* panel, size_t columns, float* out, size_t out_stride);
 

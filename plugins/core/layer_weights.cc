@@ -15,8 +15,8 @@ namespace {
 constexpr size_t kBytesOfRow = 5000;
 // The assumed size of a second-level cache if the system does not report it.
 constexpr long kUsualCacheBytes = 1 << 20;
-// Matrices with at most this many rows are not cut into groups: each further group reads the weights again, which is
-// not worthwhile for so few rows. From commit 5855fbaa, not measured.
+// A matrix's rows are not cut into groups if there are at most this many: each further group reads the weights again,
+// which is not worthwhile for so few rows. The value is from commit 5855fbaa and was not measured.
 constexpr size_t kLeastRowsOfGroup = 128;
 
 }  // namespace

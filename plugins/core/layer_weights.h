@@ -18,9 +18,9 @@ struct PackedRows {
   float* scale = nullptr;
 };
 
-// A packed weight matrix [1, D, P] or [E, D, P] with its bias and, if it has one scale per column, its scale. Bias and
-// scale are f32[P] or f32[E, P]; they are inputs of the op, not owned. Activations are rounded to bfloat16 for bfloat16
-// weights, and quantized for weights with scales. Sums and biases are float32.
+// A packed weight matrix, [1, D, P] or [E, D, P], with its bias and, if there is one scale per column, its scales.
+// `bias` and `scale` are f32[P] or f32[E, P]; they point to inputs of the op. Activations are rounded to bfloat16 for
+// bfloat16 weights, and quantized for weights with scales. Sums and biases are float32.
 struct LinearWeights {
   std::shared_ptr<const PackedWeights> matrix;
   const float* bias = nullptr;
@@ -33,11 +33,11 @@ struct LinearWeights {
   bool has_column_scale() const { return weight_type(type()).scales == Scales::kColumns; }
 
   // Returns these weights with bias and scale padded to whole panels; `memory` stores the padded copies. If `first`
-  // [matrices + 1] is not null, matrix m multiplies the rows first[m] to first[m + 1]. The bias and scale of a matrix
-  // without rows are then not read, and their padded copies are zero.
+  // [matrices + 1] is not null, matrix m multiplies the rows first[m] to first[m + 1] (exclusive). The bias and scale
+  // of a matrix without rows are then not read, and their padded copies are zero.
   LinearWeights with_padding(Workspace& memory, const size_t* first = nullptr) const;
 
-  // For weights in tiles: bytes from one row tile of the activations to the next.
+  // For weights in tiles: returns the number of bytes from one row tile of the activations to the next.
   size_t row_tile_stride() const { return matrix->steps() * weight_type(type()).tile_step_bytes; }
 
   // For weights in tiles: allocates memory for `count` packed rows of a product.
@@ -46,8 +46,9 @@ struct LinearWeights {
   // For weights in tiles: returns the arguments for packing `rows` f32[count, D] into `packed`.
   TileRows make_rows(const float* rows, size_t count, const PackedRows& packed) const;
 
-  // For padded weights in tiles: returns the product of `count` rows with `panels` panels of matrix `index`. It covers
-  // the whole depth, or only `steps` steps from `first_step` on. The caller chooses the mode (see tile_kernels.h).
+  // For padded weights in tiles: returns the arguments of the product of `count` rows and `panels` panels of matrix
+  // `index`. The product covers the whole depth, or only `steps` steps, beginning at `first_step`. The caller chooses
+  // the mode (see tile_kernels.h).
   TileProduct make_product(const PackedRows& rows, size_t count, size_t index, size_t first_panel,
                            size_t panels) const {
     return make_product(rows, count, index, first_panel, panels, 0, matrix->steps());
@@ -60,7 +61,7 @@ struct LinearWeights {
 };
 
 // An MLP, w2 . norm(activation(w1 . x + b1)) + b2, or the MLPs of E experts. All matrices have the same type. With a
-// gate, the hidden values are activation(gate . x) * (w1 . x + b1).
+// gate, activation(gate . x + gate bias) * (w1 . x + b1) takes the place of activation(w1 . x + b1).
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
@@ -89,12 +90,12 @@ struct RowGroup {
   size_t count() const { return end - begin; }
 };
 
-// Returns the maximum number of rows in a group, so that their activations and a panel fit into a core's second-level
-// cache.
+// Returns the maximum number of rows in a group. It is chosen so that the group's activations and a panel fit into a
+// core's second-level cache.
 size_t most_rows_of_group();
 
-// Cuts the rows first[m] to first[m + 1] of each matrix m into groups of at most most_rows_of_group() rows. Each thread
-// gets the same number of groups, unless the groups would become too small. The largest groups come first.
+// Cuts the rows first[m] to first[m + 1] (exclusive) of each matrix m into groups of at most most_rows_of_group() rows.
+// Each thread gets the same number of groups, unless the groups would become too small. The largest groups come first.
 std::vector<RowGroup> group_rows(const size_t* first, size_t matrices);
 
 // Returns the number of rows of the largest group.

@@ -8,7 +8,7 @@
 
 namespace vmoe {
 
-// Computes y f32[rows, P] = x f32[rows, D] . w + bias, with w [1, D, P]. Throws std::bad_alloc.
+// Computes y = x . w + bias for x f32[rows, D], w [1, D, P] and y f32[rows, P]. Throws std::bad_alloc.
 void compute_linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

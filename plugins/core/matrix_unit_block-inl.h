@@ -2,8 +2,8 @@
 // once per instruction set.
 //
 // One tile product multiplies 16 rows by 16 columns over a step: 8,192 multiply-adds in bfloat16, or 16,384 in int8.
-// Its cost was measured on two Xeons with AMX. The table shows the newer one (commit 722d4896); bfloat16 and int8 take
-// the same time:
+// Its cost was measured on two Xeons with AMX. The table is for the newer Xeon (commit 722d4896); bfloat16 and int8
+// take the same time:
 //
 // | a tile product | ns |
 // |---|---|
@@ -14,12 +14,12 @@
 // - tileloaddt1 was chosen with a prototype on the older Xeon: with operands in the second-level cache, it raised the
 //   speed of a product from 1.53 to 2.41 T/s.
 // - The block sizes, 2 x 2 tiles and 3 x 2 for an odd row tile, come from the same prototype.
-// - kStreamBytes also comes from the prototype: prefetching 2 to 4 KB ahead shortened the experts of a V-MoE B/16, with
-//   about 8 rows each, from 19.7 to 15.5 ms. On the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s when
+// - kStreamBytes also comes from the prototype. The experts of a V-MoE B/16, with about 8 rows each, took 15.5 ms when
+//   prefetching 2 to 4 KB ahead, instead of 19.7 ms. On the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s when
 //   prefetching 1, 2 and 4 KB ahead, and 29.6 GB/s without a prefetch.
-// - In a batch, int4 costs more than int8, because vector instructions unpack its weights, and scale and add up its
-//   sums. On the newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms instead of 10.9. For a single image,
-//   which waits for the weights, int4 took 20.4 ms instead of 21.6.
+// - In a batch, int4 costs more than int8, because vector instructions unpack int4 weights, and scale and add up the
+//   sums. On the newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms with int4, and 10.9 ms with int8. A
+//   single image waits for the weights, which are smaller in int4: it took 20.4 ms with int4, 21.6 ms with int8.
 
 #if defined(VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
@@ -75,7 +75,7 @@ struct HardwareTiles {
   }
 };
 
-// Computes the same as HardwareTiles in plain C++, bit for bit, for machines without tile registers.
+// Computes the same bits as HardwareTiles in plain C++, for machines without tile registers.
 class EmulatedTiles {
  public:
   static constexpr bool kNeedConfiguration = false;
@@ -215,7 +215,7 @@ struct MatrixUnitBlock {
   }
 
  private:
-  // Vector instructions unpack the weights of each step to int8, and scale and add up its sums.
+  // Vector instructions unpack the weights of each step to int8, and scale and add up the sums of the step.
   template <size_t kRowTiles, class Beside>
   static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                        Beside& beside) {

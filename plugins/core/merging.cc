@@ -16,9 +16,9 @@ constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
-// The index of the first candidate, and of the first token that a candidate may join. Every second token after each of
-// them is of the same kind. If the prefix is one token, the class token, the alternation begins with it as token 0. A
-// longer prefix does not take part in the alternation.
+// first_joining returns the index of the first candidate, and first_joined the index of the first token that a
+// candidate may join. From each of them on, every second token is of the same kind. If the prefix is a single token,
+// the class token, the alternation begins with it as token 0. A longer prefix does not take part in the alternation.
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
@@ -59,8 +59,8 @@ float largest_of(const float* scores, size_t count) {
   return *std::max_element(largest, largest + kChains);
 }
 
-// Finds, for each candidate, the most similar token that it may join. Writes that token's index among the tokens that
-// may be joined to `likest`, and the similarity to `likeness`.
+// For each candidate, finds the most similar token that it may join. `likest` receives the index of that token, counted
+// among the tokens that candidates may join; `likeness` receives the similarity.
 void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens, uint32_t* likest,
                  float* likeness) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);

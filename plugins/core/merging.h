@@ -25,7 +25,7 @@ struct Merging {
   size_t prefix = 0;                // number of tokens at the start of each image that are never merged
   size_t all_tokens = 0;            // number of tokens of an image before the first merging
   const float* sizes = nullptr;     // f32[N, T]: the number of original tokens that each token represents
-  const int32_t* token = nullptr;   // i32[N, all_tokens]: which token represents each original one, or -1
+  const int32_t* token = nullptr;   // i32[N, all_tokens]: the token that represents each original one; -1 if none does
   float* merged_sizes = nullptr;    // f32[N, T - count], or none
   int32_t* merged_token = nullptr;  // i32[N, all_tokens], or none
   // The coordinates of the tokens, f32[N, T, coordinate_count], or null. They are merged like the tokens, into
@@ -35,21 +35,21 @@ struct Merging {
   float* merged_coordinates = nullptr;
 };
 
-// Returns how many of `tokens` tokens are merged if `merge` are requested. At most half of the tokens are merged, and
-// no more than there are candidates.
+// Returns how many of an image's `tokens` tokens are merged if `merge` is requested: at most half of the tokens, and at
+// most as many as there are candidates.
 size_t count_merged(size_t tokens, int64_t merge, size_t prefix);
 
 // Decides how the T tokens of an image are merged. After the prefix, every second token is a candidate, which may join
-// the most similar of the tokens between the candidates. If similarities are equal, the lower token comes first; NaN is
-// the least similar. The result contains first the prefix, then the candidates that join no token, then the tokens that
-// candidates may join.
+// the most similar of the tokens between the candidates; the `count` candidates with the highest similarities join. If
+// similarities are equal, the token with the lower index comes first. NaN counts as the lowest similarity. The result
+// contains first the prefix, then the candidates that join no token, then the tokens that candidates may join.
 class ImageMerging {
  public:
   // `merging` and `memory` must outlive this object. Throws std::bad_alloc.
   ImageMerging(const Merging& merging, size_t tokens, Workspace& memory);
 
-  // Given the keys of an image's tokens, decides which tokens join which other tokens. Writes the merged sizes,
-  // coordinates and tokens of the image. Throws std::bad_alloc.
+  // Decides which tokens of an image join which other tokens, given the tokens' keys. Writes the image's part of
+  // merged_sizes, merged_coordinates and merged_token. Throws std::bad_alloc.
   void find(const Kernels& kernels, size_t image, const MergingKeys& keys);
 
   bool joins(size_t token) const;
@@ -59,7 +59,8 @@ class ImageMerging {
   // Merges rows. `joining` f32[count, columns] contains the rows of the tokens that join another token. All other rows
   // are in `to` f32[T - count, columns], each already at its place().
   void join_rows(const float* joining, size_t columns, float* to) const;
-  // Merges rows f32[T, columns], given in the order of the tokens, into `to`. Throws std::bad_alloc.
+  // Merges the rows of `from`, f32[T, columns], which are in the order of the tokens, and writes the result to `to`,
+  // f32[T - count, columns]. Throws std::bad_alloc.
   void merge_rows(const float* from, size_t columns, float* to) const;
 
  private:
@@ -72,8 +73,8 @@ class ImageMerging {
   const float* sizes_ = nullptr;  // f32[T]: the number of original tokens in each token before merging
 };
 
-// Merges the tokens of the images `first` to `first` + `images` (exclusive) of `merging`. The tokens are x, with keys
-// k, each f32[images, T, width]; the result is y f32[images, T - count, width].
+// Merges the tokens of the images `first` to `first` + `images` (exclusive) of `merging`. The tokens x and their keys k
+// are f32[images, T, width]. The result y is f32[images, T - count, width].
 void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, size_t images, size_t tokens,
                   size_t width, size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner);
 

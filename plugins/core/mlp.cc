@@ -98,11 +98,11 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   }
 }
 
-// The number of bfloat16 hidden values that are computed and then multiplied at a time. It is limited so that the
-// hidden values of a group stay in a core's second-level cache. Sums are always added up chunk by chunk, so the bits do
-// not depend on the size of the group. With a prototype on a Xeon with AMX, chunks of 768 shortened the second products
-// of a B/16 from 7.2 to 3.9 ms. On one thread of Zen 4, chunks of 128 to 3072 differed by no more than the noise of the
-// measurement, about 15 %.
+// Number of hidden values of a row that are computed before the second product multiplies them, if weights are
+// bfloat16. It is limited so that the hidden values of a group stay in a core's second-level cache. Sums are always
+// added up chunk by chunk, so the bits do not depend on the size of the group. With a prototype on a Xeon with AMX,
+// chunks of 768 shortened the second products of a B/16 from 7.2 to 3.9 ms. On one thread of Zen 4, chunks of 128 to
+// 3072 differed by no more than the noise of the measurement, about 15 %.
 constexpr size_t kHiddenChunk = 768;
 // A group of at most this many rows computes all its hidden values before the second product. It then reads the weights
 // in the order of memory, because with so few rows, reading the weights takes most of the time. The value is from
@@ -177,7 +177,7 @@ class Mlp {
   const Activation activation_;
   const LayerNorm hidden_norm_;
   const bool quantized_;
-  const bool packs_;         // whether the first product writes float32, which is packed afterwards
+  const bool packs_;         // whether the first product writes float32 rows, which are packed afterwards
   const size_t tile_bytes_;  // bytes from one step of a row tile to the next
   const size_t hidden_;      // F
   const size_t width_;       // D
@@ -188,7 +188,7 @@ class Mlp {
   size_t chunks_ = 0;
   size_t most_tiles_ = 0;
   LinearWeights first_, second_, gate_;
-  size_t* factor_offset_ = nullptr;  // byte offset of each row in a matrix with the columns of one panel
+  size_t* factor_offset_ = nullptr;  // byte offset of each row in a float32 matrix as wide as one panel
   size_t* offset_ = nullptr;
   size_t* exact_offset_ = nullptr;
   size_t* line_offset_ = nullptr;
@@ -309,7 +309,7 @@ class Mlp {
     }
   }
 
-  // Packs row tiles of one chunk of hidden values. The chunk begins at `step` of the slot.
+  // Packs row tiles of one chunk of hidden values. In the slot, the chunk begins at step `step`.
   void pack_chunk(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
@@ -336,8 +336,8 @@ class Mlp {
     }
   }
 
-  // Computes some panels of the second product. Computes all chunks of a panel before the next panel, which is the
-  // order of the weights in memory.
+  // Computes the panels `first_panel` to `end_panel` (exclusive) of the second product. It computes all chunks of a
+  // panel before the next panel, because the weights are in this order in memory.
   void multiply_second_in_order(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
     const size_t matrix = groups_[group].matrix;
     for (size_t panel = first_panel; panel < end_panel; ++panel) {
@@ -352,8 +352,8 @@ class Mlp {
     }
   }
 
-  // Computes the second product of one chunk for `panels` panels. The chunk's hidden values begin at `step` of the
-  // slot.
+  // Computes the second product of one chunk for `panels` panels. In the slot, the chunk's hidden values begin at step
+  // `step`.
   void multiply_second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
                        const char* next) const {
     const RowGroup& mine = groups_[group];

@@ -20,8 +20,8 @@ struct MlpRows {
   bool round_bf16 = false;         // whether to round each row to bfloat16 after `norm`
 };
 
-// Computes out f32[rows, D], in the order of the rows. If `rows.round_bf16` is set, `out` is also rounded to bfloat16.
-// Does not read the weights, biases and scales of an expert without rows. Throws std::bad_alloc.
+// Computes out, f32[rows, D], the outputs in the order of the rows. If `rows.round_bf16` is set, `out` is also rounded
+// to bfloat16. Does not read the weights, biases and scales of an expert without rows. Throws std::bad_alloc.
 void compute_expert_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner);
 
 // Computes a dense layer on every row of x f32[rows, D]: out f32[rows, D] = MLP(norm(x)), plus x if `residual`. out may

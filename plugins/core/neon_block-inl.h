@@ -2,8 +2,8 @@
 // not support. kernels.cc compiles this file once per instruction set.
 //
 // These paths were not measured, because no ARM processor was available. The table lists upper bounds instead: the
-// multiply-adds per cycle that llvm-mca 19 computes for prototypes of the innermost loops (the first row is commit
-// 3a691498):
+// multiply-adds per cycle that llvm-mca 19 computes for prototypes of the innermost loops. The first row is for the
+// code of commit 3a691498.
 //
 // | | Neoverse N1 | Neoverse V1 |
 // |---|---|---|
@@ -108,9 +108,9 @@ struct Dots {
   }
 };
 
-// Multiplies pairs of rows by 8 columns. Each instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns and adds
-// to a vector of 2 x 2 sums. Rows and weights have the layout [8 groups of 8 bytes][rows, or 16 columns][8 B], so that
-// every 16 bytes are an operand of an instruction.
+// Multiplies pairs of rows by 8 columns. Each instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns, and
+// adds the results to a vector of 2 x 2 sums. Rows and weights have the layout [8 groups of 8 bytes][rows, or 16
+// columns][8 B], so that every 16 bytes are an operand of an instruction.
 template <class Instruction>
 struct SmallMatrices {
   using Sums = typename Instruction::Sums;
@@ -123,7 +123,7 @@ struct SmallMatrices {
     return vcombine_s32(vdup_lane_s32(pair, 0), vdup_lane_s32(pair, 1));
   }
 
-  // Converts two vectors of 2 x 2 sums to one vector for each of the two rows, or back.
+  // Rearranges two vectors of 2 x 2 sums into one vector of 4 sums for each of the two rows, or the reverse.
   template <size_t kUnits>
   static HWY_INLINE void swap(Sums (&sums)[kUnits][kVectorsOfUnit]) {
 #pragma GCC unroll 8

@@ -59,7 +59,7 @@ void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t
   }
 }
 
-// Packs one panel of a matrix into tiles at `to`, `steps` steps long.
+// Packs one panel of a matrix into tiles at `to`. The packed panel has `steps` steps.
 void pack_tile_panel(const Kernels& kernels, const StoredWeights& weights, size_t matrix, size_t panel, size_t steps,
                      char* to) {
   const size_t group_bytes = kernels.group_bytes(weights.type);
@@ -70,7 +70,7 @@ void pack_tile_panel(const Kernels& kernels, const StoredWeights& weights, size_
   (weights.type == ElementType::kInt8 ? pack_bytes : pack_halves)(weights, matrix, panel, steps, to);
 }
 
-// Computes 128 times the sum of each of the 32 columns of a packed int8 panel.
+// Computes 128 times the sum of each of the 32 columns of a packed int8 panel, and stores the results in `excess`.
 void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   std::fill(excess, excess + kPanelColumns, 0);
   const auto* weights = reinterpret_cast<const int8_t*>(panel);
@@ -82,8 +82,8 @@ void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   for (size_t column = 0; column < kPanelColumns; ++column) excess[column] *= 128;
 }
 
-// Returns a hash of a sample of the weights, which differs between most weights. Weights with the same hash are
-// compared in full.
+// Returns a hash of a sample of the weights. Different weights rarely have the same hash; if they do, they are compared
+// in full.
 uint64_t sample(const StoredWeights& weights) {
   constexpr size_t kSamples = 256;
   const size_t bytes = weights.bytes();

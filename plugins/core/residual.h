@@ -1,4 +1,4 @@
-// The residual stream: normalizes the inputs of layers, and adds their outputs.
+// The residual stream: normalizes the inputs of layers, and adds their outputs to the stream.
 #pragma once
 
 #include <cstddef>
@@ -18,11 +18,11 @@ struct LayerNorm {
   explicit operator bool() const { return scale != nullptr; }
 };
 
-// y[r] = norm(x[r]) for rows of f32[D]; y may be x.
+// Computes y[r] = norm(x[r]) for `rows` rows of `depth` float32 values. y may be x.
 void normalize_rows(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
                     const TaskRunner& runner);
 
-// out = x + y for rows of f32[width]; out may be x or y.
+// Computes out = x + y for `rows` rows of `width` float32 values. `out` may be x or y.
 void add_rows(const float* x, const float* y, size_t rows, size_t width, float* out, const TaskRunner& runner);
 
 }  // namespace vmoe

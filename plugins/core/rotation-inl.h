@@ -19,7 +19,8 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Rotates pairs of adjacent columns: (a, b) becomes (a cos - b sin, b cos + a sin), given (cos, cos) and (-sin, sin).
+// Rotates pairs of adjacent columns: (a, b) becomes (a cos - b sin, b cos + a sin). For each pair, `cosines` contains
+// (cos, cos), and `sines` contains (-sin, sin).
 HWY_INLINE Floats rotate_pairs(Floats values, Floats cosines, [[maybe_unused]] Floats sines) {
 #if HWY_TARGET == HWY_SCALAR
   return hn::Mul(values, cosines);  // never called, because a vector of one value contains no pair

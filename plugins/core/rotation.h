@@ -21,7 +21,7 @@ struct Rotation {
 class RotationTable {
  public:
   // Computes the table for `images` images of `tokens` tokens, with `hidden` columns in `heads` heads. If an image has
-  // the same coordinates as the previous image, both share a part of the table. `memory` must outlive this object.
+  // the same coordinates as the previous image, both use the same rows of the table. `memory` must outlive this object.
   // Throws std::bad_alloc.
   RotationTable(const Kernels& kernels, const Rotation& rotation, size_t images, size_t tokens, size_t hidden,
                 size_t heads, Workspace& memory);
@@ -30,7 +30,7 @@ class RotationTable {
   const float* cosines() const { return cosines_; }
   const float* sines() const { return sines_; }
   // Returns the number of columns in a row of the table, a multiple of 32. If a head has a multiple of 32 columns, a
-  // row covers one head. Otherwise it covers all heads, padded.
+  // row covers one head. Otherwise, it covers all heads and is padded.
   size_t period() const { return period_; }
   // Returns the index in the table at which a token's row begins.
   size_t place(size_t image, size_t token) const { return (first_[image] + token) * period_; }

@@ -14,8 +14,8 @@ namespace {
 constexpr size_t kTokensPerTask = 64;
 constexpr float kUnitsOfOne = 1 << 14;  // the mass of an expert is a sum of gates, counted in units of 1 / kUnitsOfOne
 
-// Sorts the tokens of a group by descending priority, the order in which batch_priority serves them. The low 32 bits of
-// order[turn] are the token.
+// Sorts the tokens of a group by descending priority, the order in which batch_priority serves them. Afterwards, the
+// low 32 bits of order[turn] are the token that is served at that turn.
 void serving_order(const RoutingShape& shape, const float* priority, uint64_t* order) {
   for (size_t token = 0; token < shape.tokens; ++token) {
     order[token] = static_cast<uint64_t>(descending_bits(priority[token])) << 32 | token;
@@ -23,8 +23,9 @@ void serving_order(const RoutingShape& shape, const float* priority, uint64_t* o
   std::sort(order, order + shape.tokens);
 }
 
-// Calls serve(pair, expert of the pair) for all pairs of a group in the order in which they are served: the first
-// choices of all tokens, then their second choices, and so on.
+// Calls serve(pair, expert of the pair) for each pair of a token and one of its choices in a group, in the order in
+// which the pairs are served: the first choices of all tokens, then their second choices, and so on. Tokens come by
+// priority if batch_priority is set, otherwise in the order of the group.
 template <class Serve>
 void serve_in_order(const RoutingShape& shape, const int32_t* expert, const float* priority, uint64_t* order,
                     const Serve& serve) {
@@ -38,8 +39,8 @@ void serve_in_order(const RoutingShape& shape, const int32_t* expert, const floa
   }
 }
 
-// Computes limit i32[E], the number of pairs that each expert may keep in a group. It is 0 for experts that the group
-// may not use.
+// Computes `limit`, i32[E]: the number of pairs that each expert may keep in a group. It is 0 for experts that the
+// group may not use.
 void limit_experts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
                    int32_t* ranking, int32_t* limit) {
   const int32_t most = shape.pool ? INT32_MAX : static_cast<int32_t>(std::min<size_t>(shape.capacity, INT32_MAX));
@@ -59,8 +60,8 @@ void limit_experts(const RoutingShape& shape, const int32_t* expert, const float
   for (size_t i = 0; i < shape.max_experts; ++i) limit[ranking[i]] = most;
 }
 
-// Decides which pairs a group keeps. For a kept pair, `slot` becomes its number among the kept pairs of its expert in
-// this group; for a dropped pair, -1.
+// Decides which pairs a group keeps. The `slot` of a kept pair becomes its number among the kept pairs of its expert in
+// this group; the `slot` of a dropped pair becomes -1. `kept` receives the number of kept pairs of each expert.
 void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
                 int32_t* slot, int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
@@ -75,8 +76,8 @@ void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* p
   });
 }
 
-// Returns the number of slots of each expert, given kept i32[G,E], the number of pairs that each group keeps. Writes
-// the number of each group's first slot to first i32[G,E].
+// Returns M, the number of slots of each expert. `kept`, i32[G,E], is the number of pairs that each expert keeps in
+// each group. Writes the number of each group's first slot in each expert to `first`, i32[G,E].
 size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
   size_t most = 1;
   for (size_t e = 0; e < shape.experts; ++e) {
@@ -90,8 +91,8 @@ size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* fi
   return shape.pool ? most : shape.slots();
 }
 
-// Finds the K best experts of one token. Writes the experts to expert i32[K] and their gates to weight f32[K]. If gates
-// are equal, the lower expert comes first. NaN ranks as 0. Returns the best gate, or 0 if that gate is NaN.
+// Finds the K best experts of one token. Writes the experts to `expert`, i32[K], and their gates to `weight`, f32[K].
+// If gates are equal, the lower expert comes first. NaN ranks as 0. Returns the best gate, or 0 if that gate is NaN.
 float choose_experts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
   float best = 0;
   size_t chosen = 0;

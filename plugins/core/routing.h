@@ -1,6 +1,6 @@
-// Routing assigns tokens to experts. In top-K routing, each token chooses K experts, subject to capacity and policies;
-// pairs are served by Batch Priority Routing (arXiv 2106.05974, algorithm 1) or in vanilla order. Alternatively,
-// experts choose their tokens.
+// Routing assigns tokens to experts. In top-K routing, each token chooses K experts, subject to capacity and policies.
+// The pairs of a token and a chosen expert are served by Batch Priority Routing (arXiv 2106.05974, algorithm 1) or in
+// vanilla order. In the other kind of routing, experts choose their tokens.
 #pragma once
 
 #include <cstddef>
@@ -12,15 +12,15 @@
 
 namespace vmoe {
 
-// Returns the memory for src i32[E,M]. It is called when M, the number of slots of each expert, is known. With a pool,
-// M depends on the routing.
+// A function that returns the memory for src, i32[E,M]. `slots` is M, the number of slots of each expert. The function
+// is called when M is known: with a pool, M depends on the routing.
 using MakeSources = std::function<int32_t*(size_t slots)>;
 
 // The op VmoeRoute: gates f32[G,S,E] -> slot, weight, src, expert.
-// - slot i32[G,S,K]: -1 for a dropped choice.
-// - weight f32[G,S,K]: the bits of the gates.
-// - src i32[E,M]: the tokens, numbered across groups; -1 for an empty slot.
-// - expert i32[G,S,K]: may be null.
+// - slot i32[G,S,K]: the slot of each choice, or -1 for a dropped choice.
+// - weight f32[G,S,K]: the gate of each choice, bit for bit.
+// - src i32[E,M]: the token in each slot, numbered across groups, or -1 for an empty slot.
+// - expert i32[G,S,K]: the expert of each choice. The pointer may be null.
 // On ties, the lower expert and the lower token come first. NaN ranks as 0. With a pool, M is the largest number of
 // pairs that an expert keeps in all groups together, but at least 1. Throws std::bad_alloc, and the exceptions of
 // `make_src`.
@@ -28,8 +28,8 @@ void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* 
            int32_t* expert, const TaskRunner& runner);
 
 // The op VmoeChooseTokens: each expert takes its best tokens of a group. gates f32[G,S,E] -> slot, src.
-// - slot i32[G,S,E]: -1 if the expert does not take the token.
-// - src i32[E,M]: the tokens, numbered across groups; -1 for an empty slot.
+// - slot i32[G,S,E]: the slot of each token in each expert, or -1 if the expert does not take the token.
+// - src i32[E,M]: the token in each slot, numbered across groups, or -1 for an empty slot.
 // On ties, the lower token comes first. NaN ranks as 0. Ignores `choices` and `batch_priority` of the shape. Throws
 // std::bad_alloc.
 void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,

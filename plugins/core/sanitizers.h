@@ -1,4 +1,4 @@
-// Tells the sanitizers facts that they cannot observe. In builds without sanitizers, these functions do nothing.
+// Gives the sanitizers information that they cannot observe. In builds without sanitizers, these functions do nothing.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +43,8 @@ inline void allow_access([[maybe_unused]] void* data, [[maybe_unused]] size_t by
 #endif
 }
 
-// Allows access to memory whose values must be written before they are read. Until then, they are NaN.
+// Allows access to memory whose values must be written before they are read. Fills the memory with NaN, so that an
+// earlier read has visible results.
 inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   allow_access(data, bytes);
@@ -51,8 +52,8 @@ inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] si
 #endif
 }
 
-// For threads that are synchronized by a library without instrumentation. Tells the sanitizer that everything before
-// release(object) happens before everything after a later acquire(object).
+// For threads that are synchronized by a library without instrumentation. Informs the thread sanitizer that everything
+// before release(object) happens before everything after a later acquire(object).
 inline void release([[maybe_unused]] void* object) {
 #ifdef VMOE_THREAD_SANITIZER
   __tsan_release(object);

@@ -23,8 +23,8 @@ struct SoftShape {
   size_t expert_slots() const { return groups * slots; }  // M
 };
 
-// Divides each column of the slots' parameters, mu f32[D, all_slots], by its length, and packs them as one matrix. The
-// result does not refer to mu. Throws std::bad_alloc.
+// Divides each column of `mu`, the slots' parameters f32[hidden, all_slots], by its length, and packs the columns as
+// one matrix. The result does not refer to `mu`. Throws std::bad_alloc.
 std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
                                                 size_t all_slots);
 

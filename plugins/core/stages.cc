@@ -15,8 +15,8 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kMostThreads = 64;
-// Number of pieces per thread into which a stage is split. Threads take the pieces in turn, so a thread that starts
-// late costs little time.
+// Number of pieces per thread into which a stage is split. Each free thread takes the next piece, so a thread that
+// starts late costs little time.
 constexpr size_t kTasksPerThread = 1;
 // How many times a waiting thread checks whether the work is done before it begins to yield its processor.
 constexpr size_t kLooks = 4000;
@@ -129,7 +129,7 @@ bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
   if (groups == 0) return;
   const size_t threads = stage_threads();
-  // If a layer has only one stage, sharing a group gains nothing, so every group gets one thread.
+  // If a layer has only one stage, sharing the last groups gains nothing, so every group gets one thread.
   const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % threads;
   Run apart(0, groups - left, stages, needs_tiles), together(groups - left, left, stages, needs_tiles);
   if (left < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });

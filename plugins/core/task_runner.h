@@ -41,7 +41,8 @@ void parallel_for(const TaskRunner& runner, size_t count, const Body& body) {
   if (job.out_of_memory) throw std::bad_alloc();
 }
 
-// As parallel_for, but for rows that take little time each: calls `body(first, end)` for blocks of rows.
+// Does the same as parallel_for, but for rows that take little time each: calls `body(first, end)` for blocks of rows,
+// where `end` is exclusive.
 template <class Body>
 void parallel_for_rows(const TaskRunner& runner, size_t rows, const Body& body) {
   constexpr size_t kRowsPerTask = 32;

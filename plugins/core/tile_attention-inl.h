@@ -1,7 +1,8 @@
 // Computes one head of attention in tiles. kernels.cc compiles this file once per instruction set.
 //
-// Both products, queries with keys and shares with values, are computed in blocks of bfloat16; kernels.cc lists their
-// cost. The scratch memory stores the scores of only one block at a time, so that they stay in the second-level cache.
+// Both products are computed in blocks of bfloat16: queries with keys, and shares (rounded powers of the softmax) with
+// values. kernels.cc lists their cost. The scratch memory stores the scores of only one block at a time, so that they
+// stay in the second-level cache.
 
 #if defined(VMOE_CORE_TILE_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ATTENTION_INL_H_
@@ -51,8 +52,8 @@ HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   }
 }
 
-// Interleaves the lines of the kTokens tokens of a group. The 32 values of each line are split between two tiles, so
-// that each tile gets one line.
+// Interleaves the lines of the kTokens tokens of a group. The first 16 values of each line go to one line of the first
+// tile at `to`, the other 16 values to one line of the second tile.
 template <size_t kTokens>
 HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to) {
   const auto place = [to](size_t i) {
@@ -95,9 +96,9 @@ HWY_ATTR void pack_values(const TileHead& head, char* values) {
   }
 }
 
-// Stores exp(scale * (score - max)) for the scores of one row as lines of bfloat16, which begin kTileBytes apart.
-// Returns the sum of these powers before rounding. In `scores`, panels of 32 tokens are `stride` floats apart. If
-// `added` is not null, it is first added to the scores.
+// If `added` is not null, adds it to the scores of a row. Then stores exp(scale * (score - max)) for these scores as
+// lines of bfloat16, which begin kTileBytes apart. Returns the sum of the unrounded powers. In `scores`, panels of 32
+// tokens are `stride` floats apart.
 HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, const float* added, float scale,
                                   char* line) {
   const FloatTag d;

@@ -149,7 +149,7 @@ class Block {
                                  // heads, f32[rows, D / H]
     bool sums_keys = false;      // whether exact_key has sums
     std::vector<ImageMerging> merging;  // of each image
-    float* joining = nullptr;           // rows f32[D] of the tokens that join other tokens, image by image
+    float* joining = nullptr;           // rows of the tokens that join other tokens, f32[D] each, image by image
     float** out_row = nullptr;          // pointer to the beginning of each output row
   };
 
@@ -171,8 +171,8 @@ class Block {
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
   int32_t* asking_ = nullptr;        // indices of those rows of a group that are queries
-  size_t* whole_column_ = nullptr;   // [panels]: column of exact_key where each panel begins, without sums
-  size_t* summed_column_ = nullptr;  // [panels]: the same if exact_key contains sums over the heads
+  size_t* whole_column_ = nullptr;   // [panels]: column of exact_key where each panel begins, if exact_key has no sums
+  size_t* summed_column_ = nullptr;  // [panels]: the same if exact_key has sums over the heads
   size_t* rotation_offset_[2] = {};  // offsets in the rotation table: [0] for all queries, [1] for all rows
   mutable std::vector<Slot> slots_;  // results that stages leave for later stages of their group
   Workspace workspace_;
@@ -269,8 +269,8 @@ class Block {
     }
   }
 
-  // Computes some panels of the query, key and value projections. `begin` and `end` count the panels of all three
-  // projections in this order.
+  // Computes the panels `begin` to `end` (exclusive) of the query, key and value projections, whose panels are numbered
+  // consecutively in this order.
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
     Slot& memory = slots_[slot];
     // A thread that projects all panels of a group also sums the keys over the heads, because they are still in its
@@ -329,8 +329,8 @@ class Block {
     return rotation;
   }
 
-  // Computes attention for heads, or decides the merging of images. The first items are the heads of the group's
-  // images; the items after them are the images.
+  // Computes attention for the items that are heads, and decides the merging for the items that are images. The heads
+  // of the group's images come first, then the images.
   void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
     const size_t heads = images_of_group_ * heads_;
     if (begin < heads) mix(group, slot, begin, std::min(end, heads));

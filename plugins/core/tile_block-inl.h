@@ -34,8 +34,8 @@ struct TileOperand {
   size_t row_tile_stride = 0;
   size_t step_stride = 0;
   size_t row_count = 0;
-  // Kernels in vectors read only the first `last_lines` lines of the panel's last step, and only the first `columns`
-  // columns of the panel.
+  // Kernels that use vectors read only the first `last_lines` lines of the panel's last step, and only the first
+  // `columns` columns of the panel.
   size_t last_lines = kRowsPerTile;
   size_t columns = kPanelColumns;
 };

@@ -93,12 +93,12 @@ struct LineRotation {
   size_t first_column = 0;         // the column at which the product's first panel begins
 };
 
-// A float32 copy of lines before they are rounded, f32[row_count, stride].
+// A float32 copy, f32[row_count, stride], of lines before they are rounded.
 struct ExactLines {
   float* out = nullptr;
   size_t stride = 0;
   const size_t* column = nullptr;  // [panels]: the column of `out` at which each panel is stored
-  size_t first_added_panel = 0;    // the values of this panel and of later ones are added to those of earlier panels
+  size_t first_added_panel = 0;    // from this panel on, values are added to those of earlier panels
 };
 
 struct HeadLines {
@@ -118,7 +118,7 @@ struct TileRows {
   size_t stride = 0;               // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const float* norm_scale = nullptr;  // f32[depth]: normalizes as LayerNorm describes; or null
+  const float* norm_scale = nullptr;  // f32[depth]: the scale of the LayerNorm of the rows, or null for none
   const float* norm_bias = nullptr;   // f32[depth], or none
   bool round_bf16 = false;            // round to bfloat16 before scaling
   float* scratch = nullptr;           // f32[depth in whole lines]
@@ -130,8 +130,8 @@ struct TileRows {
 
 // The arguments of attention for one head of one image: softmax(q . k / sqrt(size)) . v. The operands of both products
 // are bfloat16. For the second product, the powers exp(score - max) are rounded to bfloat16. Its outputs are then
-// divided by the sum of the powers before rounding. A line contains 32 columns of the head; the last line is padded
-// with zeros.
+// divided by the sum of the unrounded powers. A line contains 32 columns of the head; the last line is padded with
+// zeros.
 struct TileHead {
   const char* q = nullptr;   // row tiles of the first 32 columns
   size_t q_step_stride = 0;  // bytes from these row tiles to the row tiles of the next 32 columns

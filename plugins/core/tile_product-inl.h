@@ -188,7 +188,7 @@ struct PendingRows {
   }
 };
 
-// The work that is done during the steps of a block: finishes rows of the previous block, and prefetches lines.
+// The work that is done during the steps of a block: finishing rows of the previous block, and prefetching lines.
 template <class Pending>
 struct BesideProducts {
   Pending& pending;

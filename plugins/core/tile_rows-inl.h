@@ -58,8 +58,8 @@ HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const
   return join(join(folded[0], folded[1]), join(folded[2], folded[3]));
 }
 
-// Returns the larger of two non-negative values, or a NaN if there is one. The bits of non-negative values, read as
-// integers, have the same order as the values; a NaN is the largest.
+// Returns the larger of two non-negative values, or a NaN if either is NaN. The bits of non-negative values, read as
+// integers, have the same order as the values, and those of a NaN are the largest.
 HWY_INLINE Floats larger(Floats a, Floats b) {
   const SignedTag di;
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
@@ -95,8 +95,8 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// Returns the integers nearest to `values`, which are at most 127.5. Raises `away` to the distance between a value and
-// its integer if that distance is larger.
+// Returns the integers nearest to `values`, whose magnitudes are at most 127.5. Raises `away` to the distance between a
+// value and its integer if that distance is larger.
 HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions
@@ -110,8 +110,8 @@ HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #endif
 }
 
-// Stores 64 integers of at most 127 as signed bytes. If kUnsigned is set, adds 128 and stores unsigned bytes. Groups of
-// 4 bytes of the depth are adjacent; groups of 8 bytes have the layout described in tiles.h.
+// Stores 64 integers with magnitudes of at most 127 as signed bytes or, if kUnsigned is set, as unsigned bytes after
+// adding 128. Groups of 4 bytes of the depth are adjacent; groups of 8 bytes have the layout described in tiles.h.
 template <bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], char* line) {
 #if HWY_TARGET == HWY_SCALAR
@@ -140,9 +140,9 @@ HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], c
 #endif
 }
 
-// Stores one row as lines of int8, clip(rint(x / scale), -127, 127). For int4 weights, also stores the row's sum of
-// each step, beginning at `sums`. `count` is a multiple of 64. Returns the scale, which is finite only if all values of
-// the row are.
+// Stores one row as lines of int8, clip(rint(x / scale), -127, 127). For int4 weights, also stores the sum of each step
+// of the row, times -8, beginning at `sums`. `count` is a multiple of 64. Returns the scale, which is finite only if
+// all values of the row are.
 template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
@@ -156,8 +156,8 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
   const bool tiny = scale < std::numeric_limits<float>::min();
   for (size_t i = 0; i < count; i += kLineBytes, line += weight_type(kType).tile_step_bytes) {
     // For a normal scale, no quotient exceeds 127.5, so nothing has to be clipped. Multiplying by the reciprocal is off
-    // by a few units in the last place. Near the middle between two integers, this could round the wrong way, so the
-    // value is divided there.
+    // by a few units in the last place, which could round a value near the middle between two integers the wrong way.
+    // Such values are divided by the scale instead.
     Integers rounded[kVectors];
     auto away = hn::Zero(d);
 #pragma GCC unroll 16

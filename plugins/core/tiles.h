@@ -12,10 +12,11 @@
 // With this layout, a product writes whole lines of the next product's activations, and reads a panel from its first
 // byte to its last. Elements beyond the last row, column or depth are zero.
 //
-// Some ARM instructions multiply 8 bytes of the depth. On their paths, a group has 8 bytes, and two lines of weights
-// become one line of 128 bytes. int8 activations are split into groups too: [row tile][step][8 groups][16 rows][8 B].
+// Some ARM instructions multiply 8 bytes of the depth. On paths that use them, a group has 8 bytes, and two lines of
+// weights become one line of 128 bytes. int8 activations are split into groups too: [row tile][step][8 groups][16
+// rows][8 B].
 //
-// int4 weights are multiplied by int8 activations. A step is the group of 64 weights that share a scale.
+// int4 weights are multiplied by int8 activations. The 64 weights of a column in one step share a scale.
 // - Weights: each weight is stored plus 8. A byte contains two weights: one from the first of two lines in its low
 //   half, and one from the second line in its high half. Each step is followed by the float16 scales of its 32 columns:
 //   [panel][step]([2][8 lines][64 B], [32] float16).
@@ -46,7 +47,7 @@ constexpr size_t depth_of_line(ElementType type) { return kLineBytes / bytes_of(
 // Returns the number of steps that cover a depth.
 constexpr size_t steps_of_depth(ElementType type, size_t depth) { return divide_up(depth, depth_of_line(type)); }
 
-// Returns the offset in bytes of a row in activations whose row tiles are `row_tile_stride` bytes apart.
+// Returns the byte offset of row `row` in activations whose row tiles are `row_tile_stride` bytes apart.
 constexpr size_t line_offset(size_t row, size_t row_tile_stride) {
   return row / kRowsPerTile * row_tile_stride + row % kRowsPerTile * kLineBytes;
 }

@@ -1,7 +1,7 @@
-// Blocks of a product in vectors. kernels.cc compiles this file once per instruction set.
+// Multiplies blocks with vector instructions. kernels.cc compiles this file once per instruction set.
 //
-// A pass multiplies some rows by 16 or 32 columns and keeps its sums in registers, whose number determines the
-// constants:
+// A pass multiplies some rows by 16 or 32 columns and keeps its sums in registers. The number of registers determines
+// the constants:
 //
 // | vectors | registers | kRows | columns | sums | left for weights and rows |
 // |---|---|---|---|---|---|
@@ -87,7 +87,7 @@ struct VectorBlock {
   static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
   static constexpr size_t kVectorsOfPass = kParts * kPartVectors;
 
-  // For bfloat16, the pass multiplies only the first `last_lines` lines of the last step.
+  // Runs one pass over a panel. For bfloat16, the pass multiplies only the first `last_lines` lines of the last step.
   template <class Group, size_t kCount, size_t kVectors = kVectorsOfPass>
   static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps,
                                     size_t last_lines, float* out, LinesAhead& lines) {
@@ -173,8 +173,8 @@ struct VectorBlock {
     return hn::Set(BitsTag(), group);
   }
 
-  // As run_pass, but for int4 weights, and for the columns from half `half` of the panel on. `excess` points to the row
-  // sums in the activations (see tiles.h).
+  // Does the same as run_pass for int4 weights, for the columns that begin at half `half` (0 or 1) of the panel.
+  // `excess` points to the row sums in the activations (see tiles.h).
   template <size_t kCount>
   static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
                                          size_t steps, float* out, LinesAhead& lines) {

@@ -119,8 +119,8 @@ HWY_INLINE Floats activate(Activation activation, Floats x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
 }
 
-// Computes the same as `activate`, but without a division on x86, for values that are rounded afterwards. The quotient
-// is within three units in the last place.
+// Computes the same as `activate`, but without a division on x86, for values that are rounded afterwards. The result is
+// within three units in the last place of the exact quotient.
 HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));
@@ -134,7 +134,7 @@ HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
 #endif
 }
 
-// to[row * to_stride + column] = from[column * from_stride + row]
+// Computes to[row * to_stride + column] = from[column * from_stride + row].
 HWY_ATTR HWY_NOINLINE inline void transpose(const float* from, size_t from_stride, size_t rows, size_t columns,
                                             float* to, size_t to_stride) {
   size_t column = 0;

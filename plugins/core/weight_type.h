@@ -14,8 +14,7 @@ namespace vmoe {
 enum class Scales : uint8_t {
   kNone,
   kColumns,  // all weights of a column share a scale; the scales are an input of the op
-  kGroups,   // each kScaleGroup weights of a column, along the depth, share a scale; the float16 scales are packed with
-             // the weights
+  kGroups,   // each kScaleGroup consecutive weights of a column share a float16 scale, packed with the weights
 };
 inline constexpr size_t kScaleGroup = 64;
 

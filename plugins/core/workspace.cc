@@ -19,7 +19,7 @@ size_t small_page() {
   return bytes;
 }
 
-// Idle buffers of the process. Never destroyed: calls may still run while the process ends.
+// Idle buffers of the process. They are never destroyed, because calls may still run while the process ends.
 struct IdleBuffers {
   std::mutex mutex;
   std::vector<PageBuffer> buffers;
@@ -34,7 +34,7 @@ IdleBuffers& idle_buffers() {
 
 PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;
-  // Large buffers begin at a large page. The size of every buffer is rounded up to small pages.
+  // Large buffers begin at a large-page boundary. The size of every buffer is rounded up to small pages.
   const size_t page = small_page();
   const size_t alignment = bytes >= kLargePage ? kLargePage : page;
   if (bytes > SIZE_MAX - 2 * kLargePage) throw std::bad_alloc();

@@ -28,11 +28,11 @@ class PageBuffer {
   std::unique_ptr<void, Unmap> data_;
 };
 
-// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. A value that does not fit into
-// the buffer gets a buffer of its own. The next call then gets a single buffer that is large enough for all values.
+// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. An array that does not fit
+// into the buffer gets a buffer of its own. A later call then gets a single buffer that is large enough for all arrays.
 class Workspace {
  public:
-  // Takes an idle buffer of the process.
+  // Takes an idle buffer of the process, if there is one.
   Workspace();
   ~Workspace();
   Workspace(const Workspace&) = delete;
@@ -47,7 +47,7 @@ class Workspace {
 
  private:
   PageBuffer buffer_;
-  std::vector<PageBuffer> more_;  // one buffer for each value that did not fit into `buffer_`
+  std::vector<PageBuffer> more_;  // one buffer for each array that did not fit into `buffer_`
   size_t taken_ = 0;              // bytes, in all buffers
 
   void* take_bytes(size_t bytes);

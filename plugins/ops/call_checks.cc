@@ -11,8 +11,8 @@ namespace vmoe::ops {
 
 namespace {
 
-// Throws OpError if the product of the factors exceeds INT32_MAX, because slots and choices of tokens are numbered in
-// int32. `what` says what is counted. Factors must not be negative.
+// Throws OpError if the product of the factors exceeds INT32_MAX, because slots and choices of tokens have int32
+// numbers. `what` names what is counted. Factors must not be negative.
 void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
   double count = 1;  // exact for products up to INT32_MAX
   for (const auto& factor : factors) count *= static_cast<double>(factor.second);
@@ -30,7 +30,7 @@ int64_t size_of(const Sizes& sizes, char dim) { return static_cast<int64_t>(size
 constexpr char kSlots[] = "slots";
 constexpr char kChoices[] = "choices of tokens";
 
-// Sets M to G * P, for an op with P slots per group.
+// Sets M to G * P, for an op with P slots per group. Throws OpError if M is already known and has another value.
 void check_slots(Sizes& sizes) {
   const auto slots = static_cast<int64_t>(sizes['G'] * sizes['P']);
   if (sizes.has('M') && static_cast<int64_t>(sizes['M']) != slots) {

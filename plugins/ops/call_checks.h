@@ -1,4 +1,4 @@
-// Checks a node before it runs (attributes, settings, types), and each of its calls.
+// Checks the attributes, settings and types of a node before it runs, and each of its calls.
 #pragma once
 
 #include <array>
@@ -17,7 +17,7 @@
 
 namespace vmoe::ops {
 
-// Returns the value of a node's attribute, or none if the node omits it.
+// A function that returns the value of a node's attribute `name`, or none if the node omits it.
 using ReadAttribute = std::function<std::optional<int64_t>(const char* name)>;
 
 // Throws OpError unless minimum <= value <= maximum; kNoMaximum means no upper bound.
@@ -31,7 +31,7 @@ class Attributes {
 
   int64_t operator[](size_t index) const { return values_[index]; }
 
-  // Throws OpError if an attribute requires quantized weights, but `types` says that they are not quantized.
+  // Throws OpError if an attribute requires quantized weights, but the weights are not quantized according to `types`.
   void check(const Types& types) const;
 
   // Throws OpError if an attribute does not divide the dimension that it must divide. Dimensions of unknown size are
@@ -56,7 +56,7 @@ class Settings {
   // Returns the value of a setting. Throws OpError if it is not known.
   int64_t known(size_t setting) const;
 
-  // Throws OpError if a value is invalid whatever the sizes are.
+  // Throws OpError if a value is invalid for any sizes.
   void check() const;
 
  private:
@@ -71,8 +71,8 @@ inline bool experts_choose(const OpSpec& spec) { return routes(spec) && !spec.ta
 // Returns the settings that every node of the op must provide, as an input or as an attribute.
 std::vector<size_t> needed_settings(const OpSpec& spec);
 
-// Returns the settings that a node provides as attributes. Throws OpError if one of them is out of range or must be an
-// input.
+// Returns the settings that a node provides as attributes. Throws OpError if one of them is out of range, or if it may
+// only be an input.
 Settings read_settings(const OpSpec& spec, const ReadAttribute& read);
 
 struct Node {
@@ -96,8 +96,8 @@ void check_numbering(const Sizes& sizes);
 void check_groups(const Sizes& sizes);
 
 // Checks the attributes and sizes of a call. `sizes` must already contain the shapes of all inputs. For an op that
-// routes, also sets K and M in `sizes`, where M is the number of slots per expert without a pool, and returns the
-// routing. Throws OpError if a check fails, or if a setting is missing or out of range.
+// routes, also sets K and M in `sizes`, where M is the number of slots per expert without a pool, and returns the shape
+// of the routing. Throws OpError if a check fails, or if a setting is missing or out of range.
 RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

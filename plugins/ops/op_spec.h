@@ -10,7 +10,8 @@
 
 namespace vmoe::ops {
 
-// The error for an invalid node or call. The message is for the user. A caller may put the op's name in front of it.
+// The error for an invalid node or call. The message is for the user. A caller may put the op's name in front of the
+// message.
 class OpError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -52,15 +53,14 @@ struct ValueSpec {
   Presence presence = Presence::kRequired;
   size_t scale = kNoScale;             // only for weights: the input that contains their scales
   const char* grouped_dims = nullptr;  // used instead of `dims` if the scales are float16, one per group
-  size_t setting =
-      kNoSetting;  // the setting that this input provides, if any: a number that the host reads even for a GPU kernel
+  size_t setting = kNoSetting;  // the setting that this input provides, if any; the host reads it even for a GPU kernel
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
 };
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
 
-// A setting of a call, and the range of its values that is valid whatever the sizes are.
+// A setting of a call. Values below `minimum` or above `maximum` are invalid for any sizes.
 struct SettingSpec {
   const char* name;
   int64_t minimum, maximum;  // kNoMaximum: none
@@ -75,7 +75,7 @@ struct AttributeSpec {
   bool only_quantized;       // must be 0 if weights are not quantized
 };
 
-// An array that lives as long as the process.
+// A view of an array that lives as long as the process.
 template <class T>
 class Table {
  public:

@@ -23,7 +23,7 @@ struct Shape {
   }
 };
 
-// Formats a shape, such as "[2, 3]".
+// Returns a shape as text, such as "[2, 3]".
 std::string shape_text(const Shape& shape);
 
 // The sizes of an op's dimensions, collected from its inputs.
@@ -31,8 +31,8 @@ class Sizes {
  public:
   Sizes() { sizes_.fill(kUnknown); }
 
-  // Adds the sizes of an input's dimensions. Throws OpError if the rank differs from the specification's, a size is
-  // negative, or a size contradicts a known one.
+  // Adds the sizes of an input's dimensions. Throws OpError if the rank differs from the rank in `value`, a size is
+  // negative or does not fit into an int32, or a size contradicts a known one. `type` is the input's element type.
   void add(const ValueSpec& value, const Shape& shape, ElementType type = ElementType::kFloat32);
 
   void set(char dim, int64_t size) { sizes_[index_of(dim)] = size; }

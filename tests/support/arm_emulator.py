@@ -34,7 +34,8 @@ def arm_program(name: str, library: str) -> Path:
     arm_emulator()
     folder = ROOT / "build" / "arm"
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"]
-    # The SDK looks for the op library in its own folder. Put both libraries into one folder, as when they are installed.
+    # The SDK looks for the op library in its own folder. Put both libraries, the SDK and the op library, into one folder, as
+    # when they are installed.
     libraries = folder / "lib"
     side_by_side = [f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={libraries}" for kind in ("ARCHIVE", "LIBRARY")]
     with locked(folder):

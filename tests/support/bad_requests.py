@@ -180,5 +180,5 @@ def no_http() -> list[bytes]:
 
 
 def oversized(model: str, most_bytes: int) -> list[tuple[bytes, int]]:
-    """Return requests whose bodies exceed the limit by one byte."""
+    """Return requests whose bodies exceed the limit, `most_bytes`, by one byte."""
     return [(http_request(path, bytes(most_bytes + 1)), 413) for path in (f"/v2/models/{model}/infer", "/v1/classify")]

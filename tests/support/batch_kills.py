@@ -44,11 +44,11 @@ class Jobs:
         pictures: int,
         seed: int,
     ) -> None:
-        """Write the pictures.
+        """Write the pictures that the jobs read.
 
         Args:
             report: counts kills and failures.
-            bundles: first the bundle of the jobs; then another bundle, with which a started job must refuse to continue.
+            bundles: the bundle of the jobs, and another bundle, with which a started job must refuse to continue.
             root: a folder or a URI.
             cluster: environment variables of a command that joins a cluster.
             pictures: number of pictures.
@@ -64,7 +64,7 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # estimated duration of a job; raised if a job has not written anything by that time
+        self._seconds = 20.0  # estimated duration of a job; raised if a killed job has not written any rows
 
     @property
     def output(self) -> str:
@@ -150,8 +150,8 @@ def kill_jobs(
     """Kill jobs on a disk and on S3.
 
     Args:
-        bundles: first the bundle of the jobs; then another bundle, with which a started job must refuse to continue.
-        cluster: from `ray_cluster`, started after an `s3_server` with the bucket.
+        bundles: the bundle of the jobs, and another bundle, with which a started job must refuse to continue.
+        cluster: the environment variables from `ray_cluster`, started after an `s3_server` with the bucket.
         kills, s3: number of kills on a disk and on S3.
         pictures: pictures per job.
         seed: random seed for the moments of the kills.

@@ -21,7 +21,7 @@ def open_browser() -> Iterator[Browser]:
 
 
 def show(browser: Browser, address: str, width: int, *, dark: bool = False) -> Page:
-    """Open a page in the only window of a browser. A narrow window emulates a phone."""
+    """Open a page in a window of this width, after closing all other windows. A narrow window emulates a phone."""
     for context in browser.contexts:
         context.close()
     size = {"width": width, "height": WIDTHS[width]}

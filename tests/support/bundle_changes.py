@@ -45,11 +45,11 @@ class Cases(list[Case]):
         self.append(Case(name, change, good=True, base=base))
 
     def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
-        """Add a bundle that readers must refuse with a message that contains `words`."""
+        """Add a bundle that readers must refuse with a message that contains all of `words`."""
         self.append(Case(name, change, good=False, words=words, base=base))
 
     def bad_values(self, path: str, values: Sequence[object], *words: str, base: str = "v3-plain") -> None:
-        """Add one bundle for each of `values`: readers must refuse the value in the manifest's field `path`."""
+        """Add one bundle for each of `values`: the manifest's field `path` has this value, which readers must refuse."""
         for value in values:
             self.bad(f"{path} {value!r:.60}", says(put(path, value)), *words, base=base)
 
@@ -126,7 +126,7 @@ def nothing(bundle: Path) -> None:
 
 
 def listed(name: str) -> Change:
-    """Return a change that lists another file in the manifest, with the SHA-256 and size of the weights."""
+    """Return a change that lists another file in the manifest, with the SHA-256 and size of the weights file."""
     return says(lambda content: content["files"].update({name: content["files"][WEIGHTS]}))
 
 
@@ -152,7 +152,7 @@ def replaced(name: str, make: Change) -> Change:
 
 
 def reads(name: str = INLINED, **entries: str) -> Change:
-    """Return a change that adds an external weight to the graph."""
+    """Return a change that adds a weight with external data to a graph; `entries` are those of `external_tensor`."""
     return graph(lambda model: model.graph.initializer.append(external_tensor(**entries)), name)
 
 
@@ -217,7 +217,7 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
 def calling(*calls: str, inside: bool = False) -> Edit:
     """Return an edit that adds functions that call each other.
 
-    For example, "ab" is a function a that calls b. The call is direct, or in a branch if `inside`.
+    For example, "ab" adds a function a that calls b. If `inside`, the call is in a branch, otherwise in the function itself.
     """
 
     def edit(model: onnx.ModelProto) -> None:
@@ -255,7 +255,7 @@ def ports(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def port(name: str, element: int | None = None, dim: tuple[int, int] | None = None) -> Edit:
-    """Return an edit that changes the element type or a dimension of an input or output."""
+    """Return an edit that changes the element type or a dimension, given as (index, size), of an input or output."""
 
     def edit(model: onnx.ModelProto) -> None:
         tensor = ports(model)[name].type.tensor_type

@@ -135,7 +135,7 @@ bad("a capacity multiple that is too large", says(put("routing/capacity_multiple
 
 
 def _multiple_of(slots: int) -> Change:
-    """Return a change that sets groups of 150 tokens, and a capacity multiple and capacities of `slots`."""
+    """Return a change that sets groups of 150 tokens, and sets the capacity multiple and all capacities to `slots`."""
     group = put("routing/group", "15"), put("batch_multiple", 15), put("routing/group_tokens", 150)
     capacities = (put(f"profiles/{i}/capacity", [slots]) for i in range(4))
     return says(put("routing/capacity_multiple_of", slots), *group, *capacities)

@@ -2,8 +2,9 @@
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints as JSON how many loads were right and how many were refused. A load must return the answer of one of the bundles, or
-be refused. The exit code is 1 if any answer was wrong. `--backend sdk` uses the SDK.
+prints as JSON how many loads were right and how many were refused. A load must return the answer of the bundle or, if the
+whole bundle is swapped, of either bundle; otherwise, it must be refused. The exit code is 1 if any answer was wrong.
+`--backend sdk` uses the SDK.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from vmoe_runtime import Engine, VmoeError
 from vmoe_runtime.bundle.reader import Bundle
 
 WEIGHTS, GRAPHS = "weights.safetensors", ("model.onnx", "model.inlined.onnx")
-Load = Callable[[Path], np.ndarray]  # returns the logits of the same images for any bundle
+Load = Callable[[Path], np.ndarray]  # loads a bundle, and returns the logits of images that are the same for all bundles
 
 
 def other_bundle(bundle: Path, target: Path) -> Path:
     """Write a valid bundle with other graphs and other weights.
 
-    A mixture of both bundles would therefore give a third answer.
+    A mixture of the two bundles would therefore give a third answer.
     """
     weights = bytearray((bundle / WEIGHTS).read_bytes())
     start = 8 + int.from_bytes(weights[:8], "little")
@@ -53,7 +54,7 @@ def other_bundle(bundle: Path, target: Path) -> Path:
 
 
 def engine_load(backend: str, **options: bool) -> Load:
-    """Return a function that loads a bundle with the Engine and runs it on one image."""
+    """Return a function that loads a bundle with the Engine, runs it on one image, and returns the logits."""
 
     def load(bundle: Path) -> np.ndarray:
         with Engine.load(bundle, backend=backend, threads=1, **options) as engine:
@@ -63,7 +64,7 @@ def engine_load(backend: str, **options: bool) -> Load:
 
 
 def sdk_load(bundle: Path) -> Load:
-    """Return a function that loads a bundle with the C++ SDK and runs it on one image.
+    """Return a function that loads a bundle with the C++ SDK, runs it on one image, and returns the logits.
 
     `bundle` is any of the bundles that will be loaded; the image and the number of outputs are taken from it.
     """
@@ -99,7 +100,8 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         How many loads were right, wrong and refused, separately for "files" and "folders".
     """
     chance, report = random.Random(0), Report()
-    # Two of three loads swap the weights, because the runtime itself opens that file. The others swap a graph.
+    # During two of three loads, the weights are swapped, because the runtime itself opens that file. During the others, a
+    # graph is swapped.
     names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
     spawning = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:

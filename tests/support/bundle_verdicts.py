@@ -34,7 +34,7 @@ def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
 
 
 def read_bundle(path: bytes) -> None:
-    """Run all checks of a bundle that precede its loading by a runtime."""
+    """Run all checks that a bundle must pass before a runtime loads it."""
     Bundle.open(path.decode()).verify_weights()
 
 
@@ -47,12 +47,12 @@ def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
 
 
 def with_manifest(manifest: bytes, item: bytes) -> bytes:
-    """Join a manifest with the profile name or picture that is checked against it."""
+    """Join a manifest and `item`, a profile name or a picture that the C++ reader is to check against the manifest."""
     return len(manifest).to_bytes(4, "little") + manifest + item
 
 
 def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
-    """Return "ok" and the result for each item that the C++ reader accepts, otherwise "refused" and the reason.
+    """Return ("ok", result) for each item that the C++ reader accepts, and ("refused", reason) for each other item.
 
     The results are strings as `sdk_readers` prints them.
     """
@@ -68,7 +68,7 @@ def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
 
 
 def _readers() -> Path:
-    """Build `sdk_readers`: with sanitizers if VMOE_TEST_SANITIZED is set, otherwise from the SDK's object files."""
+    """Build `sdk_readers`: with sanitizers if VMOE_TEST_SANITIZED is set, otherwise with the SDK's existing object files."""
     if os.environ.get("VMOE_TEST_SANITIZED"):
         return sanitized(MEMORY, "sdk_readers") / "tests" / "sdk_readers"
     native = ROOT / "build" / "native"
@@ -85,6 +85,6 @@ def _readers() -> Path:
 
 
 def both_verdicts(paths: Sequence[Path]) -> dict[str, list[str | None]]:
-    """Return, by reader, the message with which it refuses each bundle, or None for each bundle that it accepts."""
+    """Return, for each reader, its verdict on each bundle: the message with which it refuses the bundle, or None."""
     given = [str(path).encode() for path in paths]
     return {"Python": [python_verdict(read_bundle, path) for path in given], "C++": cpp_verdicts("bundle", given)}

@@ -15,7 +15,7 @@ from vmoe_runtime.settings import ROWS
 
 _TYPES = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "n": ctypes.c_size_t, "q": ctypes.c_int64, "i": ctypes.c_int32}
 _TYPES |= {"d": ctypes.c_double}
-_FUNCTIONS = {  # parameters of each function; all of them return a status
+_FUNCTIONS = {  # parameter types of each function; all functions return a status
     "vmoe_engine_load": "ppp",
     "vmoe_engine_info": "pp",
     "vmoe_engine_class_name": "pqp",
@@ -39,7 +39,10 @@ _FUNCTIONS = {  # parameters of each function; all of them return a status
 
 
 class RefusedError(Exception):
-    """The error that is raised if the SDK returns an error status. It has the SDK's message and the status as `code`."""
+    """The error that is raised if the SDK returns an error status.
+
+    It has the message of the status as its text, and the code of the status as `code`.
+    """
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -47,9 +50,9 @@ class RefusedError(Exception):
 
 
 def _struct(name: str, fields: str) -> type[Any]:
-    """Make a struct type of the C API.
+    """Return a function that makes objects of a struct type of the C API.
 
-    The type sets its first field, `struct_size`. The other fields are given as types and names, such as "p:data
+    The function sets the first field, `struct_size`. `fields` lists the types and names of the other fields, such as "p:data
     n:data_bytes".
     """
     pairs = [field.split(":") for field in fields.split()]
@@ -89,7 +92,7 @@ def call(function: str, *arguments: Any) -> None:
     """Call a function of the C API.
 
     Raises:
-        RefusedError: it returned an error status.
+        RefusedError: the function returned an error status.
     """
     library = sdk()
     assert library is not None
@@ -100,7 +103,7 @@ def call(function: str, *arguments: Any) -> None:
 
 
 def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
-    """Load an engine, which the caller must free; `options` are fields of `LoadOptions`."""
+    """Load an engine, and return its handle, which the caller must free. `options` are fields of `LoadOptions`."""
     engine = ctypes.c_void_p()
     given = LoadOptions(options.pop("threads", 1), 1, None, str(onnxruntime_library()).encode())
     for name, value in options.items():
@@ -110,10 +113,10 @@ def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
 
 
 def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: int = 1) -> np.ndarray[Any, Any]:
-    """Load a bundle and run it once.
+    """Load a bundle, run it once and return the outputs.
 
     Args:
-        bundle: its folder.
+        bundle: the bundle's folder.
         images: float32[N,H,W,C].
         outputs: the expected number of floats per image.
         threads: threads per call.

@@ -1,4 +1,4 @@
-"""Checks a report as its reader sees it: in a browser, on a phone and on a screen, by keyboard, and with axe-core.
+"""Checks a report as a reader sees it in a browser, with windows of the widths of phones and screens, and with axe-core.
 
 python tests/support/check_report_page.py demo/report.html --pictures build/report-pages
 
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 
 AXE = Path(__file__).parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
-# Elements wider than the window, except those in a box that scrolls by itself.
+# Finds the elements that reach out of the window, except those in a box that scrolls by itself.
 _OVERHANG = """[...document.querySelectorAll('body *')].filter(part => {
   const box = part.getBoundingClientRect();
   return box.width && (box.right > innerWidth + 1 || box.left < -1) && !part.closest('.scroll, .skip, .unseen');
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> list[str]:
-    """Return all faults of a page in a window of this width, one line each.
+    """Open a page in a window of this width, and return all faults of the page, one line each.
 
     Includes the findings of axe-core if it is installed.
     """
@@ -62,7 +62,7 @@ def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> lis
 
 
 def faults_of(page: Page, width: int) -> list[str]:
-    """Return the faults of the open page: elements wider than the window, and findings of axe-core if it is installed."""
+    """Return the faults of the open page: parts wider than the window, and the findings of axe-core if it is installed."""
     faults = []
     size = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     if size[0] > size[1] or size[1] != width:
@@ -77,7 +77,7 @@ def faults_of(page: Page, width: int) -> list[str]:
 
 
 def state(page: Page) -> dict[str, Any]:
-    """Return the page's text at the slider's current position."""
+    """Return what the page shows for the current position of the slider, by name."""
     found: dict[str, Any] = page.evaluate("""({
       value: document.getElementById('ratio').value,
       spoken: document.getElementById('ratio').getAttribute('aria-valuetext'),

@@ -1,4 +1,4 @@
-"""Runs of the program `vmoe` inside the test's process: a pytest plugin with fixtures for any test."""
+"""Runs of the program `vmoe` inside the test's own process. This module is a pytest plugin with fixtures for any test."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ Refuse = Callable[..., str]
 
 @dataclass(frozen=True)
 class Vmoe:
-    """A runner of the program that returns the program's output."""
+    """Runs the program `vmoe`, and returns what the program prints."""
 
     capture: pytest.CaptureFixture[str]
 
     def run(self, *words: object, code: int = 0) -> tuple[str, str]:
-        """Return standard output and standard error of a run that must exit with `code`."""
+        """Run the program with `words` as arguments, and return its standard output and standard error.
+
+        The run must exit with `code`.
+        """
         self.capture.readouterr()
         found = main([*map(str, words)])
         out, err = self.capture.readouterr()
@@ -35,7 +38,7 @@ class Vmoe:
         return out, err
 
     def json(self, *words: object) -> dict[str, Any]:
-        """Return the JSON of a run, which must be all of its standard output."""
+        """Return the JSON that a run prints. Its standard output must contain nothing else."""
         found: dict[str, Any] = json.loads(self.run(*words, "-q", "--json", "-")[0])
         return found
 
@@ -56,7 +59,7 @@ def vmoe(capsys: pytest.CaptureFixture[str]) -> Vmoe:
 
 @pytest.fixture
 def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
-    """Return a function that runs `vmoe export`, checks that it fails, and returns its standard output.
+    """Return a function that runs `vmoe export`, checks that the export fails, and returns its standard output.
 
     The run must exit with `code`, print one line on standard error that contains all of `names`, and leave `tmp_path`
     unchanged. The default target is `tmp_path` / "x.vmoe".
@@ -75,17 +78,17 @@ def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
-    """Write arrays, such as `images` and `labels`, to an npz file."""
+    """Write arrays, such as `images` and `labels`, to an npz file, and return its path."""
     np.savez(path, **arrays)
     return path
 
 
 def noise(path: Path, count: int = 8) -> Path:
-    """Write images of noise and their labels for a bundle from `kept_bundle`."""
+    """Write an npz file with images of noise and labels, which fit any bundle from `kept_bundle`. Return its path."""
     images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return npz(path, images=images, labels=np.arange(count) % 7)
 
 
 def kept_bundle(kind: str) -> Path:
-    """Return the bundle of this kind from tests/data, in the newest format in which there is one."""
+    """Return the bundle of this kind from tests/data. If there are several, return the one in the newest format."""
     return max(BUNDLES.glob(f"v*-{kind}"))

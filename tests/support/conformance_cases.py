@@ -53,14 +53,15 @@ class RoutingCase:
 
 
 def numbers(name: str, *shape: int) -> np.ndarray:
-    """Return multiples of 2**-20 from -2 to 2 that depend only on `name` and `shape`, on every machine."""
+    """Return multiples of 2**-20 from -2 to 2. On every machine, they depend only on `name` and `shape`."""
     return _rng(name).integers(-(2**21), 2**21, shape) / 2**20
 
 
 def gates(name: str, groups: int, tokens: int, experts: int, kind: str = "") -> np.ndarray:
-    """Return random gates f64[G,S,E] that sum to 1 per token.
+    """Return random float64 gates[G,S,E].
 
-    The kind "ties" rounds them to eighths. The kind "special" replaces half of them by special values such as NaN.
+    By default, the gates of each token sum to 1. The kind "ties" rounds the gates to eighths. The kind "special" replaces
+    about half of them by special values such as NaN.
     """
     rng = _rng(name)
     shares = rng.integers(1, 4096, (groups, tokens, experts))
@@ -75,7 +76,7 @@ def _rng(name: str) -> np.random.Generator:
 
 
 def routing_cases() -> Iterator[RoutingCase]:
-    """Return the cases of the tables below."""
+    """Return the cases of the tables in this module."""
     for model, (names, table) in _TABLES.items():
         for line in table.strip().splitlines():
             name, given, settings, what = (part.strip() for part in line.split("|"))
@@ -106,14 +107,18 @@ def _merge_of(name: str, given: str) -> Arrays:
 
 
 def _array(name: str, given: str, make: Any) -> np.ndarray:
-    """Return the rows in `given`, or call `make` if `given` is a shape and a kind."""
+    """Return the array that `given` describes.
+
+    `given` contains either the rows of the array, or a shape and a kind with which to call `make`.
+    """
     if "x" not in given:
         return np.array([[row.split() for row in given.split("/")]]).astype(float)
     shape, *kind = given.split()
     return make(name, *map(int, shape.split("x")), *kind)
 
 
-# Name | shape G x S x E and kind, or the rows of a group | settings (max_experts 0: no limit) | behaviour that it tests
+# Columns: name | shape G x S x E and kind of gates, or the rows of one group of gates | settings (if max_experts is 0, there
+# is no limit) | behaviour that the case tests
 _TOP_K = """
 one_token | 1x1x4 | 1 2 1 0 0 | A group of one token.
 one_expert | 1x7x1 | 3 1 1 0 0 | One expert, without a slot for most tokens.
@@ -164,14 +169,14 @@ choice_empty_slots | 2x3x2 | 5 | More slots than tokens.
 choice_special | 2x14x4 special | 5 | NaN ranks as 0; infinities, zeros, denormals.
 choice_256 | 1x12x256 | 2 | 256 experts.
 """
-# Name | G x S x E x P | | behaviour that it tests
+# Columns: name | G x S x E x P | (empty) | behaviour that the case tests
 _SOFT = """
 soft | 2x9x4x2 | | The shares of tokens in slots, and of slots in tokens.
 soft_one_token | 1x1x4x2 | | Every slot equals the only token.
 soft_one_slot | 1x6x1x1 | | The only slot has a share of 1 in every token.
 soft_zero | 2x5x3x2 | | A token of zeros, so that the epsilon under the root matters.
 """
-# Name | shape N x T x D of keys with two heads, or the keys of an image | merge | behaviour that it tests
+# Columns: name | shape N x T x D of keys with two heads, or the keys of one image | merge | behaviour that the case tests
 _MERGE_0 = """
 merge | 2x12x8 | 3 | Three tokens join others; means are weighted by sizes.
 merge_half | 2x9x8 | 100 | At most half of the tokens.
@@ -193,7 +198,8 @@ _TABLES = {
 }
 _INPUTS = {"capacity k bpr pool max_experts": _gates_of, "capacity": _gates_of, "": _soft_of, "merge": _merge_of}
 
-# By op, then by the end of the case's name: sizes, element types (W, T), optional inputs, attributes.
+# By op and by the end of the case's name: what differs from the defaults, which can be sizes, element types (W, T), optional
+# inputs and attributes.
 _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeGates": {"": {}},
     "VmoeRoute": {"": {}, "_policies": {"given": WITH_POLICIES}},

@@ -1,4 +1,4 @@
-"""Measures with coverage.py, in each test process, which lines and branches of the product the tests reach."""
+"""Measures which lines and branches of the product the tests reach. Each test process measures itself with coverage.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if FILE:
 
 
 def write() -> None:
-    """Write the measurement at the end of a test process."""
+    """Write the measurement to its file, at the end of a test process."""
     if measurement:
         measurement.stop()
         measurement.save()

@@ -22,18 +22,18 @@ _HEADERS = {
 
 
 def program(sanitizers: str = "") -> Path:
-    """Build the program against the SDK; skip if this machine lacks what it needs."""
+    """Build the HTTP service against the SDK, and return its path; skip if this machine lacks a header that it needs."""
     for header, package in _HEADERS.items():
         if not any(Path(folder, header).is_file() for folder in ("/usr/include", "/usr/local/include")):
             pytest.skip(f"{header} is not installed (Debian package {package})")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     if sanitizers:
-        # With these flags, the compiler gives false warnings.
+        # With a sanitizer, the compiler gives false warnings, so no warning flags are set.
         flags = f"-g1 -O0 -fsanitize={sanitizers}"
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
     elif not os.environ.get("VMOE_TEST_SANITIZED"):
-        # All sources as one file, without optimization: this compiles in a quarter of the time. Coroutines in an included
-        # file, whose variables have types from unnamed namespaces, would give warnings.
+        # Compile all sources as one file without optimization, which takes a quarter of the time. Without the last flag, the
+        # compiler would warn of coroutines in an included file, because their variables have types from unnamed namespaces.
         flags = "-O0 -Wall -Wextra -Werror -Wno-subobject-linkage"
         options = ["-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0", f"-DCMAKE_CXX_FLAGS={flags}"]
     return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"

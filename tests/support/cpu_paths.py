@@ -1,6 +1,6 @@
-"""Runs models on the op library in another process, which may use another CPU path or ONNX Runtime, or crash.
+"""Runs models with the op library in another process, which can use another CPU path or ONNX Runtime, and may crash.
 
-As a program, this file is that process. It needs only numpy and onnxruntime.
+Run as a program, this file is that other process. The process needs only numpy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ _CALLS, _RESULTS = "calls.pickle", "results.pickle"
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a model: an ONNX file or its bytes, and arrays by input name."""
+    """A call of a model.
+
+    The model is the path of an ONNX file or the bytes of one. `feeds` are the arrays by input name. `outputs` names the
+    outputs to compute, or is None for all.
+    """
 
     model: Path | bytes
     feeds: Mapping[str, np.ndarray]
@@ -37,9 +41,9 @@ class Call:
 
 
 def supported_paths(library: Path | None = None) -> tuple[str, ...]:
-    """Return the CPU paths that a library, by default the installed one, finds on this machine, the best first.
+    """Return the CPU paths that an op library finds on this machine, the best first.
 
-    The library uses the first one unless VMOE_CPU_PATH names another.
+    `library` is the installed op library by default. It uses the first path unless VMOE_CPU_PATH names another path.
     """
     return _supported(library or _library())
 
@@ -50,7 +54,7 @@ def _supported(library: Path) -> tuple[str, ...]:
 
 
 def refusal(library: Path, path: str | None = None, packages: Path | None = None) -> str:
-    """Return the error message of ONNX Runtime if it can't register a library, or an empty string if it can.
+    """Return the error message if ONNX Runtime refuses to register an op library, and otherwise an empty string.
 
     Raises:
         RuntimeError: the process crashed.
@@ -59,7 +63,7 @@ def refusal(library: Path, path: str | None = None, packages: Path | None = None
 
 
 def need_op_library() -> None:
-    """Skip the module that is being imported if this installation has no op library."""
+    """Skip the test module that is being imported if this installation has no op library."""
     import pytest
 
     from vmoe_runtime.op_library import find_library
@@ -76,17 +80,17 @@ def run_calls(
     threads: int = 2,
     library: Path | None = None,
 ) -> list[Outputs | str]:
-    """Return the outputs or the error message of each call, in order. All calls of a model share a session.
+    """Return, for each call in order, its outputs or its error message. All calls of a model share a session.
 
     Args:
         calls: the calls to run.
-        path: a CPU path for VMOE_CPU_PATH, or None for the library's own choice.
-        packages: a folder with another onnxruntime, or None for this environment's.
+        path: the value of VMOE_CPU_PATH, or None to let the op library choose the CPU path.
+        packages: a folder with another onnxruntime, or None for the onnxruntime of this environment.
         threads: intra-op threads.
         library: the op library, or None for the installed one.
 
     Raises:
-        RuntimeError: the process crashed; the message names the call.
+        RuntimeError: the process crashed; the message gives the number of the call.
     """
     with tempfile.TemporaryDirectory(prefix="vmoe-calls-") as name:
         folder = Path(name)
@@ -114,7 +118,7 @@ def run_calls(
 
 
 def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
-    """Return the results, and fail if one of them is an error message."""
+    """Return the results of `run_calls`, and fail if one of them is an error message."""
     failed = [result for result in results if isinstance(result, str)]
     if failed:
         raise AssertionError(f"{len(failed)} of {len(results)} calls failed: {failed[0]}")
@@ -152,7 +156,7 @@ def _python(arguments: list[str], path: str | None, packages: Path | None) -> st
 
 
 class _Runner:
-    """A process that runs the calls in one folder after another, and ends when this object is deleted."""
+    """A process that runs the calls of one folder after another. It ends when this object is deleted."""
 
     def __init__(self, path: str | None, packages: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with this object)
@@ -179,7 +183,7 @@ class _Runner:
 
 @functools.lru_cache(maxsize=8)
 def _runner(path: str | None, packages: Path | None) -> _Runner:
-    """Return the process for this path and onnxruntime. It is reused, because starting one takes longer than most calls."""
+    """Return the process for this CPU path and onnxruntime. It is reused, because its start takes longer than most calls."""
     return _Runner(path, packages)
 
 
@@ -199,7 +203,7 @@ def _run_in_this_process(folder: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = plan["threads"]
-    # By default, threads spin while they wait for work. This would cost twenty times as much time as most calls take.
+    # By default, threads spin while they wait for work, which would take twenty times as long as most calls themselves.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.register_custom_ops_library(plan["library"])
 
@@ -215,7 +219,7 @@ def _run_in_this_process(folder: Path) -> None:
             except Exception as error:
                 result = str(error)
             pickle.dump(result, stream)
-            stream.flush()  # the next call may crash
+            stream.flush()  # the next call may crash the process
 
 
 if __name__ == "__main__":

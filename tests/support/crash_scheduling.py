@@ -1,7 +1,7 @@
-"""A pytest plugin that schedules whole modules, and continues after a test has crashed its process.
+"""A pytest plugin that assigns whole modules to processes, and continues after a test has crashed its process.
 
 With `--dist loadgroup`, modules that share an `xdist_group` run one after another in one process; every other module is
-scheduled by itself. A test that crashes its process fails once, and the tests after it run in another process. pytest-xdist
+assigned by itself. A test that crashes its process fails once, and the tests after it run in another process. pytest-xdist
 alone would run the crashing test again in each new process, and would fail if two processes were replaced at the same time.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Return the scheduler for `--dist loadgroup`. For other values, return None, so that pytest-xdist chooses one."""
+    """Return the scheduler for `--dist loadgroup`. For any other `--dist`, return None to let pytest-xdist choose one."""
     if config.getoption("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadGroupScheduling
@@ -41,7 +41,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return crashed
 
         def schedule(self) -> None:
-            """Assign two files to each process that has collected its tests, because a process holds back its last test."""
+            """Assign two files to each process that has collected its tests.
+
+            One file is not enough, because a process does not run its last test before it gets further ones.
+            """
             with self._ready_nodes():
                 super().schedule()
                 super().schedule()

@@ -1,4 +1,4 @@
-"""Checkpoints and bundles with one fault each, and checks of the errors that they cause."""
+"""Makes checkpoints and bundles with one fault each, and checks the errors that they cause."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
 
 @contextmanager
 def refusal(error: type[Exception], *names: str) -> Iterator[None]:
-    """Assert that the block raises `error` with a message of one line that contains `names`."""
+    """Assert that the block raises `error`, and that its message is one line that contains `names`."""
     with pytest.raises(error) as refused:
         yield
     assert_one_sentence(str(refused.value), *names)
 
 
 def put(path: str, value: Any) -> Edit:
-    """Return an edit that sets a field of nested mappings and lists, as in `put("profiles/0/k", 9)`.
+    """Return an edit that sets the field at `path` in nested mappings and lists, as in `put("profiles/0/k", 9)`.
 
     The value `...` removes the field.
     """
@@ -69,13 +69,13 @@ def drop(path: str) -> Edit:
 
 
 def read_tensors(path: Path = SPARSE) -> Tensors:
-    """Return copies of the tensors of a checkpoint, by default of a golden one."""
+    """Return copies of a checkpoint's tensors. The default checkpoint is the golden one with experts."""
     with open_checkpoint(path) as checkpoint:
         return dict(checkpoint)
 
 
 def assert_holds(path: Path, format: str, expected: Mapping[str, np.ndarray]) -> None:
-    """Assert that a checkpoint has this format, and exactly these tensors."""
+    """Assert that a checkpoint has the format `format`, and exactly the tensors `expected`, bit for bit."""
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.format == format
         assert list(checkpoint) == sorted(expected)
@@ -86,13 +86,13 @@ def assert_holds(path: Path, format: str, expected: Mapping[str, np.ndarray]) ->
 
 
 def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:
-    """Write the tensors as an official checkpoint named `ckpt`."""
+    """Write the tensors as an official checkpoint named `ckpt`, and return its path."""
     write_checkpoint(folder / "ckpt", nest(tensors))
     return folder / "ckpt"
 
 
 def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -> Path:
-    """Copy an official checkpoint to another name, shard by shard."""
+    """Copy an official checkpoint to `name` in a folder, file by file, and return the path of the copy."""
     for file in source.parent.glob(f"{source.name}.*"):
         if file.suffix not in {".json", ".npz"}:
             shutil.copyfile(file, folder / file.name.replace(source.name, name, 1))
@@ -104,7 +104,7 @@ def array_entry(
 ) -> msgpack.ExtType:
     """Return the entry of an array in the index of an official checkpoint.
 
-    A slice is (start, stop) for each dimension. By default, one slice covers the whole array.
+    Each of `slices` gives (start, stop) for each dimension. By default, one slice covers the whole array.
     """
     slices = [[(0, extent) for extent in shape]] if slices is None else slices
     boxes = [msgpack.packb([msgpack.packb((*bounds, None)) for bounds in box]) for box in slices]
@@ -114,16 +114,16 @@ def array_entry(
 
 
 def chunk(values: int = 48, dtype: str = "float32", data: bytes | None = None, start: int = 0, stop: int = 48) -> list[Any]:
-    """Return a chunk of a 1-D array as a shard stores it; by default, the chunk is a whole float32[48]."""
+    """Return a chunk of a 1-D array in the form in which a shard stores it. By default, it is the whole of a float32[48]."""
     body = msgpack.packb(((values,), dtype, b"\0" * 4 * values if data is None else data))
     box = msgpack.packb([msgpack.packb((start, stop, None))])
     return [[msgpack.ExtType(NDARRAY, body)], msgpack.ExtType(ND_SLICE, box)]
 
 
 def edited_shard(folder: Path, edit: Edit) -> Path:
-    """Write the dense golden checkpoint as `ckpt`, with an edit of the map that is stored in its only shard.
+    """Write the dense golden checkpoint as `ckpt`, and apply `edit` to the map in its only shard. Return the path of `ckpt`.
 
-    Key "0" of the map contains the chunks of the first array, Encoder/encoder_norm/bias, a float32[48].
+    Key "0" of the map contains the chunks of the first array, Encoder/encoder_norm/bias, which is a float32[48].
     """
     prefix = copied_checkpoint(folder, DENSE)
     shard = folder / "ckpt.data-00000-of-00001"
@@ -134,7 +134,10 @@ def edited_shard(folder: Path, edit: Edit) -> Path:
 
 
 def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
-    """Write an index `ckpt` whose only array is `embedding/kernel`, and an empty shard."""
+    """Write a checkpoint `ckpt` with an empty shard. Its index has one array, `embedding/kernel`, with the entry `leaf`.
+
+    `fields` replace or extend the fields of the index.
+    """
     index = {"shard_count": 1, "index": {"embedding": {"kernel": leaf}}, "version": "20220622", **fields}
     (folder / "ckpt.index").write_bytes(msgpack.packb(index))
     (folder / "ckpt.data-00000-of-00001").write_bytes(msgpack.packb({CHUNKS_KEY: True}))
@@ -142,7 +145,7 @@ def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
 
 
 def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: Mapping[str, bytes] | None = None) -> Path:
-    """Copy a bundle, replace `files` and update their SHA-256, and then apply `edit` to the manifest."""
+    """Copy a bundle, replace the content of `files`, update their SHA-256 and size, then apply `edit` to the manifest."""
     shutil.copytree(source, target)
     manifest = json.loads((target / "manifest.json").read_bytes())
     for name, data in (files or {}).items():
@@ -155,14 +158,14 @@ def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: M
 
 
 def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> bytes:
-    """Return a graph of the bundle after applying `edit` to its ModelProto."""
+    """Return the bytes of a bundle's graph after `edit` has been applied to its ModelProto."""
     model = onnx.load(bundle / name, load_external_data=False)
     edit(model)
     return model.SerializeToString()
 
 
 def with_nan_weights(bundle: Path, target: Path) -> Path:
-    """Copy a bundle, and change its weights so that the head adds NaN."""
+    """Copy a bundle, and set the bias of the head to NaN in the copy."""
     data = (bundle / "weights.safetensors").read_bytes()
     bias = safetensors.numpy.load(data)["head/bias"]
     assert data.count(bias.tobytes()) == 1
@@ -191,7 +194,7 @@ GRAPH_FAULTS = (unknown_op, unknown_tensor, weights_of_another_shape, weights_wi
 
 
 def external_tensor(**entries: str) -> onnx.TensorProto:
-    """Return a float32[1] with external data, by default the first bytes of the weights file."""
+    """Return a float32[1] tensor with external data. By default, the data are the first bytes of the weights file."""
     tensor = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in {"location": "weights.safetensors", "offset": "0", "length": "4", **entries}.items():
@@ -200,7 +203,7 @@ def external_tensor(**entries: str) -> onnx.TensorProto:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Return every path under a folder, with the content of each regular file."""
+    """Return every path under a folder, with the content of each regular file and b"" for anything else."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         for path in sorted(folder.rglob("*"))
@@ -208,5 +211,5 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file in a folder."""
+    """Return the content of each file in a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}

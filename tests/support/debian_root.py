@@ -1,4 +1,4 @@
-"""A root folder with a freshly installed Debian, the same release as this machine's."""
+"""A root folder with a freshly installed Debian of the same release as this machine's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 
 
 def install_debian(target: Path, *packages: str) -> Path:
-    """Install Debian with `packages` and the essential packages, from this machine's package sources.
+    """Install Debian's essential packages and `packages` into `target`, from this machine's package sources.
 
     `target` is a folder or a tar archive.
     """
@@ -23,6 +23,6 @@ def install_debian(target: Path, *packages: str) -> Path:
 
 
 def run_inside(root: Path, script: str) -> str:
-    """Run a shell script in a root with a minimal environment, and return its output."""
+    """Run a shell script in a root folder with a minimal environment, and return its output."""
     lines = 'mount -t proc proc "$1/proc"; exec env -i PATH=/usr/bin:/usr/sbin:/bin HOME=/ chroot "$1" sh -ec "$2"'
     return built("unshare", "--mount", "--pid", "--fork", "sh", "-ec", lines, "sh", root, script)

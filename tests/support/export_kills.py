@@ -1,9 +1,9 @@
-"""Kills and interrupts exports at random moments, and checks the files that are left.
+"""Kills and interrupts exports at random moments, and checks the files that they leave.
 
     python tests/support/export_kills.py --kills 170 --signals 60
 
-prints one line for each fault and then a summary as JSON. The exit code is 1 if there was a fault. The process exports once
-itself and forks for each run, so that no kill happens during imports.
+prints one line for each fault and then a summary as JSON. The exit code is 1 if there was a fault. This process exports once
+and then forks for each further export, so that no kill happens during imports.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LINES = {
 
 
 class Exports:
-    """Exports into one folder that are killed or interrupted.
+    """Exports that all have the same target folder, and that are killed or interrupted.
 
     Args:
         folder: an empty folder.
@@ -52,7 +52,7 @@ class Exports:
         self._errors, self._bundle = self._beside / "errors", self._beside / "x.vmoe"
         self._errors.touch()
         # Export once before the first fork, so that the children don't have to import torch again. Use one thread, because
-        # threads don't survive a fork.
+        # other threads don't survive a fork.
         torch.set_num_threads(1)
         export_bundle(DENSE, self.target, validate=False)
         shutil.copytree(self.target, self._bundle)
@@ -66,7 +66,10 @@ class Exports:
             self._whole.add(Bundle.open(self.target).identity)
 
     def kill(self, count: int) -> None:
-        """Send SIGKILL at a random moment. The target must be complete, or missing if there was none before."""
+        """Kill `count` exports with SIGKILL at random moments.
+
+        After each kill, the target must be a complete bundle. If there was no target before, it may also be missing.
+        """
         for run in range(count):
             force = self._begin_with_bundle(run)
             self._end(run, signal.SIGKILL, force)
@@ -74,9 +77,10 @@ class Exports:
         self._sweep("the kills")
 
     def interrupt(self, count: int) -> None:
-        """Send SIGINT, SIGTERM or SIGHUP at a random moment. The export must print one line, and leave nothing behind.
+        """Send SIGINT, SIGTERM or SIGHUP to `count` exports at random moments.
 
-        If a second signal interrupts the cleanup, the next export completes it.
+        An interrupted export must print one line, and leave nothing behind except a complete target. If a second signal
+        interrupts the cleanup, the next export completes the cleanup.
         """
         for run in range(count):
             force = self._begin_with_bundle(run)
@@ -88,7 +92,7 @@ class Exports:
             name = f"signal {run} ({number.name})"
             if code not in (0, 128 + number, -number):
                 self._fail(f"{name}: exit code {code}")
-            # The second of two signals may arrive after the message has been printed.
+            # If two signals are sent, the second may end the process after the message for the first has been printed.
             if lines != ([LINES[number]] if code == 128 + number else []) and not (twice and lines == [LINES[number]]):
                 self._fail(f"{name}: exit code {code} and standard error {lines}")
             if (left := self._left()) and not twice:
@@ -97,7 +101,7 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Remove the file for standard error, and the bundle that each run gets as its previous target."""
+        """Remove the file for standard error, and the bundle that a run which overwrites one finds at its target."""
         shutil.rmtree(self._beside)
 
     def _begin_with_bundle(self, run: int) -> bool:
@@ -121,7 +125,8 @@ class Exports:
 
     def _start(self, options: list[str], *, force: bool) -> int:
         arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
-        # otherwise, if a process ends early, the file would still contain the messages of the previous process
+        # Empty the file. Otherwise, if this process ends early, the file still contains the messages of the previous
+        # process.
         self._errors.write_bytes(b"")
         return self._fork(lambda: program.main(["export", *arguments]))
 
@@ -139,7 +144,7 @@ class Exports:
 
     @staticmethod
     def _wait(pid: int) -> int:
-        """Wait for a process. Return its exit code, or the negative number of the signal that ended it."""
+        """Wait for a process to end. Return its exit code, or the negative number of the signal that ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _check_target(self, name: str, must_be_there: bool) -> None:
@@ -156,16 +161,16 @@ class Exports:
             self._fail(f"{name}: the target is {'a strange bundle' if identity else 'away'}")
 
     def _sweep(self, after: str) -> None:
-        """Export again, and check that nothing of the earlier exports is left."""
+        """Export again, and check that no files of the earlier exports are left."""
         if self._wait(self._start(OPTIONS[0], force=True)) != 0:
             self._fail(f"the export after {after} fails: {self._errors.read_text()}")
         if left := self._left():
             self._fail(f"the export after {after} leaves {left}")
 
     def _left(self) -> list[str]:
-        """Return the paths that an export left in the folder, except its target.
+        """Return the paths, other than the target, that exports left in the folder.
 
-        An empty folder is ignored, because an early signal may leave one.
+        Empty folders are ignored, because a signal that arrives early may leave one.
         """
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".") and any(path.iterdir())]
 
@@ -174,7 +179,7 @@ class Exports:
 
 
 def run(kills: int, signals: int, seed: int) -> Report:
-    """Run all kills and signals in a temporary folder. Forks, so the calling process must not have other threads."""
+    """Do all kills and signals in a temporary folder. This forks, so the calling process must not have other threads."""
     with tempfile.TemporaryDirectory(prefix="export-kills-") as folder:
         exports = Exports(Path(folder), seed)
         try:

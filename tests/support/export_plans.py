@@ -1,4 +1,4 @@
-"""Plans of exports, and large checkpoints that take no space."""
+"""Plans of exports, and large checkpoint files that take almost no space on the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def planned(checkpoint: Path, **options: Any) -> ExportPlan:
 
 
 def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """Write a sparse safetensors file of zeros, which takes no space."""
+    """Write a safetensors file of zeros with tensors of these shapes. It is sparse, so it takes almost no disk space."""
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)

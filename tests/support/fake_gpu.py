@@ -1,6 +1,6 @@
 """Fakes for machines without a GPU.
 
-They are a driver that reports any GPU, and a CUDA op library that reports any build.
+They are a driver that reports whatever GPU a test wants, and a CUDA op library that reports whatever build a test wants.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ int vmoe_cuda_version(void) { return VERSION; }
 
 
 def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
-    """Build a libcuda.so.1 that reports one GPU with this compute capability, and this CUDA version.
+    """Build a libcuda.so.1 that reports this CUDA version, and one GPU with this compute capability. Return its path.
 
     `more` is C source of further functions.
     """
@@ -39,7 +39,7 @@ def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "")
 
 
 def op_library(folder: Path, architectures: str, cuda: int) -> Path:
-    """Build a library that reports its build as the CUDA op library does, but has no ops."""
+    """Build a library without ops that reports its architectures and CUDA version as the CUDA op library does."""
     folder = folder / f"{architectures.replace(' ', '_')}-{cuda}"
     return compiled(
         folder / "libvmoe_onnxruntime_cuda.so", _LIBRARY, {"VERSION": cuda, "ARCHITECTURES": f'"{architectures}"'}
@@ -47,7 +47,7 @@ def op_library(folder: Path, architectures: str, cuda: int) -> Path:
 
 
 def compiled(library: Path, source: str, defined: dict[str, object]) -> Path:
-    """Build a library from C source."""
+    """Build a library from C source with the macros `defined`, and return its path."""
     library.parent.mkdir(parents=True, exist_ok=True)
     file = library.with_suffix(".c")
     file.write_text(source)

@@ -1,7 +1,7 @@
-"""Fakes of the parts of `tensorrt` and `cuda.bindings.runtime` that the product calls, for use without a GPU.
+"""Fakes of the parts of `tensorrt` and `cuda.bindings.runtime` that the product uses, for tests without a GPU.
 
 A fake engine stores the name of the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. Host
-memory serves as the GPU's memory. Work on a stream happens only when the stream is synchronized, as is possible on a GPU.
+memory serves as the GPU's memory. Work on a stream is done only when the stream is synchronized, which a GPU may do too.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class FakeCuda(ModuleType):
     """A fake of CUDA's runtime.
 
     Attributes:
-        device, pinned: the allocated buffers, by address.
-        refuses: the name of a function that must fail for lack of memory.
+        device, pinned: the allocated buffers of device memory and of pinned host memory, by address.
+        refuses: name of the allocation function that must fail for lack of memory; empty if none must.
     """
 
     cudaMemcpyKind, cudaError_t, cudaStreamNonBlocking = _CopyKind, _Error, 1
@@ -117,11 +117,11 @@ class FakeTensorRt(ModuleType):
 
     Attributes:
         cuda: the fake of CUDA's runtime.
-        gpu: the GPU that the driver reports, or an exception to raise instead.
-        error: number to add to each float output of engines that are built from now on; None makes building fail.
-        wrong_batch: the only batch size with wrong outputs, which are off by one.
-        built: the options of each build.
-        contexts: number of execution contexts made.
+        gpu: the GPU that the driver reports, or an exception that is raised instead.
+        error: number that engines built from now on add to each float output; None makes building fail.
+        wrong_batch: the only batch size whose outputs are wrong, by one; None if there is none.
+        built: the options of each build so far.
+        contexts: number of execution contexts made so far.
     """
 
     class ILogger:
@@ -267,7 +267,7 @@ class _Context:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    """Install the fakes as the modules that the product imports, and make the driver report the fake's GPU."""
+    """Replace `tensorrt` and CUDA's runtime by the fakes for one test, and make the driver report the fake's GPU."""
     fake = FakeTensorRt()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     for name in ("cuda", "cuda.bindings"):

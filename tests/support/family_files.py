@@ -1,4 +1,4 @@
-"""Checkpoints of other libraries' ViTs, written from `tests/data/families.json`, and the outputs of those libraries."""
+"""Checkpoints of ViTs of other libraries, written from `tests/data/families.json`, and the outputs of those libraries."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Family:
         return family_weights.pictures(getattr(self, size), self.seed)
 
     def expected(self, size: Size = "size", dtype: Literal["float32", "float64"] = "float64") -> np.ndarray:
-        """Return the library's outputs for the two pictures: [2,outputs] of `dtype`."""
+        """Return the library's outputs for the two pictures, as an array [2,outputs] of type `dtype`."""
         return _arrays()[f"{self.name}/{size}/{dtype}"]
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
-        """Write the files that the library saves to `folder`, and return the folder."""
+        """Write the files that the library saves into `folder`, and return `folder`."""
         write_files(folder, self.config or None, self.tensors, layout)
         if self.preprocessor_config is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocessor_config))
@@ -56,12 +56,12 @@ class Family:
 
 
 def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, layout: Layout = "safetensors") -> None:
-    """Write the tensors to the folder, and config.json if the library writes one.
+    """Write the tensors into a folder. If `config` is not None, also write it as config.json.
 
     The tensors are in one of these layouts:
 
     - model.safetensors, or pytorch_model.bin as `torch.save` writes a state dict
-    - two such files and their index
+    - two files of one of these formats, and their index
     - checkpoint.pth, in the layout of timm's training: under "model", with the names from DistributedDataParallel
     """
     folder.mkdir(parents=True, exist_ok=True)

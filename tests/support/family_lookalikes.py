@@ -1,6 +1,6 @@
-"""Files that look like one of the ViTs that the exporter reads, but compute something else, or nothing.
+"""Checkpoints that resemble ones that the exporter reads, but are damaged or belong to a model that it can't read.
 
-Each is a good checkpoint of `family_files` with one change. The exporter must refuse it with an error message of one
+Each is a good checkpoint of `family_files` with a change. The exporter must refuse it with an error message of one
 sentence.
 """
 
@@ -23,14 +23,14 @@ Change = Callable[[dict[str, Any], Tensors], object]
 
 @dataclass(frozen=True)
 class Lookalike:
-    """A good checkpoint, named by `base`, and changes that the exporter must refuse.
+    """A checkpoint that the exporter must refuse: the good checkpoint `base` with changes.
 
-    `changes` alter the config and the tensors; `damage` alters the written files.
+    `changes` alter the config and the tensors before they are written; `damage` alters the written files.
     """
 
     name: str
     base: str
-    words: str  # the tensors, fields or files at fault; the error message must contain at least one of them
+    words: str  # names of the tensors, fields or files at fault, at least one of which must be in the error message
     changes: tuple[Change, ...] = ()
     layout: Layout = "safetensors"
     damage: Callable[[Path], object] = lambda folder: folder
@@ -39,7 +39,7 @@ class Lookalike:
         return self.name
 
     def write(self, folder: Path) -> Path:
-        """Write the changed checkpoint to `folder`, and return the folder."""
+        """Write the changed checkpoint into `folder`, and return `folder`."""
         config, tensors = copy.deepcopy(families()[self.base].config), families()[self.base].tensors
         for change in self.changes:
             change(config, tensors)
@@ -49,9 +49,9 @@ class Lookalike:
 
 
 def rename(pattern: str, replacement: str | None) -> Change:
-    """Return a change that renames all tensors whose name matches `pattern`, or removes them if `replacement` is None.
+    """Return a change that renames all tensors whose names match `pattern`.
 
-    At least one name must match.
+    If `replacement` is None, the change removes these tensors instead. At least one name must match.
     """
 
     def change(_config: dict[str, Any], tensors: Tensors) -> None:
@@ -66,12 +66,12 @@ def rename(pattern: str, replacement: str | None) -> Change:
 
 
 def put(name: str, *shape: int, value: float = 0.5, dtype: type = np.float32) -> Change:
-    """Return a change that adds or replaces a tensor."""
+    """Return a change that sets the tensor `name` to an array filled with `value`."""
     return lambda _config, tensors: tensors.update({name: np.full(shape, value, dtype)})
 
 
 def field(**fields: Any) -> Change:
-    """Return a change that sets fields of config.json and, for timm, the model arguments in it."""
+    """Return a change that sets these fields in config.json and, if the config is timm's, also in its model arguments."""
 
     def change(config: dict[str, Any], _tensors: Tensors) -> None:
         config.update(fields)
@@ -96,7 +96,7 @@ def pickle_a_command(file: str) -> Callable[[Path], object]:
 
 
 def name_parts(old: str, new: str) -> Callable[[Path], object]:
-    """Return a change of the file names in the index; the files keep their names."""
+    """Return a change that replaces `old` by `new` in the file names in the index. The files themselves keep their names."""
 
     def change(folder: Path) -> None:
         (index,) = folder.glob("*.index.json")
@@ -107,7 +107,7 @@ def name_parts(old: str, new: str) -> Callable[[Path], object]:
 
 
 def move_a_part(folder: Path) -> None:
-    """Move a file to the parent folder, and change its path in the index accordingly."""
+    """Move one of a checkpoint's two weight files to the parent folder, and change its path in the index accordingly."""
     (part,) = folder.glob("*-00002-of-00002.*")
     part.rename(folder.parent / part.name)
     name_parts(part.name, f"../{part.name}")(folder)

@@ -3,8 +3,8 @@
     $ pip install transformers timm open_clip_torch
     $ PYTHONPATH=tests/support python tests/support/family_sweep.py [--only WORD] [--every N]
 
-Each model has few blocks and random weights. It must be refused, or differ by at most 5e-5 of the scale of the library's
-outputs.
+Each model has few blocks and random weights. The exporter must refuse the model, or the outputs of its bundle must differ
+from the library's by at most 5e-5 of the largest of the library's outputs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NONE = ((0.0,) * 3, (1.0,) * 3)
 
 @dataclass
 class Made:
-    """A model in a folder, with what is needed to export it and to compare it with its library.
+    """A saved model, with what is needed to export it and to compare it with its library.
 
     `library` computes the library's outputs from pixel values; `size`, `channels` and `colours` describe the images that it
     takes. `options` are the options of the export. `answers` are values for further options, which the exporter may demand.
@@ -59,7 +59,7 @@ Make = Callable[[Path], Made]
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    """Give a model random weights of the magnitude of trained ones. Its device may be "meta"."""
+    """Give a model random weights of the magnitude of trained ones. If the model's device is "meta", move it to the CPU."""
     torch.manual_seed(0)
     if any(value.is_meta for value in model.parameters()):
         model = model.to_empty(device="cpu")
@@ -71,9 +71,9 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def verdict(make: Make) -> tuple[str, str]:
-    """Return "right", "wrong", "refused" or "no model", and the difference or the reason.
+    """Return "right", "wrong", "refused" or "no model", and the reason for it, such as the difference.
 
-    It is "no model" if the library can't make the model.
+    The result is "no model" if the library can't make the model.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
@@ -83,7 +83,8 @@ def verdict(make: Make) -> tuple[str, str]:
             pixels = np.random.default_rng(0).uniform(0, 1, (2, *made.size, made.channels)).astype(np.float32)
             mean, std = (np.array(each[: made.channels]) for each in made.colours)
             output = made.library(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2)).double())
-            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip may also return tokens
+            # open_clip may return a tuple with tokens
+            expected = (output[0] if isinstance(output, tuple) else output).numpy()
         except Exception as error:  # the library may raise anything
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
@@ -101,7 +102,9 @@ def verdict(make: Make) -> tuple[str, str]:
 
 
 def answered(folder: Path, target: Path, made: Made) -> Path:
-    """Export a model. Whenever the exporter demands an option, try again with the option from `answers`.
+    """Export a model, and return the path of the bundle.
+
+    Whenever the exporter demands an option that is in `answers`, try again with that option.
 
     Raises:
         VmoeError: the exporter refuses the model.
@@ -363,13 +366,14 @@ EVA: dict[str, dict[str, Any]] = {
 def timm_model(
     name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
 ) -> Made:
-    """Save a model of timm: with a config.json, or without one if there are `options`.
+    """Save a model of timm. If `options` is None, config.json is saved too; otherwise, the export gets these options
+    instead.
 
     If `answers`, the result contains values for all options that the exporter may demand.
     """
     import timm
 
-    # these models compute tables, which the meta device can't do
+    # These models compute tables when they are made, which the meta device can't do.
     computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)
     with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
@@ -389,9 +393,9 @@ def timm_model(
 
 
 def lookalike_cases() -> Iterator[tuple[str, Make]]:
-    """Yield models that are named like timm's ViTs, most of them with different blocks.
+    """Yield models that are named like timm's ViTs, but most of which have different blocks.
 
-    Each model comes twice: with a config, and without one but with answers.
+    Each model comes twice: with a config, and without a config but with answers to the options that the exporter demands.
     """
     import timm
 
@@ -409,7 +413,7 @@ def lookalike_cases() -> Iterator[tuple[str, Make]]:
 
 
 def meta_model(name: str, fields: dict[str, Any], left: str, folder: Path) -> Made:
-    """Save a timm DINOv3 with the tensor names of Meta's own files. Leave out the tensors whose name matches `left`."""
+    """Save a timm DINOv3 under the tensor names of Meta's own files, without the tensors whose names match `left`."""
     import timm
 
     args = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 32, "global_pool": "token", "num_classes": 0}
@@ -514,7 +518,10 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
 
 
 def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] | None, folder: Path) -> Made:
-    """Save a model of open_clip in the form `save`: with open_clip_config.json, or without it if there are `options`."""
+    """Save a model of open_clip in the form `save`.
+
+    If `options` is None, open_clip_config.json is saved too; otherwise, the export gets these options instead.
+    """
     import open_clip
     import timm
     from open_clip.model import _build_vision_tower
@@ -578,7 +585,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
 
 
 def cases() -> Iterator[tuple[str, Make]]:
-    """Return all cases by name."""
+    """Yield the name of each case and the function that makes its model."""
     for library in (transformers_cases, timm_cases, eva_cases, meta_cases, open_clip_cases, lookalike_cases):
         yield from library()
 

@@ -1,6 +1,6 @@
-"""Makes the weights and pictures of the cases in `tests/data/families.json` from names, shapes and a seed alone.
+"""Makes the weights and pictures of the cases in `tests/data/families.json` from nothing but names, shapes and a seed.
 
-`tests/data/make_families.py` fills the original libraries' models with them, and tests write the same files again.
+`tests/data/make_families.py` fills the original libraries' models with these weights, and tests write them to files again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|(?<!
 
 
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
-    """Return a random float32 tensor of this shape.
+    """Return a random float32 tensor that depends only on its name, its shape and the seed.
 
-    Embeddings and outputs of patches are as small as trained ones, so that the epsilon of a norm matters.
+    Embeddings, and the features that patches get, are as small as in trained models, so that the epsilon of a norm matters.
     """
     mean, deviation = mean_and_deviation(name, shape)
     return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
@@ -29,17 +29,17 @@ def tensors(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndar
 
 
 def pictures(size: Sequence[int], seed: int) -> np.ndarray:
-    """Return two preprocessed pictures, float32[2,3,height,width]."""
+    """Return two random pictures as a preprocessed float32[2,3,height,width]."""
     return noise("pictures", (2, 3, *size), seed).astype(np.float32)
 
 
 def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
-    """Return float64 from a standard normal distribution."""
+    """Return a float64 array of values from a standard normal distribution."""
     return np.asarray(np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape)))
 
 
 def mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
-    """Return the mean and the standard deviation of the values of a tensor with this name and shape."""
+    """Return the mean and the standard deviation for the random values of a tensor with this name and shape."""
     if name.endswith(("gamma", "lambda1")):
         return 0.5, 0.1
     if len(shape) == 4:

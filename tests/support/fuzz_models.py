@@ -1,4 +1,4 @@
-"""The one-node models that `random_calls` calls: every op, in valid and invalid nodes."""
+"""The one-node models that `random_calls` runs. They cover every op, in valid and in invalid nodes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Model:
 
 
 def models() -> Iterator[Model]:
-    """Yield models of every op, in every type of weights.
+    """Yield models of every op, with every type of weights that the op has.
 
     Weights are inputs or constants; settings are inputs or attributes.
     """
@@ -117,7 +117,10 @@ def models() -> Iterator[Model]:
 
 
 def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
-    """Return the inputs that an exporter writes as constants; of the inputs in `RARE`, only those named in `more`."""
+    """Return the inputs of an op that an exporter writes as constants.
+
+    Inputs that are in `RARE` are included only if `more` names them.
+    """
     usual = [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")]
     weights = [*usual, *(value for value in op.inputs if value.name in ("router", "mu") or "ln_" in value.name)]
     return [value for value in weights if _is_usual(value, more)]
@@ -165,7 +168,7 @@ def _extreme_attributes(op: Op) -> Iterator[Model]:
 
 
 def _wrong_weights(op: Op) -> Iterator[Model]:
-    """Yield models with wrong weights: missing or superfluous scales, mixed types, or constants of contradictory shapes."""
+    """Yield models with missing or superfluous scales, mixed types of weights, or constants of contradictory shapes."""
     constants = weights_of(op)
     typed = [value for value in constants if value.type == "W"]
     for value, fixed in itertools.product(constants, (None, FIXED[0])):
@@ -199,7 +202,7 @@ def _settings_as_attributes(name: str) -> Iterator[Model]:
 
 
 class Port(NamedTuple):
-    """An input or output of a model: its type from `ONNX_TYPES`, and one letter per dimension."""
+    """An input or output of a model: its type, which is a key of `ONNX_TYPES`, and one letter per dimension."""
 
     type: str
     dims: str
@@ -207,10 +210,11 @@ class Port(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A model in a file: its inputs and outputs, by name and in order, and the sizes that its constants determine.
+    """A model in a file, with its inputs and outputs by name and in order, and the sizes that its constants determine.
 
-    The output "in_place" must equal the first output. It comes from a copy of the node, whose output may overwrite its
-    input.
+    If there is an output "in_place", it must equal the first output. It comes from a copy of the node, in which the output
+    may
+    overwrite the input.
     """
 
     model: Model
@@ -221,7 +225,7 @@ class Written:
 
 
 def write_models(folder: Path, step: int = 1) -> list[Written]:
-    """Write the models, or every `step`-th one, into a folder."""
+    """Write the models, or only every `step`-th one, into a folder."""
     chosen = enumerate(itertools.islice(models(), None, None, step))
     return [_write(model, folder / f"{number}.onnx") for number, model in chosen]
 
@@ -264,9 +268,9 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """Return the node, and a copy of it between other nodes.
+    """Return the node, other nodes around a copy of it, and descriptions of the copy's input and output.
 
-    ONNX Runtime lets a node overwrite its input only if the input is another node's output with a known shape.
+    ONNX Runtime lets a node overwrite its input only if the input is another node's output and has a known shape.
     """
     x = op.inputs[0]
     again = onnx.NodeProto()

@@ -1,4 +1,4 @@
-"""The official model's outputs (tests/data/golden), and graphs of its checkpoints to compare with them."""
+"""The official model's recorded outputs (tests/data/golden), and graphs of its checkpoints that are compared with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """A forward pass of the official model, and its outputs."""
+    """A forward pass of the official model, with its recorded outputs."""
 
     model: str
     raw: dict[str, Any]
@@ -77,8 +77,9 @@ class Case:
     def logits(self) -> np.ndarray:
         """The official logits.
 
-        For the output "members", they are the logits of each member. Otherwise, for an ensemble, they are the logarithms of
-        its predicted probabilities.
+        For the output "members", they are the logits of each member. For any other output of an ensemble, they are the
+        logarithms
+        of the predicted probabilities.
         """
         stored = arrays(self.model)
         if self.output == "members":
@@ -87,12 +88,15 @@ class Case:
         return stored[self.raw["logits" if self.members == 1 else "ensemble_log_probs"]]
 
     def layers(self) -> list[tuple[np.ndarray | None, np.ndarray]]:
-        """Return, for each MoE layer, gates f32[G,S,E] (None if not recorded) and kept bool[G,S,E]."""
+        """Return the gates and the kept pairs of each MoE layer.
+
+        The gates are a float32 array [G,S,E], or None if they were not recorded. The kept pairs are a boolean array [G,S,E].
+        """
         stored = arrays(self.model)
         return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
 
     def shares(self) -> list[np.ndarray]:
-        """Return, for each layer of a Soft MoE, dispatch and combine f32[G,S,E,P]."""
+        """Return two float32 arrays [G,S,E,P] for each layer of a Soft MoE: the dispatch shares and the combine shares."""
         stored = arrays(self.model)
         return [stored[layer[name]] for layer in self.raw["layers"].values() for name in ("dispatch", "combine")]
 
@@ -111,7 +115,10 @@ class Case:
         )
 
     def run(self, runner: str) -> Outputs:
-        """Return the logits, then each MoE layer's outputs in the order of `vmoe_runtime.routing_kinds.LAYER_OUTPUTS`."""
+        """Run the case, and return the logits, then the outputs of each MoE layer.
+
+        A layer's outputs are in the order of `vmoe_runtime.routing_kinds.LAYER_OUTPUTS`.
+        """
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
             feeds |= profile.inputs
@@ -133,7 +140,7 @@ def cases() -> list[Case]:
 
 
 def ensemble_cases() -> list[Case]:
-    """Return each case of an ensemble (E3) twice: with its prediction, and with its members' logits."""
+    """Return each case of an ensemble (E3) twice: with the ensemble's prediction, and with its members' logits."""
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
@@ -153,7 +160,8 @@ def kind_of(model: str) -> RoutingKind | None:
 
 
 def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
-    """Export the model, or another checkpoint with the model's config, for images of the model's size.
+    """Export the model, or another checkpoint with the model's config, for images of the model's size. Return the bundle's
+    path.
 
     By default, the export is not validated.
     """
@@ -168,9 +176,9 @@ def export(model: str, path: Path, checkpoint: Path | None = None, **options: An
 
 
 def without_experts(model: str, path: Path) -> Path:
-    """Write the model's checkpoint as a safetensors file whose last MoE layer has fewer experts.
+    """Write the model's checkpoint as a safetensors file, but with fewer experts in the last MoE layer.
 
-    It has one expert less, or for an ensemble one less per member.
+    The layer has one expert less. In an ensemble, it has one expert less per member.
     """
     tensors = read_tensors(FOLDER / model)
     last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
@@ -187,11 +195,11 @@ def without_experts(model: str, path: Path) -> Path:
 
 
 def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
-    """Return the (token, expert) pairs that got a slot, as bool[G,S,E].
+    """Return a boolean array [G,S,E] that is true for the (token, expert) pairs that got a slot.
 
     Args:
-        expert: the expert of each choice, [G,S,K].
-        kept: whether each choice was kept, [G,S,K].
+        expert: [G,S,K], the expert of each choice.
+        kept: [G,S,K], whether each choice got a slot.
         num_experts: E.
     """
     pairs = np.zeros((*expert.shape[:2], num_experts), bool)
@@ -201,10 +209,10 @@ def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.nda
 
 
 def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
-    """Return the kept (token, expert) pairs, bool[G,S,E].
+    """Return a boolean array [G,S,E] that is true for the (token, expert) pairs that got a slot.
 
     Args:
-        slot: the slots of official routing; -1 for a dropped choice.
+        slot: [G,S,K], the slot of each choice in official routing; -1 for a choice that got none.
         capacity: slots per expert and group.
         num_experts: E.
     """
@@ -212,10 +220,10 @@ def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
 
 
 def check(case: Case, outputs: Outputs) -> None:
-    """Assert that logits, kept pairs, weights and shares are the official ones.
+    """Assert that logits, kept pairs, weights and shares agree with the official ones.
 
     With a bfloat16 dispatcher, a difference of one float32 ulp can change how a value is rounded. The largest error may then
-    be larger, so the mean error has its own limit.
+    be larger, and therefore the mean error has its own limit.
     """
     logits, *routes = outputs
     difference = np.abs(logits - case.logits)
@@ -242,7 +250,7 @@ def check(case: Case, outputs: Outputs) -> None:
 
 @functools.cache
 def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
-    """Return the parts from which graphs are run.
+    """Return what is needed to run the graphs of a golden model.
 
     Returns:
         A folder with both graphs and the weights, the torch model, the routing groups, and the weights' locations.
@@ -273,12 +281,12 @@ def exported_model(network: Vmoe) -> ExportedModel:
 
 
 def unmerged_outputs(model: ExportedModel) -> list[str]:
-    """Return the names of a MoE layer's outputs, except the output of merging, which the official code doesn't have."""
+    """Return the names of a MoE layer's outputs without the output of merging, which the official code doesn't have."""
     return [name for name in model.layer_outputs if name != TOKEN_OUTPUT]
 
 
 def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
-    """Run the numpy reference of validation from images to outputs."""
+    """Run the numpy reference of validation from images to outputs, in the order of a graph's outputs."""
     stream, routes, profile = Stream(feeds["image"]), list[np.ndarray](), _profile(feeds)
     names = unmerged_outputs(reference.model)
     for part in reference.model.parts:
@@ -297,7 +305,7 @@ def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
 
 
 def _profile(feeds: dict[str, np.ndarray]) -> Profile:
-    """Return the profile that corresponds to these inputs of a graph."""
+    """Return the profile whose values are these inputs of a graph."""
     numbers: dict[str, Any] = {name: int(feeds[name][0]) for name in SETTINGS if name != "capacity" and name in feeds}
     return Profile(**numbers, slots=tuple(int(slots) for slots in feeds.get("capacity", ())))
 

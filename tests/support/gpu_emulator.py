@@ -1,6 +1,6 @@
-"""A GPU emulator, which implements the kernels' interface on the CPU.
+"""A GPU emulator, which implements the interface of the kernels on the CPU.
 
-With the emulator and a `HostDevice`, the GPU benchmark runs without a GPU. This tests neither the kernels nor
+With the emulator and a `HostDevice`, the GPU benchmark runs without a GPU. Such a run tests neither the kernels nor
 `gpu/device.py`.
 """
 
@@ -28,8 +28,9 @@ def nvcc() -> Path:
 
 def build_emulator() -> Path:
     """Build the emulator's library."""
-    # g++ runs as the host compiler of nvcc, so that it finds CUDA's headers. CUDA's runtime is not linked, because the
-    # emulator contains its own.
+    # nvcc calls g++ as its host compiler, so that g++ finds CUDA's headers. CUDA's runtime is not linked, because the
+    # emulator
+    # contains a runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     kernels = {"routing", "dispatch", "workspace"}

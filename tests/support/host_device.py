@@ -1,4 +1,4 @@
-"""A device for the GPU benchmark that uses the CPU's memory."""
+"""A device for the GPU benchmark whose memory is the CPU's memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class HostDevice:
-    """A device in the CPU's memory, with one stream that performs all work immediately."""
+    """A device whose memory is the CPU's memory. Its only stream does all work immediately."""
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The report and the command line that the programs of `make hostile` share."""
+"""The report and the command line that all programs of `make hostile` use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any, NoReturn
 
 @dataclass
 class Report:
-    """How many cases ended in each way, and one line for each failure."""
+    """The number of cases that ended in each way, and one line for each failure."""
 
     endings: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
 def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoReturn:
-    """Parse the command line, call `run` with it, and exit.
+    """Parse the command line, call `run` with its arguments, and exit.
 
-    `paths` are positional arguments. Each option is parsed as the type of its default. Prints one line for each failure and
-    a summary as JSON. The exit code is 1 if there was a failure.
+    `paths` name the positional arguments. `options` gives the default of each option, which also determines the option's
+    type.
+    Prints one line for each failure and a summary as JSON. The exit code is 1 if there was a failure.
     """
     parser = argparse.ArgumentParser()
     for name in paths:

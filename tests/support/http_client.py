@@ -34,7 +34,7 @@ def free_port() -> int:
 def unexpected(errors: str) -> str:
     """Return the unexpected lines of a server's standard error.
 
-    Lines about settings that are left out because they were measured to be no faster are expected.
+    A line is expected if it reports that a setting is left out because it was measured to be no faster.
     """
     return "".join(line for line in errors.splitlines(True) if "is left out: it takes no less time here" not in line)
 
@@ -58,9 +58,11 @@ def connected(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
-    """Run nginx until the block ends. `settings` is the content of its `http` section, which must listen at `port`.
+    """Run nginx until the block ends.
 
-    Skips if nginx is not installed.
+    `settings` is the content of the `http` section of nginx's configuration, which must make nginx listen at `port`. Skips
+    if
+    nginx is not installed.
     """
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
@@ -80,7 +82,7 @@ def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
 
 
 class HttpClient:
-    """A client of a server on this machine. It opens a connection for each request, so many threads can use it at once."""
+    """A client of a server on this machine. Threads can share it, because each request opens a connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -93,7 +95,9 @@ class HttpClient:
             return response.status, response.read(), response
 
     def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
-        """Send an `infer` request with binary tensors, as Triton's clients do."""
+        """Send an `infer` request with binary tensors, as Triton's clients do. Return the status, the JSON and the binary
+        data.
+        """
         sent, text = infer_body(images, setting)
         header = {HEADER_LENGTH: str(text)}
         status, body, response = self.ask("POST", "/v2/models/mnist/infer", sent, **header)
@@ -104,10 +108,10 @@ class HttpClient:
 
 
 def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, levels: Sequence[str], requests: int) -> None:
-    """Assert that many concurrent clients get the same bits as from the engine.
+    """Assert that many concurrent clients get the same bits from the server as the engine returns.
 
     If a client requests a setting, the answer must have that setting; otherwise, it must have one of `levels`. Every fourth
-    client sends NaN and must get status 400.
+    request contains NaN and must get status 400.
     """
     images, settings = engine.batch(pixels), (None, "c0.3-k1", "c1.05-k2-vanilla")
 

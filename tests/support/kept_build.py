@@ -1,4 +1,4 @@
-"""Files that tests compile with one command, kept in build/ and rebuilt only if the command or its files change."""
+"""Files that tests compile with one command. They stay in build/, and are rebuilt only if the command or its inputs change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def kept(name: str, *command: str | Path) -> Path:
     product or of tests/cpp has changed. Skips if ninja is not installed.
 
     Args:
-        name: name of the file, and of its folder in build/compiled. `<name>.txt` next to it contains the compiler's output.
+        name: name of the file, and of its folder in build/compiled. The compiler's output is in `<name>.txt` in that folder.
         command: the compiler with flags, sources and libraries.
     """
     if shutil.which("ninja") is None:

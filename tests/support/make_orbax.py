@@ -2,7 +2,8 @@
 
     python tests/support/make_orbax.py FOLDER
 
-was run with orbax-checkpoint 0.2.7 (jax 0.4.13), 0.5.9 (jax 0.4.26) and 0.12.8. The official trainer's calls are in `save`.
+was run with orbax-checkpoint 0.2.7 (jax 0.4.13), 0.5.9 (jax 0.4.26) and 0.12.8. `save` calls Orbax as the official trainer
+does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ EXPERTS = 8
 
 
 def parameters() -> dict[str, np.ndarray[Any, Any]]:
-    """Return the parameters of each checkpoint, by official names."""
+    """Return the parameters that every checkpoint contains, by official name."""
     random = np.random.default_rng(7)
     shapes = {
         "cls": (1, 1, 4),
@@ -34,7 +35,7 @@ def parameters() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def state(place: Any) -> dict[str, Any]:
-    """Return a train state; `place` converts a name and an array to a jax array."""
+    """Return a train state. `place` is called with the name and the array of each parameter, and returns a jax array."""
     from official_writer import nest
 
     params = nest({name: place(name, array) for name, array in parameters().items()})

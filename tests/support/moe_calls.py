@@ -1,4 +1,4 @@
-"""Random calls of the routing ops in every type that they accept, and their expected outputs, bit for bit."""
+"""Random calls of the routing ops with every type of tokens that they accept, and their expected outputs, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Inputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class MoeCall:
-    """The inputs of one op by name, and its settings if they are attributes."""
+    """A call of an op: its inputs by name. Settings are in `attributes` if they are not inputs."""
 
     op: str
     tokens: ElementType
@@ -36,7 +36,7 @@ class MoeCall:
 
     @property
     def expected(self) -> Outputs:
-        """Return the expected outputs in the model's types, with bfloat16 as float32."""
+        """The expected outputs in the types of the model's outputs, in which float32 replaces bfloat16."""
         made = _expected(self)
         return [array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array for array in made]
 
@@ -46,12 +46,12 @@ class MoeCall:
 
 
 def token_types(op: str) -> tuple[ElementType, ...]:
-    """Return the types of tokens that an op accepts; only float for an op without tokens."""
+    """Return the types of tokens that an op accepts, or only float if the op has no tokens."""
     return FLOATS if any(value.type == "T" for value in OPS[op].inputs) else FLOATS[:1]
 
 
 def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
-    """Yield `count` random calls of each MoE op for each token type that it accepts."""
+    """Yield `count` random calls of each MoE op for each type of tokens that the op accepts."""
     rng = np.random.default_rng([10, seed])
     for op in MOE_OPS:
         for tokens in token_types(op):
@@ -60,7 +60,7 @@ def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
 
 
 def same_values(found: Outputs, expected: Outputs) -> bool:
-    """Return whether all bits are equal; any two NaNs are considered equal."""
+    """Return whether all bits of the outputs are equal. Any two NaNs are considered equal."""
     return same_bits([_plain_nan(array) for array in found], [_plain_nan(array) for array in expected])
 
 

@@ -1,4 +1,4 @@
-"""Damaged bundles, each made from a good one by a numbered random change that can be repeated."""
+"""Damaged bundles. Each is made from a good bundle by a random change that depends only on a seed, so it can be repeated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TELLING_FIELDS = ['"format": 1, ', '"more": NaN, ', '"more": 1e400, ', '"a": 1, 
 
 
 def mutated_bytes(data: bytes, chance: Random) -> bytes:
-    """Return the data with a few random changes: bytes are altered, removed, repeated or replaced by telling bytes."""
+    """Return the data after a few random changes that alter, remove or repeat bytes, or replace them by `TELLING_BYTES`."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         start = chance.randrange(len(changed))
@@ -51,7 +51,7 @@ def mutated_bytes(data: bytes, chance: Random) -> bytes:
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key) for each nested value."""
+    """Yield (container, key) for each value in nested dicts and lists."""
     keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         yield value, key
@@ -59,7 +59,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated_values(data: bytes, chance: Random) -> bytes:
-    """Return a JSON text with values swapped, removed, repeated, renamed or written in another form."""
+    """Return a JSON text after a few random changes that replace, copy, remove, repeat or rename values."""
     content = json.loads(data)
     for name in ("model", "validation", "flops_per_image"):  # large fields, which these tests don't read
         content[name] = {}
@@ -92,9 +92,9 @@ class Mutation:
 
     Attributes:
         words: a description of the change.
-        may_differ: whether the hashes were updated to match the change. The result then counts as a different bundle, whose
-            answers may differ.
-        graph: the graph to run so that the change can have an effect.
+        may_differ: whether the result counts as a different bundle, whose answers may differ. It does if the hashes were
+            updated to match the change.
+        graph: the graph that must be run for the change to have an effect.
     """
 
     words: str
@@ -122,7 +122,7 @@ def _raw_bytes(bundle: Path, rng: Random) -> Mutation:
 def _rehashed_bytes(bundle: Path, rng: Random) -> Mutation:
     name = rng.choice((WEIGHTS, *GRAPHS))
     data = (bundle / name).read_bytes()
-    # Change the header, which locates the tensors. A change in the rest of the file only alters numbers.
+    # In most cases, change only the header, which locates the tensors. A change in the rest of the file only alters numbers.
     part = data[: 8 + int.from_bytes(data[:8], "little")] if name == WEIGHTS and rng.random() < 0.7 else data
     holds(name, mutated_bytes(part, rng) + data[len(part) :])(bundle)
     return Mutation(f"bytes of {name}, hashes right", True, name if name in GRAPHS else rng.choice(GRAPHS))
@@ -137,7 +137,10 @@ def _graph_field(bundle: Path, rng: Random) -> Mutation:
 
 
 def _change_message(message: Any, rng: Random, path: str = "") -> str:
-    """Descend to a random field that is set, and change, drop or repeat its value."""
+    """Choose a random field of a protobuf message or of its nested messages, and change, drop or repeat the field's value.
+
+    Returns a description of the change.
+    """
     fields = message.ListFields()
     if not fields:
         return f"{path} is empty"
@@ -172,14 +175,14 @@ def _change_list(values: Any, rng: Random, path: str) -> str:
 
 
 def _another(value: Any, rng: Random) -> Any:
-    """Return another value of the same type that protobuf accepts."""
+    """Return another value of the same type, which protobuf accepts in the same field."""
     if isinstance(value, bytes):
         return mutated_bytes(value, rng) if value else b"\0"
     if isinstance(value, str):
         return rng.choice((value[:-1], value + "x", *_OTHER_TEXTS))
     if isinstance(value, float):
         return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf"), value * 2))
-    # int32 fields accept at most 31 bits.
+    # Keep numbers below 2**31, because int32 fields accept no larger ones.
     return rng.choice((0, 1, 2, 7, 10, 16, value + 1, max(value - 1, 0), value * 2, 2**31 - 1)) % 2**31
 
 

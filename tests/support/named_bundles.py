@@ -1,4 +1,4 @@
-"""Bundles with ten classes whose names are difficult to show in terminals, tables and pictures."""
+"""Bundles with ten classes whose names are difficult to print in terminals, tables and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More than 200 pictures, by name, that different decoders may read differently."""
+"""More than 200 pictures, by name, that different decoders may decode differently."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def png(
     methods: bytes = b"\0\0\0",
     before: bytes = b"",
 ) -> bytes:
-    """Return a PNG with the given rows or compressed data, or with noise by default.
+    """Return a PNG file with these rows or this compressed data. By default, the rows are noise.
 
-    `before` and `extra` are chunks to insert before and after its header.
+    `before` and `extra` are chunks to insert before and after the PNG's header. `end` is the last chunk.
     """
     channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
     rows = noise(depth * channels) if rows is None else rows
@@ -207,9 +207,9 @@ def _jpegs() -> dict[str, bytes]:
 
 
 def _exif(order: str, *entries: tuple[int, int, int, int], directory: int = 8) -> bytes:
-    """Return TIFF tags in the byte order "<" or ">".
+    """Return TIFF tags in the byte order `order`, which is "<" or ">".
 
-    Each entry is a tag, a type, a count and a value of 2 bytes.
+    Each entry is a tag, a type, a count and a value of 2 or 4 bytes.
     """
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", directory)
     values = (

@@ -1,6 +1,7 @@
-"""Writes checkpoints in the official format, with any division into chunks, sub-chunks and shards.
+"""Writes checkpoints in the official format, with any division of arrays into chunks, sub-chunks and shards.
 
-It is independent of the reader: it was written from the description in google-research/vmoe's vmoe/checkpoints.
+This writer shares no code with the reader that it tests. It was written from the description of the format in
+google-research/vmoe's vmoe/checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of an array: (start, stop) for each dimension, its shard, and the lengths of its flat sub-chunks."""
+    """A part of an array: (start, stop) for each dimension, the shard that stores it, and the lengths of its flat
+    sub-chunks.
+    """
 
     box: Box
     shard: int = 0
@@ -34,19 +37,19 @@ Cut = Callable[[str, np.ndarray], list[Chunk]]
 
 
 def whole(name: str, array: np.ndarray) -> list[Chunk]:
-    """Return the whole array as one chunk in the first shard."""
+    """Return one chunk that covers the whole array and is stored in the first shard."""
     return [Chunk(tuple((0, extent) for extent in array.shape))]
 
 
 def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = whole, version: str | None = VERSION) -> None:
-    """Write PREFIX.index and PREFIX.data-nnnnn-of-NNNNN.
+    """Write a checkpoint as the files PREFIX.index and PREFIX.data-nnnnn-of-NNNNN.
 
     Args:
         prefix: path without the suffixes.
         tree: nested mapping of names to arrays.
-        shards: number of data files; those without chunks stay empty.
-        cut: returns the chunks of an array, given its `/`-joined name.
-        version: version of the format; None leaves the key out, as before 2022-06-22.
+        shards: number of data files; those to which `cut` assigns no chunks contain none.
+        cut: returns the chunks of an array, given the array's `/`-joined name and the array.
+        version: version of the format. None writes no version, as the official code did before 2022-06-22.
     """
     chunks = {name: cut(name, array) for name, array in leaves(tree)}
     index = {
@@ -66,7 +69,7 @@ def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = wh
 
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Yield names and arrays in the order of their ids: depth first, keys sorted as strings."""
+    """Yield the `/`-joined name and the array of each leaf, in the order of array ids: depth first, sorted as strings."""
     for key in sorted(tree):
         if isinstance(tree[key], Mapping):
             yield from leaves(tree[key], f"{prefix}{key}/")
@@ -75,7 +78,7 @@ def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the nested tree of `/`-joined names."""
+    """Return a nested tree, given arrays by `/`-joined name."""
     tree: dict[str, Any] = {}
     for name, array in flat.items():
         *parents, leaf = name.split("/")

@@ -1,4 +1,4 @@
-"""Runs a single vmoe op: in numpy, ONNX Runtime (local functions, inlined, or the op library) and OpenVINO."""
+"""Runs a single vmoe op in numpy, ONNX Runtime (with local functions, inlined, or with the op library) and OpenVINO."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Run = Callable[..., list[np.ndarray]]
 
 
 def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the numpy reference in the dtype of the inputs; scales that aren't needed may be omitted."""
+    """Run the numpy reference in the dtype of the inputs. Inputs that the op doesn't need, such as scales, may be None."""
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
@@ -70,18 +70,18 @@ def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list
 
 
 def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the reference in float64.
+    """Run the numpy reference in float64.
 
-    Weights that aren't float32 keep their type, which determines how the op computes.
+    Weights that aren't float32 keep their type, because it determines how the op computes.
     """
     wide = (a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in inputs)
     return run_reference(op, *wide, **attributes)
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """Return the inputs with None for each omitted optional input.
+    """Return one item for each input of the op, which is None for each optional input that is omitted.
 
-    Which inputs are omitted is inferred from the number of inputs.
+    The number of inputs determines which ones are omitted.
     """
     if len(inputs) == len(op.inputs):
         return list(inputs)
@@ -93,7 +93,7 @@ def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | Non
 
 
 def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
-    """Return the outputs of a node that has the optional inputs `given`."""
+    """Return the outputs of a node whose optional inputs are `given`."""
     merges = "merge" in given or op.name == "VmoeMerge"
 
     def is_made(value: Value) -> bool:
@@ -104,13 +104,13 @@ def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
 
 
 def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
-    """Return the element type of each type variable of the op."""
+    """Return the element type for each type variable of the op."""
     chosen: Types = {"W": weights, "Q": "fp16" if weights == "i4" else "float", "T": tokens}
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
 def given_inputs(op: Op, weights: ElementType = "float", given: Collection[str] = USUAL) -> list[Value]:
-    """Return the inputs of a node that has the optional inputs `given` and weights of type `weights`.
+    """Return the inputs of a node whose optional inputs are `given` and whose weights have the type `weights`.
 
     Scales are among the inputs only for int8 and int4 weights.
     """
@@ -135,10 +135,11 @@ def runner(
     given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> Run:
-    """Return a function that runs the op: it takes the op's inputs and returns its outputs, both in order.
+    """Return a function that runs the op in `name`. It takes the op's inputs and returns the op's outputs, both in order.
 
-    `weights` and `tokens` are the types W and T. With int8 or int4 weights, the last inputs are their scales. `hidden` is F,
-    for an MLP with the attribute `hidden_chunk`. `given` are the optional inputs of the node.
+    `weights` and `tokens` are the types W and T. For int8 or int4 weights, the inputs include their scales. `hidden` is F,
+    which
+    an MLP with the attribute `hidden_chunk` needs. `given` are the optional inputs of the node.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, given)]
@@ -157,7 +158,10 @@ def runner(
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
-    """Return a function from inputs to outputs, both in order, for any model without local functions."""
+    """Return a function that runs a model in `name`. It takes inputs and returns outputs, both in order.
+
+    The model must not have local functions.
+    """
     names = [value.name for value in model.graph.input]
     return _session_runner(model, names, name)
 
@@ -173,13 +177,14 @@ def one_node_model(
 ) -> onnx.ModelProto:
     """Return a checked model of one node of the op, with the functions of all ops.
 
-    Runtimes don't exchange bfloat16 and int4 with numpy, so the model's inputs and outputs have float32 and int8 instead.
+    Runtimes can't exchange bfloat16 and int4 arrays with numpy, so the model's inputs and outputs are float32 and int8
+    instead.
     """
     types = element_types(op, weights, tokens)
     taken, made = given_inputs(op, weights, given), made_outputs(op, given)
     narrow = [value.name for value in (*taken, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
-    # An omitted input has an empty name if other inputs follow it.
+    # The name of an omitted input is empty if other inputs follow it.
     known = [value.name for value in taken]
     kind = WEIGHT_TYPES[weights]
     places = [name if name in known else "" for name in input_names(op.name, kind, given)]
@@ -237,10 +242,11 @@ def node_call(
 ) -> Call:
     """Return a call of an unchecked model that consists of one node of the op.
 
-    The inputs can have any type and shape; those in `constants` become initializers. An input that is None or not named is
-    omitted, as are outputs that `outputs` does not name. The model contains no shapes, so calls that differ only in shapes
-    share it. bfloat16 inputs and outputs of the model are float32, except constants. Outputs of type T have the type of the
-    input of type T.
+    The inputs can have any type and shape; those in `constants` become initializers. An input is omitted if `inputs` doesn't
+    name it or has None for it. If `outputs` is given, outputs that it doesn't name are omitted. The model contains no shapes
+    of
+    inputs, so calls that differ only in these shapes have the same model. Where the op has bfloat16 inputs and outputs, the
+    model has float32 ones, except for constants. Outputs of type T have the type of the input of type T.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -285,7 +291,10 @@ def node_call(
 
 
 def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
-    """Return the names of a node's inputs or outputs. An omitted value that others follow has an empty name."""
+    """Return the names of a node's inputs or outputs, of which those in `given` are present.
+
+    If a value is omitted but others follow it, its name is empty.
+    """
     names = [value.name if value.name in given else "" for value in values]
     while names and not names[-1]:
         names.pop()
@@ -293,28 +302,30 @@ def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
 
 
 def model_bytes(graph: onnx.GraphProto) -> bytes:
-    """Return a model of the graph, without functions."""
+    """Return the bytes of a model that consists of the graph and has no functions."""
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     return model.SerializeToString(deterministic=True)
 
 
 def attribute_values(op: Op, **given: int) -> dict[str, int]:
-    """Return the value of every attribute of the op, given or default, in the order of the op table."""
+    """Return the value of every attribute of the op in the order of the op table. Attributes that aren't given get their
+    default.
+    """
     return {name: given.get(name, default) for name, default in op.attributes.items()}
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Return float32 from a standard normal distribution."""
+    """Return a float32 array of values from a standard normal distribution."""
     return rng.standard_normal(shape, np.float32)
 
 
 def mlp_weights(
     rng: np.random.Generator, width: int, hidden: int, *experts: int, weights: ElementType = "float"
 ) -> dict[str, np.ndarray]:
-    """Return an MLP's weights, biases and, for int8, scales by name.
+    """Return an MLP's weights and biases by name. For int8 weights, the result also has their scales.
 
-    The weights preserve the magnitude of their inputs.
+    The weights are scaled so that outputs have the magnitude of the inputs.
     """
     shapes = (width, hidden), (hidden, width)
     kernels = [normal(rng, *experts, *shape) / np.float32(shape[0] ** 0.5) for shape in shapes]
@@ -325,7 +336,10 @@ def mlp_weights(
 
 
 def typed_weights(kernels: Sequence[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Convert kernels f32[..., inputs, outputs] to this type; for int8, also return their scales."""
+    """Convert float32 kernels[..., inputs, outputs] to the type `weights`, and return them and their scales.
+
+    Only int8 kernels have scales.
+    """
     if weights == "i8":
         stored, scales = zip(*map(quantize_columns, kernels), strict=True)
         return list(stored), list(scales)
@@ -347,7 +361,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
     outputs = [value.name for value in model.graph.output]
     if name == "openvino":
         core = openvino.Core()
-        # More threads would wait for one another for longer than the op itself takes.
+        # With more threads, the threads would wait for one another for longer than the op itself takes.
         properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", properties)
 

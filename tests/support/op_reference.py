@@ -263,7 +263,7 @@ def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
 
 
 def norm(x: Array, scale: Array, bias: Array | None) -> Array:
-    """Apply the norm of a block."""
+    """Apply the norm of a block: a layer norm, or an RMS norm if `bias` is None."""
     return rms_norm(x, scale) if bias is None else layer_norm(x, scale, bias)
 
 
@@ -277,7 +277,7 @@ def router_block(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    The result of `route` for the gates of the normalized x.
+    Returns the result of `route` for the gates of the normalized x.
     """
     return route(gates(layer_norm(x, ln_scale, ln_bias), router), *setting)
 

@@ -75,18 +75,18 @@ def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str
 
 
 def until_answered(page: Page, word: str = "first answer") -> str:
-    """Wait for all answers, and for `word` in the page's status. Return the status."""
+    """Wait until all answers are there and the page's status contains `word`. Return the status."""
     page.wait_for_function(_IS_ANSWERED, arg=word, timeout=MOST_MILLISECONDS)
     return page.locator("#status").inner_text()
 
 
 def drop(page: Page, picture: bytes) -> None:
-    """Drop a file on the page."""
+    """Drop a picture file on the page."""
     page.evaluate(_DROP, list(picture))
 
 
 def answers_of(page: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
-    """Run the page's scripts on images uint8[N,H,W,C] with the setting of `profile`.
+    """Run the page's scripts on `images`, uint8[N,H,W,C], with the setting of `profile`.
 
     Returns the `logits` and the routing `layers` of each call.
     """

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
-    """Return the bytes of a picture file. The picture is one of Pillow's, or pixels uint8[H,W] or uint8[H,W,3]."""
+    """Return the bytes of a picture file. `picture` is an image of Pillow, or pixels as uint8[H,W] or uint8[H,W,3]."""
     file = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, form, **options)
@@ -19,7 +19,7 @@ def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
 
 
 def write_pictures(folder: Path, pictures: Any, labels: Sequence[object] | None = None) -> list[Path]:
-    """Write pictures as numbered PNG files; with labels, each into the subfolder of its label."""
+    """Write pictures as numbered PNG files. If there are labels, each picture goes into the subfolder of its label."""
     paths = []
     for number, picture in enumerate(pictures):
         place = folder if labels is None else folder / str(labels[number])

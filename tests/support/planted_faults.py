@@ -126,7 +126,7 @@ def exported(variant: Variant, folder: Path, seed: int = 0, layer_scale: float =
 
 
 def refusal(case: Case, folder: Path) -> str:
-    """Return the export's error message for the case; empty if it writes a bundle."""
+    """Return the export's error message for the case, or an empty string if the export writes a bundle."""
 
     def prove(plan: Any, written: Path, spans: Mapping[str, Span], *arguments: Any) -> Any:
         _plant(case, written, spans, np.random.default_rng(len(case.variant.name)))

@@ -114,7 +114,7 @@ def _choose_sizes(call: Call, chance: Random) -> None:
 
 
 def _follow_attributes(call: Call, chance: Random) -> None:
-    """Change sizes so that, in most cases, they are multiples of the number of heads and of the chunk."""
+    """Change sizes so that, in most cases, D is a multiple of the number of heads, and F a multiple of the chunk."""
     fixed, sizes = call.written.fixed, call.sizes
     for attribute, letter in (("num_heads", "D"), ("hidden_chunk", "F")):
         if divisor := call.attribute(attribute):
@@ -161,7 +161,7 @@ def _choose_settings(call: Call, chance: Random) -> None:
 
 
 def _merged(tokens: int, merge: int, prefix: int) -> int:
-    """Return the number of tokens that are merged: at most half, and at most every second one after the prefix."""
+    """Return the number of tokens that are merged: at most half of all, and at most every second one after the prefix."""
     if tokens <= (1 if prefix == 1 else prefix + 1):
         return 0
     return min(merge, tokens // 2, (tokens - 1) // 2 if prefix == 1 else (tokens - prefix + 1) // 2)
@@ -305,7 +305,7 @@ class Fuzzer:
             self._run(make_call(written, self._chance))
 
     def close(self) -> str:
-        """End the program; return its standard error."""
+        """End the program. Return its standard error, and its exit code in words if it isn't 0."""
         _, said = self._process.communicate()
         return said.decode() + (f"exit code {self._process.returncode}" if self._process.returncode else "")
 
@@ -351,7 +351,7 @@ class Fuzzer:
         self.messages |= {re.sub(r"\d", "", error)} - {""}
 
     def _ask(self, command: str, *words: Word) -> str:
-        """Send a command, and return the error message, or an empty string."""
+        """Send a command. Return the error message in the program's answer, or an empty string if the command succeeded."""
         assert self._process.stdin
         self._process.stdin.write(command.encode() + b"".join(map(_written, words)))
         self._process.stdin.flush()

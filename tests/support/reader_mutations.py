@@ -3,8 +3,8 @@
     python tests/support/reader_mutations.py --cases 20000
 
 A damaged checkpoint must be refused, or be read unchanged except for bits that no checksum covers. The program prints one
-line for each other result, and then a summary as JSON. The exit code is 1 if there was another result. In formats without
-checksums of names, shapes and types, planning an export must refuse a checkpoint in which these have changed.
+line for each wrong result, and then a summary as JSON. The exit code is 1 if there was a wrong result. In a format that has
+no checksum, a checkpoint may be read with other names, shapes or types; planning an export must then refuse it.
 """
 
 from __future__ import annotations
@@ -173,7 +173,10 @@ def _over(data: bytes, place: int, piece: bytes) -> bytes:
 
 
 def _place(data: bytes, chance: random.Random) -> int:
-    """Choose a position: anywhere, or in parts that determine how the rest is read, which are both ends and zip headers."""
+    """Choose a position: anywhere, near an end, or in a zip header.
+
+    Both ends and zip headers determine how the rest is read.
+    """
     where = chance.randrange(4)
     if where == 0:
         return chance.randrange(min(len(data), 400))

@@ -72,7 +72,7 @@ def golden_cases() -> list[Case]:
 
 
 def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return gates f32 of one of eight kinds, from 0 to 7."""
+    """Return float32 gates[G,S,E]. `kind`, from 0 to 7, determines how they are drawn."""
     gates = rng.random(shape, np.float32)
     gates /= gates.sum(axis=-1, keepdims=True)
     if kind == 1:  # many ties
@@ -94,7 +94,7 @@ def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int])
 
 
 def choices(seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the inputs of VmoeChooseTokens by name."""
+    """Yield the inputs of `count` calls of VmoeChooseTokens by name."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))

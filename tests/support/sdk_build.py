@@ -64,7 +64,7 @@ class Prefixes:
 def run(
     *command: str | Path, text: str | None = None, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, and capture its output; add variables to the environment."""
+    """Run a command in `folder` with `text` as its input, and capture its output; add variables to the environment."""
     variables = {**os.environ, **environment}
     return subprocess.run(command, input=text, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
@@ -87,7 +87,7 @@ def generator() -> list[str]:
 
 @functools.cache
 def prefixes() -> Prefixes:
-    """Install the libraries, and make a copy without the op library. Skip if the SDK could not be built."""
+    """Return the install prefix of the SDK, and a copy without the op library. Skip if the SDK or cmake is missing."""
     try:
         native_path("SDK", SDK_LIBRARY, "lib", SDK_LIBRARY)
     except NotInstalledError as error:
@@ -105,9 +105,9 @@ def prefixes() -> Prefixes:
 
 
 def _copy_if_changed(source: str, target: str) -> None:
-    """Replace `target` by `source` if it has changed.
+    """Replace `target` by a copy of `source` if their contents differ.
 
-    The file is replaced, because overwriting a library would break programs of other tests that have mapped it.
+    `target` is removed first, because overwriting a library would break programs of other tests that have mapped it.
     """
     if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
         return
@@ -223,7 +223,7 @@ class Runner:
         return dict(field.split("=", 1) for field in self.ask("info"))
 
     def logits(self, images: np.ndarray, **setting: Any) -> np.ndarray:
-        """Return float32[N, outputs] for uint8 or float32 images."""
+        """Return the logits, float32[N, outputs], of uint8 or float32 images."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
     def outputs(self, images: np.ndarray, **setting: Any) -> dict[str, np.ndarray]:
@@ -276,7 +276,7 @@ def prefix(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def runners(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
-    """Return a function that starts runners on a prefix and a bundle; end them after the test."""
+    """Return a function that starts a runner on a prefix and a bundle. The runners are ended after the test."""
     with ExitStack() as started:
 
         def start(prefix: Path, bundle: Path, **options: Any) -> Runner:

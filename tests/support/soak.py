@@ -47,10 +47,10 @@ class Soak:
     """A mix of clients, and its results. The object is run in the process of the load generator, and is then sent back.
 
     Attributes:
-        requests, seconds: no client starts after this number of requests, or after this time.
+        requests, seconds: no client opens a connection after this number of requests, or after this time.
         most_bytes: limit of the bytes of a request's body.
         most_images: limit of the images in a good request.
-        images: dtype[N,H,W,C].
+        images: the images of good requests, [N,H,W,C].
         expected: for each setting, the expected bits f32[N, ...].
         sent: numbers of requests by kind.
         answers: numbers of answers by kind and status; status 0 means that a connection ended without an answer.
@@ -155,7 +155,10 @@ class Soak:
         return reply
 
     def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
-        """Check that a refusal has a message and the expected status, or status 503 because the service is full."""
+        """Check that a refusal has a message and the expected status, or status 503 because the service is full.
+
+        An answer with status 503 must also have a Retry-After header.
+        """
         if reply is None:
             self.lost[what] += 1
             return

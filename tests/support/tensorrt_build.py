@@ -1,7 +1,7 @@
 """Builds the TensorRT plugin against TensorRT's headers, with a fake TensorRT.
 
 The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` also reads, names
-their folder; without it, everything here skips.
+their folder. Without the variable, everything here skips.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}"
 
     def fake(self, name: str = "fake") -> Path:
-        """Make a fake library with the name of this version's TensorRT, in its own folder."""
+        """Return the path of a fake library, which has the file name of this version's TensorRT and a folder of its own."""
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 

@@ -33,7 +33,7 @@ def started(command: Sequence[object], **environment: str) -> subprocess.Popen[s
 
 
 def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
-    """Send signal `number` to a process after some seconds. Return its exit code and standard error."""
+    """Start a process, and send it signal `number` after `seconds` seconds. Return its exit code and standard error."""
     process = started(command)
     try:
         time.sleep(seconds)

@@ -46,7 +46,7 @@ def main() -> None:
 def _results(
     protocol: str, address: str, requests: list[dict[str, Any]], images: dict[str, np.ndarray], at_once: int
 ) -> Iterator[Any]:
-    """Return the result or exception of each request, in order."""
+    """Yield the result or the exception of each request, in order."""
     module = import_module(f"tritonclient.{protocol}")
     options = {"concurrency": at_once} if protocol == "http" else {}
     with module.InferenceServerClient(address, **options) as client:

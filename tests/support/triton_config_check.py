@@ -1,4 +1,4 @@
-"""Reads config.pbtxt files with the client's own protobuf, in the client's environment, and prints them as JSON.
+"""Reads config.pbtxt files with the protobuf of Triton's client, in the client's environment, and prints them as JSON.
 
     python triton_config_check.py CONFIG ...
 

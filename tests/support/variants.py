@@ -15,7 +15,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Setting(NamedTuple):
-    """The setting of a call. If the limit of experts is 0, there is none."""
+    """The setting of a call. If `max_experts` is 0, the number of experts is not limited."""
 
     capacity: float
     k: int
@@ -110,7 +110,7 @@ class Variant:
         return path
 
     def images(self, count: int) -> np.ndarray:
-        """Return images: float32 in [-1, 1], or uint8 if the export takes uint8."""
+        """Return `count` images: float32 in [-1, 1], or uint8 if the export takes uint8."""
         rng = np.random.default_rng(self.seed + 1)
         pixels = rng.integers(0, 256, (count, *self.image_size, self.channels), dtype=np.uint8)
         if self.options.get("input") == "uint8":

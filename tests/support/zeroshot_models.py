@@ -56,7 +56,7 @@ class Zeroshot:
 
 
 def pictures(count: int = 20) -> np.ndarray:
-    """Return pictures uint8[count,32,32,3] with coarse patterns, which differ more than noise does."""
+    """Return `count` pictures, uint8[count,32,32,3]. Their coarse patterns make them differ more than noise would."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     return coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
 
@@ -73,7 +73,7 @@ def _pixels(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tens
 def _randomized(model: Any, scale: float = 0.25) -> Any:
     """Randomize the weights so that outputs differ between texts and between images.
 
-    The initial weights of a new model hardly distinguish them.
+    With the initial weights of a new model, these outputs hardly differ.
     """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
