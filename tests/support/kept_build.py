@@ -1,4 +1,4 @@
-"""Files that tests compile with one command. They stay in build/, and are rebuilt only if the command or its inputs change."""
+"""Files that tests compile with one command. They stay in build/, and are built again if the command or an input changes."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ Run = Callable[..., list[np.ndarray]]
 
 
 def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the numpy reference in the dtype of the inputs. Inputs that the op doesn't need, such as scales, may be None."""
+    """Run the numpy reference in the dtype of the inputs. Inputs that the op doesn't need may be omitted."""
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
