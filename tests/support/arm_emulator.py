@@ -19,7 +19,7 @@ _ONNXRUNTIME = "1.32.0"
 
 
 def arm_emulator() -> list[str]:
-    """Return the command that runs a program for 64-bit ARM; skip if this machine lacks the emulator or the compiler."""
+    """Return the command of the emulator of 64-bit ARM; skip if this machine lacks the emulator or the compiler."""
     if not shutil.which("qemu-aarch64") or not shutil.which(ARM_COMPILER) or not _LIBRARIES.is_dir():
         pytest.skip("no emulator of 64-bit ARM, or no compiler or C library for it")
     return ["qemu-aarch64", "-L", str(_LIBRARIES)]
@@ -27,15 +27,15 @@ def arm_emulator() -> list[str]:
 
 @functools.cache
 def arm_program(name: str, library: str) -> Path:
-    """Build a program of tests/cpp for 64-bit ARM, and link it with a native library such as libvmoe_core.a.
+    """Build a program of tests/cpp and a library of the product, such as libvmoe_core.a, for 64-bit ARM, and link them.
 
     The program and the library are kept in build/.
     """
     arm_emulator()
     folder = ROOT / "build" / "arm"
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"]
-    # The SDK looks for the op library in its own folder. Put both libraries, the SDK and the op library, into one folder, as
-    # when they are installed.
+    # The SDK looks for the op library in the SDK's own folder. Put the SDK and the op library into one folder, as an
+    # installation does.
     libraries = folder / "lib"
     side_by_side = [f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={libraries}" for kind in ("ARCHIVE", "LIBRARY")]
     with locked(folder):
@@ -52,8 +52,8 @@ def arm_runner(program: Path, bundle: Path, options: Sequence[str] = (), threads
     Skips if pip can't fetch ONNX Runtime.
 
     Args:
-        program: the built program.
-        bundle: a bundle.
+        program: an `sdk_runner` from `arm_program`.
+        bundle: the bundle to load.
         options: options of the emulator.
         threads: threads per call.
     """

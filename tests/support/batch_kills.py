@@ -33,7 +33,7 @@ OWN_RAY_EVERY = 5
 
 
 class Jobs:
-    """Batch jobs on one file system, which run one after another and can be killed."""
+    """Batch jobs on one file system. They run one after another and can be killed."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Jobs:
         pictures: int,
         seed: int,
     ) -> None:
-        """Write the pictures that the jobs read.
+        """Write the input pictures of the jobs.
 
         Args:
             report: counts kills and failures.
-            bundles: the bundle of the jobs, and another bundle, with which a started job must refuse to continue.
-            root: a folder or a URI.
-            cluster: environment variables of a command that joins a cluster.
+            bundles: the bundle of the jobs, and another bundle. Once a job has started, it must refuse the other bundle.
+            root: a folder or a URI that contains the pictures and the outputs.
+            cluster: environment variables with which a command joins a Ray cluster.
             pictures: number of pictures.
             seed: random seed for the moments of the kills.
         """
@@ -64,7 +64,7 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # estimated duration of a job; raised if a killed job has not written any rows
+        self._seconds = 20.0  # estimated duration of a job; raised if a killed job has written nothing
 
     @property
     def output(self) -> str:
@@ -72,7 +72,7 @@ class Jobs:
         return f"{self._path}/out{self._number}"
 
     def kill(self) -> None:
-        """Start the command, kill it at a random moment, and check that its output so far is correct."""
+        """Start the current job, kill it at a random moment, and check that its output so far has no duplicate rows."""
         process, start = self._start(), time.monotonic()
         try:
             process.wait(self._random.uniform(0.0, self._seconds))
@@ -88,15 +88,15 @@ class Jobs:
             if len(rows) != len(set(rows)):
                 self._report.failures.append(f"{self.output}: rows are there twice after a kill")
             return
-        # The job had already ended, so the next kill hits a new job.
+        # The job had ended before it could be killed, so kill the next job instead.
         self._seconds = time.monotonic() - start
         self.finish()
         self.kill()
 
     def finish(self) -> None:
-        """Run the command to its end, check the whole output, and switch to a new job.
+        """Run the current job to its end, check the whole output, and switch to a new job.
 
-        Also checks that a command for the finished job is refused if it has another setting or another bundle.
+        Also checks that a command for the finished job is refused if it names another setting or another bundle.
         """
         self._check(self._start(), 0, "")
         if sorted(self._rows()) != list(range(self._pictures)):
@@ -150,9 +150,9 @@ def kill_jobs(
     """Kill jobs on a disk and on S3.
 
     Args:
-        bundles: the bundle of the jobs, and another bundle, with which a started job must refuse to continue.
-        cluster: the environment variables from `ray_cluster`, started after an `s3_server` with the bucket.
-        kills, s3: number of kills on a disk and on S3.
+        bundles: the bundle of the jobs, and another bundle. Once a job has started, it must refuse the other bundle.
+        cluster: the variables from `ray_cluster`, which must have started inside an `s3_server` with the bucket `BUCKET`.
+        kills, s3: number of kills on the disk and number of kills on S3.
         pictures: pictures per job.
         seed: random seed for the moments of the kills.
     """

@@ -21,7 +21,7 @@ def open_browser() -> Iterator[Browser]:
 
 
 def show(browser: Browser, address: str, width: int, *, dark: bool = False) -> Page:
-    """Open a page in a window of this width, after closing all other windows. A narrow window emulates a phone."""
+    """Open a page in the only window of a browser. If `width` is small, the window emulates a phone."""
     for context in browser.contexts:
         context.close()
     size = {"width": width, "height": WIDTHS[width]}
@@ -31,6 +31,6 @@ def show(browser: Browser, address: str, width: int, *, dark: bool = False) -> P
 
 
 def problems(page: Page) -> list[str]:
-    """Collect the errors and warnings of a page's console, and its uncaught exceptions."""
+    """Return the errors and warnings of a page's console, and the uncaught exceptions of the page."""
     told = [message.text for message in page.console_messages() if message.type in ("error", "warning", "assert")]
     return told + [str(error) for error in page.page_errors()]

@@ -1,4 +1,4 @@
-"""The list of good and bad bundles, on which Python's reader and C++'s reader must agree."""
+"""The list of good and bad bundles on which the Python reader and the C++ reader must agree."""
 
 from __future__ import annotations
 

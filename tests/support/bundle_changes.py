@@ -1,4 +1,4 @@
-"""Changes that turn a test bundle into a good or a bad bundle, for the lists of cases."""
+"""Changes that turn a test bundle into another good bundle or into a bad one, for the lists of cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A change to a copy of a test bundle, and whether readers must accept or refuse the result."""
+    """A change to a copy of a test bundle, and whether readers must accept or refuse the changed copy."""
 
     name: str
     change: Change
@@ -41,21 +41,24 @@ class Cases(list[Case]):
     """A growing list of cases."""
 
     def good(self, name: str, change: Change, base: str = "v3-plain") -> None:
-        """Add a bundle that readers must accept."""
+        """Add a case: a change to the bundle `base` that readers must accept."""
         self.append(Case(name, change, good=True, base=base))
 
     def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
-        """Add a bundle that readers must refuse with a message that contains all of `words`."""
+        """Add a case: a change to the bundle `base` that readers must refuse with a message that contains all of `words`."""
         self.append(Case(name, change, good=False, words=words, base=base))
 
     def bad_values(self, path: str, values: Sequence[object], *words: str, base: str = "v3-plain") -> None:
-        """Add one bundle for each of `values`: the manifest's field `path` has this value, which readers must refuse."""
+        """Add a bad case for each of `values`, which the change puts into the field `path` of the manifest.
+
+        Readers must refuse each bundle with a message that contains all of `words`.
+        """
         for value in values:
             self.bad(f"{path} {value!r:.60}", says(put(path, value)), *words, base=base)
 
 
 def says(*edits: Edit) -> Change:
-    """Return a change that applies edits to the manifest."""
+    """Return a change that applies `edits` to the manifest."""
 
     def change(bundle: Path) -> None:
         content = json.loads((bundle / MANIFEST).read_bytes())
@@ -67,7 +70,7 @@ def says(*edits: Edit) -> Change:
 
 
 def steps(text: object) -> Change:
-    """Return a change that replaces the preprocessing steps in the manifest."""
+    """Return a change that replaces the preprocessing steps in the manifest by `text`."""
     return says(put("preprocessing", {"steps": text}))
 
 
@@ -88,12 +91,12 @@ def swap(old: bytes, new: bytes) -> Change:
 
 
 def field(value: bytes) -> Change:
-    """Return a change that adds an unknown field, which readers ignore, to the manifest."""
+    """Return a change that adds an unknown field with this value to the manifest. Readers ignore such a field."""
     return swap(b"{", b'{"more": ' + value + b", ")
 
 
 def holds(name: str, data: bytes) -> Change:
-    """Return a change that replaces a file's content and updates its SHA-256 and size, as an attacker would."""
+    """Return a change that replaces a file's content by `data` and, as an attacker would, updates its SHA-256 and size."""
 
     def change(bundle: Path) -> None:
         (bundle / name).write_bytes(data)
@@ -109,7 +112,7 @@ def graph(edit: Edit, name: str = CANONICAL) -> Change:
 
 
 def appended(data: bytes, name: str = INLINED) -> Change:
-    """Return a change that appends bytes to a graph; a parser reads them as further fields of the model."""
+    """Return a change that appends `data` to a graph. A parser reads these bytes as further fields of the model."""
     return lambda bundle: holds(name, (bundle / name).read_bytes() + data)(bundle)
 
 
@@ -126,7 +129,7 @@ def nothing(bundle: Path) -> None:
 
 
 def listed(name: str) -> Change:
-    """Return a change that lists another file in the manifest, with the SHA-256 and size of the weights file."""
+    """Return a change that adds the file `name` to the manifest, with the SHA-256 and size of the weights file."""
     return says(lambda content: content["files"].update({name: content["files"][WEIGHTS]}))
 
 
@@ -152,7 +155,7 @@ def replaced(name: str, make: Change) -> Change:
 
 
 def reads(name: str = INLINED, **entries: str) -> Change:
-    """Return a change that adds a weight with external data to a graph; `entries` are those of `external_tensor`."""
+    """Return a change that adds a weight with external data to the graph `name`; `entries` describe where the data is."""
     return graph(lambda model: model.graph.initializer.append(external_tensor(**entries)), name)
 
 
@@ -199,7 +202,10 @@ def varint(value: int) -> bytes:
 
 
 def chunk(number: int, payload: bytes, bits: int = 0) -> bytes:
-    """Encode a length-delimited protobuf field. `bits` are added to its tag; runtimes ignore a tag's bits above the 32nd."""
+    """Encode a length-delimited protobuf field.
+
+    `bits` are added to the field's tag. Runtimes ignore all bits of a tag above the 32nd.
+    """
     return varint(number << 3 | 2 | bits) + varint(len(payload)) + payload
 
 
@@ -215,9 +221,9 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
 
 
 def calling(*calls: str, inside: bool = False) -> Edit:
-    """Return an edit that adds functions that call each other.
+    """Return an edit that adds functions to a model. Each function calls one other function.
 
-    For example, "ab" adds a function a that calls b. If `inside`, the call is in a branch, otherwise in the function itself.
+    For example, "ab" adds a function `a` that calls `b`. If `inside`, the call is in a branch of an If node.
     """
 
     def edit(model: onnx.ModelProto) -> None:
@@ -232,7 +238,7 @@ def calling(*calls: str, inside: bool = False) -> Edit:
 
 
 def adds(output: str, number: int) -> Edit:
-    """Return an edit that adds a number to an int32 output, after all nodes that read the output."""
+    """Return an edit that adds `number` to an int32 output of the graph. Nodes that read the output get the old value."""
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -255,7 +261,10 @@ def ports(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 
 
 def port(name: str, element: int | None = None, dim: tuple[int, int] | None = None) -> Edit:
-    """Return an edit that changes the element type or a dimension, given as (index, size), of an input or output."""
+    """Return an edit that changes the element type or one dimension of the input or output named `name`.
+
+    `dim` is the index of the dimension and its new size.
+    """
 
     def edit(model: onnx.ModelProto) -> None:
         tensor = ports(model)[name].type.tensor_type

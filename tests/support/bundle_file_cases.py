@@ -1,7 +1,7 @@
-"""Good and bad bundles: each is a test bundle with one change to its files or graphs.
+"""Good and bad bundles, each of which is a test bundle with one change to its files or graphs.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`. `bad_values(FIELD, VALUES, WORDS...)` makes one
-case per value. Python's reader and C++'s reader must refuse a bad bundle with a message that contains WORDS.
+bad case per value. The Python reader and the C++ reader must refuse a bad bundle with a message that contains WORDS.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from onnx import TensorProto
 CASES = Cases()
 good, bad, bad_values = CASES.good, CASES.bad, CASES.bad_values
 
-# ---- unchanged bundles, and allowed differences
+# ---- unchanged bundles, and differences that readers accept
 
 for _kept in ("plain", "fp32", "bf16", "int8", "dense", "choice", "ensemble", "soft"):
     good(f"v3-{_kept} as it is", nothing, base=f"v3-{_kept}")
@@ -105,7 +105,7 @@ bad("UTF-32", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_text().en
 bad("a key twice", swap(b'"format_version"', b'"format": "vmoe-bundle", "format_version"'), MANIFEST, "'format'")
 bad("a key twice inside", field(b'{"a": 1, "b": {"c": 1, "\\u0063": 2}}'), MANIFEST, "'c'")
 for _value in (
-    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # invalid UTF-8, such as an overlong sequence and a surrogate
+    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # invalid UTF-8: a bare byte, an overlong sequence and a surrogate
     b'"\\ud800"', b'"\\udc00"', b'{"\\ud800": 1}',  # unpaired surrogates
     b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"-1e309", b"9" * 400, b"9" * 5000,  # not finite doubles
     b"01", b"+1", b".5", b"1.", b"0x10", b"1_0", "\u0661".encode(),  # not JSON numbers
@@ -180,7 +180,7 @@ bad(
     base="v3-dense",
 )
 
-# ---- graphs: the files that they read
+# ---- graphs: the external files that they read
 
 
 for _graph in (CANONICAL, INLINED):
@@ -246,7 +246,7 @@ for _calls in (["aa"], ["ab", "ba"], ["ab", "bc", "cd"], ["cd", "bc", "ab"]):
         _words = f"functions {' '.join(_calls)}{' in branches' * _inside}"
         bad(_words, graph(calling(*_calls, inside=_inside)), CANONICAL, "call one another too deeply")
 
-# ---- graphs: their inputs and outputs, which the readers compare with the manifest after a runtime has loaded the graph
+# ---- graphs: inputs and outputs, which the readers compare with the manifest after a runtime has loaded the graph
 
 INTERFACES = Cases()
 bad = INTERFACES.bad

@@ -1,7 +1,7 @@
-"""Good and bad bundles: each is a test bundle with one change to its manifest.
+"""Good and bad bundles, each of which is a test bundle with one change to its manifest.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`. `bad_values(FIELD, VALUES, WORDS...)` makes one
-case per value. Python's reader and C++'s reader must refuse a bad bundle with a message that contains WORDS.
+bad case per value. The Python reader and the C++ reader must refuse a bad bundle with a message that contains WORDS.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ bad("another inlined graph", says(put("graphs/inlined", CANONICAL)), "'inlined'"
 bad_values("batch_multiple", (0, 1.0), "'batch_multiple'")
 bad("a batch_multiple of 65,537", says(put("batch_multiple", 65_537), put("routing/group", "batch")), "'batch_multiple'")
 
-# ---- preprocessing, of images of 12 x 12 pixels
+# ---- preprocessing for a model that takes images of 12 x 12 pixels
 
 for _steps in (
     *("resize(12)", "resize(12,12)", "resize_small(16)|central_crop(12)", "central_crop(12)"),
@@ -215,7 +215,7 @@ bad_values("routing/slots_per_expert", (0, 2.0, True, "2", 2**31, 2**64), "'slot
 bad_values("profiles/0/max_experts", (0, 5, 4.0, True, 2**64), "'max_experts'")
 bad("profiles of a Soft MoE", says(put("profiles", [{}])), "has none", base=SOFT)
 
-# ---- names of profiles: `test_profile_names.py` checks their meaning
+# ---- profile names; `test_profile_names.py` checks what they mean
 
 _POOLED = [put("profiles/0/pool", True), put("profiles/0/max_experts", 3)]
 good("a pool and a limit", says(*_POOLED, put("profiles/0/name", "c0.3-k1-pool-m3")))

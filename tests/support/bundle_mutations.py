@@ -1,10 +1,10 @@
-"""Reads mutated bundles with both readers, Python's and the C++ SDK's, in a process that may crash or hang.
+"""Reads mutated bundles with the Python reader and the C++ SDK's reader, in a process that may crash or hang.
 
     python tests/support/bundle_mutations.py --count 4000
 
-prints one line for each wrong result and then a summary. The exit code is 1 if a result was wrong. A reader must refuse the
-bundle with a message, or return the answers of the good bundle. If the hashes were updated to match the mutation, the result
-counts as a different bundle: it may have other answers, but both readers must agree on them.
+prints one line for each wrong result and then a summary. The exit code is 1 if a result was wrong. A reader must either
+refuse a mutated bundle with a message or return the same answers as for the good bundle. If the hashes were updated to match
+the mutation, other answers are allowed too, because the bundle is then a different one; but both readers must agree on them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "anot
 
 @dataclass
 class _Worker:
-    """The state of the process that may crash or hang.
+    """The data that the process that may crash or hang keeps between cases.
 
-    It stores the images of each bundle, and the good answers of each bundle and graph.
+    These are the images for each bundle, and the right answers of each bundle and graph.
     """
 
     images: dict[Path, np.ndarray]

@@ -1,10 +1,9 @@
-"""Swaps files of a bundle, or the whole bundle, while it is being loaded.
+"""Swaps files of a bundle, or the whole bundle, for those of another bundle while the bundle is being loaded.
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints as JSON how many loads were right and how many were refused. A load must return the answer of the bundle or, if the
-whole bundle is swapped, of either bundle; otherwise, it must be refused. The exit code is 1 if any answer was wrong.
-`--backend sdk` uses the SDK.
+prints as JSON how many loads were right and how many were refused. A load must be refused, or return the answer of one of
+the two bundles. The exit code is 1 if any answer was wrong. `--backend sdk` uses the SDK.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from vmoe_runtime import Engine, VmoeError
 from vmoe_runtime.bundle.reader import Bundle
 
 WEIGHTS, GRAPHS = "weights.safetensors", ("model.onnx", "model.inlined.onnx")
-Load = Callable[[Path], np.ndarray]  # loads a bundle, and returns the logits of images that are the same for all bundles
+Load = Callable[[Path], np.ndarray]  # loads a bundle and returns its logits, always for the same image
 
 
 def other_bundle(bundle: Path, target: Path) -> Path:
-    """Write a valid bundle with other graphs and other weights.
+    """Write a valid copy of a bundle with changed graphs and changed weights.
 
-    A mixture of the two bundles would therefore give a third answer.
+    Files mixed from the two bundles would give an answer that neither bundle gives.
     """
     weights = bytearray((bundle / WEIGHTS).read_bytes())
     start = 8 + int.from_bytes(weights[:8], "little")
@@ -54,7 +53,7 @@ def other_bundle(bundle: Path, target: Path) -> Path:
 
 
 def engine_load(backend: str, **options: bool) -> Load:
-    """Return a function that loads a bundle with the Engine, runs it on one image, and returns the logits."""
+    """Return a function that loads a bundle with the Engine, runs it on `image(bundle)` and returns the logits."""
 
     def load(bundle: Path) -> np.ndarray:
         with Engine.load(bundle, backend=backend, threads=1, **options) as engine:
@@ -64,9 +63,9 @@ def engine_load(backend: str, **options: bool) -> Load:
 
 
 def sdk_load(bundle: Path) -> Load:
-    """Return a function that loads a bundle with the C++ SDK, runs it on one image, and returns the logits.
+    """Return a function that loads a bundle with the C++ SDK, runs it on one image and returns the logits.
 
-    `bundle` is any of the bundles that will be loaded; the image and the number of outputs are taken from it.
+    The image and the number of outputs are taken from `bundle`, which can be any of the bundles that will be loaded.
     """
     given, outputs = image(bundle), Bundle.open(bundle, verify=False).manifest.outputs
 
@@ -80,7 +79,7 @@ def sdk_load(bundle: Path) -> Load:
 
 
 def image(bundle: Path) -> np.ndarray:
-    """Return the image that every load is run on."""
+    """Return the image on which every load runs its bundle."""
     spec = Bundle.open(bundle, verify=False).manifest.input
     return np.linspace(-1, 1, spec.height * spec.width * spec.channels, dtype=np.float32).reshape(
         1, spec.height, spec.width, spec.channels
@@ -88,20 +87,19 @@ def image(bundle: Path) -> np.ndarray:
 
 
 def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
-    """Load a bundle while its files or its folder are swapped with those of another bundle.
+    """Load a copy of a bundle while its files or its folder are swapped with those of another bundle.
 
     Args:
         bundle: the bundle to copy and load.
         files: number of loads during which the weights or a graph are swapped. Only the bundle's own answer is right.
         folders: number of loads during which the whole folder is swapped. The answer of either bundle is right.
-        load: a function that loads a bundle and runs it.
+        load: a function that loads a bundle and returns its answer.
 
     Returns:
-        How many loads were right, wrong and refused, separately for "files" and "folders".
+        How many loads were right, wrong and refused, separately for "files" and "folders", and a line for each failure.
     """
     chance, report = random.Random(0), Report()
-    # During two of three loads, the weights are swapped, because the runtime itself opens that file. During the others, a
-    # graph is swapped.
+    # Two of three loads swap the weights, because the runtime opens that file by itself. The others swap a graph.
     names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
     spawning = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:
@@ -111,7 +109,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         answers["files"] = [load(own)]
         seconds = time.monotonic() - start
         for kind, name in (*(("files", name) for name in names), *[("folders", "")] * folders):
-            # Half of the swaps are short, so that more of them are reverted during the load.
+            # Half of the swaps are short, so that more of them are undone while the load still runs.
             moments = chance.uniform(0, seconds), chance.choice((0.1, 1)) * chance.uniform(0, seconds)
             exchange = swapper.apply_async(exchange_for_a_while, (own / name, other / name, *moments))
             try:
@@ -130,7 +128,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
 
 
 def run(bundle: str, files: int, folders: int, backend: str) -> Report:
-    """Run `swap` with a backend of the Engine, or with "sdk"."""
+    """Run `swap`. `backend` is a backend of the Engine, or "sdk"."""
     if backend == "sdk" and c_engine.sdk() is None:
         print("this installation has no C++ SDK")
         return Report()

@@ -145,7 +145,10 @@ def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
 
 
 def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: Mapping[str, bytes] | None = None) -> Path:
-    """Copy a bundle, replace the content of `files`, update their SHA-256 and size, then apply `edit` to the manifest."""
+    """Copy a bundle, replace `files`, update their SHA-256 and size, and then apply `edit` to the manifest.
+
+    `files` maps file names to new contents.
+    """
     shutil.copytree(source, target)
     manifest = json.loads((target / "manifest.json").read_bytes())
     for name, data in (files or {}).items():

@@ -101,7 +101,7 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Remove the file for standard error, and the bundle that a run which overwrites one finds at its target."""
+        """Remove the file for standard error, and the bundle that becomes the target of each run that overwrites one."""
         shutil.rmtree(self._beside)
 
     def _begin_with_bundle(self, run: int) -> bool:
@@ -125,8 +125,7 @@ class Exports:
 
     def _start(self, options: list[str], *, force: bool) -> int:
         arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
-        # Empty the file. Otherwise, if this process ends early, the file still contains the messages of the previous
-        # process.
+        # Empty the file. Otherwise, if this process ends early, the file still contains the previous process's messages.
         self._errors.write_bytes(b"")
         return self._fork(lambda: program.main(["export", *arguments]))
 

@@ -19,7 +19,10 @@ def planned(checkpoint: Path, **options: Any) -> ExportPlan:
 
 
 def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """Write a safetensors file of zeros with tensors of these shapes. It is sparse, so it takes almost no disk space."""
+    """Write a safetensors file of zeros with tensors of these shapes.
+
+    The file is sparse, so it takes almost no space on the disk.
+    """
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)

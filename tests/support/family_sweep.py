@@ -71,9 +71,9 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def verdict(make: Make) -> tuple[str, str]:
-    """Return "right", "wrong", "refused" or "no model", and the reason for it, such as the difference.
+    """Return "right", "wrong", "refused" or "no model", and the relative difference or the reason.
 
-    The result is "no model" if the library can't make the model.
+    The verdict is "no model" if the library can't make or run the model.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
@@ -83,8 +83,7 @@ def verdict(make: Make) -> tuple[str, str]:
             pixels = np.random.default_rng(0).uniform(0, 1, (2, *made.size, made.channels)).astype(np.float32)
             mean, std = (np.array(each[: made.channels]) for each in made.colours)
             output = made.library(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2)).double())
-            # open_clip may return a tuple with tokens
-            expected = (output[0] if isinstance(output, tuple) else output).numpy()
+            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip may return a tuple
         except Exception as error:  # the library may raise anything
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
@@ -366,10 +365,10 @@ EVA: dict[str, dict[str, Any]] = {
 def timm_model(
     name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
 ) -> Made:
-    """Save a model of timm. If `options` is None, config.json is saved too; otherwise, the export gets these options
-    instead.
+    """Save a model of timm.
 
-    If `answers`, the result contains values for all options that the exporter may demand.
+    If `options` is None, config.json is saved too; otherwise, the export gets these options instead. If `answers`, the
+    result contains values for the options that the exporter may demand.
     """
     import timm
 

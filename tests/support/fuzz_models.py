@@ -213,8 +213,7 @@ class Written:
     """A model in a file, with its inputs and outputs by name and in order, and the sizes that its constants determine.
 
     If there is an output "in_place", it must equal the first output. It comes from a copy of the node, in which the output
-    may
-    overwrite the input.
+    may overwrite the input.
     """
 
     model: Model

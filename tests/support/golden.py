@@ -78,8 +78,7 @@ class Case:
         """The official logits.
 
         For the output "members", they are the logits of each member. For any other output of an ensemble, they are the
-        logarithms
-        of the predicted probabilities.
+        logarithms of the predicted probabilities.
         """
         stored = arrays(self.model)
         if self.output == "members":
@@ -140,7 +139,7 @@ def cases() -> list[Case]:
 
 
 def ensemble_cases() -> list[Case]:
-    """Return each case of an ensemble (E3) twice: with the ensemble's prediction, and with its members' logits."""
+    """Return each case of an ensemble (E3) twice: with the ensemble's prediction, and with the logits of its members."""
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
@@ -160,10 +159,9 @@ def kind_of(model: str) -> RoutingKind | None:
 
 
 def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
-    """Export the model, or another checkpoint with the model's config, for images of the model's size. Return the bundle's
-    path.
+    """Export the model, or another checkpoint with the model's config, for images of the model's size.
 
-    By default, the export is not validated.
+    By default, the export is not validated. Returns the path of the bundle.
     """
     return export(model, path, checkpoint, **options).path
 

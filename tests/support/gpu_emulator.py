@@ -29,8 +29,7 @@ def nvcc() -> Path:
 def build_emulator() -> Path:
     """Build the emulator's library."""
     # nvcc calls g++ as its host compiler, so that g++ finds CUDA's headers. CUDA's runtime is not linked, because the
-    # emulator
-    # contains a runtime of its own.
+    # emulator contains a runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     kernels = {"routing", "dispatch", "workspace"}

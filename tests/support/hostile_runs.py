@@ -23,8 +23,7 @@ def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoRe
     """Parse the command line, call `run` with its arguments, and exit.
 
     `paths` name the positional arguments. `options` gives the default of each option, which also determines the option's
-    type.
-    Prints one line for each failure and a summary as JSON. The exit code is 1 if there was a failure.
+    type. Prints one line for each failure and a summary as JSON. The exit code is 1 if there was a failure.
     """
     parser = argparse.ArgumentParser()
     for name in paths:

@@ -61,8 +61,7 @@ def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
     """Run nginx until the block ends.
 
     `settings` is the content of the `http` section of nginx's configuration, which must make nginx listen at `port`. Skips
-    if
-    nginx is not installed.
+    if nginx is not installed.
     """
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
@@ -82,7 +81,10 @@ def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
 
 
 class HttpClient:
-    """A client of a server on this machine. Threads can share it, because each request opens a connection."""
+    """A client of a server on this machine.
+
+    Many threads can use it at once, because it opens a connection for each request.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -95,8 +97,9 @@ class HttpClient:
             return response.status, response.read(), response
 
     def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
-        """Send an `infer` request with binary tensors, as Triton's clients do. Return the status, the JSON and the binary
-        data.
+        """Send an `infer` request with binary tensors, as Triton's clients do.
+
+        Returns the status, the JSON and the binary data of the answer.
         """
         sent, text = infer_body(images, setting)
         header = {HEADER_LENGTH: str(text)}

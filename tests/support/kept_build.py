@@ -1,4 +1,4 @@
-"""Files that tests compile with one command. They stay in build/, and are built again if the command or an input changes."""
+"""Files that tests compile with one command. They are kept in build/, and rebuilt if the command or its inputs change."""
 
 from __future__ import annotations
 

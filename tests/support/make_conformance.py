@@ -95,11 +95,10 @@ def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, An
 
 
 def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the model, inputs and outputs of an op as a folder of ONNX's backend tests, and return its entry in
-    vectors.json.
+    """Write the model, inputs and outputs of an op as a folder of ONNX's backend tests.
 
     The model contains the weights. The files input_*.pb and output_*.pb are numbered in the order of the model's inputs and
-    outputs.
+    outputs. Returns the op's entry in vectors.json.
     """
     drawn = (_inputs(f"{folder.name} {number}", op, options) for number in range(100))
     inputs = next(made for made in drawn if _is_stable(op, made, options))
@@ -152,8 +151,9 @@ def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
 
 
 def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelProto:
-    """Return the checked model of one node. Weights are initializers, and only the functions that the node needs are
-    included.
+    """Return the checked model of one node.
+
+    Weights are initializers. Only the functions that the node needs are included.
     """
     hidden, given = options.get("F", cases.SIZES["F"]), options.get("given", USUAL)
     model = one_node_model(op, *_types(options), hidden=hidden, given=given, **_attributes(op, options))

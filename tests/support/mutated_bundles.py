@@ -92,8 +92,8 @@ class Mutation:
 
     Attributes:
         words: a description of the change.
-        may_differ: whether the result counts as a different bundle, whose answers may differ. It does if the hashes were
-            updated to match the change.
+        may_differ: whether the changed bundle may have other answers. It may if the hashes were updated to match the change,
+            because the result then counts as a different bundle.
         graph: the graph that must be run for the change to have an effect.
     """
 

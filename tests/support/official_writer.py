@@ -24,8 +24,9 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of an array: (start, stop) for each dimension, the shard that stores it, and the lengths of its flat
-    sub-chunks.
+    """A part of an array.
+
+    It has (start, stop) for each dimension, the shard that stores the part, and the lengths of its flat sub-chunks.
     """
 
     box: Box
@@ -69,7 +70,10 @@ def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = wh
 
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the `/`-joined name and the array of each leaf, in the order of array ids: depth first, sorted as strings."""
+    """Yield the `/`-joined name and the array of each leaf, in the order of array ids.
+
+    The order is depth first, with keys sorted as strings.
+    """
     for key in sorted(tree):
         if isinstance(tree[key], Mapping):
             yield from leaves(tree[key], f"{prefix}{key}/")

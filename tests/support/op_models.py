@@ -59,7 +59,7 @@ Run = Callable[..., list[np.ndarray]]
 
 
 def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the numpy reference in the dtype of the inputs. Inputs that the op doesn't need may be omitted."""
+    """Run the numpy reference in the dtype of the inputs. Scales that the op doesn't need may be omitted."""
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
@@ -138,8 +138,7 @@ def runner(
     """Return a function that runs the op in `name`. It takes the op's inputs and returns the op's outputs, both in order.
 
     `weights` and `tokens` are the types W and T. For int8 or int4 weights, the inputs include their scales. `hidden` is F,
-    which
-    an MLP with the attribute `hidden_chunk` needs. `given` are the optional inputs of the node.
+    which an MLP with the attribute `hidden_chunk` needs. `given` are the optional inputs of the node.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, given)]
@@ -242,11 +241,10 @@ def node_call(
 ) -> Call:
     """Return a call of an unchecked model that consists of one node of the op.
 
-    The inputs can have any type and shape; those in `constants` become initializers. An input is omitted if `inputs` doesn't
-    name it or has None for it. If `outputs` is given, outputs that it doesn't name are omitted. The model contains no shapes
-    of
-    inputs, so calls that differ only in these shapes have the same model. Where the op has bfloat16 inputs and outputs, the
-    model has float32 ones, except for constants. Outputs of type T have the type of the input of type T.
+    The inputs can have any type and shape; those in `constants` become initializers. An input is omitted if `inputs`
+    doesn't name it or has None for it. If `outputs` is given, outputs that it doesn't name are omitted. The model contains
+    no shapes of inputs, so calls that differ only in these shapes have the same model. Where the op has bfloat16 inputs and
+    outputs, the model has float32 ones, except for constants. Outputs of type T have the type of the input of type T.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -309,8 +307,9 @@ def model_bytes(graph: onnx.GraphProto) -> bytes:
 
 
 def attribute_values(op: Op, **given: int) -> dict[str, int]:
-    """Return the value of every attribute of the op in the order of the op table. Attributes that aren't given get their
-    default.
+    """Return the value of every attribute of the op, in the order of the op table.
+
+    Attributes that are not in `given` get their default.
     """
     return {name: given.get(name, default) for name, default in op.attributes.items()}
 

@@ -1,4 +1,4 @@
-"""The vmoe ops in plain numpy: the reference that every other implementation is compared with.
+"""The vmoe ops in plain numpy, as the reference with which every other implementation is compared.
 
 It is written for comparison with the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`, not
 for speed. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of a product's weights determines the precision
@@ -13,7 +13,7 @@ import numpy as np
 
 from vmoe_export.ops.table import ACTIVATIONS
 
-# The reference functions of validation, which tests also use. This module adds the functions of the other ops.
+# Validation and the tests share these reference functions. This module adds the reference functions of the other ops.
 from vmoe_export.validation.reference_ops import (  # noqa: F401
     allowed_experts,
     attention,
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def function_name(op: str) -> str:
-    """Return the name of the reference of an op, such as `expert_mlp`."""
+    """Return the name of the reference function of an op, such as `expert_mlp`."""
     words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in op)
     return words.removeprefix("_vmoe_")
 
@@ -50,19 +50,19 @@ def route(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    Each group puts its pairs of a token and an expert into a queue. All first choices come before any second choice. Within
-    the same choice, tokens are in the order of the group or, with `bpr`, in descending order of their best gate. On ties,
-    the lower expert and the lower token come first. A NaN gate ranks as 0. Pairs of experts that the group may not use
-    (`max_experts`, see `allowed_experts`) are dropped and don't enter the queue.
+    Each group puts its (token, expert) pairs into a queue. All first choices come before any second choice. Among choices
+    of the same rank, tokens are in the order of the group or, with `bpr`, in descending order of their best gate. On ties,
+    the expert or the token with the lower index comes first. A NaN gate ranks as 0. If the group may not use an expert
+    (`max_experts`, see `allowed_experts`), the expert's pairs are dropped and don't enter the queue.
 
-    Without `pool`, each expert keeps the first c of its pairs in group g. They get the slots g * c, g * c + 1 ... of its M =
-    G * c slots.
+    Below, c is `capacity`. Without `pool`, each expert keeps the first c of its pairs in group g. They get the slots g * c,
+    g * c + 1 ... of the expert's M = G * c slots.
 
-    With `pool`, the E * c slots of a group are one pool: the first E * c pairs of its queue are kept, regardless of their
-    experts. M is then the number of pairs that the fullest expert keeps in all groups together, but at least 1. An expert's
-    pairs get consecutive slots, ordered by group and queue.
+    With `pool`, the E * c slots of a group are one pool: the first E * c pairs of the group's queue are kept, regardless of
+    their experts. M is then the number of pairs that the fullest expert keeps in all groups together, but at least 1. An
+    expert's pairs get consecutive slots, ordered by group and by the position in the group's queue.
 
-    `expert` is the expert of every choice, including dropped ones (slot -1).
+    `expert` is the expert of every choice, including dropped choices (slot -1).
     """
     num_groups, num_tokens, num_experts = gates.shape
     ranked = np.where(np.isnan(gates), 0, gates)
@@ -73,7 +73,7 @@ def route(
     allowed = allowed_experts(ranked, num_experts if max_experts is None else max_experts)
 
     kept = np.zeros(expert.shape, bool)
-    rank = np.zeros(expert.shape, np.int64)  # index of each kept pair among the kept pairs of its expert and group
+    rank = np.zeros(expert.shape, np.int64)  # index of each kept pair among the kept pairs of the same expert and group
     taken = np.zeros((num_groups, num_experts), np.int64)
     for group in range(num_groups):
         for choice in range(k):
@@ -101,7 +101,7 @@ def route(
 
 
 def dispatch(x: Array, src: Array) -> Array:
-    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D]. A row of buf is zero if its src is -1."""
+    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D]. Where src is -1, the row of buf is zero."""
     rows = x.reshape(-1, x.shape[-1])
     return np.where(src[..., None] < 0, x.dtype.type(0), rows[src])
 
@@ -130,10 +130,11 @@ def dense_mlp(
 ) -> Array:
     """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = norm(activation(x . w1 + b1)) . w2 + b2.
 
-    All arrays may have a leading axis of experts. With a gate, the hidden features are activation(x . wg + bg) * (x . w1 +
-    b1).
+    All arrays may have a leading axis of experts. With a gate (wg and bg), the hidden features are
+    activation(x . wg + bg) * (x . w1 + b1) before the norm.
 
-    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), each of which is quantized on its own.
+    The second product cuts its depth F into chunks of size `hidden_chunk`, or into one chunk if `hidden_chunk` is 0. Each
+    chunk is quantized on its own.
     """
     if wg is None or bg is None:
         hidden = mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation])
@@ -154,10 +155,10 @@ def expert_mlp(
 
 
 def combine(out: Array, slot: Array, weight: Array) -> Array:
-    """VmoeCombine: y[G,S,D] = sum over k, in its order, of weight * out[slot]; dropped pairs (slot -1) add nothing.
+    """VmoeCombine: y[G,S,D] = sum over k, in ascending order, of weight * out[slot]; dropped pairs (slot -1) add nothing.
 
-    If `out` has a type shorter than float32, the sums are computed in float32 and then rounded once. Otherwise, they are
-    computed in the type of `out`.
+    If `out` has a type shorter than float32, the sums are computed in float32 and rounded once at the end. Otherwise, they
+    are computed in the type of `out`.
     """
     dtype = np.result_type(out.dtype, np.float32)
     rows = out.reshape(-1, out.shape[-1]).astype(dtype)
@@ -195,9 +196,10 @@ def attention_block(
     num_heads: int = 1,
     prefix: int = 0,
 ) -> Array | tuple[Array, ...]:
-    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], the self-attention of the normalized x, added to x.
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], the sum of x and the self-attention of the normalized x.
 
-    With `merge`, tokens are then merged as by VmoeMerge. With coordinates, queries and keys are rotated as by VmoeRotate.
+    With `merge`, the tokens of the sum are then merged as VmoeMerge does. With coordinates, queries and keys are rotated as
+    VmoeRotate does.
     """
     normed = norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
@@ -222,7 +224,7 @@ def merge_tokens(
     num_heads: int = 1,
     prefix: int = 0,
 ) -> tuple[Array, ...]:
-    """VmoeMerge: x[N,T,D] -> (y[N,U,D], merged_sizes[N,U], merged_token i32[N,O]), written token by token.
+    """VmoeMerge: x[N,T,D] -> (y[N,U,D], merged_sizes[N,U], merged_token i32[N,O]), computed token by token.
 
     With coordinates[N,T,C], also return merged_coordinates[N,U,C].
     """
@@ -258,17 +260,17 @@ merge = merge_tokens
 
 def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
     """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], the first token of each image in the result of `attention_block`."""
-    inputs = (*inputs[:12], None, None, *inputs[14:])  # omits the inputs for merging
+    inputs = (*inputs[:12], None, None, *inputs[14:])  # replaces the inputs for merging by None
     return attention_block(*inputs, **attributes)[:, :1]
 
 
 def norm(x: Array, scale: Array, bias: Array | None) -> Array:
-    """Apply the norm of a block: a layer norm, or an RMS norm if `bias` is None."""
+    """Apply the norm with which a block starts."""
     return rms_norm(x, scale) if bias is None else layer_norm(x, scale, bias)
 
 
 def mlp_block(x: Array, ln_scale: Array, ln_bias: Array | None, *mlp: Array | None, **attributes: int) -> Array:
-    """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normalized x, added to x."""
+    """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the sum of x and the MLP's output for the normalized x."""
     return x + dense_mlp(norm(x, ln_scale, ln_bias), *mlp, **attributes)
 
 
@@ -277,7 +279,7 @@ def router_block(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    Returns the result of `route` for the gates of the normalized x.
+    This is the result of `route` for the gates of the normalized x.
     """
     return route(gates(layer_norm(x, ln_scale, ln_bias), router), *setting)
 
@@ -285,15 +287,16 @@ def router_block(
 def expert_block(
     x: Array, ln_scale: Array, ln_bias: Array, slot: Array, weight: Array, src: Array, *mlp: Array | None, **attributes: int
 ) -> Array:
-    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], the experts' output for the normalized x, added to x."""
+    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], the sum of x and the experts' combined outputs for the normalized x."""
     buf = dispatch(layer_norm(x, ln_scale, ln_bias), src)
     return x + combine(expert_mlp(buf, *mlp, **attributes), slot, weight)
 
 
 def choose_tokens(gates: Array, capacity: int) -> tuple[Array, Array]:
-    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group.
+    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]). Each expert takes its best tokens of each group.
 
-    On ties, the lower token comes first. A NaN gate ranks as 0. Slots beyond the group's tokens stay empty.
+    It takes `capacity` tokens per group. On ties, the token with the lower index comes first. A NaN gate ranks as 0. If a
+    group has fewer tokens than that, the remaining slots stay empty.
     """
     num_groups, num_tokens, num_experts = gates.shape
     order = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]

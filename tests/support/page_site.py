@@ -1,4 +1,4 @@
-"""A page of `vmoe page`, served by its own web server and opened in a browser."""
+"""A page written by `vmoe page`, which a web server of its own serves and a browser opens."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ _DROP = """bytes => {
 
 
 def web_folder() -> Path:
-    """Return an unpacked onnxruntime-web, which npm fetches once; skip the test if it or a browser is missing."""
+    """Return a folder with the files of onnxruntime-web, which npm fetches once.
+
+    Skips the test if npm or a browser is missing, or if npm reaches no registry.
+    """
     if CHROMIUM is None or shutil.which("npm") is None:
         pytest.skip("no Chromium or no npm here")
     if not _WEB.exists():
@@ -63,30 +66,30 @@ def web_folder() -> Path:
 
 
 def write_page(bundle: Path, folder: Path) -> Path:
-    """Write the page of a bundle into a new folder."""
+    """Write the page of a bundle into the new folder `folder`, and return `folder`."""
     assert main(["page", str(bundle), "-o", str(folder), "--onnxruntime-web", str(web_folder()), "-q"]) == 0
     return folder
 
 
 def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str]:
-    """Serve the folder as `web_server` does. If `isolated`, also send the headers that threads in a browser require."""
+    """Serve a folder with `web_server`. If `isolated`, also send the headers that a page needs to use threads."""
     policies = {"Opener": "same-origin", "Embedder": "require-corp"} if isolated else {}
     return web_server(folder, {f"Cross-Origin-{name}-Policy": value for name, value in policies.items()})
 
 
 def until_answered(page: Page, word: str = "first answer") -> str:
-    """Wait until all answers are there and the page's status contains `word`. Return the status."""
+    """Wait until the page shows all answers and its status contains `word`. Return the status."""
     page.wait_for_function(_IS_ANSWERED, arg=word, timeout=MOST_MILLISECONDS)
     return page.locator("#status").inner_text()
 
 
 def drop(page: Page, picture: bytes) -> None:
-    """Drop a picture file on the page."""
+    """Drop the bytes of a picture on the page, as a file."""
     page.evaluate(_DROP, list(picture))
 
 
 def answers_of(page: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
-    """Run the page's scripts on `images`, uint8[N,H,W,C], with the setting of `profile`.
+    """Run the page's scripts on images uint8[N,H,W,C] with the setting of `profile`, or without a setting if it is None.
 
     Returns the `logits` and the routing `layers` of each call.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two paths in three steps. For a moment, `one` does not exist."""
+    """Swap two paths by renaming three times. For a moment, `one` does not exist."""
     between = other.with_name(f"{other.name}.between")
     one.rename(between)
     other.rename(one)

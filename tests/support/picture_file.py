@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
-    """Return the bytes of a picture file. `picture` is an image of Pillow, or pixels as uint8[H,W] or uint8[H,W,3]."""
+    """Return the bytes of a picture file. The picture is a Pillow image, or pixels uint8[H,W] or uint8[H,W,3]."""
     file = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, form, **options)
@@ -19,7 +19,10 @@ def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
 
 
 def write_pictures(folder: Path, pictures: Any, labels: Sequence[object] | None = None) -> list[Path]:
-    """Write pictures as numbered PNG files. If there are labels, each picture goes into the subfolder of its label."""
+    """Write pictures as numbered PNG files into a folder, and return their paths.
+
+    If there are labels, each picture is written into a subfolder named after its label.
+    """
     paths = []
     for number, picture in enumerate(pictures):
         place = folder if labels is None else folder / str(labels[number])

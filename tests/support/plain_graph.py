@@ -1,4 +1,4 @@
-"""Lets a backend load a plain ONNX file, for tests without a bundle or without a check of the graph's interface."""
+"""Lets a backend load a plain ONNX file, for tests that need no bundle or no check of the graph's inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Plants faults in exported files, which validation must find: `python tests/support/planted_faults.py`.
+"""Plants faults in exported files. Validation must find each of them.
 
-Each case combines a fault, the kind of tensor or the graph that contains it, a model and a precision. All combinations are
-covered. Run this program after changes to the comparisons or to their limits.
+Run `python tests/support/planted_faults.py`. Each case combines a fault, the kind of tensor or the graph that gets the
+fault, a model and a precision. All combinations that are possible are covered. Run this program after changes to the
+comparisons of validation or to their limits.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ WIDE = Variant(
     "wide", "token", "learned", (4, 4), (16, 16), hidden=192, heads=3, layers=4, moe=(1, 3), settings=((1.05, 2, True),)
 )
 DENSE = replace(WIDE, name="dense", moe=())
-MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # only a few of the experts get a class token
+MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # has so many experts that only a few get a class token
 Change = Callable[[np.ndarray, int, np.random.Generator], None]
 
 
 def another_value(tensor: np.ndarray, places: int, random: np.random.Generator) -> None:
-    """Change the lowest bit of a random value of the tensor."""
+    """Change the lowest bit of the first byte of a random value of the tensor, which has `places` values."""
     tensor.reshape(places, -1)[random.integers(places), 0] ^= 1
 
 
@@ -80,7 +81,7 @@ MODELS: tuple[tuple[Variant, float, str], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and a fault in its export."""
+    """A model, and a fault that is planted in its export."""
 
     variant: Variant
     layer_scale: float
@@ -107,7 +108,10 @@ def cases() -> Iterator[Case]:
 
 
 def saved(variant: Variant, folder: Path, seed: int = 0, layer_scale: float = 1.0) -> Path:
-    """Save a checkpoint with weights from N(0, 0.02) and layer norms near 1."""
+    """Save a checkpoint with weights from N(0, 0.02) and scales of layer norms near 1, and return its path.
+
+    `layer_scale` multiplies the output layers of attention and MLPs.
+    """
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, array in variant.parameters().items():
@@ -126,7 +130,7 @@ def exported(variant: Variant, folder: Path, seed: int = 0, layer_scale: float =
 
 
 def refusal(case: Case, folder: Path) -> str:
-    """Return the export's error message for the case, or an empty string if the export writes a bundle."""
+    """Return the error message with which the export refuses the case, or an empty string if it writes a bundle."""
 
     def prove(plan: Any, written: Path, spans: Mapping[str, Span], *arguments: Any) -> Any:
         _plant(case, written, spans, np.random.default_rng(len(case.variant.name)))
@@ -142,7 +146,7 @@ def refusal(case: Case, folder: Path) -> str:
 
 
 def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.random.Generator) -> None:
-    """Damage a random tensor in the weights file, or a reference to one in a graph."""
+    """Damage a random tensor in the weights file or, for a fault in a graph, what the graph uses as that tensor."""
     names = sorted(name for name in spans if name.startswith("Encoder/encoderblock") and name.endswith(case.ending))
     name = str(random.choice(names))
     span = spans[name]

@@ -1,4 +1,4 @@
-"""Random cases of routing with a pool and a limit on the number of experts."""
+"""Random cases of routing with a pool and with a limit on the number of experts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from routing_cases import Case, make_gates
 
 NUM_SHAPES = 300
-MOST_PLACES = 2**16  # largest size of src in a random case
+MOST_PLACES = 2**16  # limit of the size of src in a random case
 
 
 def policy_cases(seed: int, count: int) -> Iterator[Case]:
@@ -26,7 +26,7 @@ def policy_cases(seed: int, count: int) -> Iterator[Case]:
 
 
 def _random_shape(rng: np.random.Generator, number: int) -> tuple[int, int, int, int]:
-    """Draw G, S, E and K."""
+    """Draw the sizes G, S, E and K of a case."""
     groups = int(rng.choice([1, 1, 2, 3, 5]))
     tokens = 1 if number % 10 == 5 else int(rng.integers(100, 301) if number % 16 == 0 else rng.integers(2, 41))
     experts = int(rng.choice([1, 2, 3, 4, 5, 8, 13, 16, 32, 64]))

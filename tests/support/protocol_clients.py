@@ -1,8 +1,8 @@
-"""Sends requests with Triton's and KServe's clients of the Open Inference Protocol, in an environment that has them.
+"""Sends requests with the clients of Triton and KServe for the Open Inference Protocol, in an environment that has them.
 
     python protocol_clients.py PORT MODEL IMAGES.npy
 
-prints a JSON object: for each request, the answer or the text of the exception.
+prints a JSON object with one field per request, which is the answer or the text of the exception.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ def main() -> None:
         for name, question in questions(port, model, images).items():
             try:
                 answers[f"{client} {name}"] = question()
-            except Exception as error:  # any exception of a client is recorded as its answer
+            except Exception as error:  # a client may raise anything; the exception is recorded as the answer
                 answers[f"{client} {name}"] = f"{type(error).__name__}: {error}"
     print(json.dumps(answers))
 

@@ -1,7 +1,7 @@
 """Makes random valid and invalid calls of the models of `fuzz_models`, and checks their results.
 
-The program tests/cpp/op_calls.cc runs them, built with a sanitizer. Valid calls must fill their outputs with plausible
-values; invalid ones must be refused with a message that names the op.
+The program tests/cpp/op_calls.cc, built with a sanitizer, runs the calls. Valid calls must fill their outputs with plausible
+values; invalid calls must be refused with a message that names the op.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ UNWRITTEN = 0x7FA5
 
 @dataclass
 class Call:
-    """A call of a model: its sizes by letter, settings and inputs. `fault` names what is invalid, if anything is."""
+    """A call of a model: its sizes by letter, its settings and its inputs.
+
+    `fault` names what is invalid about the call, and is empty if the call is valid.
+    """
 
     written: Written
     is_finite: bool
@@ -66,7 +69,7 @@ class Call:
         return [1 if letter == "1" else self.sizes[letter] for letter in dims]
 
     def end(self, name: str) -> int:
-        """Return the exclusive upper limit of the indices in an input or output."""
+        """Return the number that the indices in the input or output `name` must be below."""
         ends = {"token": "T", "merged_token": "U", "src": "GS", "expert": "E"}
         return int(np.prod(self.shape(ends.get(name, "EM"))))
 
@@ -86,7 +89,7 @@ def make_call(written: Written, chance: Random) -> Call:
     call.arrays = {each: _values(call, each, port, shapes[each], rng) for each, port in written.inputs.items()}
     if call.op == "VmoeExpertBlock" and not call.fault:
         _match_slots(call, chance.random() < 0.05)
-    # An op that computes only the class token has no outputs of merging.
+    # The block for only the class token has no outputs of merging, and so accepts any values of these two inputs.
     if wants_fault and not call.fault and not (call.op == "VmoeClassAttentionBlock" and name in ("merge", "token")):
         _spoil_value(call, name, chance)
     return call
@@ -114,15 +117,15 @@ def _choose_sizes(call: Call, chance: Random) -> None:
 
 
 def _follow_attributes(call: Call, chance: Random) -> None:
-    """Change sizes so that, in most cases, D is a multiple of the number of heads, and F a multiple of the chunk."""
+    """Adapt sizes so that, in most cases, D is a multiple of the number of heads, and F a multiple of the chunk."""
     fixed, sizes = call.written.fixed, call.sizes
     for attribute, letter in (("num_heads", "D"), ("hidden_chunk", "F")):
         if divisor := call.attribute(attribute):
             if letter not in fixed and chance.random() < 0.9:
-                # A divisor above 128 is too large for these tensors, so the only size that it divides is 0.
+                # A divisor above 128 is too large for the sizes of these tensors. The only such size that it divides is 0.
                 sizes[letter] = 0 if divisor > 128 else -(-sizes[letter] // divisor) * divisor
             call.fault = call.fault or ("sizes" if sizes[letter] % divisor else "")
-    if "A" in sizes and not call.fault:  # one frequency for each pair of a head's columns
+    if "A" in sizes and not call.fault:  # A is the number of pairs of columns in a head
         columns = 2 * min(call.attribute("num_heads", 1), 1 << 20)
         if columns > 256 or "D" in fixed:
             sizes["A"] = sizes["D"] // columns
@@ -140,7 +143,7 @@ def _random_size(letter: str, chance: Random) -> int:
 
 
 def _choose_settings(call: Call, chance: Random) -> None:
-    """Choose the settings that are inputs, and read those that are attributes. Set the sizes K and M accordingly."""
+    """Choose the settings that are inputs, and read the settings that are attributes. Set K and M to match the settings."""
     sizes, experts = call.sizes, max(call.sizes["E"], 1)
     usual = {
         "capacity": chance.choice((1, 1, 2, 3, 5, max(sizes["S"], 1), sizes["S"] + 1, 500)),
@@ -161,16 +164,16 @@ def _choose_settings(call: Call, chance: Random) -> None:
 
 
 def _merged(tokens: int, merge: int, prefix: int) -> int:
-    """Return the number of tokens that are merged: at most half of all, and at most every second one after the prefix."""
+    """Return how many tokens are merged: at most `merge`, half of all tokens, and every second one after the prefix."""
     if tokens <= (1 if prefix == 1 else prefix + 1):
         return 0
     return min(merge, tokens // 2, (tokens - 1) // 2 if prefix == 1 else (tokens - prefix + 1) // 2)
 
 
 def _spoil_shape(call: Call, name: str, shape: list[int], chance: Random) -> bool:
-    """Make the shape of an input contradict the other shapes.
+    """Change the shape of an input at random so that it contradicts the other shapes, and return True.
 
-    Return False if the randomly chosen change would not contradict them.
+    Return False without a change if the random choice would not lead to a contradiction.
     """
     if chance.random() < 0.3:
         if not shape or chance.random() < 0.5:
@@ -194,7 +197,7 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
         return np.full(shape, call.settings[name], np.int64)
     if port.type == "i32":
         return rng.integers(-1, call.end(name), shape, np.int32)
-    if port.type == "i8":  # sometimes only extreme values, which cause the largest possible sums
+    if port.type == "i8":  # sometimes use only extreme values, for the largest possible sums
         return (
             rng.choice(np.int8([-128, -127, 127]), shape) if rng.random() < 0.2 else rng.integers(-128, 128, shape, np.int8)
         )
@@ -212,9 +215,9 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
 
 
 def _match_slots(call: Call, is_faulty: bool) -> None:
-    """Drop pairs whose slot has no token, which VmoeExpertBlock doesn't accept.
+    """Drop each pair whose slot has no token, because VmoeExpertBlock doesn't accept such a pair.
 
-    If `is_faulty`, keep such pairs and mark the call as invalid.
+    If `is_faulty`, keep these pairs, and mark the call as invalid if there are any.
     """
     slot, src = call.arrays["slot"], np.append(call.arrays["src"], -1)
     empty = (slot >= 0) & (src[slot] < 0)
@@ -225,7 +228,10 @@ def _match_slots(call: Call, is_faulty: bool) -> None:
 
 
 def _spoil_value(call: Call, name: str, chance: Random) -> None:
-    """Replace one setting or index in an input by a value that is out of range, if the input contains any."""
+    """Replace one setting or index in the input `name` by a value that is out of range.
+
+    An input that contains neither settings nor indices stays unchanged.
+    """
     array, port = call.arrays[name], call.written.inputs[name]
     if port.type == "i64":
         wrong = [*WRONG[name], *([call.sizes["E"] + 1] if name == "k" else [])]
@@ -258,7 +264,7 @@ def check_outputs(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_places(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
-    """Check that slots and their contents refer to each other."""
+    """Check that `slot`, `src`, `buf` and `expert` agree on which token has which slot of which expert."""
     slot, src, buf, expert = (outputs.get(name) for name in ("slot", "src", "buf", "expert"))
     assert slot is not None
     pair = np.flatnonzero(slot >= 0)
@@ -275,12 +281,12 @@ def _check_places(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 class Fuzzer:
-    """The running program, and counts of its results. An unexpected result fails the test.
+    """The running program, with counts of its results. Any unexpected result fails the test.
 
     Attributes:
-        calls, refused: number of calls, and of refused calls.
-        loads, refused_loads: number of loads, and of refused loads.
-        messages: error messages without their numbers.
+        calls, refused: number of all calls, and of refused calls.
+        loads, refused_loads: number of all loads of models, and of refused loads.
+        messages: all different error messages, without digits.
     """
 
     def __init__(self, command: Sequence[str | Path], models: Iterable[Written], seed: int, **environment: str) -> None:
@@ -295,7 +301,7 @@ class Fuzzer:
             self._load(written)
 
     def step(self) -> None:
-        """Make a call of a random op. Each op is equally likely, regardless of its number of models."""
+        """Make a call of a random model. Each op is equally likely, however many models it has."""
         written = self._chance.choice(self._by_op[self._chance.choice(list(self._by_op))])
         if self._chance.random() < 0.01:  # load a model again, so that weights are packed, shared and freed
             if self._chance.random() < 0.5:
@@ -305,7 +311,7 @@ class Fuzzer:
             self._run(make_call(written, self._chance))
 
     def close(self) -> str:
-        """End the program. Return its standard error, and its exit code in words if it isn't 0."""
+        """End the program. Return its standard error and, unless it is 0, its exit code."""
         _, said = self._process.communicate()
         return said.decode() + (f"exit code {self._process.returncode}" if self._process.returncode else "")
 
@@ -321,7 +327,7 @@ class Fuzzer:
         fed: list[Word] = [len(inputs)]
         for name, array in call.arrays.items():
             fed += [name, ONNX_TYPES[inputs[name].type], array.shape, array.tobytes()]
-        # With a pool, the op itself determines the number of slots.
+        # With a pool, the op itself determines M, so the shape of src is not known in advance.
         shapes = {
             name: None if call.fault or (name == "src" and call.settings.get("pool")) else call.shape(port.dims)
             for name, port in outputs.items()
@@ -351,7 +357,10 @@ class Fuzzer:
         self.messages |= {re.sub(r"\d", "", error)} - {""}
 
     def _ask(self, command: str, *words: Word) -> str:
-        """Send a command. Return the error message in the program's answer, or an empty string if the command succeeded."""
+        """Send a command to the program, and return the error message with which it replies.
+
+        The message is empty if there was no error.
+        """
         assert self._process.stdin
         self._process.stdin.write(command.encode() + b"".join(map(_written, words)))
         self._process.stdin.flush()
@@ -371,7 +380,7 @@ class Fuzzer:
 
 
 def _written(word: Word) -> bytes:
-    """Encode a word of a command as the program reads it."""
+    """Encode a word of a command in the form that the program reads."""
     if isinstance(word, int):
         return struct.pack("q", word)
     if isinstance(word, str | bytes):

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine that several commands share, and an S3 server. Each ends with its `with` block."""
+"""A Ray cluster on this machine that several commands can share, and an S3 server. Both are context managers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with connected_ray(4, 1 << 28):
 
 @contextmanager
 def ray_cluster() -> Iterator[dict[str, str]]:
-    """Start a cluster; return the environment variables of a command that joins it."""
+    """Run a Ray cluster until the block ends. Yields the environment variables with which a command joins it."""
     environment = {**os.environ, "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", CLUSTER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -31,7 +31,10 @@ def ray_cluster() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def s3_server(bucket: str) -> Iterator[None]:
-    """Start an S3 server with an empty bucket, and set the environment variables of this process to use it."""
+    """Run an S3 server with an empty bucket until the block ends.
+
+    Inside the block, the environment variables of this process make S3 clients use this server.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 

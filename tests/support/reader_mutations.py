@@ -3,8 +3,8 @@
     python tests/support/reader_mutations.py --cases 20000
 
 A damaged checkpoint must be refused, or be read unchanged except for bits that no checksum covers. The program prints one
-line for each wrong result, and then a summary as JSON. The exit code is 1 if there was a wrong result. In a format that has
-no checksum, a checkpoint may be read with other names, shapes or types; planning an export must then refuse it.
+line for each other result, and then a summary as JSON. The exit code is 1 if there was any other result. In formats in which
+no checksum covers names, shapes and types, these may change, but planning an export must then refuse the checkpoint.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from vmoe_export.export_plan import plan_export
 
 Tensors = dict[str, np.ndarray]
 
-SECONDS = 5.0  # time limit for reading one small file; a reader that is misled by damage takes minutes
+SECONDS = 5.0  # time limit for reading a small file; damage that misleads a reader can make it take minutes
 PEAK_BYTES = 64 << 20
 SIZES = (0, 1, 2, 3, 4, 7, 8, 16, 100, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A checkpoint format: a function that writes a small checkpoint, and whether a checksum reveals changed data."""
+    """A checkpoint format: a function that writes a small checkpoint, and whether the format has checksums of the data."""
 
     write: Callable[[Path, Tensors], Path]
     has_checksum: bool
@@ -68,7 +68,7 @@ def _write_torch(folder: Path, tensors: Tensors, **options: bool) -> Path:
 
 
 def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
-    """Write all tensors as views of one storage, every other one transposed."""
+    """Write all tensors as views of one storage. Every other view is transposed."""
     flat = torch.from_numpy(np.concatenate([array.reshape(-1) for array in tensors.values()]))
     tree, start = {}, 0
     for i, (name, array) in enumerate(tensors.items()):
@@ -88,11 +88,11 @@ KINDS = {
 }
 
 
-Original = tuple[Path, list[Path], Tensors]  # a checkpoint, its files, and its tensors
+Original = tuple[Path, list[Path], Tensors]  # path of a checkpoint, paths of its files, and its tensors
 
 
 def _write(kind: str, folder: Path) -> Original:
-    """Write a checkpoint of a kind, in a folder of its own."""
+    """Write a checkpoint of the format `kind` into its own subfolder of `folder`."""
     home = folder / kind / "whole"
     home.mkdir(parents=True)
     path = KINDS[kind].write(home, read_tensors(DENSE))
@@ -100,7 +100,7 @@ def _write(kind: str, folder: Path) -> Original:
 
 
 def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
-    """Return a copy with one damaged file, and a description of the damage."""
+    """Return the path of a copy of the checkpoint in which one file is damaged, and a description of the damage."""
     path, files, _ = original
     home = path.parents[1] / "damaged"
     shutil.rmtree(home, ignore_errors=True)
@@ -112,7 +112,7 @@ def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
 
 
 def _read(path: Path, original: Tensors, kind: Kind) -> str:
-    """Read a checkpoint, and return how the attempt ended."""
+    """Read a checkpoint, and return how that ended: "refused", "the same", "raw bits", or a description of a failure."""
     tracemalloc.start()
     begin = time.process_time()
     try:
@@ -173,9 +173,9 @@ def _over(data: bytes, place: int, piece: bytes) -> bytes:
 
 
 def _place(data: bytes, chance: random.Random) -> int:
-    """Choose a position: anywhere, near an end, or in a zip header.
+    """Choose a position anywhere, near the start or the end, or in a header of the zip format.
 
-    Both ends and zip headers determine how the rest is read.
+    Damage to both ends and to zip headers is likely to mislead a reader, because they determine how the rest is read.
     """
     where = chance.randrange(4)
     if where == 0:
@@ -192,7 +192,7 @@ def _place(data: bytes, chance: random.Random) -> int:
 
 
 def run(cases: int, seed: int) -> Report:
-    """Run `cases` cases, alternating between all kinds."""
+    """Damage and read a checkpoint `cases` times, with all formats in turn."""
     report = Report()
     with tempfile.TemporaryDirectory(prefix="reader-mutations-") as folder:
         originals = {kind: _write(kind, Path(folder)) for kind in KINDS}

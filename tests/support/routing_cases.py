@@ -1,4 +1,4 @@
-"""Routing cases of every kind."""
+"""Routing cases of every kind, from the official router and at random."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """A call of VmoeRoute: gates[G,S,E] of any float dtype, and a setting.
+    """A call of VmoeRoute with a setting. The gates are an array [G,S,E] of any float type.
 
-    If `max_experts` is None, the op's inputs for policies are omitted. If it is E, there is no limit.
+    If `max_experts` is None, the call omits the op's inputs for policies. If `max_experts` is E, there is no limit.
     """
 
     gates: np.ndarray
@@ -50,12 +50,12 @@ class Case:
 
 
 def route(case: Case) -> Outputs:
-    """Return the outputs of the reference: slot, weight, src and expert."""
+    """Return the outputs of the numpy reference for a case: slot, weight, src and expert."""
     return list(op_reference.route(case.gates, **case.numbers))
 
 
 def same_bits(found: Outputs, expected: Outputs) -> bool:
-    """Return whether types, shapes and bits are equal."""
+    """Return whether the types, shapes and bits of all outputs are equal."""
     return all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for a, b in zip(found, expected, strict=True)
@@ -63,7 +63,7 @@ def same_bits(found: Outputs, expected: Outputs) -> bool:
 
 
 def golden_cases() -> list[Case]:
-    """Return the recorded inputs of the official router, whose outputs are in the same file."""
+    """Return the cases that were recorded with the official router. Their outputs are in the same file as their gates."""
     with np.load(GOLDEN / "routing.npz") as stored:
         return [
             Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])
@@ -72,7 +72,7 @@ def golden_cases() -> list[Case]:
 
 
 def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return float32 gates[G,S,E]. `kind`, from 0 to 7, determines how they are drawn."""
+    """Return random float32 gates of this shape. `kind`, from 0 to 7, selects their kind, such as gates with many ties."""
     gates = rng.random(shape, np.float32)
     gates /= gates.sum(axis=-1, keepdims=True)
     if kind == 1:  # many ties
@@ -94,7 +94,7 @@ def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int])
 
 
 def choices(seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the inputs of `count` calls of VmoeChooseTokens by name."""
+    """Yield the inputs, by name, of `count` random calls of VmoeChooseTokens."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))

@@ -1,7 +1,8 @@
-"""A pytest plugin with which `make test` runs only a sample of a test's cases. `make test-all` runs all cases.
+"""A pytest plugin that lets `make test` run only a sample of a test's cases. `make test-all` runs all cases.
 
-`@pytest.mark.sample(8)` keeps 8 cases of a test function, spread evenly over the list, and marks all others `slow`. Each
-value of a parameter that occurs in several cases must be among the kept cases; if it isn't, more cases are kept.
+`@pytest.mark.sample(8)` keeps 8 cases of a test function, which are spread evenly over the list of its cases, and marks all
+other cases `slow`. If a parameter has a value that occurs in several cases but in none of the kept ones, more cases are kept
+until every such value is covered.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 Values = frozenset[tuple[str, int]]
 
 
-@pytest.hookimpl(tryfirst=True)  # run before pytest deselects tests by `-m`
+@pytest.hookimpl(tryfirst=True)  # runs before pytest deselects tests by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -30,10 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def sampled(cases: list[Values], count: int) -> set[int]:
-    """Return the indices of at least `count` cases to keep.
+    """Return the indices of the cases to keep. Usually there are `count` of them, but more if values would be missing.
 
     Args:
-        cases: for each case, a set of pairs: the name of a parameter and the index of its value.
+        cases: for each case, the set of its parameters, each as a pair of the parameter's name and the index of its value.
+        count: number of cases to spread evenly over the list.
     """
     kept = {round(i * (len(cases) - 1) / max(count - 1, 1)) for i in range(min(count, len(cases)))}
     uses = Counter(value for case in cases for value in case)

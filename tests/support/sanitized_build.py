@@ -1,4 +1,4 @@
-"""Builds the native libraries, and the programs of tests/cpp that test them, with the compiler's sanitizers."""
+"""Builds the native libraries, and the programs of tests/cpp that test these libraries, with sanitizers of the compiler."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MEMORY, THREADS = "address,undefined", "thread"
 
 @functools.cache
 def sanitized(sanitizers: str, *targets: str) -> Path:
-    """Build `targets` with these sanitizers, and return the folder, whose subfolder `tests` contains the programs.
+    """Build `targets` with these sanitizers. Return the build folder, which has the programs in its subfolder `tests`.
 
-    Rebuilds only what has changed. Skips if the compiler lacks these sanitizers, or this machine can't build the SDK or the
-    op library.
+    Rebuilds only what has changed. Skips if the compiler lacks these sanitizers, or if the SDK was not built on this
+    machine, or if the op library is a target and was not built.
     """
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build with")
@@ -37,7 +37,7 @@ def sanitized(sanitizers: str, *targets: str) -> Path:
 
 
 def _skip_without(sanitizers: str, folder: Path) -> None:
-    """Skip the test if a minimal program can't be compiled or run with the sanitizers."""
+    """Skip the test if even a minimal program can't be compiled and run with the sanitizers."""
     source, program = folder / "probe.cc", folder / "probe"
     source.write_text("int main() { return 0; }\n")
     compiled = run(os.environ.get("CXX", "c++"), f"-fsanitize={sanitizers}", source, "-o", program)

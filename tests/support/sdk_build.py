@@ -1,4 +1,4 @@
-"""The installed C++ SDK, and programs that use it, each built in its own project."""
+"""The installed C++ SDK, and programs that are built against it, each in a project of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ class Prefixes:
 
     @property
     def all(self) -> dict[str, Path]:
-        """The prefixes, by how an engine describes its ops. `whole` is included only if the op library was built."""
+        """The prefixes, each under the name with which an engine describes its ops.
+
+        `whole` is included only if the op library was built.
+        """
         prefixes = {"standard ops": self.standard_ops}
         if (self.whole / "lib" / OP_LIBRARY).is_file():
             prefixes["vmoe op library"] = self.whole
@@ -64,20 +67,20 @@ class Prefixes:
 def run(
     *command: str | Path, text: str | None = None, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder` with `text` as its input, and capture its output; add variables to the environment."""
+    """Run a command in a folder, with `environment` added to the environment variables, and capture its output."""
     variables = {**os.environ, **environment}
     return subprocess.run(command, input=text, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
 def built(*command: str | Path, **options: Any) -> str:
-    """Run a command of the build, and return its output; if it fails, fail the test with the output."""
+    """Run a command that must succeed, and return its standard output. If it fails, fail the test and show all output."""
     done = run(*command, **options)
     assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
 
 def scratch_folder() -> Path:
-    """Make a folder outside the repository, which is removed when the tests end."""
+    """Make a folder outside the repository, and return it. It is removed when the tests end."""
     return Path(tempfile.mkdtemp(dir=_scratch.name))
 
 
@@ -87,7 +90,10 @@ def generator() -> list[str]:
 
 @functools.cache
 def prefixes() -> Prefixes:
-    """Return the install prefix of the SDK, and a copy without the op library. Skip if the SDK or cmake is missing."""
+    """Return the prefix with the installed libraries, and a copy of it without the op library.
+
+    Skips if the SDK was not built or there is no cmake.
+    """
     try:
         native_path("SDK", SDK_LIBRARY, "lib", SDK_LIBRARY)
     except NotInstalledError as error:
@@ -105,9 +111,10 @@ def prefixes() -> Prefixes:
 
 
 def _copy_if_changed(source: str, target: str) -> None:
-    """Replace `target` by a copy of `source` if their contents differ.
+    """Copy `source` to `target` unless the two files are equal.
 
-    `target` is removed first, because overwriting a library would break programs of other tests that have mapped it.
+    An existing `target` is removed first. If it were overwritten instead, programs of other tests that have mapped the
+    library would break.
     """
     if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
         return
@@ -117,20 +124,20 @@ def _copy_if_changed(source: str, target: str) -> None:
 
 @functools.cache
 def programs(prefix: Path, *names: str) -> Path:
-    """Build programs of tests/cpp in a project of their own against an install prefix; return their folder."""
+    """Build programs of tests/cpp in a project of their own against an install prefix. Return the programs' folder."""
     with locked(_folder("programs", str(prefix), *names)) as folder:
         (folder / "CMakeLists.txt").write_text(PROJECT.format(sources=SOURCES, programs=" ".join(names)))
         return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
 def program(prefix: Path, name: str) -> Path:
-    """Build one program of tests/cpp."""
+    """Build one program of tests/cpp against an install prefix, and return its path."""
     return programs(prefix, name) / name
 
 
 @functools.cache
 def sample(source: Path, prefix: Path, *options: str) -> Path:
-    """Build the programs of a code sample against an install prefix, and return their folder."""
+    """Build the programs of a code sample against an install prefix. Return the folder with the programs."""
     with locked(_folder(source.name, str(prefix), *options)) as folder:
         return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
 
@@ -142,14 +149,14 @@ def _binaries(source: Path, folder: Path, *options: str) -> Path:
 
 
 def _folder(name: str, *options: str) -> Path:
-    """Return the folder for a build with these options."""
+    """Return the folder for the build `name` with these options."""
     key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
     return BUILD / (f"{name}-{key}" if options else name)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """Make the folder if it doesn't exist, and lock it, so that only one process at a time builds in it."""
+    """Make the folder if it doesn't exist, and lock it during the block, so that only one process at a time works in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -157,14 +164,17 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
-    """Return ONNX Runtime's shared library in the folder of its Python package."""
+    """Return the path of ONNX Runtime's shared library, which is in the folder of the Python package."""
     (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())
     return library
 
 
 @functools.cache
 def meddling_onnxruntime() -> Path:
-    """Build an ONNX Runtime that swaps paths while it loads a model; see `sdk_meddling_onnxruntime.c`."""
+    """Build a library that acts as ONNX Runtime, but swaps paths while it loads a model.
+
+    See `sdk_meddling_onnxruntime.c`.
+    """
     cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
     (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
     library = scratch_folder() / "libonnxruntime.so"
@@ -173,7 +183,10 @@ def meddling_onnxruntime() -> Path:
 
 
 def _read_routing(stream: BinaryIO) -> dict[str, Any]:
-    """Read one `vmoe::LayerRouting` from `sdk_runner`: its `kind`, and its arrays by name (None for an empty array)."""
+    """Read one `vmoe::LayerRouting` as `sdk_runner` writes it. Return its `kind`, and its arrays by name.
+
+    An empty array is returned as None.
+    """
     kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
     pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
 
@@ -195,21 +208,22 @@ def _read_routing(stream: BinaryIO) -> dict[str, Any]:
 
 
 class Runner:
-    """A running `sdk_runner`: an engine in another process."""
+    """A running `sdk_runner`, which is an engine in another process."""
 
     def __init__(
         self, program: Sequence[str | Path], bundle: Path, folder: Path, *, library: Path | None = None, threads: int = 1
     ) -> None:
-        """Start `program`, given as a path that may follow an emulator's command.
+        """Start the command `program`.
 
-        `folder` is for files with images and answers.
+        It is the path of an `sdk_runner`, after the command of an emulator if there is one. `folder` is for the files with
+        images and outputs. `library` is the ONNX Runtime to use, by default the installed one.
         """
         self._folder = folder
         command = [*program, bundle, library or onnxruntime_library(), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *fields: object) -> list[str]:
-        """Send a command; return the fields of the answer, without the leading "ok"."""
+        """Send a command, and return the fields of the answer without the leading "ok". Fails if the answer is an error."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write("\t".join(map(str, fields)) + "\n")
         self._process.stdin.flush()
@@ -223,11 +237,11 @@ class Runner:
         return dict(field.split("=", 1) for field in self.ask("info"))
 
     def logits(self, images: np.ndarray, **setting: Any) -> np.ndarray:
-        """Return the logits, float32[N, outputs], of uint8 or float32 images."""
+        """Return the logits for uint8 or float32 images, as float32[N, outputs]."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
     def outputs(self, images: np.ndarray, **setting: Any) -> dict[str, np.ndarray]:
-        """Return all outputs by name, float32[N, values] or float32[N, rows, values]."""
+        """Return all outputs by name. Each is float32[N, values] or float32[N, rows, values]."""
         file, outputs = self._send("outputs", images, setting)
         left, found = np.fromfile(file, np.float32), {}
         for name, rows, columns in map(str.split, outputs):
@@ -238,7 +252,7 @@ class Runner:
         return found
 
     def routing(self, images: np.ndarray, **setting: Any) -> dict[str, dict[str, Any]]:
-        """Return the routing of the tokens in each MoE layer."""
+        """Return the routing of the tokens in each MoE layer, by layer."""
         file, layers = self._send("routing", images, setting)
         with file.open("rb") as stream:
             routes = {layer: _read_routing(stream) for layer in layers}
@@ -258,7 +272,7 @@ class Runner:
 
 
 def setting_fields(**setting: Any) -> list[str]:
-    """Return the arguments of `Engine.setting` as `sdk_runner` reads them."""
+    """Return the fields of a command that stand for a setting. The parameters are those of `Engine.setting`."""
     names = ("profile", "capacity", "k", "bpr", "pool", "max_experts", "merge")
     assert setting.keys() <= set(names)
     values = (int(value) if isinstance(value, bool) else value for value in map(setting.get, names))
@@ -267,7 +281,7 @@ def setting_fields(**setting: Any) -> list[str]:
 
 @pytest.fixture(scope="module", params=["standard ops", "vmoe op library"])
 def prefix(request: pytest.FixtureRequest) -> Path:
-    """Return an install prefix: first without the op library, then with it."""
+    """Return an install prefix. Tests run once with the prefix without the op library, and once with the one that has it."""
     found = prefixes().all.get(request.param)
     if found is None:
         pytest.skip("the op library was not built here")
@@ -276,7 +290,7 @@ def prefix(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def runners(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
-    """Return a function that starts a runner on a prefix and a bundle. The runners are ended after the test."""
+    """Return a function that starts an `sdk_runner`, given a prefix and a bundle. All runners end after the test."""
     with ExitStack() as started:
 
         def start(prefix: Path, bundle: Path, **options: Any) -> Runner:

@@ -1,4 +1,4 @@
-"""Bundles that all test processes share. Each is exported again only if the product or an input has changed."""
+"""Bundles that all test processes share. Each is exported again only if the product, an input or an option has changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ EXPORTS = ROOT / "build" / "exports"
 
 
 def shared_export(name: str, checkpoint: Path, **options: Any) -> Path:
-    """Return the bundle build/exports/NAME-KEY/NAME.vmoe. Tests must not change it.
+    """Return the path of the bundle build/exports/NAME-KEY/NAME.vmoe, which tests must not change.
+
+    Exports the bundle if needed.
 
     Args:
-        name: name of the bundle; only one export of each name is kept.
-        checkpoint: a file; all files that begin with its name, such as `.index` and shards, belong to the checkpoint.
+        name: name of the bundle. Only the latest export of each name is kept.
+        checkpoint: a file. All files whose names begin with its name, such as `.index` and shards, belong to the checkpoint.
         options: options of `export_bundle`.
     """
     inputs = [

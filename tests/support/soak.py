@@ -1,9 +1,9 @@
-"""Sends a long mix of requests to a service: good, slow, aborted and invalid ones.
+"""Sends a long mix of requests to a service. Some are good, some slow, some aborted, and some invalid.
 
     python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
 
-Good requests must be answered with the engine's bits. The exit code is 1 if a client gets a wrong answer, or if the program
-can't run.
+Answers to good requests must have the same bits as the engine's outputs. The exit code is 1 if an answer is wrong or
+missing, if images are left in the service's queue, or if the program can't run.
 """
 
 from __future__ import annotations
@@ -44,18 +44,20 @@ _IMAGES = 64
 
 @dataclass
 class Soak:
-    """A mix of clients, and its results. The object is run in the process of the load generator, and is then sent back.
+    """A mix of clients, and its results.
+
+    The object is sent to the process of the load generator, runs there, and is sent back.
 
     Attributes:
-        requests, seconds: no client opens a connection after this number of requests, or after this time.
-        most_bytes: limit of the bytes of a request's body.
-        most_images: limit of the images in a good request.
-        images: the images of good requests, [N,H,W,C].
-        expected: for each setting, the expected bits f32[N, ...].
-        sent: numbers of requests by kind.
-        answers: numbers of answers by kind and status; status 0 means that a connection ended without an answer.
-        refusals: numbers of refusals by status and message; numbers in a message are removed.
-        wrong, lost: descriptions of wrong answers, and of missing ones.
+        requests, seconds: no client connects again after this number of requests, or after this time.
+        most_bytes: largest allowed size of a request's body.
+        most_images: largest number of images in a good request.
+        images: [N,H,W,C], the images from which requests are made.
+        expected: for each setting, the outputs float32[N, ...] that answers must equal bit for bit.
+        sent: number of requests of each kind.
+        answers: number of answers by kind and status. Status 0 means that a request got no answer.
+        refusals: number of refusals by status and message. Numbers in the messages are replaced by N.
+        wrong, lost: number of wrong answers and of missing answers, by description.
     """
 
     port: int
@@ -116,7 +118,7 @@ class Soak:
                     return
 
     async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
-        """Send a good request, and return whether it was answered with status 200, correctly or not."""
+        """Send a good request. Return whether its status was 200, even if the answer was wrong."""
         request, setting, part = self._good(chance)
         if kind == "dripping":
             cuts = [0, *sorted(chance.sample(range(len(request)), _DRIPS))]
@@ -155,9 +157,10 @@ class Soak:
         return reply
 
     def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
-        """Check that a refusal has a message and the expected status, or status 503 because the service is full.
+        """Check that a refusal has a message and an allowed status.
 
-        An answer with status 503 must also have a Retry-After header.
+        Allowed are the expected status and status 503, which means that the service is full. An answer with status 503 must
+        also have a Retry-After header.
         """
         if reply is None:
             self.lost[what] += 1
@@ -174,9 +177,9 @@ class Soak:
 
 
 def soak(subject: Subject) -> Report:
-    """Run the mix against the service, and sample the service's memory.
+    """Run the mix against the service, and measure the service's memory at regular intervals.
 
-    `failed` in the report says whether anything was wrong, lost or left in the queue.
+    `failed` in the report is true if any answer was wrong or missing, or if images were left in the queue.
     """
     options, images = subject.options, subject.images[:_IMAGES]
     expected = {name: subject.engine(images, name) for name in options.profiles}
@@ -204,7 +207,7 @@ def soak(subject: Subject) -> Report:
 
 
 def markdown(report: Report) -> str:
-    """Return the report as Markdown: requests, answers and memory."""
+    """Return the report as Markdown with tables of requests and refusals, and with the memory."""
     sent = sum(kind["sent"] for kind in report["kinds"])
     wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
     lines = [
@@ -228,7 +231,7 @@ def markdown(report: Report) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 if a client got a wrong answer or the program couldn't run."""
+    """Run the command line. Return 0, or 1 if the report says `failed` or if the program couldn't run."""
     parser = argparse.ArgumentParser(description="Asks a service for long: good, bad and absent clients.")
     add_options(parser)
     parser.add_argument("--requests", type=count, default=100_000, metavar="N", help="after which it ends")

@@ -1,7 +1,7 @@
-"""Builds the TensorRT plugin against TensorRT's headers, with a fake TensorRT.
+"""Builds the TensorRT plugin against TensorRT's headers, and a fake TensorRT for its tests.
 
 The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` also reads, names
-their folder. Without the variable, everything here skips.
+their folder. If it is not set, every test that needs this build skips.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Build:
-    """A build against the headers of one TensorRT version: the two libraries, and a fake of that version."""
+    """A build against the headers of one TensorRT version. It has the two libraries and fakes of that version."""
 
     version: Version
     tree: Path
@@ -47,12 +47,12 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}"
 
     def fake(self, name: str = "fake") -> Path:
-        """Return the path of a fake library, which has the file name of this version's TensorRT and a folder of its own."""
+        """Return the path of a fake TensorRT library, which has the file name of this version's library."""
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 
 def include_folder() -> Path:
-    """Return the folder of the headers; skip if none is named."""
+    """Return the folder of the headers. Skip if TENSORRT_INCLUDE_DIR is not set."""
     named = os.environ.get(VARIABLE)
     if not named:
         pytest.skip(f"TensorRT's headers are not named: set {VARIABLE} to their folder")
@@ -69,9 +69,9 @@ def _version(include: Path) -> Version:
 
 @functools.cache
 def build(sanitizers: str = "") -> Build:
-    """Build the plugin; any compiler warning fails the test.
+    """Build the plugin. Any compiler warning fails the test.
 
-    Skips if this machine can't build the plugin, and names what is missing.
+    If this machine can't build the plugin, skips with a reason that names what is missing.
     """
     include = include_folder()
     if shutil.which("cmake") is None:

@@ -15,7 +15,7 @@ raise SystemExit(program.main())"""
 
 
 def default_signals() -> None:
-    """Let Ctrl-C and a hangup end the child process; for use as a `preexec_fn`.
+    """Let Ctrl-C and a hangup end the process that calls this. It is for use as the `preexec_fn` of a child process.
 
     If the tests were started with nohup or as a background job of a shell, the child would otherwise ignore these signals.
     """
@@ -24,7 +24,7 @@ def default_signals() -> None:
 
 
 def started(command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
-    """Start a process with captured output; add variables to the environment."""
+    """Start a process with `environment` added to the environment variables, and capture its output."""
     return subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
@@ -33,7 +33,7 @@ def started(command: Sequence[object], **environment: str) -> subprocess.Popen[s
 
 
 def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
-    """Start a process, and send it signal `number` after `seconds` seconds. Return its exit code and standard error."""
+    """Start a process, and send it signal `number` after `seconds`. Return its exit code and its standard error."""
     process = started(command)
     try:
         time.sleep(seconds)

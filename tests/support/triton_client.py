@@ -1,11 +1,11 @@
-"""Sends requests to a Triton server, in the environment of its client.
+"""Sends requests to a Triton server. This program runs in the environment of Triton's client.
 
     python triton_client.py http|grpc HOST:PORT FOLDER AT_ONCE
 
 FOLDER/requests.json is a list of {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. The
-client sends AT_ONCE requests, waits for all answers, and then sends the next ones. It writes FOLDER/answers.json, a list
-with one item per request: {"error": ...}, or {name of output: value}. A value is the name of an array of FOLDER/outputs.npz,
-or a list of strings.
+client sends AT_ONCE requests, waits for all their answers, and then sends the next AT_ONCE requests. It writes
+FOLDER/answers.json, a list with one item per request, which is {"error": ...} or {name of output: value}. A value is the
+name of an array of FOLDER/outputs.npz, or a list of strings.
 """
 
 import json
@@ -61,7 +61,10 @@ def _results(
 
 
 def _send(protocol: str, module: Any, client: Any, request: dict[str, Any], images: np.ndarray) -> Any:
-    """Send a request; return a function that waits for its result."""
+    """Send a request, and return a function that waits for the result.
+
+    If the request fails, the function returns the error over gRPC, and raises it over HTTP.
+    """
     tensor = module.InferInput("image", images.shape, np_to_triton_dtype(images.dtype))
     tensor.set_data_from_numpy(images)
     arguments = {"inputs": [tensor], "parameters": request["parameters"]}

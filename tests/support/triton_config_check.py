@@ -1,8 +1,8 @@
-"""Reads config.pbtxt files with the protobuf of Triton's client, in the client's environment, and prints them as JSON.
+"""Reads config.pbtxt files with the protobuf messages of Triton's client, in the client's environment.
 
     python triton_config_check.py CONFIG ...
 
-The output is a list with one item per file. For a file with an unknown field, the item is {"error": message}.
+prints a JSON list with one item per file. For a file with an unknown field, the item is {"error": message}.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A real Triton server with a model repository, and requests to it.
 
-Server and client run in their own environment, because they need an older numpy and protobuf than the project. `make
-triton-server` creates the environment in build/triton/venv. VMOE_TRITON_VENV names another one.
+Server and client run in an environment of their own, because they need an older numpy and protobuf than the project. `make
+triton-server` creates this environment in build/triton/venv. VMOE_TRITON_VENV can name another environment.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Request = tuple[str, np.ndarray, dict[str, Any]]
 
 
 class ServerError(Exception):
-    """The error that is raised if the server ends before it is ready. The message contains the server's log."""
+    """The error that is raised if the server does not become ready. The message contains the server's log."""
 
 
 class TritonServer:
     """A running server.
 
     Attributes:
-        addresses: HOST:PORT by protocol, "http" and "grpc".
+        addresses: for each of the protocols "http" and "grpc", the address as HOST:PORT.
     """
 
     def __init__(self, folder: Path, addresses: dict[str, str]) -> None:
@@ -60,7 +60,9 @@ class TritonServer:
         self.addresses = addresses
 
     def answers(self, protocol: str, requests: Sequence[Request], at_once: int | None = None) -> list[dict[str, Any]]:
-        """Send requests, at most `at_once` at the same time; by default all at once.
+        """Send requests, and wait for all answers.
+
+        At most `at_once` requests are sent at the same time. By default, all are.
 
         Returns:
             For each request, its outputs by name (arrays or lists of strings), or {"error": message}.
@@ -82,26 +84,30 @@ class TritonServer:
         ]
 
     def statistics(self, model: str) -> dict[str, Any]:
-        """Return Triton's statistics of a model."""
+        """Return the statistics that Triton keeps of a model."""
         with urllib.request.urlopen(f"http://{self.addresses['http']}/v2/models/{model}/stats") as response:
             found: dict[str, Any] = json.load(response)["model_stats"][0]
         return found
 
 
 def run_client(*command: object) -> str:
-    """Run a script with the client's Python; return its output, or raise CalledProcessError."""
+    """Run a script with the Python of the client's environment, and return its output.
+
+    Raises:
+        CalledProcessError: the script failed.
+    """
     words = [str(CLIENT), *map(str, command)]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
 
 
 @contextmanager
 def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterator[TritonServer]:
-    """Start the server and wait until all models are ready.
+    """Start the server, wait until all models are ready, and stop the server at the end of the block.
 
     Args:
         repository: the model repository.
-        folder: an empty folder to work in.
-        older_numpy: whether models use the numpy of the server's environment; otherwise, they use the project's.
+        folder: an empty folder for the server's and the client's files.
+        older_numpy: whether models use the numpy of the server's environment instead of the project's.
 
     Raises:
         ServerError: the server can't load a model.

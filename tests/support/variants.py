@@ -1,4 +1,4 @@
-"""Small random models of every kind that the official code can build, with the options of their export and runs."""
+"""Small random models of every kind that the official code can build, with options for exports and settings for runs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Variant:
-    """A model and an export of it.
+    """A model, and how to export and run it.
 
     Attributes:
         trained_grid: rows and columns of patches of a learned position embedding.
         image_size: height and width of the images in pixels.
-        experts: E of the MoE blocks, which are listed in `moe`; if their E differs, the largest.
-        layer_experts: E of each MoE block, if they differ.
+        moe: indices of the MoE blocks.
+        experts: E of the MoE blocks; the largest E if the blocks have different ones.
+        layer_experts: E of each MoE block if the blocks have different ones; otherwise empty.
         options: options of `export_bundle` in addition to the config.
-        settings: capacity ratio, k and bpr for each run of the bundle; the first setting is also its profile.
-        batch_multiple: number of images that fill whole groups.
-        group_tokens: S; None if S is the number of tokens of an image.
+        settings: capacity ratio, k and bpr for each run of the bundle. The first setting is also the bundle's profile.
+        batch_multiple: the number of images in a batch must be a multiple of this, so that all groups are full.
+        group_tokens: S, or None if S is the number of tokens of an image.
     """
 
     name: str
@@ -66,15 +67,16 @@ class Variant:
 
     @property
     def every_setting(self) -> list[Setting]:
-        """Each setting of `settings` in four versions: without policies, with a pool, with a limit of experts, and with
-        both.
+        """Four versions of each setting in `settings`.
+
+        They have no policies, a pool, a limit of experts, or both policies.
         """
         policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
         return [Setting(*official, *policy) for official in self.settings for policy in policies]
 
     @property
     def experts_of(self) -> dict[int, int]:
-        """Return E of each MoE block."""
+        """E of each MoE block, by the block's index."""
         return dict(zip(self.moe, self.layer_experts or [self.experts] * len(self.moe), strict=True))
 
     @property
@@ -84,13 +86,13 @@ class Variant:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return the part of the official config that the tensors don't determine."""
+        """The part of the official config that the tensors don't determine."""
         position = {"name": self.position, "temperature": self.temperature}
         return {"classifier": self.classifier, "encoder": {"position_emb": position}}
 
     @property
     def export_options(self) -> dict[str, Any]:
-        """Return the arguments of `export_bundle`: the config, the options, and the first setting."""
+        """The arguments of `export_bundle`: the config, the first setting, and the options."""
         names = ("capacity", "k", "bpr") if self.settings else ()
         first = {name: value if name == "bpr" else [value] for name, value in zip(names, *self.settings[:1], strict=False)}
         return {"config": self.config, **first, **self.options}
@@ -104,13 +106,13 @@ class Variant:
         return {name: _draw(rng, name, shape) for name, shape in self._shapes()}
 
     def write(self, folder: Path, name: str = "ckpt") -> Path:
-        """Write the parameters as a checkpoint in a safetensors file."""
+        """Write the parameters as a checkpoint in a safetensors file, and return its path."""
         path = folder / f"{name}.safetensors"
         safetensors.numpy.save_file(self.parameters(), path)
         return path
 
     def images(self, count: int) -> np.ndarray:
-        """Return `count` images: float32 in [-1, 1], or uint8 if the export takes uint8."""
+        """Return random images, which are uint8 if the export takes uint8, and otherwise float32 in [-1, 1]."""
         rng = np.random.default_rng(self.seed + 1)
         pixels = rng.integers(0, 256, (count, *self.image_size, self.channels), dtype=np.uint8)
         if self.options.get("input") == "uint8":
@@ -172,7 +174,10 @@ class Variant:
 
 
 def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw parameters that let every part of the model affect the logits, and let the router have preferences."""
+    """Draw values for a parameter.
+
+    The values let every part of the model affect the logits, and let the router prefer some experts.
+    """
     values = rng.standard_normal(shape)
     if name.endswith("scale"):
         values = 1 + 0.2 * values

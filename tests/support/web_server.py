@@ -15,14 +15,14 @@ from typing import Any
 def web_server(
     folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None, sent: list[str] | None = None
 ) -> Iterator[str]:
-    """Serve the folder, and yield the server's address.
+    """Serve a folder until the block ends, and yield the server's address.
 
     Args:
         folder: the folder to serve.
         headers: headers to send with each answer.
-        silent_after: number of bytes of each answer that the server sends before it stops sending. -1 means that it sends no
-            headers either; None means that it sends everything.
-        sent: a list to which the path of each file is added when the server begins to send it.
+        silent_after: number of bytes of each answer after which the server stops sending. -1 means that it sends no headers
+            either; None means that it sends everything.
+        sent: a list to which the path of each file is added when the server begins to send that file.
     """
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Packages that tests use without installing them. Each is downloaded once per machine, into its own folder."""
+"""Packages that tests use without installing them. Each set of packages is downloaded once, into its own folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _OPTIONS = ("-q", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-
 
 
 def wheel_folder(*requirements: str) -> Path:
-    """Return a folder with these packages, without dependencies; skip the test with a reason if pip can't fetch them."""
+    """Return a folder with these packages, without their dependencies.
+
+    If pip can't fetch them, skips the test with pip's reason.
+    """
     folder, complaint = _fetched(requirements)
     if complaint:
         pytest.skip(f"pip can't fetch {', '.join(requirements)}: {complaint}")
@@ -29,20 +32,20 @@ def wheel_folder(*requirements: str) -> Path:
 
 
 def onnxruntime_folder(version: str) -> Path:
-    """Return a folder that contains only this version of onnxruntime. Skips as `wheel_folder` does."""
+    """Return a folder that contains only this version of onnxruntime. Skip the test if pip can't fetch it."""
     return wheel_folder(f"onnxruntime=={version}")
 
 
 @functools.cache
 def _fetched(requirements: tuple[str, ...]) -> tuple[Path, str]:
-    """Return the folder, and pip's error messages.
+    """Return the folder with these packages, and the last line of pip's errors, which is empty if pip succeeded.
 
     The result is cached, so that a process waits only once for a network that can't be reached.
     """
     digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
     folder = _CACHE / f"wheels-{digest}-{sys.implementation.cache_tag}"
     _CACHE.mkdir(mode=0o700, exist_ok=True)
-    with locked(_CACHE):  # otherwise, concurrent test processes would each download it
+    with locked(_CACHE):  # otherwise, concurrent test processes would download the same packages
         if folder.is_dir():
             return folder, ""
         with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:

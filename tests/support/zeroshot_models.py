@@ -1,4 +1,4 @@
-"""Small CLIPs, SigLIPs and a TIPSv2 with random weights and tokenizers, and the answers of their libraries.
+"""Small CLIPs, SigLIPs and a TIPSv2, with tokenizers and random weights, and the outputs of their libraries.
 
 The models are saved as the files of transformers or open_clip.
 """
@@ -26,7 +26,10 @@ SCALE, BIAS = 8.0, 0.5
 
 
 class Answers(NamedTuple):
-    """A library's results for pictures and texts: logits f32[images, classes], and the normalized embeddings."""
+    """A library's results for pictures and texts.
+
+    They are the logits, float32[images, classes], and the normalized embeddings of the texts and of the pictures.
+    """
 
     logits: np.ndarray
     texts: np.ndarray
@@ -35,12 +38,12 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """A model folder, and the answers of its library.
+    """A model folder, and the outputs of the model's library.
 
     Attributes:
         folder: folder of the model.
         probabilities: "softmax" or "sigmoid", the function that converts the model's logits to probabilities.
-        answers: a function that returns the library's answers to pictures uint8[images,H,W,3] and texts.
+        answers: a function that returns the library's results for pictures uint8[images,H,W,3] and texts.
         bias: bias of the logits.
     """
 
@@ -50,19 +53,19 @@ class Zeroshot:
     bias: float
 
     def expected(self, pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """Return the library's probabilities, float64[images, classes]."""
+        """Return the library's probabilities as float64[images, classes]."""
         logits = torch.from_numpy(self.answers(pictures, texts).logits).double()
         return (logits.sigmoid() if self.probabilities == "sigmoid" else logits.softmax(dim=-1)).numpy()
 
 
 def pictures(count: int = 20) -> np.ndarray:
-    """Return `count` pictures, uint8[count,32,32,3]. Their coarse patterns make them differ more than noise would."""
+    """Return pictures uint8[count,32,32,3] with coarse patterns, which differ more from one another than noise does."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     return coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Write the pictures as PNG files, and return their paths, sorted."""
+    """Write the pictures as PNG files into a folder, and return the sorted paths of the files."""
     return sorted(path.rename(path.with_stem(f"{path.stem:0>2}")) for path in write_pictures(folder, pictures()))
 
 
@@ -73,7 +76,7 @@ def _pixels(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tens
 def _randomized(model: Any, scale: float = 0.25) -> Any:
     """Randomize the weights so that outputs differ between texts and between images.
 
-    With the initial weights of a new model, these outputs hardly differ.
+    With the initial weights of a new model, the outputs hardly differ.
     """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -120,7 +123,7 @@ def hf_siglip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip2(folder: Path) -> Zeroshot:
-    """Make a SigLIP 2 NaFlex model of transformers, which takes pictures as a grid of patches."""
+    """Make a SigLIP 2 NaFlex model of transformers, which takes a picture as a grid of patches."""
     from transformers import Siglip2Config, Siglip2Model
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -140,7 +143,7 @@ def hf_siglip2(folder: Path) -> Zeroshot:
 
 
 def hf_tipsv2(folder: Path) -> Zeroshot:
-    """Make a TIPSv2 model of transformers, which masks padding."""
+    """Make a TIPSv2 model of transformers, with a tokenizer of letters whose attention mask hides the padding."""
     from transformers import Tipsv2Config, Tipsv2Model
 
     text = _write_letters(folder, ["input_ids", "attention_mask"])
@@ -153,7 +156,7 @@ def hf_tipsv2(folder: Path) -> Zeroshot:
 def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
     """Write a tokenizer of letters that returns the model inputs named in `inputs`.
 
-    Returns the config of a text tower that fits the tokenizer.
+    Returns a config for a text tower that uses this tokenizer.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
