@@ -59,10 +59,10 @@ float largest_of(const float* scores, size_t count) {
   return *std::max_element(largest, largest + kChains);
 }
 
-// For each candidate, finds the most similar token that it may join. `likest` receives the index of that token, counted
-// among the tokens that candidates may join; `likeness` receives the similarity.
-void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens, uint32_t* likest,
-                 float* likeness) {
+// For each candidate, finds the most similar token that it may join. `most_similar` receives the index of that token,
+// counted among the tokens that candidates may join; `similarity` receives the similarity.
+void find_most_similar(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens,
+                       uint32_t* most_similar, float* similarity) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
   const size_t rows = every_second(first, tokens), columns = every_second(joined, tokens);
   Workspace workspace;
@@ -84,9 +84,9 @@ void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix,
     });
     for (size_t r = 0; r < count; ++r) {
       const float* mine = scores + r * columns;
-      likeness[row + r] = largest_of(mine, columns);
-      const float* found = std::find(mine, mine + columns, likeness[row + r]);
-      likest[row + r] = likeness[row + r] == kNoScore ? 0 : static_cast<uint32_t>(found - mine);
+      similarity[row + r] = largest_of(mine, columns);
+      const float* found = std::find(mine, mine + columns, similarity[row + r]);
+      most_similar[row + r] = similarity[row + r] == kNoScore ? 0 : static_cast<uint32_t>(found - mine);
     }
   }
 }
@@ -111,17 +111,17 @@ ImageMerging::ImageMerging(const Merging& merging, size_t tokens, Workspace& mem
 void ImageMerging::find(const Kernels& kernels, size_t image, const MergingKeys& keys) {
   const size_t count = merging_.count, left = tokens_ - count, joining = every_second(first_, tokens_);
   Workspace workspace;
-  auto* likest = workspace.take<uint32_t>(joining);
+  auto* most_similar = workspace.take<uint32_t>(joining);
   auto* order = workspace.take<uint32_t>(joining);
-  auto* likeness = workspace.take<float>(joining);
-  find_likest(kernels, keys, merging_.prefix, tokens_, likest, likeness);
+  auto* similarity = workspace.take<float>(joining);
+  find_most_similar(kernels, keys, merging_.prefix, tokens_, most_similar, similarity);
   for (size_t i = 0; i < joining; ++i) order[i] = static_cast<uint32_t>(i);
-  std::nth_element(order, order + count - 1, order + joining, [likeness](uint32_t a, uint32_t b) {
-    return likeness[a] != likeness[b] ? likeness[a] > likeness[b] : a < b;
+  std::nth_element(order, order + count - 1, order + joining, [similarity](uint32_t a, uint32_t b) {
+    return similarity[a] != similarity[b] ? similarity[a] > similarity[b] : a < b;
   });
   std::fill(place_, place_ + tokens_, -1);
   for (size_t i = 0; i < count; ++i) {
-    place_[first_ + size_t{2} * order[i]] = behind_ + static_cast<int32_t>(likest[order[i]]);
+    place_[first_ + size_t{2} * order[i]] = behind_ + static_cast<int32_t>(most_similar[order[i]]);
   }
   int32_t stays = 0, next = behind_;
   for (; stays < static_cast<int32_t>(merging_.prefix); ++stays) place_[stays] = stays;

@@ -143,7 +143,7 @@ asio::awaitable<vmoe::Result<vmoe::Answer>> Service::call(std::shared_ptr<const 
   co_return co_await asio::async_initiate<const asio::use_awaitable_t<>, Signature>(submit, asio::use_awaitable);
 }
 
-std::vector<size_t> Service::likeliest(const float* logits) const {
+std::vector<size_t> Service::most_probable(const float* logits) const {
   std::vector<size_t> order(static_cast<size_t>(engine.info().output_size));
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });

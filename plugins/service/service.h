@@ -41,7 +41,7 @@ class Service {
   // `setting` is a string, or null if the server chooses the profile. Throws RequestError if a call fails.
   asio::awaitable<vmoe::Answer> run(ImageBatch images, const Input& setting, const HasGone& has_gone);
   // Returns the indices of the classes of an image, the most probable class first.
-  std::vector<size_t> likeliest(const float* logits) const;
+  std::vector<size_t> most_probable(const float* logits) const;
   // Returns the name of the profile that currently serves requests that name no profile, or null if the model has no
   // profiles.
   Json level() const;

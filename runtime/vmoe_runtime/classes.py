@@ -46,7 +46,7 @@ def probabilities_of(logits: Array, kind: Probabilities) -> Array:
 _FUNCTIONS: Mapping[Probabilities, Callable[[Array], Array]] = {"softmax": softmax, "sigmoid": sigmoid}
 
 
-def likeliest(logits: Array, top: int) -> Array:
+def most_probable(logits: Array, top: int) -> Array:
     """Return i64[N, min(top, classes)]: the classes with the largest logits of each row, largest first.
 
     If two logits are equal, the class with the lower index comes first.

@@ -15,7 +15,7 @@ import numpy as np
 from vmoe_runtime.backends import BACKENDS, Array, Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.classes import likeliest, margins_of, probabilities_of
+from vmoe_runtime.classes import margins_of, most_probable, probabilities_of
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, UsageError, shown
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.profiles import Profile, SettingLike
@@ -218,7 +218,7 @@ class Engine:
         probabilities = probabilities_of(logits, self.manifest.probabilities)
         return [
             [(names[index], float(shares[index])) for index in best]
-            for best, shares in zip(likeliest(logits, count), probabilities, strict=True)
+            for best, shares in zip(most_probable(logits, count), probabilities, strict=True)
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:

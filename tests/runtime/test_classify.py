@@ -11,7 +11,7 @@ from command_runs import kept_bundle
 from damaged_files import copied_bundle, put
 
 from vmoe_runtime import ClassifyError, Engine
-from vmoe_runtime.classes import likeliest, sigmoid, softmax
+from vmoe_runtime.classes import most_probable, sigmoid, softmax
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -44,10 +44,10 @@ def test_a_bundle_may_say_that_each_class_has_a_probability_of_its_own(
 
 def test_the_largest_come_first_and_of_equal_ones_the_lower_index() -> None:
     logits = np.array([[1, 5, 2, 5, 0], [0, 0, 0, 0, 0]], np.float32)
-    assert likeliest(logits, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+    assert most_probable(logits, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
     # The order must be right even if two probabilities round to 0.
-    assert likeliest(np.array([[0, -900, -800]], np.float32), 3).tolist() == [[0, 2, 1]]
-    assert likeliest(logits, 99).shape == (2, 5)
+    assert most_probable(np.array([[0, -900, -800]], np.float32), 3).tolist() == [[0, 2, 1]]
+    assert most_probable(logits, 99).shape == (2, 5)
 
 
 def test_classes_have_their_names(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ std::vector<std::string> most_probable(const Service& service, const std::vector
   const vmoe::Info& info = service.engine.info();
   std::vector<std::string> texts;
   for (size_t first = 0; first < logits.size(); first += static_cast<size_t>(info.output_size)) {
-    const std::vector<size_t> order = service.likeliest(&logits[first]);
+    const std::vector<size_t> order = service.most_probable(&logits[first]);
     for (size_t i = 0; i < std::min(most, order.size()); ++i) {
       texts.push_back(std::to_string(logits[first + order[i]]) + ':' + std::to_string(order[i]));
       if (!info.class_names.empty()) texts.back() += ':' + info.class_names[order[i]];

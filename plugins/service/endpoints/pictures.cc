@@ -68,7 +68,7 @@ Response classes(const Service& service, const Input& request, const vmoe::Answe
   Json predictions = Json::array();
   for (size_t first = 0; first < answer.output.size(); first += count) {
     const float* logits = answer.output.data() + first;
-    const std::vector<size_t> order = service.likeliest(logits);
+    const std::vector<size_t> order = service.most_probable(logits);
     const std::vector<double> probabilities = info.probabilities_of(logits);
     Json best = Json::array();
     for (size_t i = 0; i < std::min(count, request["top"].get<size_t>()); ++i) {

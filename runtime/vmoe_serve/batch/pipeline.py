@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import ray
 
 from vmoe_runtime import Engine, ImageError
-from vmoe_runtime.classes import Array, likeliest, probabilities_of
+from vmoe_runtime.classes import Array, most_probable, probabilities_of
 from vmoe_runtime.processors import usable_processors
 from vmoe_serve.batch.addresses import BatchError, Location
 from vmoe_serve.batch.inputs import Part
@@ -98,7 +98,7 @@ class Classifier:
             return (output.reshape(-1),)
         if not np.isfinite(output).all():
             return "the logits are not finite numbers"
-        best = likeliest(output[None], self._job.top)[0]
+        best = most_probable(output[None], self._job.top)[0]
         shares = probabilities_of(output[None], self._engine.manifest.probabilities)[0]
         return [self._names[index] for index in best], best.astype(np.int32), shares[best]
 

@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vmoe_runtime.classes import Array, likeliest
+from vmoe_runtime.classes import Array, most_probable
 from vmoe_runtime.errors import ImageError, shown
 from vmoe_serve import endpoints
 from vmoe_serve.http.requests import RequestError, read_json, read_object
@@ -100,7 +100,7 @@ def _classes(service: Service, logits: Array, most: int) -> list[Any]:
     """Return `LOGIT:INDEX:NAME` for the `most` most probable classes of each image, in Triton's format."""
     names = service.engine.manifest.class_names
     named = [f":{name}" for name in names] if names else [""] * logits.shape[1]
-    best = likeliest(logits, most)
+    best = most_probable(logits, most)
     return [f"{row[index]:f}:{index}{named[index]}" for row, chosen in zip(logits, best, strict=True) for index in chosen]
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.classes import likeliest, probabilities_of
+from vmoe_runtime.classes import most_probable, probabilities_of
 from vmoe_serve import endpoints
 from vmoe_serve.batcher import Answer
 from vmoe_serve.http.requests import RequestError, read_json, read_object, read_query
@@ -32,7 +32,7 @@ async def classify(service: Service, request: Request) -> Response:
     probabilities = probabilities_of(answer.logits, manifest.probabilities)
     predictions = [
         [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
-        for best, shares in zip(likeliest(answer.logits, content["top"]), probabilities, strict=True)
+        for best, shares in zip(most_probable(answer.logits, content["top"]), probabilities, strict=True)
     ]
     return JSONResponse({"predictions": predictions} | _call(answer))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
-from vmoe_runtime.classes import likeliest, probabilities_of
+from vmoe_runtime.classes import most_probable, probabilities_of
 from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Assessment
@@ -126,7 +126,7 @@ def _answer(point: Point, batch: Array) -> SettingAnswer:
     return SettingAnswer(
         name=point.loaded.name if point.profile is None else point.profile.name,
         flops_per_image=quality.flops_per_image,
-        classes=tuple((index, float(shares[index])) for index in likeliest(logits, len(shares))[0].tolist()),
+        classes=tuple((index, float(shares[index])) for index in most_probable(logits, len(shares))[0].tolist()),
         experts=experts,
         tokens={
             name: list(range(len(experts[name]))) if layer.token is None else layer.token[0].tolist()

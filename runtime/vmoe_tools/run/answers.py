@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vmoe_runtime import Engine, ImageError
-from vmoe_runtime.classes import likeliest, probabilities_of
+from vmoe_runtime.classes import most_probable, probabilities_of
 from vmoe_runtime.routing import Array
 
 _BATCH = 8  # images per call; larger calls are no faster and need more memory
@@ -79,7 +79,7 @@ def _answers(engine: Engine, paths: Sequence[Path], images: Array, top: int) -> 
         yield from (Answer(path, outputs=row) for path, row in zip(paths, rows, strict=True))
         return
     for path, best, shares, row in zip(
-        paths, likeliest(logits, top), probabilities_of(logits, manifest.probabilities), rows, strict=True
+        paths, most_probable(logits, top), probabilities_of(logits, manifest.probabilities), rows, strict=True
     ):
         if np.isfinite(shares).all():
             yield Answer(path, tuple((int(index), float(shares[index])) for index in best), outputs=row)
