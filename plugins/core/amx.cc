@@ -29,7 +29,7 @@ TileConfiguration sixteen_lines() {
   return configuration;
 }
 
-// Written in assembly, so that the compiler does not have to support AMX.
+// These functions are written in assembly, so that the compiler does not have to support AMX.
 void load_configuration(const TileConfiguration& configuration) { asm volatile("ldtilecfg %0" : : "m"(configuration)); }
 void store_configuration(TileConfiguration& configuration) { asm volatile("sttilecfg %0" : "=m"(configuration)); }
 void release_tiles() { asm volatile("tilerelease"); }

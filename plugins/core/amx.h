@@ -29,7 +29,7 @@ class TileConfigurationScope {
   TileConfigurationScope& operator=(const TileConfigurationScope&) = delete;
 
  private:
-  // Used only in builds for Linux on x86-64.
+  // These members are used only in builds for Linux on x86-64.
   [[maybe_unused]] bool restores_ = false;
   [[maybe_unused]] TileConfiguration before_;
 };

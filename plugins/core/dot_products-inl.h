@@ -76,7 +76,7 @@ struct NativeBf16 {
 #endif
 
 // Multiplies groups of four int8. The x86 instructions multiply unsigned bytes by signed bytes. On x86, rows are
-// therefore stored as unsigned bytes, 128 more than their values.
+// therefore stored as unsigned bytes, each 128 more than its value.
 struct PortableInt8 {
   static constexpr size_t kGroupBytes = kLeastGroupBytes;
   static constexpr bool kOneInstruction = false;

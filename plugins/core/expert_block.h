@@ -1,4 +1,4 @@
-// The sparse half of an encoder block: experts on routed tokens.
+// The sparse half of an encoder block, which applies experts to routed tokens.
 #pragma once
 
 #include <cstddef>

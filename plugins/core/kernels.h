@@ -72,7 +72,7 @@ struct Kernels {
   // is written twice, once for each column of the pair. The first of the two sines is negated.
   void (*angles_to_table)(const float* coordinates, size_t count, const float* frequencies, size_t pairs,
                           float* cosines, float* sines);
-  // Rotates a row by a row of the table. `out` may be `row`.
+  // Rotates a row by a row of a RotationTable. `out` may be `row`.
   void (*rotate_row)(const float* row, const float* cosines, const float* sines, size_t count, float* out);
 
   // Multiply by weights in tiles. There is one kernel for each mode of tile_kernels.h.
@@ -85,7 +85,7 @@ struct Kernels {
   // Whether a thread must configure its tile registers before it runs these kernels. run_stages() configures them; its
   // calls are never nested.
   bool needs_tile_configuration;
-  // Whether rows for weights with one scale per column are stored as unsigned bytes, 128 more than their values. See
+  // Whether rows for weights with one scale per column are stored as unsigned bytes, each 128 more than its value. See
   // TileProduct::column_excess.
   bool unsigned_rows;
   // Returns the number of bytes of the depth that form a group in tiles of weights (see tiles.h). For int4, each value

@@ -65,8 +65,8 @@ struct LinearWeights {
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
-  // If quantized: the number of hidden values that share a scale. It is a multiple of 64 that divides F, or 0 if all
-  // hidden values of a row share one scale. It equals the depth_chunk of the second matrix.
+  // Only for quantized weights: the number of hidden values that share a scale. It is a multiple of 64 that divides F,
+  // or 0 if all hidden values of a row share one scale. It equals the depth_chunk of the second matrix.
   size_t hidden_chunk = 0;
   Activation activation = Activation::kGeluTanh;
   LinearWeights gate = {};     // [1, D, F]; only for dense layers, optional

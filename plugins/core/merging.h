@@ -16,7 +16,7 @@ struct MergingKeys {
   size_t token_stride = 0;
   size_t heads = 0;
   size_t size = 0;      // D / H
-  bool summed = false;  // whether `values` are sums over the heads, added in their order
+  bool summed = false;  // whether `values` are sums over the heads, added up in the order of the heads
 };
 
 // The inputs and outputs of merging in a block. Each image's T tokens become T - count.
@@ -26,7 +26,7 @@ struct Merging {
   size_t all_tokens = 0;            // number of tokens of an image before the first merging
   const float* sizes = nullptr;     // f32[N, T]: the number of original tokens that each token represents
   const int32_t* token = nullptr;   // i32[N, all_tokens]: the token that represents each original one; -1 if none does
-  float* merged_sizes = nullptr;    // f32[N, T - count], or none
+  float* merged_sizes = nullptr;    // f32[N, T - count], or null
   int32_t* merged_token = nullptr;  // i32[N, all_tokens], or none
   // The coordinates of the tokens, f32[N, T, coordinate_count], or null. They are merged like the tokens, into
   // merged_coordinates, f32[N, T - count, coordinate_count].
@@ -56,8 +56,8 @@ class ImageMerging {
   // Returns the index, below T - count, of the merged token that a token becomes or joins.
   size_t place(size_t token) const { return static_cast<size_t>(place_[token]); }
 
-  // Merges rows. `joining` f32[count, columns] contains the rows of the tokens that join another token. All other rows
-  // are in `to` f32[T - count, columns], each already at its place().
+  // Merges rows. `joining`, f32[count, columns], contains the rows of the tokens that join another token. The row of
+  // each other token is already in `to`, f32[T - count, columns], at its place().
   void join_rows(const float* joining, size_t columns, float* to) const;
   // Merges the rows of `from`, f32[T, columns], which are in the order of the tokens, and writes the result to `to`,
   // f32[T - count, columns]. Throws std::bad_alloc.
@@ -67,7 +67,7 @@ class ImageMerging {
   const Merging& merging_;
   const size_t tokens_;
   const size_t first_, joined_;   // the first candidate, and the first token that a candidate may join
-  const int32_t behind_;          // index of token joined_ after merging
+  const int32_t behind_;          // the index that token joined_ has after merging
   int32_t* place_;                // [T]
   float* total_;                  // f32[T - count]: the number of original tokens in each merged token
   const float* sizes_ = nullptr;  // f32[T]: the number of original tokens in each token before merging

@@ -106,11 +106,11 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
 constexpr size_t kHiddenChunk = 768;
 // A group of at most this many rows computes all its hidden values before the second product. It then reads the weights
 // in the order of memory, because with so few rows, reading the weights takes most of the time. The value is from
-// commit b3ed95c6, which records no measurement. On one thread of Zen 4, limits from 0 to 1000 rows differed by no more
-// than the noise.
+// commit b3ed95c6, which records no measurement. On one thread of Zen 4, the times with limits from 0 to 1000 rows
+// differed by no more than the noise of the measurement.
 constexpr size_t kFewRows = 96;
 
-// The memory of a slot, in which stages leave results for later stages of their group.
+// The memory of a slot, in which the stages of a group leave results for the group's later stages.
 struct Slot {
   PackedRows rows;                // packed inputs of the first product
   char* hidden = nullptr;         // packed inputs of the second product

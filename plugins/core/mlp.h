@@ -24,8 +24,8 @@ struct MlpRows {
 // to bfloat16. Does not read the weights, biases and scales of an expert without rows. Throws std::bad_alloc.
 void compute_expert_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner);
 
-// Computes a dense layer on every row of x f32[rows, D]: out f32[rows, D] = MLP(norm(x)), plus x if `residual`. out may
-// be x. Throws std::bad_alloc.
+// Computes a dense layer on every row of x, f32[rows, D]: out = MLP(norm(x)), to which x is added if `residual` is set.
+// `out` is f32[rows, D], and may be x. Throws std::bad_alloc.
 void compute_dense_mlp(const MlpWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
                        float* out, const TaskRunner& runner);
 

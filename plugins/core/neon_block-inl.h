@@ -234,7 +234,7 @@ struct EmulatedBf16Matrix {
   static float add_to_odd(float a, float b) {
     double sum = double{a} + b;
     const double rest = sum - a;
-    const double error = (a - (sum - rest)) + (b - rest);  // exact: the rounding error of a sum is a double
+    const double error = (a - (sum - rest)) + (b - rest);  // exact, because the rounding error of a sum is a double
     uint64_t bits;
     std::memcpy(&bits, &sum, sizeof(bits));
     if (std::isfinite(sum) && error != 0 && bits % 2 == 0) (error > 0) == (sum > 0) ? ++bits : --bits;
@@ -257,7 +257,7 @@ struct NeonPass {
   const hwy::float16_t* scale;  // int4: of its columns
   size_t steps;
   bool goes_on;  // whether to add to the sums that `out` already contains
-  float* out;    // [rows, kPanelColumns]; the values are int32 for int8
+  float* out;    // [rows, kPanelColumns]; for int8 weights, the values are int32
 };
 
 // Multiplies kUnits units of rows by four vectors of columns. A unit is Products::kRowsOfUnit rows.

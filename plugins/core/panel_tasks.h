@@ -1,4 +1,4 @@
-// Products of many rows with whole packed float32 matrices, split among threads.
+// Multiplies many rows by whole packed float32 matrices, on several threads.
 #pragma once
 
 #include <cstddef>

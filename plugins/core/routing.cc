@@ -98,7 +98,7 @@ float choose_experts(const float* gates, size_t experts, size_t choices, int32_t
   size_t chosen = 0;
   for (size_t e = 0; e < experts; ++e) {
     const float rank = std::isnan(gates[e]) ? 0.0f : gates[e];
-    // Insert after all experts with the same gate, so that the lower expert comes first.
+    // The expert is inserted after all experts with the same gate, so that the lower expert comes first.
     size_t place = chosen;
     while (place > 0) {
       const float other = gates[expert[place - 1]];

@@ -30,7 +30,7 @@ inline constexpr size_t kGuardBytes = 64;
 inline constexpr size_t kGuardBytes = 0;
 #endif
 
-// Makes the sanitizer report every access to this memory.
+// Makes the address sanitizer report every access to the `bytes` bytes at `data`.
 inline void forbid_access([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   ASAN_POISON_MEMORY_REGION(data, bytes);

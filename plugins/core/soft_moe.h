@@ -17,7 +17,7 @@ struct SoftShape {
   size_t tokens = 0;   // S, per group
   size_t hidden = 0;   // D
   size_t experts = 0;  // E
-  size_t slots = 0;    // P, per expert and group
+  size_t slots = 0;    // P, the number of slots per expert and group
 
   size_t all_slots() const { return experts * slots; }    // of a group
   size_t expert_slots() const { return groups * slots; }  // M

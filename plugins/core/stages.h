@@ -17,7 +17,7 @@ struct Stage {
   std::function<void(size_t group, size_t slot, size_t begin, size_t end)> run;
 };
 
-// Returns a stage that calls a member function of a layer.
+// Returns a stage that calls `run`, a member function of `layer`.
 template <class Layer>
 Stage make_stage(const Layer* layer, size_t items, size_t least_items,
                  void (Layer::*run)(size_t group, size_t slot, size_t begin, size_t end) const) {

@@ -8,7 +8,7 @@
 
 namespace vmoe {
 
-// Runs `task(context, index)` for every index below `count`, on any threads, and returns when all are done.
+// Calls `task(context, index)` for every index below `count`, on any threads, and returns when all calls have returned.
 struct TaskRunner {
   using Task = void (*)(void* context, size_t index);
 

@@ -17,8 +17,8 @@ void attend_head(const Kernels& kernels, TileHead head) {
   kernels.attend(head);
 }
 
-// Returns TileHead::added, f32[tokens in whole panels], for keys that represent `sizes` original tokens each. `sizes`
-// is f32[tokens] or null. Writes the values to `memory`. Returns null if there is nothing to add.
+// Returns TileHead::added, f32[tokens in whole panels], whose values are written to `memory`. `sizes`, f32[tokens] or
+// null, contains the number of original tokens that each key represents. Returns null if there is nothing to add.
 const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   const size_t padded = round_up(head.tokens, kPanelColumns);
@@ -78,7 +78,7 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
 //
 // A line contains 32 columns of a token in 64 bytes. In the input and the output, the lines of all tokens for the same
 // 32 columns are adjacent. The lines for the next 32 columns begin `stride` bytes later. The function copies kBytes at
-// once, so kBytes must divide 2 * `column` and 2 * `size`, which are these columns in bytes.
+// once. Because a column has 2 bytes, kBytes must divide 2 * `column` and 2 * `size`.
 template <size_t kBytes>
 void cut_columns(const char* from, size_t stride, size_t column, size_t size, size_t tokens, char* to) {
   for (size_t byte = 0; byte < round_up(2 * size, kLineBytes); byte += kBytes) {
@@ -135,7 +135,7 @@ class Block {
   }
 
  private:
-  // The memory of a slot, in which stages leave results for later stages of their group.
+  // The memory of a slot, in which the stages of a group leave results for the group's later stages.
   struct Slot {
     PackedRows rows;        // packed inputs of the key and value projections
     PackedRows asking;      // packed inputs of the query projection
@@ -174,7 +174,7 @@ class Block {
   size_t* whole_column_ = nullptr;   // [panels]: column of exact_key where each panel begins, if exact_key has no sums
   size_t* summed_column_ = nullptr;  // [panels]: the same if exact_key has sums over the heads
   size_t* rotation_offset_[2] = {};  // offsets in the rotation table: [0] for all queries, [1] for all rows
-  mutable std::vector<Slot> slots_;  // results that stages leave for later stages of their group
+  mutable std::vector<Slot> slots_;  // results that the stages of a group leave for its later stages
   Workspace workspace_;
   const RotationTable rotation_;
 

@@ -58,8 +58,8 @@ HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const 
   asm volatile("" : : : "memory");
 }
 
-// Lines of memory to prefetch at a steady rate. They are prefetched into the second-level cache, because it can wait
-// for more lines at once than the first-level cache.
+// Lines of memory to prefetch at a steady rate. They are prefetched into the second-level cache, because that cache can
+// wait for more lines at once than the first-level cache.
 struct LinesAhead {
   const char* next = nullptr;
   size_t rate = 0;  // lines per step, times 256

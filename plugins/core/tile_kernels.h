@@ -109,8 +109,8 @@ struct HeadLines {
   std::optional<ExactLines> exact;
 };
 
-// Rows of float32 to pack as the activations of a product. They are normalized and rounded and, for int8 and int4
-// weights, scaled.
+// float32 rows to pack as the activations of a product. They are normalized and rounded. For int8 and int4 weights,
+// they are also scaled.
 struct TileRows {
   ElementType type = ElementType::kBfloat16;  // of the weights
   const float* rows = nullptr;     // [.., stride] of float32; row r is at index[r], or at r if `index` is null

@@ -176,7 +176,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       auto total = rounded[0];
 #pragma GCC unroll 16
       for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
-      // Unsigned, because the integers that NaNs become may overflow when they are added up.
+      // Computed with unsigned integers, because the integers that NaNs become may overflow when they are added up.
       const auto sum = static_cast<uint32_t>(-kInt4Excess) * static_cast<uint32_t>(hn::ReduceSum(SignedTag(), total));
       std::memcpy(sums, &sum, sizeof(sum));
       sums += weight_type(kType).tile_step_bytes;

@@ -82,7 +82,8 @@ struct VectorBlock {
   }
 
  private:
-  // kPartVectors: vectors in a line of 16 columns. kParts: number of lines that a pass multiplies side by side.
+  // kPartVectors is the number of vectors in a line of 16 columns. kParts is the number of lines that a pass multiplies
+  // side by side.
   static constexpr size_t kPartVectors = kRowsPerTile / kLanes;
   static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
   static constexpr size_t kVectorsOfPass = kParts * kPartVectors;
@@ -104,7 +105,7 @@ struct VectorBlock {
       if constexpr (std::is_same_v<Group, WidenedBf16>) {
         add_widened<Group>(rows, panel, kRowsPerTile, sums);
       } else if constexpr (Group::kOneInstruction) {
-        // Unrolled, so that sums keep their registers from line to line.
+        // The loop is unrolled, so that sums keep their registers from line to line.
 #pragma GCC unroll 16
         for (size_t line = 0; line < kRowsPerTile; ++line) add_line<Group>(rows, panel, line, sums);
       } else {
