@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without this limit, a long word would take time quadratic in its length
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without this limit, searching a long word would take quadratic time
 _ADDRESS = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://[^\s'\")]")
 _WEB = re.compile(rf"(?:{_SCHEME}::)*https?:/", re.IGNORECASE)
-# One slash is enough, because turning a URL into a `Path` removes the second slash. Punctuation at the end is not part of
-# the URL.
+# One slash after the colon is enough, because turning a URL into a `Path` removes the second slash. Punctuation at the end
+# is not part of the URL.
 _IN_TEXT = re.compile(rf"{_SCHEME}:/\S*[^\s.,:;'\")\]>]")
 # The URL standard allows no slash in a password, but S3 keys may contain one. So the text from a colon to the last @ counts
 # as a password, unless the colon starts a port number.
@@ -26,7 +26,10 @@ def is_address(source: object) -> bool:
 
 
 def is_web(address: str) -> bool:
-    """Return whether the URL `address` belongs to a web server, even if fsspec caches are chained before it."""
+    """Return whether the URL `address` belongs to a web server.
+
+    Caches of fsspec that are named before the web URL, as in simplecache::https://example.org, don't matter.
+    """
     return _WEB.match(address) is not None
 
 

@@ -33,7 +33,7 @@ def compute_slots(
         num_experts: E.
         capacity_ratio: C, the slots of all experts divided by the pairs, before rounding.
         rounding: "ceil" (official default) or "round" (half to even).
-        multiple_of: the result is rounded up to a multiple of this; 1 changes nothing.
+        multiple_of: the number of slots is rounded up to a multiple of this number; 1 changes nothing.
 
     Returns:
         The number of slots c, at least 1.

@@ -13,9 +13,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def softmax(logits: Array) -> Array:
-    """Return the softmax of logits number[N, classes] as float64[N, classes].
+    """Return the softmax of each row of `logits`.
 
-    Each row sums to 1. A row that is not finite gives NaN.
+    Args:
+        logits: number[N, classes].
+
+    Returns:
+        float64[N, classes]. Each row sums to 1. If a row of `logits` is not finite, the result has NaN in this row.
     """
     exact = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -25,9 +29,13 @@ def softmax(logits: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """Return the sigmoid of logits number[N, classes] as float64[N, classes].
+    """Return the sigmoid of each of the `logits`, so that each class has a probability independent of the other classes.
 
-    Each class gets its own probability, independent of the other classes. NaN gives NaN.
+    Args:
+        logits: number[N, classes].
+
+    Returns:
+        float64[N, classes]. If a logit is NaN, so is its probability.
     """
     exact = logits.astype(np.float64)
     powers = np.exp(-np.abs(exact))
@@ -36,9 +44,14 @@ def sigmoid(logits: Array) -> Array:
 
 
 def probabilities_of(logits: Array, kind: Probabilities) -> Array:
-    """Return the probabilities float64[N, classes] of logits number[N, classes].
+    """Return the probabilities that belong to `logits`.
 
-    `kind` is the kind of probabilities that a bundle's manifest names.
+    Args:
+        logits: number[N, classes].
+        kind: the kind of probabilities that a bundle's manifest names.
+
+    Returns:
+        float64[N, classes].
     """
     return _FUNCTIONS[kind](logits)
 
@@ -47,21 +60,24 @@ _FUNCTIONS: Mapping[Probabilities, Callable[[Array], Array]] = {"softmax": softm
 
 
 def most_probable(logits: Array, top: int) -> Array:
-    """Return i64[N, min(top, classes)]: the classes with the largest logits of each row, largest first.
+    """Return the indices of the classes with the largest logits in each row of `logits`, largest first.
 
     If two logits are equal, the class with the lower index comes first.
+
+    Returns:
+        int64[N, min(top, classes)].
     """
     order: Array = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :top]
     return order
 
 
 def margins_of(logits: Array) -> Array:
-    """Return the margin of each answer, float64[N].
+    """Return the margin of each image as float64[N].
 
-    The margin is the difference of the two largest softmax probabilities. If there is only one class, it is 1.
+    The margin is the difference between the two largest softmax probabilities. If there is only one class, it is 1.
 
     Args:
-        logits: number[N, classes]; an image with a logit that is not finite has the margin NaN.
+        logits: number[N, classes]. If a logit of an image is not finite, the margin of this image is NaN.
     """
     shares = softmax(logits)
     if shares.shape[1] == 1:

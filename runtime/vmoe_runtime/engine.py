@@ -24,9 +24,10 @@ from vmoe_runtime.settings import Setting, SettingFields, as_whole, checked_flag
 
 
 class Engine:
-    """A loaded bundle. One loaded graph serves every profile, from any number of threads.
+    """A loaded bundle. One loaded graph serves every profile, for calls from any number of threads.
 
-    The backends "cuda-fixed", "ort-tensorrt" and "tensorrt" are exceptions: they run only the profile that they load.
+    The backends "cuda-fixed", "ort-tensorrt" and "tensorrt" are exceptions: they run only the profile that they were loaded
+    for.
 
     Attributes:
         manifest: the bundle's checked manifest.
@@ -108,7 +109,8 @@ class Engine:
                     try:
                         name, loaded = open_backend(backend, bundle, cpu, chosen)
                     finally:
-                        # If the weights have changed, raise that error first, because it explains every other error.
+                        # If the weights have changed, raise the error about them first, because it explains every other
+                        # error.
                         weights.result()
                 return cls(manifest, chosen, name, loaded)
 
@@ -121,7 +123,7 @@ class Engine:
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
-        """The stored profiles by name; empty for a dense ViT."""
+        """The stored profiles by name; empty for a dense ViT or a Soft MoE without profiles."""
         return self.manifest.profiles
 
     @property
@@ -145,10 +147,10 @@ class Engine:
             - features: float32[N, feature size]
             - members of an ensemble (E3): float32[N, M, classes]
             - tokens: float32[N, tokens, hidden size]
-            - with `--layers`: a dict of all outputs, see `outputs`
+            If the bundle was exported with `--layers`, the result is a dict of all outputs instead; see `outputs`.
 
         Raises:
-            ImageError, RoutingError: images or setting don't suit the model or its graph.
+            ImageError, RoutingError: the images or the setting don't suit the model or its graph.
             BackendError: the runtime failed, or the engine is closed.
         """
         found = self.outputs(images, setting, **fields)
@@ -158,9 +160,9 @@ class Engine:
         """Return all outputs of a batch of images by name. Arguments and errors are those of a call.
 
         Returns:
-            Arrays by name. `manifest.output` is the name of the array that a call returns if the bundle was exported without
-            `--layers`. For each block that the bundle was exported for, "layerB" is the residual stream after block B,
-            before any norm, float32[N, tokens, hidden size].
+            Arrays by name. The array named `manifest.output` is the logits, features, members or tokens; see `__call__`. If
+            the bundle was exported with `--layers`, "layerB" is the residual stream after block B, before any norm,
+            float32[N, tokens, hidden size], for each block B that was selected.
         """
         names = [*self.manifest.answers]
         return dict(zip(names, self._run(images, names, setting, fields), strict=True))
@@ -192,9 +194,9 @@ class Engine:
             **fields: as for a call.
 
         Returns:
-            For each image, a list of (class, probability) pairs, the most likely class first. If two are equally likely, the
-            lower index comes first. The class is a name, or an index if the bundle has no names. The probability is a
-            double: the softmax over all classes or the sigmoid of the class's own logit, depending on
+            For each image, a list of (class, probability) pairs, the most likely class first. If two classes are equally
+            likely, the class with the lower index comes first. The class is a name, or an index if the bundle has no names.
+            The probability is a double: the softmax over all classes or the sigmoid of the class's own logit, depending on
             `manifest.probabilities`. It is NaN if a logit is not finite.
 
         Raises:
@@ -244,8 +246,9 @@ class Engine:
         Args:
             first: the setting of the first step, as for a call.
             then: the setting of the second step.
-            margin: an image is escalated if its two largest probabilities differ by less than this. The margin is 0 to 1, or
-                more to escalate all images. `vmoe_measure.cascade.calibrated_margin` computes one from images.
+            margin: an image is escalated to the second step if its two largest probabilities differ by less than `margin`.
+                The value is from 0 to 1, or above 1 to escalate all images. `vmoe_measure.cascade.calibrated_margin`
+                computes a margin from images.
 
         Raises:
             RoutingError: the model can't be run with one of the settings.
@@ -302,7 +305,7 @@ class Engine:
         return f"<Engine: {self.manifest.summary}{profile}, {self.manifest.precision}, {self.backend_description}{closed}>"
 
     def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
-        """Return the requested outputs of the model, and the routing of each MoE layer by name."""
+        """Return the requested outputs of the model, and the routing of each MoE layer by the layer's name."""
         names = list(layer_outputs(self.manifest, fixed=self.only_profile))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
         # Runtimes refuse a call that requests no outputs.
@@ -310,7 +313,7 @@ class Engine:
         return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
 
     def _run(self, images: Images, outputs: list[str], setting: SettingLike, fields: SettingFields) -> list[Array]:
-        """Return the graph's outputs that `outputs` names; setting and fields as for a call."""
+        """Return the graph outputs that `outputs` names. `setting` and `fields` are as for a call."""
         backend, manifest = self._backend, self.manifest
         profile = self.profile if setting is None and not fields else self.setting(setting, **fields)
         if backend is None:
@@ -349,14 +352,14 @@ class Engine:
 
 @dataclass(frozen=True)
 class Cascade:
-    """An engine that answers in two steps; `Engine.cascade` makes one.
+    """An engine that classifies images in two steps; `Engine.cascade` makes one.
 
     Attributes:
         engine: the engine that runs both steps.
-        first: the low setting, at which all images are answered.
-        then: the high setting, at which escalated images are answered again.
-        margin: images are escalated if their two largest probabilities differ by less than this. It is 0 to 1, or more to
-            escalate all images.
+        first: the low setting, at which the first step runs all images.
+        then: the high setting, at which the second step runs the escalated images again.
+        margin: an image is escalated if its two largest probabilities differ by less than `margin`. The value is from 0 to
+            1, or above 1 to escalate all images.
     """
 
     engine: Engine
@@ -428,7 +431,7 @@ def _profile_of(manifest: Manifest, base: Profile | None, setting: SettingLike, 
 
 
 def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results: Sequence[Array]) -> None:
-    """Check the number of rows of each result: one per image, or one per routing group for routing outputs."""
+    """Check that each result has one row per image or, for routing outputs, one row per routing group."""
     for name, values in zip(outputs, results, strict=True):
         expected = (images, *manifest.answers.get(name, ()))
         if name not in manifest.answers:
@@ -438,5 +441,6 @@ def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results
 
 
 def _all_finite(values: Array) -> bool:
-    # If there is a NaN, both argmax and argmin find it. np.isfinite(values).all() would take 2 % of a small model's call.
+    # If there is a NaN, argmax and argmin both return its index. np.isfinite(values).all() would take 2 % of a small model's
+    # call.
     return math.isfinite(values.item(values.argmax())) and math.isfinite(values.item(values.argmin()))

@@ -36,7 +36,7 @@ TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file
 
 _UINT8 = np.dtype(np.uint8)
 _MOST_NESTED = 4
-_LARGEST_FLOAT = 2  # limit of absolute values; larger than 1, because a model may have been trained with another scaling
+_LARGEST_FLOAT = 2  # limit for absolute values; above 1, because a model may have been trained with another scaling
 
 
 _counting = forkable_lock()
@@ -57,18 +57,18 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
             - A picture of any size: a PIL image, a path, the bytes of a file, or an open file. `spec.steps` bring it to the
               model's size.
         spec: the graph's input.
-        warned: kinds of warnings that were already given. They are not repeated, and new kinds are added. None repeats all
-            warnings.
+        warned: the kinds of warnings about float images that were already given. Warnings of these kinds are not repeated,
+            and the kinds of new warnings are added to the set. If `warned` is None, every call warns about its float images.
 
     Returns:
-        spec.dtype[N,H,W,C], contiguous.
+        A contiguous array [N,H,W,C] of type `spec.dtype`.
 
     Raises:
         ImageError: the model can't take the images; the message says what it needs.
 
     Warns:
-        ImageWarning: float images are all within [0, 1] or contain NaN. Also for the first picture of a process with an EXIF
-            orientation that the steps ignore.
+        ImageWarning: float images are all within [0, 1] or contain NaN; or a picture has an EXIF orientation that the steps
+            ignore. The warning about EXIF orientations is given once per process.
     """
     if isinstance(images, np.ndarray) and _is_usual(images, spec):
         return images
@@ -93,7 +93,7 @@ def scale_pixels(pixels: Array) -> Array:
 def _is_usual(array: Array, spec: InputSpec) -> bool:
     """Return whether the graph can take `array` unchanged and its values need no warning.
 
-    This is a shortcut around the other checks, which take a good part of a small model's call.
+    If so, the caller can skip the other checks, which take up much of the time of a small model's call.
     """
     if array.dtype != spec.numpy_dtype or array.shape[1:] != spec.size or not array.flags.c_contiguous:
         return False
@@ -104,7 +104,10 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
-    """Return the batches dtype[N,H,W,C] of an image, an array or a list of these. Append float batches to `floats`."""
+    """Return the batches [N,H,W,C], of type `spec.dtype`, of an image, an array or a list of images and arrays.
+
+    Batches made from float arrays are also appended to `floats`.
+    """
     # An item of a numpy array of strings has `__array__` too, but it is a path.
     if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
@@ -207,7 +210,7 @@ def _is_pil(value: object) -> bool:
 
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
-    """Return one picture after the model's preprocessing steps, dtype[H,W,C]."""
+    """Return the array [H,W,C] of type `spec.dtype` that the model's preprocessing steps make from one picture."""
     steps = spec.steps
     with opened(picture, spec.channels, steps.background is not None) as (stored, name):
         if not steps.rotates and (orientation := orientation_of(stored)) > 1:

@@ -55,7 +55,7 @@ class NotInstalledError(UnavailableError):
 def find_native(*path: str) -> Path | None:
     """Return the path of a native file or folder, or None if this installation lacks it.
 
-    The arguments are the parts of its path below the package's folder. An editable installation keeps native files next to
+    The arguments are the parts of the path below the package's folder. An editable installation keeps native files next to
     its metadata, not next to these sources.
     """
     return next((folder.joinpath(*path) for folder in _folders() if folder.joinpath(*path).exists()), None)

@@ -18,7 +18,8 @@ def find_library() -> Path | None:
 def usable_library() -> tuple[Path | None, str]:
     """Return the path of the op library and an empty string, or None and the reason why this process can't load it.
 
-    If loading fails, the process warns once. Bundles then run on standard ops, which are several times slower.
+    If loading fails, the process warns once. Without the op library, bundles run on standard ops, which are several times
+    slower.
     """
     library = find_library()
     if library is None:

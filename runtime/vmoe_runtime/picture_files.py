@@ -1,4 +1,4 @@
-"""Checks whole PNG and JPEG files. A damaged picture must not get an answer, and decoders accept many damaged files.
+"""Checks whole PNG and JPEG files. Decoders accept many damaged files, but a damaged picture must not be classified.
 
 `plugins/service/picture_files.cc` has the same rules.
 """

@@ -27,7 +27,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # memory than the pixels.
 _MOST_ROWS = 1 << 22
 _MOST_FILE = 1 << 29  # maximum number of bytes read from a file; a longer file is refused as cut off
-_MOST_PIXELS = 1 << 25  # pixels; half as many with 16 bits per channel, as decoders need up to 8 bytes per pixel
+_MOST_PIXELS = 1 << 25  # maximum number of pixels, halved for 16-bit channels, as decoders need up to 8 bytes per pixel
 
 _ORIENTATION = 0x0112
 
@@ -56,7 +56,7 @@ def check_takes_pictures(channels: int) -> None:
 def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[tuple[Image, str]]:
     """Yield a decoded PIL image, and its name for messages.
 
-    The image has 8 bits per channel; a grey PNG may have 16.
+    The image has 8 bits per channel, except that a grey PNG may have 16.
 
     Args:
         picture: a PIL image, a path, the bytes of a file, or a binary file object.
@@ -65,7 +65,7 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
 
     Raises:
         ImageError: the picture can't be opened, is not a picture, or has too many pixels or too many bits per channel. If
-            the operating system refused to open or read the file, the cause is an OSError with a number.
+            the operating system refused to open or read the file, the error's cause is an OSError with an error number.
         MemoryError: the picture's pixels don't fit into memory.
     """
     check_takes_pictures(channels)
@@ -111,13 +111,13 @@ def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading. Refuse other files, because they may have no end or wait for a writer.
+    """Open a regular file for reading. Refuse other files, because they may be endless, or may wait for a writer.
 
     Raises:
         OSError, ValueError: the file can't be opened.
         ImageError: the path is not a regular file.
     """
-    flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # not every system has each flag
+    flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # some systems lack some flags
     descriptor = os.open(path, os.O_RDONLY | flags)
     file = os.fdopen(descriptor, "rb") if stat.S_ISREG(mode := os.fstat(descriptor).st_mode) else None
     if file is None:
@@ -150,7 +150,7 @@ def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
 
 
 def _opened(file: bytes, name: str) -> tuple[Image, int]:
-    """Open a file like `open_picture`, without checking it first."""
+    """Open a file as `open_picture` does, but without checking it first."""
     from PIL import Image, UnidentifiedImageError
 
     with _explained(name):
@@ -178,7 +178,7 @@ def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
         with suppress(AttributeError, io.UnsupportedOperation):
             file.seek(0)
         content = file.read(_MOST_FILE)
-        if not isinstance(content, bytes | bytearray):  # as from a text file, or from a web framework's upload
+        if not isinstance(content, bytes | bytearray):  # a text file or a web framework's upload may return another type
             raise ImageError(f"{name} is not a readable image (read() returns a {type(content).__name__}, not bytes)")
         content = checked_picture(content, name, transparent)
     return _opened(content, name)[0]
@@ -186,7 +186,7 @@ def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
 
 def _decode(image: Image, channels: int, name: str) -> None:
     if image.mode.startswith("F") or (image.mode.startswith("I") and image.format != "PNG"):
-        # Pillow would clip such pixels at 255 instead of scaling them.
+        # Pillow would clip pixels of more than 8 bits at 255 instead of scaling them.
         raise ImageError(f"{name} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if image.height > _MOST_ROWS:
         raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
@@ -202,7 +202,7 @@ def _decode(image: Image, channels: int, name: str) -> None:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turn every exception of the system, of a file object or of a decoder into an ImageError, except MemoryError."""
+    """Turn exceptions of the system, of a file object or of a decoder into ImageErrors. Only MemoryErrors are left alone."""
     try:
         yield
     except (ImageError, MemoryError):

@@ -36,7 +36,7 @@ KNOWN_STEPS = (
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of pixels inside a larger one."""
+    """A rectangle of pixels inside a larger rectangle."""
 
     top: int
     left: int
@@ -46,7 +46,7 @@ class Window:
     def center(self, height: int, width: int, *, to_even: bool) -> Window:
         """Return the centred rectangle of this size.
 
-        An offset that ends in a half is rounded to an even number if `to_even`, else towards the top left.
+        If an offset ends in a half, it is rounded to an even number if `to_even` is True, else towards the top left.
         """
         top, left = self.height - height, self.width - width
         if to_even:
@@ -56,7 +56,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, with `height` and `width` in pixels. For a step that keeps the aspect ratio, both are the short side."""
+    """One step, with `height` and `width` in pixels. If it keeps the aspect ratio, both are the length of the short side."""
 
     name: str
     height: int
@@ -238,5 +238,5 @@ def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
 
 
 def _held(source: Window, resized: tuple[int, int]) -> int:
-    """Return the number of pixels that Pillow keeps in memory to resize: the results of both passes, and coefficients."""
+    """Return the memory that Pillow needs to resize, in pixels, for the results of both passes and for coefficients."""
     return sum(height * width for height, width in pillow_passes(source, *resized)) + 8 * (source.height + source.width)

@@ -14,12 +14,12 @@ from vmoe_runtime.settings import OFFICIAL_SETTINGS, POLICIES, ROWS, Setting, Se
 
 @dataclass(frozen=True)
 class Profile(Setting):
-    """A checked routing setting of one model, with its slots. Fields that a routing kind doesn't have are None.
+    """A checked routing setting of one model, with the resulting slots. Fields that a routing kind doesn't have are None.
 
     Attributes:
         slots: number of slots per expert and group, one integer per MoE layer.
         effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
-        rules: the `RoutingRules` of its model; None for a profile that was made by hand.
+        rules: the `RoutingRules` of the model; None for a profile that was made by hand.
 
     The other attributes are those of `Setting`; `max_experts` is E if there is no limit.
     """
@@ -47,9 +47,9 @@ class Profile(Setting):
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The graph inputs that select this setting.
+        """The inputs that select this setting in the graph: arrays by input name.
 
-        The input `capacity` gets the slots, i64[MoE layers]. Every other setting that is not None gets an i64[1].
+        The input `capacity` is the slots, int64[MoE layers]. Each other setting that is not None is an input int64[1].
         """
         # Cache the arrays. Most calls use the profile of the previous call, and building the arrays takes 2 % of a small
         # model's call.
@@ -65,7 +65,7 @@ class Profile(Setting):
 
     @property
     def named_values(self) -> dict[str, SettingValue]:
-        """The values in the profile's name. The name contains only values that differ from the default."""
+        """The values that the profile's name contains: those that differ from the default."""
         said = parse_profile_name(self.name)
         return {} if said is None else said.values
 
@@ -81,7 +81,7 @@ class Profile(Setting):
     def effect(self) -> Profile:
         """The profile without its name and ratios. Profiles that route alike have equal effects.
 
-        Name and ratios may differ between profiles with the same slots.
+        The name and the ratios must be left out, because they may differ between profiles with the same slots.
         """
         return replace(self, profile=None, capacity=None, effective_ratio=None)
 
@@ -99,7 +99,7 @@ SettingLike: TypeAlias = Profile | Setting | str | None
 
 
 def by_layer(experts: Sequence[int]) -> str:
-    """Return E of the MoE layers as text. If the layers differ, the text lists E of each layer in order.
+    """Return E, the number of experts, of the MoE layers as text. If the layers differ, list E of each layer in order.
 
     Examples:
         >>> by_layer((8, 8)), by_layer((8, 5, 8))
@@ -109,7 +109,7 @@ def by_layer(experts: Sequence[int]) -> str:
 
 
 def slots_range(slots: Sequence[int]) -> str:
-    """Return the smallest and the largest number of slots of the MoE layers as text.
+    """Return the smallest and the largest number of slots of the MoE layers as text, or one number if they are equal.
 
     Examples:
         >>> slots_range((7, 7)), slots_range((7, 11, 9))

@@ -1,7 +1,7 @@
 """Resizes pictures with Pillow, or bit for bit as the official code does.
 
-To match the official code, each operation is one float32 operation of TensorFlow's kernels, in the same order: along rows
-first, then down columns.
+To match the official code, this module does the float32 operations of TensorFlow's kernels one by one, in the same order:
+along rows first, then down columns.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def _converted(image: Image, window: Window, channels: int) -> Image:
         part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
     if part.mode.startswith("I"):  # 16-bit pixels, which Pillow would clip at 255 instead of scaling them
         part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
-    # Without this, Pillow would warn that it can't keep the transparency, which is not needed here.
+    # Remove the transparency, which is not needed here. Otherwise, Pillow would warn that it can't keep it.
     part.info.pop("transparency", None)
     return part if part.mode == MODES[channels] else part.convert(MODES[channels])
 
 
 def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
-    """Return the pixels of the geometry's target, float32[height, width, channels], not rounded."""
+    """Return the geometry's target part of the resized picture as float32[height, width, channels], without rounding."""
     source, target = geometry.source, geometry.target
     if geometry.method == "area":
         return _by_area(image, channels, geometry)
@@ -140,8 +140,8 @@ def _overlaps(size: int, source: int, start: int, count: int) -> tuple[np.float3
     The axis has `source` pixels, divided into `size` cells of equal length. The result is for `count` cells from `start` on:
 
     - the number of pixels per cell
-    - i64[count, T], the indices of the pixels
-    - float32[count, T], the overlap with each pixel; 0 at the end of a row if the cell overlaps fewer than T pixels
+    - int64[count, T], the indices of the pixels
+    - float32[count, T], the overlap with each pixel; if a cell overlaps fewer than T pixels, its row ends with zeros
     """
     scale = np.float32(source) / np.float32(size)
     cells = np.arange(start, start + count)

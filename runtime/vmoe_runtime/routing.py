@@ -53,7 +53,7 @@ class Routing:
     token: Array | None = None
 
     def by_token(self) -> Routing:
-        """Return the routing of each original token of the images, [N,T,..].
+        """Return this routing with values for each original token of the images, in arrays [N,T,...].
 
         Tokens that were merged get the values of their joint token.
         """
@@ -69,10 +69,10 @@ class Routing:
         return replace(self, token=None, **spread)
 
     def patch_mask(self) -> Array:
-        """Return which patches went through the layer, bool[N,h,w].
+        """Return for each patch whether any expert processed it, as bool[N,h,w].
 
-        A patch went through if any choice of any member was kept. In Soft MoE, all patches go through. Merged patches get
-        the value of their joint token. The classifier token is left out.
+        A patch was processed if any choice of any member was kept. In Soft MoE, all patches are processed. Merged patches
+        get the value of their joint token. The classifier token is left out.
 
         Raises:
             RoutingError: the bundle's manifest doesn't say where patches are.
@@ -98,7 +98,7 @@ def front_tokens(model: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The tokens of an image. Each of the `members` has `tokens` tokens, the last rows x columns of which are patches."""
+    """The tokens of an image. Each of the `members` has `tokens` tokens, which end with `rows` x `columns` patches."""
 
     tokens: int
     members: int
@@ -109,7 +109,7 @@ class TokenLayout:
     def of(cls, manifest: Manifest) -> TokenLayout | None:
         """Return the layout that a manifest's model description gives.
 
-        The result is None if the description gives none, or if the routing groups contradict it.
+        The result is None if the description gives no layout, or if the routing groups contradict the layout.
         """
         patch, image = manifest.model.get("patch_size"), manifest.input
         if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
@@ -128,11 +128,11 @@ def layer_outputs(
 ) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
     """Return the element type and shape of each output that a graph has for an MoE layer.
 
-    The key is the part of the output's name after the slash.
+    The keys of the result are the parts of the outputs' names after the slash.
 
     Args:
         manifest: manifest of the bundle.
-        experts: E of the layer; None for any.
+        experts: E of the layer; None if the shapes should fit layers with any E.
         fixed: the profile that a graph for TensorRT is fixed to; None for other graphs.
     """
     rules = manifest.rules
@@ -151,7 +151,7 @@ def layer_outputs(
 
 
 def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
-    """Return the number of rows of a layer's output: the images for `token`, else the groups.
+    """Return the number of rows of a layer's output: one per image for the output `token`, else one per routing group.
 
     The result is None if the manifest doesn't give the number of tokens.
     """
@@ -197,7 +197,10 @@ def _check_fields(layer: str, experts: int, fields: Mapping[str, Array]) -> None
 
 
 def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
-    """Return the outputs of each MoE layer by name. An output `slot` is replaced by `expert` and `kept`."""
+    """Return the outputs of each MoE layer by name.
+
+    An output `slot` is not returned. Instead, `expert` and `kept` are computed from it.
+    """
     layers = []
     for i in range(len(values) // len(names) if names else 0):
         fields = dict(zip(names, values[i * len(names) : (i + 1) * len(names)], strict=True))

@@ -1,6 +1,7 @@
 """Routing rules of a model, which complete the setting of a call.
 
-`settings` declares the settings of each routing kind; no other code in the runtime tests the kind to find them.
+The module `settings` declares which settings each routing kind has. No other code in the runtime decides this by testing the
+kind.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class RoutingRules:
         group_tokens: S, tokens per routing group; 0 for a dense ViT.
         image_tokens: T, tokens of an image; None if the blocks can't merge tokens.
         rounding: how slots are rounded to a whole number, "ceil" or "round".
-        capacity_multiple_of: slots are rounded up to a multiple of this.
+        capacity_multiple_of: the number of slots is rounded up to a multiple of this number.
         ensemble_size: M, the number of members of an ensemble (E3), which have E / M experts each; 1 for every other model.
         slots_per_expert: P, for Soft MoE only.
     """
@@ -95,7 +96,7 @@ class RoutingRules:
         """Check that the model has all settings in `names`.
 
         Raises:
-            RoutingError: the model lacks some of them; the message names these and gives the reason.
+            RoutingError: the model lacks some of the settings; the message names the missing settings and gives the reason.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             if refused == [MERGE]:
@@ -120,7 +121,7 @@ class RoutingRules:
             base: the profile that provides the values that `setting` lacks; None for the default values.
 
         Raises:
-            RoutingError: the model doesn't have one of the settings, or can't be run with its value.
+            RoutingError: the model doesn't have one of the requested settings, or can't be run with a requested value.
         """
         requested = setting.values
         self.check_names(requested.keys())
@@ -129,7 +130,7 @@ class RoutingRules:
         self._check(values)
         named = dict(values)
         if "max_experts" in values and values["max_experts"] >= self.num_experts:
-            # A limit of all experts is no limit, so the name omits it.
+            # A limit of E experts is no limit, so the name omits it.
             named["max_experts"], values["max_experts"] = ROWS["max_experts"].default, self.num_experts
         slots = self._slots(values)
         pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
@@ -163,7 +164,7 @@ class RoutingRules:
         """Check that the model can be run with `values`, which are complete and each valid by itself.
 
         Raises:
-            RoutingError: it can't; the message gives the reason.
+            RoutingError: the model can't be run with the values; the message gives the reason.
         """
         if "k" in values:
             k, most = values["k"], min(self.experts) // self.ensemble_size

@@ -1,4 +1,4 @@
-"""The settings of a call, each declared once: a field of `Setting` carries its row, a `SettingRow`.
+"""The settings of a call. Each one is declared once, in a `SettingRow` that belongs to a field of `Setting`.
 
 Everything that lists settings is derived from these rows:
 
@@ -10,7 +10,7 @@ Everything that lists settings is derived from these rows:
 - controls of pages
 - the structs of the C and C++ API (`tools/cpp_headers.py`)
 
-A row does not declare the effect of a setting. A kernel, a graph or a rule of a routing kind implements it.
+A row does not declare the effect of a setting. A kernel, a graph or a rule of a routing kind implements the effect.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class SettingRow:
         label: format of the value in legends and columns, such as `K={:g}`. For a flag, the label of True.
         off_title, off_label: for a flag, the title and the label of False.
         metavar: placeholder for the option's value in help texts; empty for a flag.
-        default: value in a profile that doesn't give one; None if every profile must give one.
-        range: the smallest and the largest whole number; None if they depend on the model.
-        routing: how ops that route use the setting. "official": they need it. "policy": they accept it as an addition to
+        default: value of the setting in a profile that doesn't contain it; None if every profile must contain the setting.
+        range: the smallest and the largest allowed value, if it is a whole number; None if they depend on the model.
+        routing: how routing ops use the setting. "official": they need it. "policy": they accept it as an addition to
             official routing. Empty: they don't accept it.
         merging: whether a model has the setting only if its blocks can merge tokens.
         stored: key in manifests and results, and name of the field in the C API. Default: `name`.
@@ -121,7 +121,7 @@ def _declared(**row: Any) -> Any:
 class Choices:
     """The settings of a call, except capacity ratio and k. An export stores these settings in all profiles.
 
-    A field that is None changes nothing.
+    If a field is None, the profile's value is used.
 
     Attributes:
         bpr: True for Batch Priority Routing, False for vanilla order.
@@ -319,8 +319,8 @@ def profile_name(setting: Setting) -> str:
         row = ROWS[name]
         if value == row.default and parts:
             continue
-        # A name without k, as in expert choice, keeps the decimal point of the ratio. Nothing else distinguishes it from a
-        # whole number.
+        # A name without k, as in expert choice, keeps the decimal point of the ratio. Without the point, the ratio would
+        # look like a whole number.
         shortest = repr(value).removesuffix(".0") if setting.k is not None else repr(value)
         parts.append(row.suffix if row.type == "flag" else row.suffix + shortest)
     return "-".join(parts)

@@ -1,1 +1,4 @@
-"""Serves bundles. It answers micro-batches at a capacity that meets a latency target, and needs the extra `serve`."""
+"""Serves bundles. It answers requests in micro-batches, at a capacity that meets a latency target.
+
+The package needs the extra `serve`.
+"""

@@ -92,7 +92,8 @@ class Batcher:
         self._load = Load()
         self._elastic_waiting = self._elastic_arrived = 0
         levels = () if plan is None else plan.levels
-        # For each level, the setting of requests that name no setting.
+        # The setting that each level gives to requests that name no setting. Without levels, there is one entry: the
+        # engine's own setting.
         self._settings = [engine.setting(level.profile) for level in levels] or [engine.setting()]
         self._named = {*engine.manifest.profiles, *map(_name, [engine.setting(), *self._settings])}
         self._open = True
@@ -108,11 +109,11 @@ class Batcher:
             setting: the profile for the request, or its name; None lets the batcher choose.
 
         Returns:
-            A future with the answer, or with the error of the call. If it is cancelled, the request is removed from the
-            queue.
+            A future with the answer, or with the error of the call. If the future is cancelled, the request is removed from
+            the queue.
 
         Raises:
-            VmoeError: there are no images, or more than `most_images`; or the model can't be run with the setting.
+            VmoeError: there are no images or more than `most_images`, or the model can't be run with the setting.
             QueueFullError: too many images wait.
             ClosedError: `close` was called.
         """
@@ -163,8 +164,9 @@ class Batcher:
                 self._answer(requests, setting)
 
     def _next_setting(self) -> tuple[Profile | None, int]:
-        """Return the setting and the maximum number of images of the next call. The first request in the queue determines
-        both.
+        """Return the setting of the next call, and its maximum number of images.
+
+        The first request in the queue determines the setting and this maximum.
         """
         requested = self._queue[0].setting
         if requested is not None:
@@ -180,7 +182,8 @@ class Batcher:
     def _take(self, requested: Profile | None, most: int) -> list[_Request]:
         """Remove the requests of the next call from the queue and return them.
 
-        The list is empty only if all of them were cancelled.
+        The call answers requests whose setting is `requested`, with up to `most` images. Cancelled requests are removed but
+        not returned, so the list is empty if all removed requests were cancelled.
         """
         taken: list[_Request] = []
         space, left = most, deque[_Request]()
@@ -227,8 +230,8 @@ class Batcher:
             request.answer.set_result(Answer(own, setting, waited, seconds, len(images)))
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
-            # Also count the time for building the batch and handing out the answers, because the next call waits for that
-            # too.
+            # Also count the time for building the batch and handing out the answers, because the next call starts only
+            # afterwards.
             self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)
 
 

@@ -54,7 +54,7 @@ class Elastic:
         levels: the settings, the cheapest first.
         target: maximum time from a request's arrival to its answer, in seconds.
         most_images: maximum number of images per call, a multiple of `multiple`.
-        multiple: the number of images per call must be a multiple of this.
+        multiple: a whole number; the number of images per call must be a multiple of it.
 
     Raises:
         ElasticError: on construction, if a value is out of range or the levels are out of order.
@@ -146,7 +146,7 @@ class Seen(NamedTuple):
 
 
 def decide(plan: Elastic, state: State, seen: Seen) -> State:
-    """Return the state for the next call: the call runs at `level`, with up to `images_per_call` images.
+    """Return the state for the next call, which runs at the state's `level` with up to `images_per_call` images.
 
     If the queue would not be served in time, or the load is above UTILIZATION_LIMIT, the level goes down at once, as far as
     needed. If a higher level has been affordable for COOLDOWN times the target, the level goes up to the highest affordable
@@ -186,7 +186,7 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
     # A single call may be slow by accident, so it changes the scale only a little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
     # A cause that slows this level down may also slow down the other levels, and a cause that slowed them down before may be
-    # over. So move their scales a little towards this one.
+    # over. So move the scales of the other levels a little towards the scale of this level.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
@@ -229,7 +229,7 @@ def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
 
 
 def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    """Return whether both the first and the last image of the queue would be answered in time at a level."""
+    """Return whether the first and the last image of the queue would both be answered in time if calls ran at a level."""
     budget = plan.target * SAFETY_MARGIN
     images = images_per_call(plan, state, level)
     calls, rest = divmod(seen.waiting, images)

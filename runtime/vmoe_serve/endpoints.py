@@ -137,8 +137,8 @@ class Endpoint:
         paths: URL paths; `{model}` is replaced by the name of the model that is served.
         summary: what the endpoint answers, for people to read.
         answer: type of a JSON answer, as in ANSWERS; empty for Prometheus text.
-        request: name in OBJECTS of the object in a JSON body. Empty if the endpoint takes no body; it is then called by GET
-            or HEAD.
+        request: name in OBJECTS of the object in a JSON body; empty if the endpoint takes no body. An endpoint without a
+            body is called by GET or HEAD.
         label: value of the label `request` in the metrics; empty if requests are not counted.
     """
 
@@ -235,7 +235,7 @@ WRONG_COUNT = Refusal(400, "'image' of shape {} has {} values, and 'data' has {}
 WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255")
 NOT_FINITE = Refusal(400, "'image' has NaN or infinite values")
 
-# Only the C++ service needs these refusals. In the service on Ray, Ray's own server decides about such requests before the
+# Only the C++ service needs the refusals below. In the service on Ray, Ray's own server handles such requests before the
 # service sees them.
 NO_HTTP = Refusal(400, "the request can't be understood: {}")
 OLD_HTTP = Refusal(400, "only HTTP/1.0 and HTTP/1.1 are supported")
@@ -250,7 +250,7 @@ MANY_CLIENTS = Refusal(503, "too many clients are connected")
 
 @dataclass(frozen=True)
 class Option:
-    """A command line option of both HTTP services whose value is a whole number.
+    """A command line option that both HTTP services have, with a whole number as its value.
 
     Attributes:
         name: name of the option as a Python attribute.

@@ -27,9 +27,9 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
     Args:
         manifest: manifest of the bundle.
         ratios: capacity ratios, in rising order; may be empty.
-        profiles: names of profiles, the least accurate first. If there are `ratios`, at most one profile, which provides the
-            other fields of each setting. If `profiles` and `ratios` are empty, the stored profiles are used, in the order of
-            their capacity.
+        profiles: names of profiles, the least accurate first. If there are `ratios`, `profiles` contains at most one name,
+            and this profile provides the other fields of each setting. If `profiles` and `ratios` are empty, the stored
+            profiles are used, in the order of their capacity.
 
     Raises:
         click.UsageError: the bundle has no settings to choose between, or can't be run at one of the ratios.

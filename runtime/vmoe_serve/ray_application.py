@@ -30,7 +30,7 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         **arguments: arguments of `Replica`.
     """
     fewest, most = replicas
-    # The maximum number of requests in a call and in the queue. Ray admits twice as many, so that the replica refuses the
+    # The queue and a call can contain at most this many requests. Ray admits twice as many, so that the replica refuses the
     # excess with a message.
     at_once = arguments["max_waiting"] + arguments["batch_size"]
     bounds = {"min_replicas": fewest, "max_replicas": most, "target_ongoing_requests": arguments["batch_size"]}
@@ -111,7 +111,7 @@ class Replica:
 
 
 def _tell(awaited: str) -> None:
-    """Write what the command is waiting for into the command's progress file.
+    """Write `awaited`, a description of what the command is waiting for, into the command's progress file.
 
     The file exists only on the machine that runs the command.
     """

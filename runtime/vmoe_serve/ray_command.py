@@ -1,6 +1,6 @@
 """The command `vmoe serve ray`.
 
-It starts Ray if Ray isn't running, deploys the application, and stops it on SIGTERM or Ctrl-C.
+It starts Ray if Ray isn't running, deploys the application, and removes the application on SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
             if not quiet:
                 click.echo(f"vmoe: stopping; requests in its queues get at most {GRACE_SECONDS} s", err=True)
         finally:
-            # From now on, replicas accept no more requests, and answer those that they already have.
+            # From now on, replicas accept no more requests, and only answer those that they have already accepted.
             serve.delete(name)
             step.write_text("")
-            time.sleep(1)  # lets refusals finish that have already begun
+            time.sleep(1)  # refusals that have begun can be finished
 
 
 def _address(host: str, port: int) -> str:
@@ -219,9 +219,9 @@ def _deploy(
 
 
 def _await_replicas(name: str, fewest: int) -> int:
-    """Wait until the replicas run, and return how many run.
+    """Wait until at least `fewest` replicas run, and return how many run.
 
-    On a cluster that lacks CPUs, one replica is enough after a while.
+    If a cluster lacks CPUs for so many replicas, one replica is enough after a while.
 
     Raises:
         RuntimeError: a replica can't start, or the cluster's Ray Serve does not listen for HTTP.

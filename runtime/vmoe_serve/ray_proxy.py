@@ -21,7 +21,7 @@ the proxy is about to be killed."""
 class JsonRefusals:
     """An ASGI application that wraps another application.
 
-    It replaces plain-text errors of that application by JSON with status 503.
+    Instead of plain-text errors of the wrapped application, it sends JSON with status 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:

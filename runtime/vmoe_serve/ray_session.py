@@ -50,7 +50,9 @@ def connected_ray(
     variables: Mapping[str, str] = MappingProxyType({}),
     instead: str = "",
 ) -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names, or else to a new Ray of this process, until the block ends.
+    """Connect to the cluster that RAY_ADDRESS names. Without RAY_ADDRESS, start a new Ray and connect to it.
+
+    The connection, and a new Ray, end with the `with` block.
 
     Args:
         cpus: CPUs for the actors of a new Ray; None for all CPUs of the machine.
@@ -86,7 +88,7 @@ def connected_ray(
         raise
     except Exception as error:  # Ray raises any error that one of its components raises
         told = advised(f"Ray can't be started: {reason(error)}", instead)
-        # pathlib raises this error if there is no home folder
+        # If there is no home folder, pathlib raises an error whose message contains "home directory".
         if getattr(error, "filename", None) or "home directory" in told:
             told += _FOLDERS
         raise VmoeError(told) from None
@@ -101,9 +103,9 @@ def connected_ray(
 
 @contextmanager
 def _children_outliving_sigterm() -> Iterator[None]:
-    """Block SIGTERM in processes that are started in the block, and in their children.
+    """Block SIGTERM in processes that are started in the `with` block, and in their children.
 
-    So they survive a SIGTERM to the whole process group, and this process can stop them in order.
+    So these processes survive a SIGTERM to the whole process group, and this process can stop them in order.
     """
     starting = [True]
 
@@ -120,11 +122,11 @@ def _children_outliving_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _leaving_nothing() -> Iterator[None]:
-    """If the block fails, kill all processes that were started in it.
+    """If the `with` block fails, kill all processes that were started in it.
 
-    Ray kills its own processes, but not the children of these.
+    Ray kills its own processes, but not the processes that they started.
     """
-    import psutil  # the copy inside Ray, which can be imported once Ray has been imported
+    import psutil  # Ray's own copy, which can be imported once Ray has been imported
 
     def started() -> set[Any]:
         return set(psutil.Process().children(recursive=True))
@@ -141,9 +143,9 @@ def _leaving_nothing() -> Iterator[None]:
 
 @contextmanager
 def told_if_ended() -> Iterator[None]:
-    """Let another process print a message if this process is killed during the block.
+    """Let another process print a message if this process is killed during the `with` block.
 
-    Without it, there would be no message, because Ray ends this process silently if Ray's own processes die.
+    Without the other process, there would be no message, because Ray ends this process silently if Ray's own processes die.
     """
     message = "vmoe: this process was killed, or ended by Ray, which lost its other processes"
     words = ["sh", "-c", 'read -r _ || echo "$0" >&2', message]
@@ -156,7 +158,7 @@ def told_if_ended() -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Hide the output of Ray until the block ends, because no setting of Ray turns off all of it.
+    """Hide the output of Ray until the `with` block ends. No setting of Ray would turn off all of its output.
 
     Yields:
         Standard error, for the command's own messages.
@@ -190,7 +192,7 @@ def reason(error: object) -> str:
 
 
 def advised(told: str, instead: str = "") -> str:
-    """Return the error message `told`. If Ray was too slow, add advice.
+    """Return the error message `told`. If Ray was too slow, append the advice to try again, followed by `instead`.
 
     Examples:
         >>> advised("Ray can't be started: it timed out")

@@ -48,9 +48,10 @@ class Service:
         app: the application.
         engine, batcher, name: the model's engine, batcher and name.
         metrics: counts of the service's replies.
-        seconds: time limit for a request's body to arrive. The same limit then applies to decoding its pictures.
+        seconds: time limit for a request's body to arrive. Once the body has arrived, decoding its pictures has the same
+            limit.
         tensors, pictures, large_pictures: thread pools that read tensors, decode pictures and decode large pictures. They
-            are separate so that `infer` doesn't wait for pictures, and small pictures don't wait for large ones.
+            are separate so that `infer` doesn't wait for pictures, and small pictures don't wait for large pictures.
     """
 
     def __init__(self, engine: Engine, batcher: Batcher, name: str, *, max_body: int, seconds: float) -> None:
@@ -89,7 +90,8 @@ class Service:
         """Return the unpacked body of a request. At most `max_body` megabytes of it are kept in memory.
 
         Raises:
-            RequestError: the body is too large or too slow, it can't be unpacked, or too many bodies arrive at once.
+            RequestError: the body is too large or arrives too slowly, it can't be unpacked, or too many bodies arrive at
+                once.
         """
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in _WINDOWS:
@@ -115,8 +117,8 @@ class Service:
             body = await run(self.tensors, unpacking.decompress, body, self._most_body + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
-        # A client can send a small body that unpacks to a large one, at no cost to itself. So unpacked bytes count towards
-        # the limit until the answer.
+        # A client can send a small body that unpacks to a large one, at no cost to the client. So unpacked bytes count
+        # towards the limit until the request is answered.
         request.state.unpacked = len(body)
         self._arriving += len(body)
         self._check_size(len(body))
@@ -132,7 +134,7 @@ class Service:
             raise RequestError(endpoints.MANY_BODIES)
 
     async def decoded(self, pictures: Sequence[Any]) -> Array:
-        """Decode picture files to the graph's input, dtype[N,H,W,C].
+        """Decode picture files to the graph's input, an array [N,H,W,C].
 
         Raises:
             RequestError: the time limit passed, because other pictures took too long.
@@ -145,7 +147,7 @@ class Service:
             raise RequestError(endpoints.DECODING, f"{self.seconds:g}") from None
 
     async def _decoded(self, picture: bytes) -> Array:
-        """Decode one picture file to dtype[1,H,W,C]."""
+        """Decode one picture file to the graph's input, an array [1,H,W,C]."""
         needs_transparency = self.engine.manifest.input.steps.background is not None
         image, pixels = await run(self.pictures, open_picture, picture, needs_transparency)
         return await run(
@@ -168,7 +170,7 @@ class Service:
         answers = list[Answer]()
         requested: Profile | str | None = setting
         for start in range(0, len(batch), most):
-            # If the client disconnects, this coroutine is cancelled. That removes the request from the queue.
+            # If the client disconnects, this coroutine is cancelled. The cancellation removes the request from the queue.
             answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], requested)))
             requested = answers[0].setting  # the setting that was chosen for the first call also serves the other calls
         outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}

@@ -136,7 +136,7 @@ def prepare_backend(
         having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
         raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
     if kind.one_profile:
-        # checked first, so that nobody installs a runtime for a bundle without such a graph
+        # checked first, so that nobody installs a runtime although the bundle lacks the graph for this profile
         tensorrt_graph_name(bundle, profile)
     try:
         module = import_module(f"{__name__}.{kind.module}")

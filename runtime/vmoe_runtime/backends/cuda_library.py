@@ -1,4 +1,4 @@
-"""Finds the CUDA op library, and checks that this machine's GPU and driver can run the code compiled with it."""
+"""Finds the CUDA op library, and checks that this machine's GPU and driver can run the code in it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
 
     Args:
         gpu: the GPU to run on.
-        part: name for error messages: "CUDA op library" or "TensorRT plugin". The plugin can't report its architectures, but
-            it was compiled for the same architectures as the op library.
+        part: what error messages call the code that was checked, "CUDA op library" or "TensorRT plugin". The plugin can't
+            report its architectures, but it was compiled for the same architectures as the op library.
 
     Raises:
         UnavailableError: the library has no code for the GPU, or needs a newer driver.
@@ -40,7 +40,7 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
     loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-    # A driver runs code of every minor version within its major CUDA version, if it can decompress the code.
+    # If a driver can decompress the code, it runs code compiled with any minor version of its major CUDA version.
     gpu.check_driver(f"the {part}", max(_UNPACKING_DRIVER, (loaded.vmoe_cuda_version() // 1000,)))
     architectures = loaded.vmoe_cuda_architectures().decode()
     if not runs_on(architectures, gpu.compute_capability):
@@ -55,8 +55,8 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
     """Return whether code compiled for `architectures` runs on a GPU.
 
     Args:
-        architectures: in CMake's form, separated by spaces. An entry that isn't a number, such as "native", is assumed to
-            run.
+        architectures: GPU architectures as CMake writes them, separated by spaces. Code for an entry that isn't a number,
+            such as "native", is assumed to run.
         compute_capability: compute capability of the GPU, such as "9.0".
 
     Examples:

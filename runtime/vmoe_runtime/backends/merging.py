@@ -1,6 +1,6 @@
 """The backend on standard ops. It runs one graph for calls without merging, and another for calls that merge tokens.
 
-Without merging, the numbers of tokens are known when the graph is loaded.
+In the graph without merging, the numbers of tokens are known when the graph is loaded.
 """
 
 from __future__ import annotations

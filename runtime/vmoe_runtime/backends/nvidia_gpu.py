@@ -44,7 +44,7 @@ class Gpu:
 def has_driver() -> bool:
     """Return whether a driver is installed.
 
-    Unlike `find_gpu`, this doesn't start the driver. So a process that is forked later can still use CUDA.
+    Unlike `find_gpu`, this function doesn't start the driver. So a process that is forked later can still use CUDA.
     """
     return load_failure(Path(_DRIVER)) is None
 

@@ -36,12 +36,13 @@ class OnnxRuntimeBackend:
     Args:
         graph: the graph to load.
         threads: intra-op threads; None lets the runtime choose, within `processor_limit`.
-        spin: whether these threads may keep looking for work after a call. That takes CPU time from other threads of the
-            process.
-        library: the op library to register, or None.
+        spin: whether these threads may keep looking for work after a call. Such threads take CPU time from other threads of
+            the process.
+        library: the op library to register; None registers no library.
         providers: execution providers with their options. The graph must run on the first provider.
         description: runtime, version, device and ops, for people to read.
-        check: function that is called before every run. It raises an error if the graph can't be run with the feeds.
+        check: function that is called with the feeds before every run. It raises an error if the graph can't be run with
+            them.
 
     Raises:
         BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
@@ -84,8 +85,8 @@ class OnnxRuntimeBackend:
         # ONNX Runtime continues without a provider that it can't start.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
-        # ONNX Runtime lists inputs that have a default value as overridable initializers. Check them too, because a default
-        # value must not replace a setting.
+        # ONNX Runtime lists inputs that have a default value as overridable initializers. Check them too. Otherwise, a graph
+        # could use a default value where the caller chooses a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         check_interface(graph, _named(ports), _named(self._session.get_outputs()))
         self.description = description

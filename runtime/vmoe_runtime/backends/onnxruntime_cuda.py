@@ -81,8 +81,8 @@ def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism
 def require_provider(provider: str, library: str) -> Gpu:
     """Check that everything `provider` needs is available, and return the GPU.
 
-    If something is missing, ONNX Runtime prints an error in red and continues without the provider. This function finds out
-    first.
+    If something is missing, ONNX Runtime prints an error in red and continues without the provider. So this function checks
+    before ONNX Runtime tries to load the provider.
 
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU or a library can't run the provider.
@@ -106,7 +106,7 @@ def require_provider(provider: str, library: str) -> Gpu:
 def missing_library(provider: Path) -> str | None:
     """Return the reason why a provider's library can't be loaded, or None if it can be.
 
-    The process would end if the provider's library were loaded before ONNX Runtime loads it. So this function tries only the
+    Loading the provider's library before ONNX Runtime does would end the process. So this function loads only the
     dependencies of that library that `ldd` does not find.
     """
     try:

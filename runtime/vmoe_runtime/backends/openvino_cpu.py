@@ -52,8 +52,8 @@ class OpenVinoBackend:
 
     def __init__(self, graph: BundleGraph, threads: int | None = None, streams: int | None = None) -> None:
         # On CPUs with bfloat16, OpenVINO's default precision would change the routing.
-        # Also by default, OpenVINO would round activations to int8 where they are multiplied by int4 weights, and would
-        # choose the groups for this rounding itself.
+        # By default, OpenVINO would also round activations to int8 where they are multiplied by int4 weights, in groups of
+        # its own choice.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         # INFERENCE_NUM_THREADS is the total number of threads over all streams.
         if (count := processor_limit() if threads is None else threads * (streams or 1)) is not None:
@@ -90,7 +90,7 @@ class OpenVinoBackend:
             request = self._model.create_infer_request()
         try:
             request.infer(feeds)
-            # Copy the outputs, because the next call overwrites the request's own memory.
+            # Copy the outputs, because the next call with this request overwrites the memory that holds them.
             results = [np.array(request.get_tensor(name).data) for name in outputs]
         except Exception as error:
             raise BackendError(f"OpenVINO failed: {_reason(error)}") from None

@@ -37,7 +37,7 @@ class SharedLoads:
     def _abandon(self) -> None:
         """Leak all graphs in a forked process.
 
-        The process lacks the threads that run these graphs, so it can neither use nor free them.
+        The forked process lacks the threads that run these graphs, so it can neither use nor free the graphs.
         """
         for loaded in self._loaded.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(loaded))

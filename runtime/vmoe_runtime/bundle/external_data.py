@@ -83,7 +83,7 @@ def _collect(
     functions: list[_Function],
     function: _Function,
 ) -> None:
-    """Append the references and functions in a message and in its nested messages.
+    """Append the references and functions in a message and in its nested messages to `references` and `functions`.
 
     `function` is the function that contains the message.
     """
@@ -142,13 +142,14 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
     """
     position, end = 0, len(buffer)
     while position < end:
-        # This is a shortcut, because a graph has tens of thousands of tags and sizes, and nearly all of them are one byte
-        # long.
+        # Nearly all of a graph's tens of thousands of tags and sizes are one byte long. Reading such a byte here is faster
+        # than calling `_varint`.
         key = buffer[position]
         position += 1
         if key >= 0x80:
             key, position = _varint(buffer, position - 1)
-            # Runtimes drop the higher bits. So they would read a different field from the one that is checked here.
+            # Runtimes drop all bits above the lowest 32. So they would read a different field from the one that is checked
+            # here.
             if key >= 1 << 32:
                 raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7

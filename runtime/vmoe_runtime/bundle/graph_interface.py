@@ -21,7 +21,7 @@ from vmoe_runtime.settings import ROWS
 class Port(NamedTuple):
     """An input or output of a graph: numpy's name of its element type, and its shape.
 
-    In the shape, None is an extent that varies. A shape of None is unknown.
+    None in a shape stands for an extent that varies. If the whole shape is None, it is unknown.
     """
 
     dtype: str

@@ -63,9 +63,9 @@ DENSE_GRAPH_KEY = "model"
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The graph input `image`: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
+    """The graph input `image`, an array [N, height, width, channels] of either float32 in [-1, 1] or uint8.
 
-    The preprocessing `steps` turn a picture of any size into such an image.
+    The preprocessing `steps` turn a picture of any size into an image for this input.
     """
 
     dtype: Literal["float32", "uint8"]
@@ -99,8 +99,8 @@ class TensorRtGraphs:
 
     Attributes:
         precision: the number type of the large matrix products.
-        graphs: file names of the graphs, by the name of the profile that a graph is fixed to. A dense ViT has one graph,
-            whose key is "model".
+        graphs: the file name of each graph, by the name of the profile that the graph is fixed to. A dense ViT has one
+            graph, whose key is "model".
     """
 
     precision: TensorRtPrecision
@@ -116,18 +116,18 @@ class Manifest:
         input: the graph's input.
         output: "logits", "members", "features" or "tokens".
         outputs: size of the last dimension of the output.
-        answers: shape per image of each output of the graph, by name, without the routing outputs. The first entry is for
-            `output`, with shape (classes,), (members, classes), (feature size,) or (tokens, hidden size). The other entries
-            are for blocks; see `layer_output`.
+        answers: shape for one image of each output, by the output's name. Routing outputs are left out. The first entry is
+            for `output`, with shape (classes,), (members, classes), (feature size,) or (tokens, hidden size). The other
+            entries are for blocks; see `layer_output`.
         probabilities: how logits become probabilities; see `Probabilities`.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
-        rules: how settings become profiles.
+        rules: the rules that turn settings into profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
         precision: precision of the large matrix products; see `Precision`.
-        batch_multiple: the number of images in a batch must be a multiple of this.
-        profiles: the stored settings by name, in the order of the export. The first is the default. Dense ViTs and Soft MoEs
+        batch_multiple: a whole number; the number of images in a batch must be a multiple of it.
+        profiles: the stored profiles by name, in the order of the export. The first is the default. Dense ViTs and Soft MoEs
             have profiles only if they were exported with `--merge`.
-        class_names: names of the classes, or None.
+        class_names: names of the classes, or None if the bundle has no names.
         tensorrt: the graphs for TensorRT, or None if the bundle was exported without them.
         files: the records of all other files of the bundle, by name.
         raw: the whole manifest as it was read.
@@ -151,7 +151,7 @@ class Manifest:
     raw: Mapping[str, Any]
 
     def with_exif(self, rotates: bool) -> Manifest:
-        """Return a copy of this manifest that turns pictures by their EXIF orientation if `rotates` is True."""
+        """Return a copy of this manifest whose steps turn pictures by their EXIF orientation only if `rotates` is True."""
         return replace(self, input=replace(self.input, steps=replace(self.input.steps, rotates=rotates)))
 
     def profile_named(self, name: str) -> Profile:
@@ -167,7 +167,7 @@ class Manifest:
     def misfit(self, images: int) -> str | None:
         """Return the reason why a batch of this number of images doesn't fill whole routing groups; None if it does.
 
-        The text continues an error message after the word "the".
+        The text continues an error message after the word "the" or "this".
         """
         if images % self.batch_multiple == 0:
             return None

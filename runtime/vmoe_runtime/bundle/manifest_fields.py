@@ -49,10 +49,10 @@ class Field(NamedTuple):
         path: key of the field, preceded by the key of its parent object, as in "input.height". If an optional parent is
             missing, its fields are not checked.
         type: type of the value.
-        most: largest value of a whole number.
+        most: largest allowed value, if the field is a whole number.
         choices: the allowed strings; empty if any string is allowed.
         optional: whether the field may be missing or null, which mean the same.
-        kinds: the routing kinds that use the field. With other kinds, it must be missing or null.
+        kinds: the routing kinds that use the field. With any other routing kind, the field must be missing or null.
     """
 
     path: str
@@ -118,7 +118,8 @@ KIND_FIELDS = (
 def _profile_field(row: SettingRow) -> Field:
     """Return the field for one setting in a profile's entry.
 
-    Settings of merging are optional. A routing kind may support merging although some of its models have no tokens to merge.
+    Settings of merging are optional, because a routing kind may support merging although some of its models have no tokens
+    to merge.
     """
     if row.type != "whole":
         return Field(row.stored, "flag" if row.type == "flag" else "number", kinds=row.kinds)

@@ -102,7 +102,7 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
 
 
 def _answers(raw: Mapping[str, Any], members: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape per image of each output by name, without the routing outputs."""
+    """Return the shape of each output for one image, by the output's name. Routing outputs are left out."""
     output: Mapping[str, Any] = raw["output"]
     name, size, tokens = output["name"], output["size"], output.get("tokens")
     if (tokens is not None) != (name == "tokens"):

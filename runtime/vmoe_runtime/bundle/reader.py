@@ -52,8 +52,8 @@ class BundleGraph:
 class Bundle:
     """A checked bundle: its folder, and its manifest.
 
-    Load a graph inside a `with` block of the bundle. The block ends in a ChangedError if the bundle was changed after it was
-    opened.
+    Load a graph inside a `with` block of the bundle. If the bundle was changed after it was opened, the end of the block
+    raises ChangedError.
     """
 
     path: Path
@@ -64,10 +64,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Read the manifest, and check every file against it, except for the SHA-256 of the weights.
+        """Read the manifest, and check every file against it. Only the SHA-256 of the weights is not checked.
 
-        The weights are by far the largest file. `verify_weights` checks them, and may run while a backend loads the graphs.
-        Load the graphs in a `with` block of the bundle, or call `check_unchanged` after loading.
+        The weights are by far the largest file. `verify_weights` checks their SHA-256, and may run while a backend loads the
+        graphs. Load the graphs in a `with` block of the bundle, or call `check_unchanged` after loading.
 
         Args:
             path: the `NAME.vmoe` folder.
@@ -80,7 +80,7 @@ class Bundle:
 
     @classmethod
     def open_once(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Open a bundle like `open`, but make only one attempt, even if the bundle is replaced meanwhile.
+        """Open a bundle as `open` does, but don't try again if the bundle is replaced meanwhile.
 
         Raises:
             ChangedError: a file was changed while it was checked.
@@ -92,7 +92,7 @@ class Bundle:
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder{_of_a_model(path)}") from None
         except (FileNotFoundError, ValueError):
-            # If a URL was turned into a Path, only one of its two slashes is left.
+            # If a URL was turned into a Path, the Path has only one of the two slashes after the colon.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
             if Path(f"{path}.index").is_file():  # the path is the prefix of a checkpoint's files
                 hint = _of_a_model(path)
@@ -139,7 +139,9 @@ class Bundle:
 
     @contextmanager
     def open_weights(self) -> Iterator[BufferedReader]:
-        """Open the weights file for reading. If the block raises a BundleError, add the bundle's name to its message.
+        """Open the weights file for reading, for a `with` block.
+
+        If the block raises a BundleError, the bundle's name is added to the error's message.
 
         Raises:
             BundleError: the file can't be read, or was changed.
@@ -221,7 +223,7 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
     """Return the result of `load`. If the bundle is replaced meanwhile, for example by a new export, call `load` again.
 
     Raises:
-        ChangedError: the bundle was replaced during each attempt.
+        ChangedError: the bundle was replaced during every attempt.
     """
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -233,7 +235,10 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
 
 @contextmanager
 def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
-    """Add the bundle's name to errors of the block. If the folder was changed meanwhile, raise a ChangedError instead."""
+    """Add the bundle's name to the errors that the `with` block raises.
+
+    If the folder was changed meanwhile, raise a ChangedError instead.
+    """
     try:
         yield
     except (BundleError, OSError) as error:

@@ -87,7 +87,7 @@ class WatchedFolder:
             time.sleep((_STEP_NS - age) / 1e9)
 
     def has_changed(self) -> bool:
-        """Return whether the folder, or a file that was opened in it, was written to, renamed or replaced since."""
+        """Return whether the folder or an opened file was written to, renamed or replaced after it was first opened."""
         try:
             return any(_state((self.path / name).lstat()) != state for name, state in self._states.items())
         except OSError:

@@ -1,1 +1,4 @@
-"""Batch jobs, which answer many pictures with Ray Data. A job divides its input into parts, and writes each part once."""
+"""Batch jobs, which run a model on many pictures with Ray Data.
+
+A job divides its input into parts, and writes the answers of each part once.
+"""

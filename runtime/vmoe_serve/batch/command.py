@@ -1,4 +1,4 @@
-"""The command `vmoe serve batch`: a job that answers many pictures, and resumes where an earlier run stopped."""
+"""The command `vmoe serve batch`: a job that runs a model on many pictures, and resumes where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **giv
     """Classify all pictures of a folder or of Parquet files with Ray Data.
 
     INPUT is a folder of pictures. With --column, it is a Parquet file or a folder of Parquet files. OUTPUT becomes a folder
-    of Parquet or CSV files. Both can be paths, or URIs such as s3://bucket/folder. The job runs on this machine, or on the
-    Ray cluster that RAY_ADDRESS names. If it is stopped or killed, run the same command again to resume it.
+    of Parquet or CSV files. INPUT and OUTPUT can be paths, or URIs such as s3://bucket/folder. The job runs on this machine,
+    or on the Ray cluster that RAY_ADDRESS names. If it is stopped or killed, run the same command again to resume it.
     """
     check_output_file(json_target, [bundle, Path(source)])
     where, place = Location.of(source), Location.of(target)
@@ -82,7 +82,7 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **giv
     if not os.environ.get("RAY_ADDRESS"):
         Parallelism(given["threads"]).checked()  # if there are too few CPUs for the threads, Ray would wait forever
     manifest = served_manifest(bundle)
-    digest = manifest_digest(bundle)  # taken before the input is listed, which may take minutes
+    digest = manifest_digest(bundle)  # computed before the input is listed, since listing may take minutes
     check_takes_pictures(manifest.input.channels)
     files = list_files(where, given["column"])
     job = _job(manifest, digest, files, bundle, given)
@@ -140,7 +140,7 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
 def _process(
     bundle: Path, source: Location, output: Output, job: Job, parts: Sequence[Part], given: dict[str, Any]
 ) -> list[Written]:
-    """Answer the missing parts, and write them."""
+    """Run the model on the pictures of the parts that are not yet written, and write the answers."""
     if not parts:
         return []
     from vmoe_serve.batch.pipeline import answered_parts

@@ -93,7 +93,7 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
 
 def digest_of(files: Sequence[InputFile]) -> str:
-    """Return the SHA-256 (hex) of the names, sizes, modification times and rows of files."""
+    """Return the SHA-256 (hex) of the names, sizes, modification times and numbers of rows of files."""
     return hashlib.sha256("".join(f"{file.name}\0{file.version} {file.rows}\n" for file in files).encode()).hexdigest()
 
 
@@ -117,7 +117,7 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
 def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
     """Return pyarrow's FileInfo of each input file, sorted.
 
-    On this machine, these are the same files that all other commands find.
+    In a folder on this machine, the input files are the same files that all other commands find.
     """
     try:
         if source.kind != fs.FileType.Directory:

@@ -99,7 +99,7 @@ class Written:
     Attributes:
         part: the part.
         errors: number of pictures with an error instead of an answer.
-        runtimes: descriptions of the runtimes that answered.
+        runtimes: descriptions of the runtimes that ran the model.
     """
 
     part: Part
@@ -130,10 +130,11 @@ class Output:
         """Claim the folder for this process and for the job, which may be new or resumed.
 
         Args:
-            force: whether to remove the parts of another job.
+            force: whether to remove the parts of another job. If False, another job in the folder is an error.
 
         Raises:
-            BatchError: the folder can't be written, or it contains another job or files that no job wrote.
+            BatchError: the folder can't be written, it contains files that no job wrote, or it contains another job and
+                `force` is False.
         """
         with self._writing():
             _ = self._location.kind  # raises an error if the server does not answer

@@ -28,8 +28,8 @@ class PartFormat:
     Attributes:
         write: function that writes a part to an open file. Its arguments are the file, a table, the number of errors, the
             runtimes, and the number of values in each list.
-        read: function that returns rows, errors and runtimes from a path and its file system. It raises an error if the file
-            is damaged.
+        read: function that reads a file back. Its arguments are the path and the path's file system. It returns the number
+            of rows, the number of errors and the runtimes, and raises an error if the file is damaged.
     """
 
     write: Callable[[Any, pa.Table, int, Sequence[str], int], None]
@@ -47,7 +47,7 @@ def _read_parquet(path: str, filesystem: Any) -> Read:
 
 
 def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], values: int) -> None:
-    """Write a line for each picture. Each list becomes `values` columns: class_1, class_2, ..."""
+    """Write a CSV file with a line for each picture. Each list becomes `values` columns: class_1, class_2, ..."""
     columns: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_list(column.type):
@@ -60,7 +60,7 @@ def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], valu
 
 
 def _read_csv(path: str, filesystem: Any) -> Read:
-    # An empty field without quotes is null.
+    # Read an empty field as null if it has no quotes, and as an empty string if it has quotes.
     convert = pc.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
     with filesystem.open_input_stream(path) as file:
         found = pc.read_csv(file, parse_options=pc.ParseOptions(newlines_in_values=True), convert_options=convert)

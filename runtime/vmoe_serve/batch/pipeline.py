@@ -49,7 +49,7 @@ class Classifier:
         self._decoders = ThreadPoolExecutor(threads or usable_processors(), "vmoe-decoder")
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Answer a block.
+        """Run the model on the pictures of a block.
 
         Args:
             block: a table with the column `path` and one more column, which contains the pictures' bytes or structs with a
@@ -66,7 +66,7 @@ class Classifier:
         pictures = block[column]
         if pa.types.is_struct(pictures.type):
             pictures = pc.struct_field(pictures, "bytes")
-        # Background threads decode the block while the engine answers the pictures that are already decoded.
+        # Background threads decode the block while the engine runs on the pictures that are already decoded.
         decoded = self._decoders.map(self._decode, pictures)
         answers: list[Sequence[Any] | str] = []
         while chunk := list(islice(decoded, self._batch_size)):
@@ -83,7 +83,7 @@ class Classifier:
         return pa.table(columns)
 
     def _decode(self, picture: Any) -> Array | str:
-        """Return a picture in the form that the graph takes, dtype[1,H,W,C], or an error message."""
+        """Return a picture as the graph's input, an array [1,H,W,C], or an error message."""
         content = picture.as_py()
         if content is None:
             return "the row has no picture"
@@ -112,19 +112,19 @@ def answered_parts(
     arguments: Sequence[Any],
     after_block: Callable[[int], object],
 ) -> Iterator[tuple[Part, pa.Table]]:
-    """Answer parts of the input.
+    """Run the model on the pictures of parts of the input.
 
     Args:
         source: location of the input.
         column: name of the Parquet column with the pictures; None for picture files.
-        parts: the parts to answer, in order; not empty.
+        parts: the parts to run, in order; not empty.
         replicas: number of actors, each with an engine.
         cpus: number of Ray's CPUs for each actor.
         arguments: constructor arguments of `Classifier`.
         after_block: function that is called after each answered block, with the block's number of pictures.
 
     Yields:
-        Each part in order, with a table that `Classifier` returned.
+        Each part in order, with the part's rows of the tables that `Classifier` returned.
 
     Raises:
         BatchError: a file can't be read, an actor can't be started, or Ray failed.
@@ -167,7 +167,8 @@ def _divided(
 ) -> Iterator[tuple[Part, pa.Table]]:
     """Yield each part with its table of answers.
 
-    The tables are made from the rows of `blocks`. The parts are consecutive.
+    The tables are made from the rows of `blocks`, which are in the order of `parts`. `after_block` is called with the number
+    of rows of each block.
     """
     left = list(parts)
     held = []

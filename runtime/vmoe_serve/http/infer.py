@@ -25,7 +25,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype(
 
 
 async def infer(service: Service, request: Request) -> Response:
-    """Answer a request with one tensor of images.
+    """Answer a request that contains one tensor of images.
 
     The request's parameter `setting` names a profile. In the answer, `setting` is the profile that was used.
     """
@@ -124,7 +124,7 @@ def _batch(service: Service, images: Array) -> Array:
 
 
 def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
-    """Return an array of this shape from numbers in JSON, which may be a flat or a nested list."""
+    """Return an array of this shape from `data`, a flat or nested list of numbers in JSON."""
     # Without dtype=object, numpy would accept booleans as numbers. For strings, it would also allocate the length of the
     # longest string for each item.
     values = np.array(data if isinstance(data, list) else None, object)

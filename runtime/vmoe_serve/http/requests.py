@@ -28,7 +28,7 @@ class RequestError(VmoeError):
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """Return the fields of a JSON object, without those that are null.
+    """Return the fields of a JSON object. Fields whose value is null are left out.
 
     Raises:
         RequestError: the body is not a JSON object.
@@ -46,7 +46,7 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that a URL's query gives for the object `name` in OBJECTS.
 
     Raises:
-        RequestError: the query contains any other field.
+        RequestError: the query contains a name that is not a field of this object, or a field that queries may not give.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name] if field.in_query}
     _check_known(query, fields)
@@ -57,16 +57,17 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
 def read_object(
     name: str, values: Mapping[str, Any], where: str = "", most_items: int = endpoints.MAX_WHOLE
 ) -> dict[str, Any]:
-    """Check the fields of an object in OBJECTS. Return them, with default values for missing ones.
+    """Check the fields of an object in OBJECTS. Return the fields, with default values for those that are missing.
 
     Args:
         name: name of the object in OBJECTS.
         values: the client's values.
         where: path of the object in the request, for error messages.
-        most_items: maximum number of items in each of its lists; a lower maximum in the table takes precedence.
+        most_items: maximum number of items in each list of the object. If the table gives a lower maximum for a list, the
+            lower one applies.
 
     Raises:
-        RequestError: a field is missing, wrong or unknown.
+        RequestError: a field is missing or wrong or, in an object that EXACT_OBJECTS names, unknown.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name]}
     if name in endpoints.EXACT_OBJECTS:

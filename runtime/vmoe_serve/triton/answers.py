@@ -51,9 +51,9 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
 
 
 def _batch(engine: Engine, images: Array) -> Array:
-    """Return the images in the form that the graph takes.
+    """Return the images of one request as the graph's input.
 
-    This checks each request by itself, so an error affects no other request.
+    Each request is checked by itself here, so that an error affects no other request.
     """
     batch = engine.batch(images)
     if misfit := engine.manifest.misfit(len(batch)):

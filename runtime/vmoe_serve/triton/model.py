@@ -73,7 +73,7 @@ def _failure(error: VmoeError) -> Any:
 
 
 def _check_numpy() -> None:
-    """Refuse numpy 2 with Triton before 25.02, because some of these Triton versions then send empty outputs.
+    """Refuse numpy 2 with Triton before 25.02, because some of these Triton versions send empty outputs if numpy 2 is used.
 
     Triton does not report its version to models. So this function checks whether responses have parameters, which 25.02
     introduced.

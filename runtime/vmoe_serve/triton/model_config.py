@@ -39,7 +39,7 @@ def model_config(
     parameters: Mapping[str, str] | None = None,
     library: Path | None = None,
 ) -> str:
-    """Return the configuration of a model. It also tells clients how logits become probabilities.
+    """Return the configuration of a model. For clients, it also contains how logits become probabilities.
 
     Args:
         name: name of the model.

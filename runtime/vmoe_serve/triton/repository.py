@@ -125,7 +125,7 @@ def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> i
         Number of bytes of the bundle that were copied because they can't be linked.
 
     Raises:
-        VmoeError: the target is something else, or can't be written.
+        VmoeError: the target exists and must not be replaced, or it can't be written.
         FileNotFoundError: a file of the bundle no longer exists.
     """
     contents: dict[str, bytes | Path] = {}

@@ -83,8 +83,8 @@ def digest_of(content: object) -> str:
 def cache_folder() -> Path:
     """Return the path of the cache folder, whether or not the folder exists.
 
-    The path is VMOE_CACHE_DIR if this variable is set. Otherwise, it is `vmoe-export` in the folder XDG_CACHE_HOME, whose
-    default is ~/.cache.
+    If the environment variable VMOE_CACHE_DIR is set, its value is the path. Otherwise, the path is the folder `vmoe-export`
+    in the folder that XDG_CACHE_HOME names, which is ~/.cache by default.
 
     Raises:
         EngineCacheError: there is no home folder.
@@ -122,7 +122,7 @@ def private_folder(*names: str) -> Path:
 
 
 def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
-    """Return the engine that was built for `key`, and its record; None if none was built.
+    """Return the engine that was built for `key` and its record, or None if no engine was built for it.
 
     Raises:
         EngineCacheError: the file was changed, or must not be trusted.

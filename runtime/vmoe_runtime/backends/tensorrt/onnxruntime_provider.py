@@ -37,21 +37,21 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     """
     graph = tensorrt_graph_name(bundle, profile)
     gpu = require_provider(_PROVIDER, "tensorrt")
-    ops, plugin_hash, plugin_options = "", "", dict[str, str]()  # standard ops alone need no plugin
+    ops, plugin_hash, plugin_options = "", "", dict[str, str]()  # a model without MoE layers needs no plugin
     if bundle.manifest.moe_layers:
         plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
         usable_cuda_library(gpu, "TensorRT plugin")
         plugin_hash = sha256(plugin.with_name(TENSORRT_PLUGIN).read_bytes()).hexdigest()
         ops, plugin_options = ", vmoe plugin", {"trt_extra_plugin_lib_paths": str(plugin)}
     # The TensorRT provider checks the nodes in a copy of the model that lacks the model's functions. So an op library must
-    # define the ops.
+    # define the model's ops.
     library = find_cuda_library() or op_library.find_library()
     if library is None and bundle.manifest.moe_layers:
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     batches = range_from_environment(bundle.manifest)
     description = f"{RUNTIME} TensorRT on {gpu.name}{ops}, batches of {batches.smallest} to {batches.largest}"
-    # If a graph was not read from a file, the provider's own cache key contains little more than the graph's name, and never
-    # the plugin. So each combination of the values below gets its own cache folder.
+    # The graph is not read from a file. In this case, the provider's own cache key contains little more than the graph's
+    # name, and never the plugin. So each combination of the values below gets its own cache folder.
     versions = [onnxruntime.__version__, __version__, plugin_hash]
     digest = digest_of([*versions, bundle.identity, graph, batches.largest])
 

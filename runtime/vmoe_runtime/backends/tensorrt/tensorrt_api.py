@@ -63,7 +63,7 @@ def version() -> str:
 
 
 def start(kind: Callable[[Any], Made]) -> Made:
-    """Create a builder or a runtime.
+    """Create a TensorRT builder or runtime by calling `kind` with the logger.
 
     Raises:
         BackendError: TensorRT is too old, or can't start.
@@ -84,7 +84,7 @@ def load_plugin(registry: Any, plugin: Path) -> None:
         BackendError: TensorRT can't load the library.
     """
     # If the plugin is already registered for the whole process, the registry refuses the library but finds the plugin's
-    # creator. That is enough.
+    # creator. The plugin can then be used.
     if registry.load_library(str(plugin)) is None and registry.get_creator(*_PLUGIN) is None:
         raise BackendError(f"TensorRT {version()} can't load the plugin {plugin}: {log.reason()}")
 
@@ -202,7 +202,7 @@ def _free(stream: Any, memory: Sequence[tuple[Callable[..., Any], Any]]) -> None
 
 @contextmanager
 def _on_device() -> Iterator[None]:
-    """Select the engine's device during the block. Afterwards, select the device that the thread used before."""
+    """Select the engine's device for the `with` block. After the block, select the device that the thread used before."""
     before = _call(cuda.cudaGetDevice)
     _call(cuda.cudaSetDevice, _DEVICE)
     try:

@@ -20,7 +20,7 @@ from vmoe_runtime.errors import BackendError, ImageError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
-_LANES = 2  # one call copies while the other computes; the GPU computes one at a time, so a third would only use memory
+_LANES = 2  # one call copies while another computes; the GPU runs one at a time, so a third lane would only use memory
 
 
 class TensorRtBackend:
@@ -42,7 +42,7 @@ class TensorRtBackend:
         # last in, first out, so that existing lanes are used first
         self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()
         for _ in range(_LANES):
-            self._lanes.put(None)  # None means a lane that is created when it is first needed
+            self._lanes.put(None)  # None stands for a lane that is created when it is first needed
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Run the engine on the array `image` in `feeds` and return the arrays of `outputs`. Safe to call from many threads.
