@@ -38,7 +38,7 @@ struct Endpoint {
 
 struct Routes {
   std::map<std::string, Endpoint, std::less<>> endpoints;        // by path
-  std::function<RequestError(const std::string& path)> no_path;  // returns the error for a path without endpoint
+  std::function<RequestError(const std::string& path)> no_path;  // returns the error for a path that has no endpoint
 };
 
 // Return the parts of a request's target before and after the `?`.

@@ -22,7 +22,7 @@ enum class FieldType { kText, kWhole, kFlag, kPicture, kAny, kObject };
 struct Field {
   const char* object;  // the kind of object that has the field
   const char* name;
-  const char* value_object;   // kind of the object that the value, or each item of the list, is; null if none
+  const char* value_object;   // if the value is an object or a list of objects, their kind; else null
   const char* default_value;  // JSON
   const char* takes;          // description of the accepted values, for error messages
   FieldType type;             // type of the value, or of each item of the list

@@ -1,4 +1,4 @@
-"""Builds the native libraries, and the programs of tests/cpp that test these libraries, with sanitizers of the compiler."""
+"""Builds the native libraries, and the programs of tests/cpp that test them, with the compiler's sanitizers."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
-_MAX_BATCH_MULTIPLE = 4096  # in images; exports validate graphs with such a batch
+_MAX_BATCH_MULTIPLE = 4096  # in images; each export validates its graphs with a batch of this multiple
 
 
 @dataclass(frozen=True)

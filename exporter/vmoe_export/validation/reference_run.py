@@ -200,7 +200,7 @@ def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
 
 
 def validation_images(model: ExportedModel, batch_multiple: int, least: int) -> Array:
-    """Return at least `least` smooth random images, as the model takes them, in whole routing groups."""
+    """Return smooth random images in the model's input format: at least `least` images, which fill whole routing groups."""
     count = -(-least // batch_multiple) * batch_multiple
     images = smooth_images(count, *model.config.image_size, model.config.channels)
     return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)

@@ -93,7 +93,7 @@ class Classifier:
             return str(error)
 
     def _answer(self, output: Array) -> Sequence[Any] | str:
-        """Return the values of `Job.answer_fields` for the model's output for one picture, or an error message."""
+        """Convert the model's output for one picture to the values of `Job.answer_fields`, or return an error message."""
         if self._job.top is None:
             return (output.reshape(-1),)
         if not np.isfinite(output).all():

@@ -99,7 +99,7 @@ def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: S
 
     Args:
         found: the result of the search.
-        points, cascades: the measurements of `found.points` and `found.cascades` on the other half of the images.
+        points, cascades: the measurements of `found.points` and `found.cascades` on the images that the search did not use.
     """
     manifest = found.points[0].engine.manifest
     dense = dense_flops(ModelShape.of(manifest.model, outputs=manifest.answers))

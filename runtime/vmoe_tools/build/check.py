@@ -83,7 +83,7 @@ class Reference:
     def check(self, engine: Backend, batch: int) -> Check:
         """Run the reference's images on the engine, in calls of `batch` images, and compare the answers with the CPU's.
 
-        To fill the last call, some routing groups of images are run again, in random order.
+        Some routing groups run again, in random order, to fill the last call.
 
         Raises:
             BackendError: the engine failed.

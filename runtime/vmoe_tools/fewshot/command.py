@@ -131,7 +131,7 @@ def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
 
 
 def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: int) -> tuple[Array, Array]:
-    """Return the indices of at most `per_class` images of each class, to fit the head to, and those of all other images."""
+    """Return two arrays of indices: at most `per_class` images of each class for fitting the head, and all other images."""
     generator = np.random.default_rng(seed)
     chosen = []
     for index in range(labels.max() + 1):
