@@ -34,7 +34,9 @@ def is_web(address: str) -> bool:
 
 
 def public_address(address: str) -> str:
-    """Return a URL without the parts that may be secret: user, password, query and, for a web server, fragment.
+    """Return a URL without the parts that may be secret.
+
+    The user, the password and the query are removed and, if the URL belongs to a web server, the fragment.
 
     Examples:
         >>> public_address("https://me:secret@example.org/b16.vmoe?token=1")
@@ -46,8 +48,8 @@ def public_address(address: str) -> str:
 def without_secrets(text: str, *used: str) -> str:
     """Return `text` without secrets.
 
-    Each URL in `text` is reduced to its `public_address`. Then the secrets of the URLs in `used` are removed wherever they
-    occur.
+    Each URL in `text` is reduced to its `public_address`. Then each secret of the URLs in `used` is removed from the whole
+    text.
 
     Examples:
         >>> without_secrets('no bucket "me:secret@zoo" at https://example.org?token=1', "s3://me:secret@zoo/b16")

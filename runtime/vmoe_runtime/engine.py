@@ -171,7 +171,7 @@ class Engine:
         """Convert images to the graph's input, for callers that run the same images more than once.
 
         Returns:
-            float32 or uint8 [N,H,W,C], which a call uses without another conversion.
+            An array [N,H,W,C] of float32 or uint8, which a call uses without another conversion.
 
         Raises:
             ImageError: as for a call.
@@ -224,17 +224,21 @@ class Engine:
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:
-        """Return the routing of a batch in each MoE layer; arguments as for a call.
+        """Return the routing of a batch in each MoE layer. Arguments are as for a call.
 
         Returns:
-            A `Routing` for each MoE block, by the block's name, such as "encoderblock_1"; empty for a dense ViT.
+            A `Routing` for each MoE block, by the block's name, such as "encoderblock_1". For a dense ViT, the dict is
+            empty.
         """
         return self._routed(images, self.setting(setting, **fields), [])[1]
 
     def logits_and_routing(
         self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]
     ) -> tuple[Array, dict[str, Routing]]:
-        """Return the results of a call and of `routing`, from one run of the model; arguments as for a call."""
+        """Return the output `manifest.output` and the result of `routing`, from one run of the model.
+
+        Arguments are as for a call.
+        """
         outputs, routing = self._routed(images, self.setting(setting, **fields), [self.manifest.output])
         return outputs[0], routing
 
@@ -271,7 +275,7 @@ class Engine:
         return Cascade(self, low, high, float(margin))
 
     def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
-        """Return the profile that a call with these arguments uses; None for a model that routes and merges nothing.
+        """Return the profile that a call with these arguments uses; None if the model neither routes nor merges tokens.
 
         Pass this profile to calls that share a setting, so that the setting is validated only once.
 
@@ -376,14 +380,14 @@ class Cascade:
         return self.answers(images)[0]
 
     def answers(self, images: Images) -> tuple[Array, Array]:
-        """Return the logits, and which images were escalated.
+        """Return the logits of a batch of images, and which of the images were escalated.
 
-        If a routing group contains several images, only whole groups are escalated. The images with the lowest confidence
-        are escalated first, and further images fill the last group. The answers of the second step then depend on which
-        images share a group.
+        If a routing group contains several images, the number of escalated images is rounded up to whole groups. The images
+        with the lowest confidence are escalated. In this case, the answers of the second step depend on which images share a
+        group.
 
         Returns:
-            float32[N, classes] and bool[N].
+            The logits, float32[N, classes], and whether each image was escalated, bool[N].
 
         Raises:
             ImageError, BackendError: as for a call of the engine.

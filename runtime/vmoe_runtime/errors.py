@@ -63,6 +63,6 @@ def shown(value: object, most: int = 40) -> str:
     """
     try:
         text = repr(value)
-    except Exception:  # for example, an int with too many digits for `repr`, or an error in another library's object
+    except Exception:  # for example, an int with too many digits for `repr`, or an error that another library raises
         text = f"{type(value).__name__} that can't be shown"
     return " ".join(text.split())[:most].rstrip()

@@ -128,7 +128,7 @@ def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> lis
 
 
 def _as_array(tensor: Any) -> Array:
-    """Return the array of a torch tensor or of another library's array, without importing torch."""
+    """Convert a torch tensor or another library's array to a numpy array, without importing torch."""
     try:
         return np.asarray(tensor)
     except Exception as error:  # whatever another library raises
@@ -169,7 +169,7 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuse float images that don't seem to be scaled to [-1, 1], or warn about them."""
+    """Refuse float images with absolute values above `_LARGEST_FLOAT`. Warn about NaN, and about probable [0, 1] scaling."""
     if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
     low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))
@@ -198,7 +198,7 @@ def _warn(kind: str, text: str, warned: set[str]) -> None:
 
 
 def _warn_caller(text: str) -> None:
-    # Skip the stack frames of these packages, so that the warning names the caller's line.
+    # Skip the stack frames of modules whose names start with "vmoe_", so that the warning names the caller's line.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
         level, frame = level + 1, frame.f_back

@@ -15,7 +15,7 @@ OP_LIBRARY = f"libvmoe_onnxruntime{_SUFFIX}"
 SDK_LIBRARY = f"libvmoe_engine{_SUFFIX}"
 CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
-TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # built along with the plugin
+TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # library that is built along with the TensorRT plugin
 
 _MISSING = Path("lib", "missing.txt")  # lines such as "LIBRARY: what its build lacked", written when the package was built
 

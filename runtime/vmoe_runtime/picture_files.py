@@ -13,7 +13,7 @@ from itertools import islice
 from vmoe_runtime.errors import ImageError
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_MOST_SCANS = 100  # maximum number of scans in a progressive JPEG; decoding each scan covers the whole picture
+_MOST_SCANS = 100  # maximum number of scans in a progressive JPEG, because decoding each scan covers the whole picture
 _MOST_PARTS = 1 << 16  # maximum number of chunks in a PNG, of segments and padding bytes in a JPEG, or of restarts in a scan
 _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # a marker that ends a scan
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")

@@ -19,8 +19,8 @@ from vmoe_runtime.resampling import MODES, read_pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow can read more formats. Some of them run other programs or need far more memory than their pixels, so they are left
-# out.
+# Pillow can read more formats, but some of those run other programs or need far more memory than their pixels. So only the
+# formats listed here are accepted.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Maximum number of rows. Pillow keeps a pointer for each row, and for a picture one pixel wide these pointers take more

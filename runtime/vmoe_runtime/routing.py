@@ -19,7 +19,7 @@ Element = Literal["bool", "int32", "float32"]
 _ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": "bool", TOKEN_OUTPUT: "int32"}
 
 
-@dataclass(frozen=True, eq=False)  # no generated ==, since it can't compare arrays
+@dataclass(frozen=True, eq=False)  # without a generated ==, which can't compare arrays
 class Routing:
     """The routing of a batch in one MoE layer, with G groups of S tokens. A field is None if the routing kind lacks it.
 

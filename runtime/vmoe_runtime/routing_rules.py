@@ -69,7 +69,7 @@ class RoutingRules:
 
     @cached_property
     def settings(self) -> tuple[str, ...]:
-        """The settings of a call, in the order of the graph's inputs."""
+        """The names of the model's settings, in the order of the graph's inputs."""
         return tuple(
             name
             for name, row in ROWS.items()

@@ -185,7 +185,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setting(Choices):
-    """A routing setting of one call; `vmoe::Setting` is its equivalent in C++. Fields that are None come from the profile.
+    """A routing setting of one call; `vmoe::Setting` is its equivalent in C++.
+
+    If a field is None, the profile's value is used.
 
     Attributes:
         profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's profile.

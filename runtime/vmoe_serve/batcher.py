@@ -54,7 +54,7 @@ class Answer:
 
     @property
     def logits(self) -> Array:
-        """The first output: logits or, for a model without logits, features or tokens."""
+        """The first output, which is the logits if the model has any; otherwise members, features or tokens."""
         return next(iter(self.outputs.values()))
 
 

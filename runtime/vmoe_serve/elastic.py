@@ -244,7 +244,7 @@ def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
     Args:
         profile: name of the setting.
         times: (images, seconds) of at least one call. If all calls have the same number of images, the time is taken as
-            proportional to the images.
+            proportional to the number of images.
 
     Raises:
         ElasticError: there are no times, or a number is not positive.

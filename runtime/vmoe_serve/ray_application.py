@@ -26,7 +26,7 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
 
     Args:
         name: name of the model in URLs.
-        replicas: minimum and maximum number of replicas. Ray starts more replicas while all are busy.
+        replicas: minimum and maximum number of replicas. Ray starts more replicas while all running replicas are busy.
         **arguments: arguments of `Replica`.
     """
     fewest, most = replicas

@@ -45,7 +45,7 @@ class JsonRefusals:
             # proxy stops.
             await asyncio.sleep(1)
             if not Path(os.environ.get(SERVING, __file__)).stat().st_size:
-                # send nothing: the proxy is about to be killed, possibly between the two writes of a refusal
+                # Send nothing, because the proxy is about to be killed, possibly between the two writes of a refusal.
                 await asyncio.Event().wait()
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 

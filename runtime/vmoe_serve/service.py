@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_MOST_ARRIVING = 1 << 27  # limit of the bytes of arriving bodies, and of unpacked bodies until they are answered
+_MOST_ARRIVING = 1 << 27  # maximum number of bytes of bodies that are arriving, or are unpacked but not yet answered
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """The `wbits` argument with which zlib unpacks a body, by the body's encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
@@ -66,7 +66,7 @@ class Service:
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
-        self._arriving = 0  # bytes of bodies that are arriving, and of unpacked bodies until they are answered
+        self._arriving = 0  # number of bytes of bodies that are arriving, or are unpacked but not yet answered
         threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")

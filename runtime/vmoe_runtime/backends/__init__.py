@@ -181,7 +181,7 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
 def fastest_first() -> tuple[str, ...]:
     """Return the backends that "auto" tries, in order.
 
-    On a CPU, ONNX Runtime is faster than OpenVINO if the op library is used, and slower if standard ops are used.
+    On a CPU, ONNX Runtime is faster than OpenVINO if it uses the op library, and slower if it uses standard ops.
     """
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
     # CUDA can't work without a driver. If there is none, don't import the CUDA runtime.

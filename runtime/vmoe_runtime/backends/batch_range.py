@@ -34,7 +34,7 @@ def default_largest(multiple: int) -> int:
 
 
 def range_from_environment(manifest: Manifest) -> BatchRange:
-    """Return the batch sizes of an engine that is built on loading.
+    """Return the batch sizes of an engine that is built while the backend loads.
 
     The environment variable VMOE_MAX_BATCH sets the maximum, and the engine is tuned for this maximum; see docs/gpu.md.
 

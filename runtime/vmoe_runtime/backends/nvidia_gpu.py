@@ -15,12 +15,12 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU that the process sees; CUDA_VISIBLE_DEVICES chooses among several.
+    """The first GPU that the process sees. The environment variable CUDA_VISIBLE_DEVICES sets which GPUs it sees.
 
     Attributes:
         name: name of the GPU, such as "NVIDIA H100 80GB HBM3".
         compute_capability: compute capability of the GPU, such as "9.0".
-        cuda: (major, minor) of the newest CUDA that the driver supports.
+        cuda: (major, minor) of the newest CUDA version that the driver supports.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Gpu:
 
         Args:
             part: the program or library that needs the driver, as named in the error message.
-            cuda: the CUDA version of the part, (major,) or (major, minor).
+            cuda: the CUDA version that the driver must support, (major,) or (major, minor).
         """
         if self.cuda < cuda:
             raise UnavailableError(

@@ -27,7 +27,7 @@ _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*?
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _STOP_SPINNING = "session.force_spinning_stop"
-_FATAL_ONLY = 4  # log only fatal errors: other errors arrive as exceptions, and log lines would repeat them
+_FATAL_ONLY = 4  # log only fatal errors, because ONNX Runtime raises all other errors as exceptions
 
 
 class OnnxRuntimeBackend:
@@ -78,11 +78,11 @@ class OnnxRuntimeBackend:
                 options,
                 providers=[name for name, _ in providers],
                 provider_options=[dict(settings) for _, settings in providers],
-                enable_fallback=0,  # ONNX Runtime's fallback only repeats the attempt, and prints to stdout
+                enable_fallback=0,  # ONNX Runtime's fallback would only repeat the failed attempt, and print to stdout
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph.path}: {first_line(error)}") from None
-        # ONNX Runtime continues without a provider that it can't start.
+        # If ONNX Runtime can't start a provider, it continues without the provider.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
         # ONNX Runtime lists inputs that have a default value as overridable initializers. Check them too. Otherwise, a graph

@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: its CUDA provider, and checks that everything a provider needs is available.
+"""The backends on ONNX Runtime's CUDA provider, and checks that everything a provider needs is available.
 
 The CUDA provider runs a graph for any profile, or an exported graph that is fixed to one profile.
 """
@@ -30,7 +30,7 @@ from vmoe_runtime.installation import oldest_supported
 from vmoe_runtime.profiles import Profile
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-# TF32 has only ten mantissa bits. With TF32, the router would send tokens to other experts.
+# TF32 has only ten mantissa bits. With TF32, the router would send some tokens to other experts than in float32.
 ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
 RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
@@ -41,7 +41,7 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
     If `fixed_graph` names a graph, prepare that graph instead.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries can't run the graph.
+        UnavailableError: the installed onnxruntime, the driver, the GPU or CUDA's libraries can't run the graph.
         UnsuitedError: the op library can't route the bundle at the profile.
     """
     check_routing(bundle, profile)
@@ -69,7 +69,7 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
 def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
     """Prepare the graph that is fixed to a profile, in the precision of its export.
 
-    If that precision is float16, tensor cores compute the products.
+    If that precision is float16, tensor cores compute the matrix products.
 
     Raises:
         BackendError: the bundle has no such graph.

@@ -12,7 +12,7 @@ from vmoe_runtime.forkable_lock import forkable_lock
 
 
 class SharedLoads:
-    """A cache of loaded graphs by key. It keeps a graph only as long as somebody else holds it.
+    """A cache of loaded graphs by key. It keeps a graph only as long as an engine holds it.
 
     The cache loads one graph at a time. A fork waits until a running load ends. Otherwise the child process would wait
     forever for locks that native code held at the time of the fork.
@@ -25,8 +25,9 @@ class SharedLoads:
             os.register_at_fork(after_in_child=self._abandon)
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
-        """Return the object that was loaded for `key` if somebody still holds it. Otherwise, call `load` and return its
-        result.
+        """Return the object that was loaded for `key` if it is still in use.
+
+        Otherwise, call `load` and return its result.
         """
         with self._lock:
             loaded = self._loaded.get(key)

@@ -32,7 +32,7 @@ class Port(NamedTuple):
         return f"{self.dtype}[{shape}]"
 
     def suits(self, expected: Port) -> bool:
-        """Return whether both ports have the same type, rank and extents.
+        """Return whether this port and `expected` have the same type, rank and extents.
 
         An extent of None matches any extent, and an unknown shape matches any shape.
         """

@@ -1,6 +1,6 @@
 """Reads and writes the files of a job's parts.
 
-A file contains a table of answers, the number of errors, and the runtimes that answered.
+A file contains a table of answers, the number of errors, and descriptions of the runtimes that ran the model.
 """
 
 from __future__ import annotations

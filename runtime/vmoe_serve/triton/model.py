@@ -22,7 +22,7 @@ _TRITONS_OWN = "triton_"
 class TritonPythonModel:
     """The interface that Triton's Python backend calls.
 
-    A request contains `image`, float32 or uint8 [N,H,W,C], and the parameters of
+    A request contains `image`, an array [N,H,W,C] of float32 or uint8, and the parameters of
     `vmoe_serve.triton.answers.request_setting`. Its response contains the bundle's outputs, float32[N, ...]. For a model
     with settings, it also contains `setting`, string[N,1], the name of the setting that was used. If a request is refused,
     the response is an error message of one line.

@@ -32,7 +32,7 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     whole process, unless NVIDIA_TF32_OVERRIDE is set.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin can't run the graph.
+        UnavailableError: the installed onnxruntime, the driver, the GPU, TensorRT or the plugin can't run the graph.
         BackendError: the bundle has no such graph, or VMOE_MAX_BATCH is not a number of images.
     """
     graph = tensorrt_graph_name(bundle, profile)
@@ -64,7 +64,8 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
             )
 
     def load() -> OnnxRuntimeBackend:
-        # The provider has no option that turns TF32 off. CUDA's libraries read this variable when they are first used.
+        # The provider has no option that turns TF32 off. CUDA's libraries read NVIDIA_TF32_OVERRIDE when they are first
+        # used.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         cache = str(private_folder("onnxruntime", digest))
         # Without shapes, the provider would build the engine during the first call, and again for each new batch size.

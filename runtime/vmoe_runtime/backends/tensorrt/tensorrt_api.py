@@ -73,7 +73,7 @@ def start(kind: Callable[[Any], Made]) -> Made:
     log.errors.clear()
     try:
         return kind(log)
-    except TypeError:  # TensorRT's Python package raises TypeError for a null pointer
+    except TypeError:  # TensorRT's Python package raises TypeError if TensorRT returns a null pointer
         raise BackendError(f"TensorRT {version()} can't start: {log.reason()}") from None
 
 
