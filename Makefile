@@ -176,22 +176,28 @@ check: WANTED = $(NATIVE) lint-python lint-native
 check: parallel
 	$(PYTEST) -m "fast and not slow" $(shell grep -lr 'mark\.fast' tests)
 
-test: WANTED = $(NATIVE) lint test-packages
+test: WANTED = $(NATIVE) lint tests-ready
 test: parallel
 	$(PYTEST) -m "not slow"
 
-test-all: WANTED = $(NATIVE) lint test-packages arm-packages $(CLIENT_VENV)/.done triton
+test-all: export VMOE_TEST_SANITIZED = 1
+test-all: WANTED = $(NATIVE) lint tests-ready arm-packages $(CLIENT_VENV)/.done triton
 test-all: parallel
 	@$(MAKE) -s -j 2 tidy
 	rm -rf $(COVERAGE)
-	VMOE_TEST_SANITIZED=1 VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
+	VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
 	@$(BIN)/python -m coverage combine -q --data-file $(COVERAGE)/all
 	@$(BIN)/python -m coverage report --data-file $(COVERAGE)/all --fail-under 90 >$(COVERAGE)/table.txt; \
 		status=$$?; grep TOTAL $(COVERAGE)/table.txt; exit $$status
 
-.PHONY: test-packages arm-packages triton
+.PHONY: test-packages tests-ready arm-packages triton
 test-packages:
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v nginx >/dev/null || $(MAKE) -s install-test-packages
+# Compiles the programs that tests run and the Python modules that they import, which each process of the tests would do by
+# itself. If a step fails, the tests repeat it and show its output.
+tests-ready: $(SETUP) $(NATIVE) | test-packages
+	@PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=benchmarks $(BIN)/python tests/support/build_programs.py
+	@$(PYTEST) -n 0 --collect-only -m "not slow" >/dev/null || true
 arm-packages: | test-packages
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-arm-packages
 triton:

@@ -116,12 +116,13 @@ def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -
     assert {*problems(opened)} <= NO_GPU
 
 
-def test_200_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], opened: Page
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
+    count: int, mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], opened: Page
 ) -> None:
     with Engine.load(mnist_image_bundle) as engine:
         for setting in SETTINGS_OF_DIGITS:
-            compare(opened, engine, mnist_images["images"][:200, ..., None], setting, most_near_ties=2)
+            compare(opened, engine, mnist_images["images"][:count, ..., None], setting, most_near_ties=count // 100)
 
 
 def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
@@ -145,6 +146,7 @@ def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None,
     assert different <= most_near_ties
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", ["choice", "dense", "ensemble", "fp32", "int8", "soft"])
 def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, browser: Browser) -> None:
     bundle = BUNDLES / f"v3-{kind}"
@@ -171,6 +173,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         assert {*problems(shown)} <= NO_GPU
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("precision", ["int8", "int4", "bf16", "bf16-experts"])
 def test_every_precision_is_answered(
     precision: str, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, browser: Page
@@ -286,6 +289,7 @@ def test_the_latest_picture_is_shown_alone_and_a_file_can_be_chosen_twice(opened
     assert opened.locator("#file").input_value() == ""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1440, False), (1440, True)])
 def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Browser) -> None:
     with served(page) as address:

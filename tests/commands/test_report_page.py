@@ -46,6 +46,7 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1440, True)])
 def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Browser) -> None:
     assert look(browser, page, width, dark=dark) == []

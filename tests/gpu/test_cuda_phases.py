@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "tests" / "cpp" / "cuda_phases.cc", ROOT / "plugins" / "cuda" / "route_plan.cc"]
 SEEDS = (1, 2, 3)
-PARTS, CASES_PER_PART = 8, 750
+PARTS, CASES_PER_PART = 16, 375
 TOKEN_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 LARGE = (  # tokens, experts, k, kind of gates, capacity (None: half of an even share)
     (40_000, 64, 1, 0, None),

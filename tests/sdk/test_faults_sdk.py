@@ -228,7 +228,7 @@ def test_somewhat_larger_values_and_nan_are_taken_as_in_python(value: float, goo
 
 @pytest.fixture(scope="module")
 def programs() -> Path:
-    return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_c_only", "sdk_runner")
+    return sdk_build.program(sdk_build.prefixes().standard_ops, "sdk_runner").parent
 
 
 def status(programs: Path, bundle: Path) -> tuple[int, str]:

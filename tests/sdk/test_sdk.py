@@ -356,7 +356,7 @@ def test_the_minimal_sample_names_the_class_of_an_image_file(
 ) -> None:
     if not any(Path(folder, "stb_image.h").is_file() for folder in ("/usr/include/stb", "/usr/local/include/stb")):
         pytest.skip("stb_image.h is not installed (Debian package libstb-dev)")
-    program = sdk_build.sample(SAMPLES / "cpp_minimal", prefix) / "classify"
+    program = sdk_build.minimal_sample(prefix)
     library = str(sdk_build.onnxruntime_library())
     engine = python_engine(mnist_image_bundle, prefix)
     for i in range(4):
@@ -370,20 +370,18 @@ def test_the_minimal_sample_names_the_class_of_an_image_file(
 
 
 def test_the_service_sample_runs_the_op_library_in_its_own_session(
-    prefix: Path, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+    mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
+    prefix = sdk_build.prefixes().whole
     if not (prefix / "lib" / sdk_build.OP_LIBRARY).is_file():
-        pytest.skip("the sample is about the op library, and this prefix has none")
-    library = tmp_path / "libonnxruntime.so.1"
-    library.symlink_to(sdk_build.onnxruntime_library())
-    folder = sdk_build.sample(SAMPLES / "cpp_service", prefix, f"-DONNXRUNTIME_LIBRARY={library}")
+        pytest.skip("the sample needs the op library, which was not built here")
     images = mnist_images["images"][:32]
     images.tofile(tmp_path / "images.raw")
     bundle = tmp_path / "pooled.vmoe"
     export_bundle(mnist_checkpoint, bundle, capacity=[0.1, 2.0], k=[1, 2], pool=True, max_experts=3, validate=False)
     profiles = list(Bundle.open(bundle).manifest.profiles)
     assert profiles[0] == "c0.1-k1-pool-m3"
-    done = sdk_build.run(folder / "service", bundle, tmp_path / "images.raw", *profiles)
+    done = sdk_build.run(sdk_build.service_sample(), bundle, tmp_path / "images.raw", *profiles)
     engine = python_engine(bundle, prefix)
     expected = [f"{name} {' '.join(map(str, engine(images, profile=name).argmax(axis=1)))}\n" for name in profiles]
     assert (done.stdout, done.stderr) == ("".join(expected), "")

@@ -56,6 +56,14 @@ def logged(*arguments: Any, **options: Any) -> Messages:
     return [(first, rest) for first, rest in messages if not rest.startswith(NO_OP_LIBRARY)]
 
 
+@pytest.fixture
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the folder with the SDK's library but no op library. Programs use this copy during the test."""
+    copy = Path(shutil.copytree(sdk_build.prefixes().standard_ops / "lib", tmp_path / "lib"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(copy))
+    return copy
+
+
 @pytest.mark.parametrize("level", [INFO, DEBUG])
 def test_a_load_and_a_shared_session_are_logged(level: int, prefix: Path, mnist_bundle: Path) -> None:
     messages = logged(prefix, mnist_bundle, level)
@@ -85,26 +93,24 @@ def test_the_oldest_onnxruntime_logs_as_the_newest(prefix: Path, mnist_bundle: P
 @pytest.mark.sample(1)
 @pytest.mark.parametrize(("precision", "slow"), [("fp32", "several times"), ("int8", "than in fp32: export it in fp32")])
 def test_a_process_without_the_op_library_is_warned_once(
-    mnist_checkpoint: Path, tmp_path: Path, precision: str, slow: str
+    mnist_checkpoint: Path, tmp_path: Path, libraries: Path, precision: str, slow: str
 ) -> None:
     bundle = tmp_path / "x.vmoe"
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], precision=precision, validate=False)
-    prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
-    library = prefix / "lib" / sdk_build.OP_LIBRARY
-    (prefix / "lib" / "missing.txt").unlink(missing_ok=True)
+    prefix, library = sdk_build.prefixes().standard_ops, libraries / sdk_build.OP_LIBRARY
+    (libraries / "missing.txt").unlink(missing_ok=True)
     ((level, message),), _ = all_logged(prefix, bundle, WARNING)
     assert level == str(WARNING)
     assert_one_sentence(message, f"{NO_OP_LIBRARY}{library}", "run cmake --install again", slow)
-    (prefix / "lib" / "missing.txt").write_text(f"libother.so: x\n{library.name}: the headers of Highway (libhwy-dev)\n")
+    (libraries / "missing.txt").write_text(f"libother.so: x\n{library.name}: the headers of Highway (libhwy-dev)\n")
     _, (_, message), _ = all_logged(prefix, bundle, INFO)[0]
     assert "the machine that built it lacked the headers of Highway (libhwy-dev); install" in message
 
 
-def test_an_op_library_that_cannot_be_loaded_is_a_warning(mnist_bundle: Path, tmp_path: Path) -> None:
-    prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
-    library = prefix / "lib" / sdk_build.OP_LIBRARY
+def test_an_op_library_that_cannot_be_loaded_is_a_warning(mnist_bundle: Path, libraries: Path) -> None:
+    library = libraries / sdk_build.OP_LIBRARY
     library.write_text("no library")
-    ((level, message),) = logged(prefix, mnist_bundle, WARNING)
+    ((level, message),) = logged(sdk_build.prefixes().standard_ops, mnist_bundle, WARNING)
     assert level == str(WARNING)
     assert_one_sentence(message, f"the op library {library} can't be loaded: ", "bundles run on standard ops")
 

@@ -25,6 +25,7 @@ def measured(program: Path, command: list[str], bundle: Path, folder: Path, *opt
     return said, json.loads(report.read_text())
 
 
+@pytest.mark.slow
 def test_traces_are_replayed_in_every_mode(mnist_image_bundle: Path, tmp_path: Path) -> None:
     options = ("--trace", "day", "--seconds", "1.5", "--saturate-seconds", "0.7", "--load", "0.3")
     _, report = measured(PROGRAM, ["traces"], mnist_image_bundle, tmp_path, *options)

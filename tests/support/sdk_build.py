@@ -25,8 +25,13 @@ from vmoe_runtime.installation import SDK_LIBRARY, NotInstalledError, native_pat
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "sdk"
+SAMPLES = ROOT / "samples"
 SOURCES = Path(__file__).parents[1] / "cpp"
 OP_LIBRARY = "libvmoe_onnxruntime.so"
+PROGRAMS = (
+    *("cancel_threads", "engine_threads", "sdk_batcher", "sdk_batcher_memory", "sdk_c_only"),
+    *("sdk_fork", "sdk_log", "sdk_prepare", "sdk_runner"),
+)
 
 PROJECT = """
 cmake_minimum_required(VERSION 3.22)
@@ -124,15 +129,15 @@ def _copy_if_changed(source: str, target: str) -> None:
 
 @functools.cache
 def programs(prefix: Path, *names: str) -> Path:
-    """Build programs of tests/cpp in a project of their own against an install prefix. Return the programs' folder."""
+    """Build programs of tests/cpp in one CMake project against an install prefix. Return the programs' folder."""
     with locked(_folder("programs", str(prefix), *names)) as folder:
         (folder / "CMakeLists.txt").write_text(PROJECT.format(sources=SOURCES, programs=" ".join(names)))
         return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
 def program(prefix: Path, name: str) -> Path:
-    """Build one program of tests/cpp against an install prefix, and return its path."""
-    return programs(prefix, name) / name
+    """Return the path of one program of tests/cpp. All programs of an install prefix are built together."""
+    return programs(prefix, *PROGRAMS) / name
 
 
 @functools.cache
@@ -140,6 +145,21 @@ def sample(source: Path, prefix: Path, *options: str) -> Path:
     """Build the programs of a code sample against an install prefix. Return the folder with the programs."""
     with locked(_folder(source.name, str(prefix), *options)) as folder:
         return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
+
+
+def minimal_sample(prefix: Path) -> Path:
+    """Build samples/cpp_minimal against an install prefix, and return the program's path."""
+    return sample(SAMPLES / "cpp_minimal", prefix) / "classify"
+
+
+def service_sample() -> Path:
+    """Build samples/cpp_service against the SDK and the Python package's ONNX Runtime, and return the program's path."""
+    library = BUILD / "libonnxruntime.so.1"
+    with locked(BUILD):
+        if not library.exists() or not library.samefile(onnxruntime_library()):
+            library.unlink(missing_ok=True)
+            library.symlink_to(onnxruntime_library())
+    return sample(SAMPLES / "cpp_service", prefixes().whole, f"-DONNXRUNTIME_LIBRARY={library}") / "service"
 
 
 def _binaries(source: Path, folder: Path, *options: str) -> Path:
