@@ -18,6 +18,7 @@ TOOLS := $(VENV)/.tools-done
 NATIVE := $(VENV)/.native-done
 PACKAGES := $(VENV)/.packages-done
 SETUP := $(VENV)/.setup-done
+IMPORTED := $(VENV)/.imported
 NATIVE_SOURCES := $(shell find plugins -type f)
 CXX_FILES := $(shell find plugins samples tests/cpp tests/on_gpu benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
 CXX_HEADERS := $(filter %.h %.hpp,$(CXX_FILES))
@@ -193,11 +194,13 @@ test-all: parallel
 .PHONY: test-packages tests-ready arm-packages triton
 test-packages:
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v nginx >/dev/null || $(MAKE) -s install-test-packages
-# Compiles the programs that tests run and the Python modules that they import, which each process of the tests would do by
-# itself. If a step fails, the tests repeat it and show its output.
-tests-ready: $(SETUP) $(NATIVE) | test-packages
+# Compiles what the tests run: C++ programs and, after a change of the packages or libraries, the Python modules that tests
+# import, and libraries of single modules. If a step fails, the tests repeat it and show its output.
+tests-ready: $(IMPORTED) | test-packages
 	@PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=benchmarks $(BIN)/python tests/support/build_programs.py
-	@$(PYTEST) -n 0 --collect-only -m "not slow" >/dev/null || true
+$(IMPORTED): $(SETUP) $(NATIVE)
+	@$(PYTEST) -n 0 -m "compiles and not slow" >/dev/null || true
+	@touch $@
 arm-packages: | test-packages
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-arm-packages
 triton:

@@ -137,6 +137,7 @@ def test_exponentials_of_the_whole_range(library: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(y[: ends.size], [1, 1, 0, 0, 0, np.nan])
 
 
+@pytest.mark.compiles
 def test_a_compiler_that_fuses_products_and_sums_where_it_may_gives_the_same_bits(library: ctypes.CDLL) -> None:
     fusing = compiled("fused_gate_phases.so", "-ffp-contract=fast", *["-mfma"] * (platform.machine() == "x86_64"))
     x = -np.linspace(0, 87, 500_001).astype(np.float32)

@@ -79,6 +79,7 @@ def test_golden_routing_in_any_order(library: ctypes.CDLL, number: int) -> None:
     check_route(library, golden_cases()[number])
 
 
+@pytest.mark.compiles
 def test_conformance_vectors_in_any_order(library: ctypes.CDLL) -> None:
     chosen = [vector for vector in vectors() if "pool" in vector.inputs and "gates" in vector.inputs]
     for vector in chosen:

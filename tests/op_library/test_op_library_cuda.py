@@ -105,6 +105,7 @@ def test_its_errors_on_the_cpu_are_those_of_the_cpu_library() -> None:
     assert messages(faults, library()) == messages(faults)
 
 
+@pytest.mark.compiles
 def test_the_adapter_gives_the_bits_of_the_ops_on_the_cpu(emulated: Path) -> None:
     made = list(moe_calls(4, 20))
     found = outputs_of(run_calls([call.call for call in made], library=emulated))
