@@ -1,6 +1,6 @@
 """Shared parts of the benchmarks' commands: number options, tables, and one-line errors.
 
-This module needs only Python, because `gpu.py` uses it.
+This module imports no packages outside Python, because `gpu.py`, which uses it, must run without them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class BenchmarkError(SystemExit):
 
 
 def missing(*packages: str) -> str | None:
-    """Return a message if one of `packages` is not installed, or None if all are installed.
+    """Return a message if one of `packages`, which benchmarks/requirements.txt lists, is not installed.
 
-    The packages are from benchmarks/requirements.txt.
+    If all are installed, return None.
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:

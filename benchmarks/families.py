@@ -1,14 +1,15 @@
-"""Compare this engine with other CPU runtimes on ViTs of transformers and timm, interleaved in one run.
+"""Compare this engine with other CPU runtimes on ViTs from transformers and timm. All calls are interleaved.
 
     python benchmarks/families.py [--models vit-b16 dinov2-b14 clip-l14] [--batch 1 8] [--threads 2]
                                   [--runs engine-bf16 openvino-int8 ...] [--merge 8 13] [--rounds 11] [-o DIR]
 
-The program prints a table for each model and batch size as soon as it is measured. The models have random weights. This
-engine gets each model through `vmoe export`, from the files that its library saves. OpenVINO, ONNX Runtime and torch.compile
-get the torch module itself. With `--merge`, each run of this engine is also timed with that many tokens merged per block,
-and the speed-up is compared with the ratio of the FLOPs. The peers need `pip install -r benchmarks/requirements.txt`.
+As soon as a model has been measured at a batch size, the program prints a table. The models have random weights. This engine
+gets each model through `vmoe export`, which reads the files saved by transformers or timm. OpenVINO, ONNX Runtime and
+torch.compile get the torch module itself. With `--merge`, each run of this engine is also timed with that many tokens merged
+per block. The speed-up is then compared with the ratio of the FLOPs. The peer runtimes need `pip install -r
+benchmarks/requirements.txt`.
 
-A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
+If other processes used over 5 % of the CPUs, the run is void, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 """By name: the transformers class, its config, and the computed output; or an architecture of timm, its options, and ""."""
 
-_MAX_DISTANCE = 0.35  # largest relative distance of outputs: far above int8's error, far below another model's distance
+_MAX_DISTANCE = 0.35  # largest allowed difference: far above int8's error, far below the difference between two models
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,10 @@ def load_openvino(cell: Cell, precision: str, **nncf: Any) -> Call:
 
 
 def load_ort(cell: Cell, precision: str) -> Call:
-    """Export the model with torch.onnx, and load the graph in ONNX Runtime. For int8, quantize the graph first.
+    """Export the model with torch.onnx, and load the graph in ONNX Runtime.
 
-    `quantize_dynamic` quantizes it. The patch embedding stays in float32, because an int8 convolution would take 10 ms
-    longer.
+    For int8, `quantize_dynamic` quantizes the graph first. The patch embedding stays in float32, because an int8 convolution
+    would take 10 ms longer.
     """
     graph = to_onnx(cell.network, cell.images)
     return in_ort(quantize_for_ort(graph, ("Attention", "Conv")) if precision == "int8" else graph, cell.threads)
@@ -166,7 +167,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def present(names: Sequence[str]) -> list[str]:
-    """Return those of the runs `names` whose packages are installed. Print one line for each skipped run.
+    """Return the names of the runs whose packages are installed. Print one line for each run that is skipped.
 
     Raises:
         BenchmarkError: transformers isn't installed.
@@ -220,7 +221,7 @@ def measure(
 
 
 def gained(engine: Engine, speed_up: float, merge: int) -> str:
-    """Format the speed-up from merging, together with the share of the FLOPs that remains with merging."""
+    """Format the speed-up from merging, and compare it with the share of the FLOPs that remains."""
     shape = ModelShape.of(engine.manifest.model)
     share = sparse_flops(shape, [], merge) / dense_flops(shape)
     return f"{speed_up:.2f} x as fast, with {share:.2f} of the FLOPs; {speed_up * share:.2f} of their ratio"

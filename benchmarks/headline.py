@@ -1,20 +1,20 @@
-"""Plot published accuracy over measured milliseconds per image: dense ViTs against V-MoEs with 32 experts.
+"""Plot published accuracy over measured milliseconds per image, for dense ViTs and for V-MoEs with 32 experts.
 
     python benchmarks/headline.py [--sizes S/32 B/16 ...] [--batch 8] [--threads 2] [--precision bf16] [-o FILE.svg]
 
 The program times every setting of cpu/published.json, prints a table and the time saved at equal accuracy, and draws the
-picture. Each point is stored as soon as it is measured, in the file that `--json` names, by default next to the picture.
-Stored points are not measured again.
+picture. As soon as a point is measured, it is stored in the file that `--json` specifies. By default, this file is next to
+the picture. Stored points are not measured again.
 
 The accuracies come from the paper. They apply to models trained on JFT-300M. The paper reports the cost of these models as
-TPUv3-core-days, FLOPs and time on TPUs. Here, the cost is the time on this CPU, for models of the same shapes with random
-weights, N(0, 0.02), and balanced routers. The values of the weights affect the time only through the number of pairs that
-get a slot, which the table shows.
+TPUv3-core-days, FLOPs and time on TPUs. Here, the cost is the time on this CPU. The timed models have the same shapes,
+random weights from N(0, 0.02), and balanced routers. The values of the weights affect the time only through the number of
+pairs that get a slot, which the table shows.
 
 A dense model is timed in this engine, OpenVINO and ONNX Runtime, and the fastest time is used. If a runtime takes over 1.5 x
-the fastest time, later models are not timed in it. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. With int8,
-the loss of accuracy is not shown. Each model is created, timed on its own, and deleted before the next one is created,
-because the largest takes 45 GB of disk and 16 GB of memory.
+the fastest time, it is skipped for later models. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. The accuracy
+lost through int8 is not shown. Each model is created, timed on its own, and deleted before the next one is created. This is
+necessary because the largest model takes 45 GB of disk and 16 GB of memory.
 """
 
 from __future__ import annotations
@@ -54,15 +54,19 @@ _FIELDS = "name pixels ms:.1f lower:.1f upper:.1f title kept:.1% others:.0%"
 
 
 def timed(call: Callable[[], object], given: argparse.Namespace) -> Point:
-    """Return the milliseconds per image of a call, as median and quartiles, and the share of the CPUs that other processes
-    used.
+    """Time a call, and return its milliseconds per image and the share of the CPUs that other processes used.
+
+    The milliseconds are given as the median and the quartiles.
     """
     times, others = time_per_image({0: call}, given.rounds, given.batch)
     return {**times[0], "others": others}
 
 
 def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> Point:
-    """Time the dense model in each of `runs`, and return the point of the fastest. Remove much slower runs from `runs`."""
+    """Time the dense model in each of `runs`, and return the point of the fastest run.
+
+    Runs that are much slower than the fastest are removed from `runs`.
+    """
     cell, images, found = Cell(model, given.batch, given.threads, {}), model.images(given.batch), dict[str, Point]()
     for name in runs:
         call, runtime = RUNS[name].load(cell)
@@ -85,7 +89,10 @@ def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Name
 
 
 def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
-    """Return the points to measure: each setting once per resolution, with the accuracies published for that resolution."""
+    """Return the points to measure.
+
+    Each setting occurs once per image resolution, with the accuracies published for that resolution.
+    """
     metrics, points = published["metrics"], list[Point]()
     run = {"precision": given.precision, "batch": given.batch, "threads": given.threads}
     for setting in published["settings"]:

@@ -2,11 +2,11 @@
 
     python benchmarks/layers.py [--batch 1] [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
 
-The times come from ONNX Runtime's profile of the bundle's ops, and are medians over the calls. The floor of a layer, the
-least time that this machine could take, is the larger of two times:
+The times are medians over the calls. They come from ONNX Runtime's profile of the bundle's ops. The least time that this
+machine could take for a layer is called the layer's floor. It is the larger of two times:
 
-- the time to read its weights once at the memory rate, counting only experts that got a token
-- the time to compute its multiply-adds at the peak rate
+- the time to read the layer's weights once at the memory rate, counting only experts that got a token
+- the time to compute the layer's multiply-adds at the peak rate
 
 The memory rate is measured with numpy: each thread takes the maximum of its part of 2 GB. The peak rate is the rate of the
 op for dense MLPs on 16 images, where the matrix products have many rows. If the weights are integers, the floor uses the
@@ -63,9 +63,9 @@ def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) ->
 
 
 def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
-    """Return the bytes of weights that a call reads, by kind of layer.
+    """Return how many bytes of weights a call reads, by kind of layer.
 
-    For experts, `used` is the share of each block's experts that got a token, and only this share of the bytes counts.
+    For experts, `used` is the share of each block's experts that got a token. Only this share of the bytes counts.
     """
     graph, total = onnx.load(path / "model.onnx", load_external_data=False).graph, Counter[str]()
     width = {t.name: onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in graph.initializer}
@@ -79,10 +79,10 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
 
 
 def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple[float, float]]:
-    """Return an image's multiply-adds by kind of layer, as two numbers: products with weights, and products with keys and
-    values.
+    """Return the number of multiply-adds per image, by kind of layer.
 
-    `kept` is the number of computed pairs per image.
+    Each entry has two numbers: for products with weights, and for products with keys and values. `kept` is the number of
+    computed pairs per image.
     """
     flops = flops_by_kind(shape, [kept, *(0 for _ in shape.moe_layers[1:])], merge)
     found = {kind: count / 2 for kind, count in flops.items()}
@@ -97,7 +97,7 @@ def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple
 def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> float:
     """Return the peak rate, in multiply-adds per ms. It is the rate of a bundle's dense MLPs on many images.
 
-    The profile has so few slots that the experts have almost no work.
+    The call uses a profile with so few slots that the experts have almost no work.
     """
     with Engine.load(path, backend="onnxruntime", threads=threads, verify=False) as engine:
         profile = engine.setting(_PROFILE)

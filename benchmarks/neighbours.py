@@ -2,9 +2,10 @@
 
     python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--rounds 20]
 
-In each round, every engine is timed in two blocks of calls: first alone, then with a call of the other engine before each
-timed call. The reported time is the 10th percentile of the calls, because other processes affect it least. The two bundles
-must differ, because engines on the same bundle share an `InferenceSession`.
+In each round, every engine is timed in two blocks of calls. In the first block, it runs alone. In the second block, a call
+of the other engine precedes each timed call. The reported time is the 10th percentile of the call times, because other
+processes affect this percentile least. The two bundles must differ, because engines on the same bundle share an
+`InferenceSession`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from vmoe_runtime import Engine
 
 _PERCENTILE = 10
 _CALLS = 4  # per block
-_PAUSE_SECONDS = 0.1  # before a block, so that the last block's threads stop spinning
+_PAUSE_SECONDS = 0.1  # pause before a block of calls, so that the previous block's threads stop spinning
 
 
 def measure(given: argparse.Namespace) -> list[list[str]]:
-    """Return two table rows for each bundle: one with threads that spin after a call, one with threads that don't."""
+    """Return two table rows for each bundle: with threads that spin after a call, and with threads that don't spin."""
     keys = [(path, spin) for spin in (True, False) for path in given.bundles]
     engines = {(path, spin): Engine.load(path, None, "onnxruntime", given.threads, spin=spin) for path, spin in keys}
     calls = {key: partial(engine, _noise(engine, given.batch)) for key, engine in engines.items()}

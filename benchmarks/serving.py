@@ -1,10 +1,10 @@
-"""Measure HTTP serving of a bundle on this machine. The service and the load generator run in separate processes.
+"""Measure HTTP serving of a bundle on this machine.
 
     python benchmarks/serving.py traces BUNDLE --images NPZ|DIR       compares elastic capacity with fixed settings
     python benchmarks/serving.py saturation BUNDLE --images NPZ|DIR   compares the service with the bare engine
 
-The option --service is either `ray`, which runs `vmoe serve ray`, or the path of a program with the same options and HTTP
-protocol.
+The service and the load generator run in separate processes. The value of --service is either `ray`, for `vmoe serve ray`,
+or the path of another program. That program must have the options and the HTTP protocol of `vmoe serve ray`.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""Compare this engine's CPU speed with other runtimes', which run a dense ViT or the same V-MoE, interleaved.
+"""Compare this engine's CPU speed with the speed of other runtimes. All calls are interleaved.
 
     python benchmarks/speed.py [--models b16 s32] [--experts 8] [--batch 1 8 32] [--threads 1 2]
                                [--settings c0.3-k1 c0.3-k1-pool-r8 r8 ...]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [--table]
                                [-o DIR]
 
-The program prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` chooses the
-runs to time, which are this engine's and its peers'. This engine runs the V-MoE in all precisions, and the dense ViT in
-fp32, bf16 and int8. `--help` lists all runs. With `--table`, the program prints this machine's part of docs/speed.md
-instead, as Markdown and as a line of JSON. The models have random weights, N(0, 0.02), and are created once, in the output
-folder. The int8 peers need `pip install -r benchmarks/requirements.txt`.
+The other runtimes, called peers, run a dense ViT or the same V-MoE as this engine. As soon as a model has been measured at a
+batch size and number of threads, the program prints a table. `--runs` chooses the runs to time, both this engine's and the
+peers'. This engine runs the V-MoE in all precisions, and the dense ViT in fp32, bf16 and int8. `--help` lists all runs. With
+`--table`, the program prints only this machine's part of docs/speed.md, as Markdown and as a line of JSON. The models have
+random weights, N(0, 0.02), and are created once, in the output folder. The int8 peers need `pip install -r
+benchmarks/requirements.txt`.
 
-A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
+If other processes used over 5 % of the CPUs, the run is void, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, 1 if the run is void, or 2 for a setting that the model can't run."""
+    """Run the command line. Return 0 on success, 1 if the run is void, or 2 if the model can't run a setting."""
     given = parse_arguments(arguments)
     try:
         return int(run(given)[1])

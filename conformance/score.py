@@ -34,7 +34,7 @@ TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4", "BOOL": "?"}
 
 @dataclass(frozen=True)
 class Vector:
-    """One call of an op, its expected outputs, and their tolerances as {atol, rtol} by output name."""
+    """One call of an op, with its expected outputs and their tolerances. Tolerances are {atol, rtol} by output name."""
 
     name: str
     op: str
@@ -45,7 +45,7 @@ class Vector:
 
 
 def vectors(folder: Path = FOLDER) -> Iterator[Vector]:
-    """Yield all vectors in the folder: first those stored in routing.safetensors, then those in ops/."""
+    """Yield all vectors in the folder. Those stored in routing.safetensors come first, followed by those in ops/."""
     listed = json.loads((folder / "vectors.json").read_text())
     tensors = read_safetensors(folder / "routing.safetensors")
     for entry in (*listed["routing"], *listed["ops"]):
@@ -63,7 +63,7 @@ def vectors(folder: Path = FOLDER) -> Iterator[Vector]:
 def read_safetensors(path: Path) -> Arrays:
     """Read the tensors of a safetensors file.
 
-    The file begins with the size of a JSON header in eight bytes. The header and the values follow.
+    The file begins with eight bytes that hold the size of a JSON header. The header and the tensor values follow.
     """
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
@@ -82,9 +82,10 @@ def _read_pb(folder: Path, kind: str) -> Arrays:
 
 
 def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list[tuple[Vector, str]]:
-    """Run the chosen vectors. Return each vector with a text that is "" if the vector passes.
+    """Run the chosen vectors, and return each vector with a text about its result.
 
-    Otherwise, the text describes the vector's differences, or is the error that the implementation raised.
+    If the vector passes, the text is "". Otherwise, the text describes the vector's differences, or is the error that the
+    implementation raised.
     """
     sessions: dict[Path, Any] = {}
     results = []
@@ -103,7 +104,7 @@ def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list
 
 
 def difference(name: str, found: Any, vector: Vector) -> str:
-    """Describe how the output `name` differs from the expected one, or return "" if it passes. NaN equals NaN."""
+    """Describe how the output `name` differs from the expected output, or return "" if it passes. NaN equals NaN."""
     found, expected = np.asarray(found), vector.outputs[name]
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{name} is {found.dtype}{list(found.shape)}, not {expected.dtype}{list(expected.shape)}"
@@ -117,7 +118,7 @@ def difference(name: str, found: Any, vector: Vector) -> str:
 def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
     """Return a function that opens a model in ONNX Runtime.
 
-    If `library` is given, the returned function registers its custom ops.
+    If `library` is given, the returned function registers the custom ops of that library.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = importlib.import_module("onnxruntime")

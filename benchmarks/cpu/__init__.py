@@ -1,1 +1,4 @@
-"""Modules of the CPU benchmarks. Each covers one subject, such as models, timed runs, peer runtimes or reports."""
+"""Modules of the CPU benchmarks.
+
+Each module covers one subject, such as models, timed runs, peer runtimes or reports.
+"""

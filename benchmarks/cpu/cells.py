@@ -1,6 +1,6 @@
-"""Measurement of one cell of the benchmark: a model at one batch size and one number of threads.
+"""Measure one benchmark cell, which is a model at one batch size and one number of threads.
 
-The module loads the runs of the cell, checks their logits against the float32 engine, times the runs, and formats the
+The module loads the cell's runs, checks their logits against the float32 engine's logits, times the runs, and formats the
 results.
 """
 
@@ -30,8 +30,8 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
     """Load the runs in `names`, check that their logits agree with the float32 engine's, and time the runs.
 
     Returns:
-        A list with one mapping per run and setting. It contains the times in milliseconds per image, and the number of kept
-            pairs in the float32 engine.
+        A list with one mapping per run and setting. Each mapping contains the times in milliseconds per image, and the
+            number of pairs that the float32 engine keeps.
         The share of the CPUs that other processes used, from 0 to 1.
 
     Raises:
@@ -62,13 +62,16 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
 
 
 def settings_of(cell: Cell, run: str) -> list[str | None]:
-    """Return the settings at which a run is timed. Peers omit settings that merge tokens, because their graphs can't."""
+    """Return the settings at which a run is timed.
+
+    Settings that merge tokens are omitted for peer runtimes, because the peers' graphs can't merge tokens.
+    """
     of_kind = cell.profiles[RUNS[run].kind]
     return [name for name, profile in of_kind.items() if run.startswith("engine-") or not (profile and profile.merge)]
 
 
 def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
-    """Return two mappings from each setting: to the float32 engine's logits, and to its number of kept pairs.
+    """Run the float32 engine at each setting, and return its logits and its number of kept pairs by setting.
 
     For the dense model, the number of kept pairs is None.
     """
@@ -88,7 +91,8 @@ def distance(logits: Array, wanted: Array) -> tuple[float, float]:
     """Measure how far `logits`, float32[N, classes], are from `wanted`.
 
     Returns:
-        The largest absolute difference, and the norm of the difference relative to the norm of `wanted`.
+        The largest absolute difference.
+        The norm of the difference, divided by the norm of `wanted`.
 
     Examples:
         >>> distance(np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]]))
@@ -99,10 +103,10 @@ def distance(logits: Array, wanted: Array) -> tuple[float, float]:
 
 
 def check_agreement(name: str, largest: float, relative: float) -> None:
-    """Check that a run's logits agree with the float32 engine's, up to the rounding of its precision.
+    """Check that a run's logits agree with the float32 engine's, up to the rounding of the run's precision.
 
     Raises:
-        BenchmarkError: the distance from those logits is above the tolerance, or NaN.
+        BenchmarkError: `largest` or `relative`, which measure the difference, is above its tolerance or NaN.
     """
     value, tolerance = largest, LOGITS_TOLERANCE
     if (precision := RUNS[name].precision) != "fp32":
@@ -115,12 +119,12 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
 
 
 def ratios_of(points: Sequence[Point]) -> list[Point]:
-    """Compare this engine's runs with the other runs of the same precision in a cell.
+    """Compare this engine's runs with the cell's other runs of the same precision.
 
     Each comparison is a ratio of median images/s:
 
     - A V-MoE run of this engine is compared with other V-MoE runs at the same setting. It is also compared with dense runs
-      that merge no tokens, and with dense runs that merge as many tokens as the V-MoE.
+      that merge no tokens, and with dense runs that merge as many tokens as the V-MoE run.
     - A dense run of this engine is compared with other dense runs.
     """
     ratios = []

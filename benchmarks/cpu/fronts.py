@@ -1,4 +1,7 @@
-"""Pareto fronts of dense and sparse models: published accuracy over measured milliseconds, as text and as a picture."""
+"""Pareto fronts of dense and sparse models, as text and as a picture.
+
+A front compares published accuracies with measured times in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Point = Mapping[str, Any]
 is not published."""
 
 _COLORS = {"dense ViT": "#d55e00", "V-MoE": "#0072b2"}
-_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # height of the plotted range of accuracies, and height of a label, in points
+_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # height of the accuracy axis and of a label, in points
 _TRAINED = {"capacity": 1.05, "k": 2}
 
 
@@ -38,7 +41,10 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
 
 
 def name_of(point: Point) -> str:
-    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`. It includes routing values that differ from training."""
+    """Return a name such as `ViT H/14` or `V-MoE L/16, Every 2`.
+
+    Routing values that differ from those used in training are added to the name.
+    """
     if not point["layers"]:
         return f"ViT {point['size']}"
     routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)
@@ -48,9 +54,9 @@ def name_of(point: Point) -> str:
 def words(points: Sequence[Point], metric: str) -> list[str]:
     """Describe in sentences how much time sparse models save at equal accuracy.
 
-    The first sentences compare each model on the dense front with the fastest measured sparse model that is at least as
-    accurate. The remaining sentences compare each model on the sparse front with a dense model of equal accuracy. The time
-    of that dense model is interpolated between two measured dense models, and the sentences say so.
+    The first sentences compare each model on the dense front with a sparse model. This is the fastest measured sparse model
+    that is at least as accurate. The remaining sentences compare each model on the sparse front with a dense model of equal
+    accuracy. The time of that dense model is interpolated between two measured dense models, and the sentences say so.
     """
     dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
     taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}
@@ -71,8 +77,8 @@ def words(points: Sequence[Point], metric: str) -> list[str]:
 def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw one panel per metric.
 
-    A point is not labelled if its routing differs from training. A point without a published accuracy is a tick on the time
-    axis.
+    If a point's routing differs from training, the point has no label. If a point has no published accuracy, it is drawn as
+    a tick on the time axis.
     """
     figure = Figure((5.0 * len(metrics), 4.4), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]

@@ -1,12 +1,12 @@
 """Quantize the dense peers to int8 with the runtimes' own tools.
 
-For ONNX Runtime, the tool is `quantize_dynamic`, with one scale per output channel of the weights. For OpenVINO, it is
-NNCF's post-training quantization for transformers. The default arguments of `quantize_for_openvino` were chosen for speed on
-a CPU with AMX, at batch sizes 1 and 8:
+For ONNX Runtime, the tool is `quantize_dynamic`, with one weight scale per output channel. For OpenVINO, it is NNCF's
+post-training quantization for transformers. The default arguments of `quantize_for_openvino` were chosen for speed on a CPU
+with AMX, at batch sizes 1 and 8:
 
 - The preset `performance` (symmetric activations) took up to 5 % less time than `mixed`.
 - Omitting SmoothQuant, which adds multiplications to scale the activations, saved another 3 % of the time.
-- `model_type=None`, which also quantizes the matrix products inside attention, was no faster.
+- `model_type=None`, which also quantizes the matrix products inside attention, was no faster than the default.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> 
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Shape inference does not know the ops of the domain com.microsoft, so the quantizer needs a default type for their
+    # Shape inference doesn't support the ops of the domain com.microsoft, so the quantizer needs a default type for their
     # outputs.
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
     # hide the advice to preprocess the graph, because ONNX Runtime does that when it loads the graph
@@ -46,7 +46,7 @@ def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> 
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
-            # Use signed weights: with unsigned weights, a matrix product takes three times as long.
+            # Use signed weights, because a matrix product takes three times as long with unsigned weights.
             quantize_dynamic(
                 graph,
                 str(path),

@@ -1,4 +1,7 @@
-"""One machine's part of docs/speed.md: milliseconds per image of B/16 models, by precision and batch size."""
+"""One machine's part of docs/speed.md.
+
+That part is a table of milliseconds per image for B/16 models, by precision and batch size.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def described(threads: int, others: float) -> dict[str, Any]:
 
 
 def machine_table(points: Sequence[Point], about: dict[str, Any]) -> str:
-    """Format the results in Markdown: a line about the machine, the table, and all values as a line of JSON."""
+    """Format the results in Markdown.
+
+    The text consists of a line about the machine, the table, and a line of JSON with all values.
+    """
     times = {(point["run"], point["setting"], point["batch"]): point["ms"] for point in points}
     batches = sorted({point["batch"] for point in points})
     columns = [(precision, batch) for precision in PRECISIONS for batch in batches]

@@ -1,4 +1,7 @@
-"""The timed models: V-MoEs and dense ViTs of standard sizes with random weights. Each is exported to a bundle once."""
+"""The timed models, which are V-MoEs and dense ViTs of standard sizes with random weights.
+
+Each model is exported to a bundle only once.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def noise(*shape: int) -> Array:
 
 @dataclass(frozen=True)
 class Model:
-    """A V-MoE and the dense ViT of the same width and depth. Bundles are exported on first use."""
+    """A V-MoE, and the dense ViT of the same width and depth. Each bundle is exported when it is first used."""
 
     size: str
     experts: int
@@ -54,13 +57,13 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The model's size, such as `b16`. If it does not have 8 experts, their number follows, as in `b16-e32`."""
+        """The model's size, such as `b16`, followed by the number of experts if it is not 8, as in `b16-e32`."""
         return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
-        """Return the path of the model's bundle in a precision.
+        """Return the path of the model's bundle in the given precision.
 
-        Export the bundle first if it is missing or was made by another version of the exporter.
+        If the bundle is missing or was made by another version of the exporter, export it first.
         """
         path = self._path(kind, f"-{precision}.vmoe")
         stamp = path.with_suffix(".exporter")
@@ -89,10 +92,10 @@ class Model:
         return noise(batch, *config.image_size, config.channels)
 
     def profiles(self, settings: Sequence[str]) -> dict[Kind, dict[str | None, Profile | None]]:
-        """Return, for each kind of model, its profiles by systematic name, such as "c0.3-k1" or "r8".
+        """Return the profiles for the V-MoE and for the dense ViT. The keys are systematic names, such as "c0.3-k1".
 
-        The name in `settings` selects the kind: "c0.3-k1" is a profile of the V-MoE, "r8" one of the dense ViT. The dense
-        ViT's mapping also has the key None, for a call without a profile.
+        Names such as "c0.3-k1" select a V-MoE profile. Names such as "r8" select a dense ViT profile. The dense ViT's
+        mapping also has the key None, for a call without a profile.
         """
         rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
         found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
@@ -112,7 +115,7 @@ def prepare(
         folder: folder for the model's files.
         experts: experts per MoE layer.
         placement: which blocks are MoE blocks, such as "Last 5".
-        pixels: side of the square images; None means the usual side for `size`. The side is rounded down to whole patches.
+        pixels: side of the square images, rounded down to whole patches. None means the usual side for `size`.
     """
     variant, usual_pixels, classes = _SIZES[size]
     whole = (pixels or usual_pixels) // variant.patch * variant.patch
@@ -123,11 +126,12 @@ def prepare(
 
 
 class _Balancing(Vmoe):
-    """A V-MoE that removes the direction of the mean token from each router's weights before the router is used.
+    """A V-MoE that balances each router before it uses the router.
 
-    The tokens of a random model share a common component, which grows with every layer. A random router would therefore send
-    all tokens to the same few experts, and the other experts would be unused. Every implementation that
-    skips empty slots would then look too fast.
+    To balance a router, it removes the direction of the mean token from the router's weights. The tokens of a random model
+    share a common component, which grows with every layer. Without balancing, a random router would send all tokens to the
+    same few experts, and the other experts would be unused. Every implementation that skips empty slots would then look too
+    fast.
     """
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, *setting: Any) -> tuple[Tensor, LayerRouting]:
@@ -140,8 +144,8 @@ class _Balancing(Vmoe):
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     """Return routers that use all experts about equally, as trained routers do.
 
-    To save memory, the function computes with a model whose experts in a layer all share the first expert's weights. The
-    experts of a large model would otherwise not fit into memory.
+    To save memory, all experts in a layer share the first expert's weights while the routers are computed. With separate
+    weights, the experts of a large model would not fit into memory.
     """
     assert config.moe is not None
     rules = RoutingRules("top-k", config.moe.experts, config.num_tokens)
@@ -163,7 +167,7 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
 def _exporter_hash() -> str:
     """Return a hash of the exporter's source.
 
-    A bundle of another version of the exporter would be another model. Comparing the hashes reveals such a bundle.
+    The hash is stored next to each bundle. If it differs, another version of the exporter made the bundle.
     """
     sources = sorted(Path(vmoe_export.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -1,4 +1,4 @@
-"""The ONNX graph of the dense ViT that the peer runtimes run, written node by node.
+"""The ONNX graph of the dense ViT for the peer runtimes, written node by node.
 
 The module shares no code with the exporter, so changes to the exporter's graphs do not affect the peers. All shapes are
 static. The scale of the attention queries is folded into the query weights.
@@ -73,7 +73,7 @@ class _Graph:
         return name
 
     def weight(self, name: str, *shape: int) -> Array:
-        """Return the model's tensor with the official name `name`. If `shape` is passed, reshape it."""
+        """Return the model's weight tensor with the official name `name`, reshaped to `shape` if it is passed."""
         tensor: Array = self._weights.get_tensor(name)
         return tensor.reshape(shape or tensor.shape)
 
@@ -125,7 +125,10 @@ class _Graph:
         return self.op("Add", x, self.dense(mixed, *out))
 
     def _projection(self, name: str, parts: Any, query_scale: float) -> tuple[Array, Array]:
-        """Return the kernels and biases of P of the projections query, key and value, concatenated to [D,P*D] and [P*D]."""
+        """Return the kernel and bias of the projections in `parts`, such as query, key and value.
+
+        The P projections are concatenated. The kernel is [D,P*D], and the bias is [P*D].
+        """
         scales = [np.float32(query_scale if part == "query" else 1.0) for part in parts]
         kernels = [self.weight(f"{name}/{part}/kernel", self._width, self._width) for part in parts]
         biases = [self.weight(f"{name}/{part}/bias", self._width) for part in parts]

@@ -47,7 +47,7 @@ def carried_file(path: str) -> Path:
 def crops(photos: Sequence[str], count: int, height: int, width: int) -> Array:
     """Return `count` crops, uint8[count, height, width, 3], taken from the photos in turn.
 
-    The sizes and positions of the crops are random, but the same in every call.
+    The crops have random sizes and positions, which are the same in every call.
     """
     random = np.random.default_rng(0)
     opened = [Image.open(carried_file(photo)).convert("RGB") for photo in photos]

@@ -34,7 +34,10 @@ _FORM_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """The inputs of one comparison: a model, a batch size, a number of threads, and each kind's profiles by name."""
+    """The inputs of one comparison.
+
+    They are a model, a batch size, a number of threads, and the profiles of each kind of model by name.
+    """
 
     model: Model
     batch: int
@@ -64,7 +67,7 @@ class Run:
 
 
 def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
-    """Load a bundle in this engine, on ONNX Runtime with the op library."""
+    """Load a bundle in this engine, which runs it on ONNX Runtime with the op library."""
     engine = Engine.load(cell.model.bundle(kind, precision), backend="onnxruntime", threads=cell.threads, verify=False)
     return engine, engine.backend_description
 
@@ -82,7 +85,7 @@ def stored(graph: onnx.ModelProto) -> Iterator[str]:
 
 
 def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
-    """Load a graph in ONNX Runtime with all optimizations. Return a function from images to logits."""
+    """Load a graph in ONNX Runtime with all optimizations. Return a function that computes logits from images."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads must not spin during the next run
@@ -92,7 +95,7 @@ def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
 
 
 def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[str, Array]], Array]:
-    """Load a model in OpenVINO. Return a function from inputs by name to logits.
+    """Load a model in OpenVINO. Return a function that computes logits from a mapping of input names to arrays.
 
     All shapes of the model must be static.
     """
@@ -108,10 +111,10 @@ def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[s
 
 
 def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
-    """Load the dense ViT in ONNX Runtime or OpenVINO, with the form of attention that is faster on this machine.
+    """Load the dense ViT in ONNX Runtime or OpenVINO, with the form of attention that is fastest on this machine.
 
-    For int8, `quantize_for_ort` quantizes the graph for ONNX Runtime. For OpenVINO, NNCF quantizes the model, and the ops
-    that are not quantized run in bfloat16.
+    For int8 in ONNX Runtime, `quantize_for_ort` quantizes the graph. For int8 in OpenVINO, NNCF quantizes the model, and the
+    ops that NNCF does not quantize run in bfloat16.
     """
 
     def load(form: Attention) -> Callable[[Array], Array]:
@@ -127,12 +130,12 @@ def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
     images, loaded = cell.model.images(cell.batch), {form: load(form) for form in forms}
     times = time_interleaved({form: partial(call, images) for form, call in loaded.items()}, _FORM_ROUNDS)
     best = min(times, key=lambda form: times[form].min())
-    chosen = loaded[best]  # keep only this form of attention, so that the other form is freed
+    chosen = loaded[best]  # keep only the fastest form of attention, so that the other form is freed
     return lambda images, _: chosen(images), f"{runtime}, {best} attention"
 
 
 def load_inlined(cell: Cell, precision: str) -> Loaded:
-    """Load the bundle's graph of standard ops, model.inlined.onnx, in OpenVINO. `precision` is "fp32" or "bf16"."""
+    """Load model.inlined.onnx, the bundle's graph of standard ops, in OpenVINO. `precision` is "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
     call, names = in_openvino(model, cell.threads, precision), {port.get_any_name() for port in model.inputs}

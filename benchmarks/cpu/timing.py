@@ -23,16 +23,16 @@ MAX_OTHERS_SHARE = 0.05
 
 _WARM_UP_ROUNDS = 2
 _BYTES_READ = 2**31
-PAUSE_SECONDS = 0.05  # before each call: worker threads of the last call may still spin and would disturb it
+PAUSE_SECONDS = 0.05  # pause before each call, because threads of the previous call may still spin
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
     """Time calls in interleaved rounds, and return each call's milliseconds as float64[rounds].
 
-    Every round times each call once, so a disturbance affects all calls. Two rounds of warm-up come first. If there are
-    several calls, an untimed run of the same call precedes each timed one, because the call before them, a different one,
-    has filled the caches with its own data and may have left threads running.
+    Every round times each call once, so a disturbance affects all calls. Two warm-up rounds come first. If there are several
+    calls, each call is made twice in a row, and only the second time is measured. The first time is needed because the
+    previous, different call has filled the caches with its own data and may have left threads running.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -63,9 +63,10 @@ def time_per_image(
 
 
 class OthersWatch:
-    """A measurement of the share of the CPUs that other processes use inside a `with` block.
+    """A measurement of the share of the CPUs that other processes use during a `with` block.
 
-    After the block, `share` is the result, from 0 to 1. This process and the processes in `children` are not counted.
+    After the block, the attribute `share` holds this share, from 0 to 1. This process and the processes in `children` are
+    not counted.
     """
 
     share = 0.0
@@ -82,14 +83,17 @@ class OthersWatch:
         self.share = max(0.0, busy - own) / every if every > 0 else 0.0
 
     def _seconds(self) -> Array:
-        """Return three numbers of CPU seconds: of all processes, the same plus idle time, and of the excluded processes."""
+        """Return three CPU times in seconds: busy time, busy plus idle time, and the excluded processes' time.
+
+        The busy time is the time that all processes used.
+        """
         ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
         busy = sum(ticks) - ticks[3] - ticks[4]
         return np.array([busy / _TICKS, sum(ticks) / _TICKS, sum(map(cpu_seconds, self._own))])
 
 
 def process_fields(process: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat, starting at the process state, or None if the process has ended."""
+    """Return the fields of /proc/PID/stat from the process state onward, or None if the process has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -103,7 +107,10 @@ def cpu_seconds(process: int) -> float:
 
 
 def memory_rate(threads: int) -> float:
-    """Return the rate at which `threads` threads together read memory, in bytes per ms. It is the best of 5 measurements."""
+    """Return the rate at which `threads` threads together read memory, in bytes per ms.
+
+    The rate is the best of 5 measurements.
+    """
     parts = np.array_split(np.ones(_BYTES_READ // 8, np.int64), threads)
     with ThreadPoolExecutor(threads) as pool:
         return _BYTES_READ / 1e3 / min(timeit.repeat(lambda: list(pool.map(np.max, parts)), number=1, repeat=5))

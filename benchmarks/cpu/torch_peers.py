@@ -1,4 +1,7 @@
-"""Conversion of a ViT from transformers or timm: to a bundle for this engine, to an ONNX graph, or to an OpenVINO model."""
+"""Convert a ViT from transformers or timm.
+
+The result is a bundle for this engine, an ONNX graph, or an OpenVINO model.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 class Network(torch.nn.Module):
-    """A model of transformers or timm, wrapped as a torch module that maps images to one output.
+    """A transformers or timm model, wrapped as a torch module that maps images to one output.
 
     The input is `image` float32[N,H,W,3] in [-1, 1].
 
     Attributes:
-        model: the model of transformers or timm. Its library saves it, and `vmoe export` reads the saved files.
-        output: name of the transformers model's output to return; "" for a timm model.
+        model: the transformers or timm model. Its library saves it, and `vmoe export` reads the saved files.
+        output: name of the transformers model's output to return. For a timm model, it is "".
         mean, std: the model's normalization per channel, for pixels between 0 and 1.
     """
 
@@ -51,9 +54,9 @@ class Network(torch.nn.Module):
 
 
 def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str) -> Path:
-    """Save a network with transformers or timm, export it to a bundle in `folder`, and return the bundle's path.
+    """Save a network with transformers or timm, export the saved files to a bundle, and return the bundle's path.
 
-    `size` is the height and width of the images.
+    The files and the bundle are in `folder`. `size` is the height and width of the images.
     """
     if network.output:
         network.model.save_pretrained(folder)
@@ -61,7 +64,7 @@ def export_network(network: Network, folder: Path, size: tuple[int, int], precis
         timm.models.save_for_hf(network.model, str(folder), safe_serialization=True)
     preprocessing = {"image_processor_type": "ViTImageProcessor", "size": dict(zip(("height", "width"), size, strict=True))}
     preprocessing |= {"image_mean": list(network.mean), "image_std": list(network.std)}
-    if network.output:  # a timm model's folder already contains its preprocessing
+    if network.output:  # a timm model's folder already contains a preprocessing config
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     bundle = folder / f"{precision}.vmoe"
     export_bundle(folder, bundle, precision=precision, validate=False, force=True)
@@ -69,7 +72,10 @@ def export_network(network: Network, folder: Path, size: tuple[int, int], precis
 
 
 def to_openvino(network: Network, images: Array) -> Any:
-    """Convert the network to OpenVINO, with input `image` and output `logits`, for batches with the shape of `images`."""
+    """Convert the network to an OpenVINO model for batches with the shape of `images`.
+
+    The model has the input `image` and the output `logits`.
+    """
     model = openvino.convert_model(network, example_input=torch.from_numpy(images))
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({"logits"})
@@ -78,13 +84,13 @@ def to_openvino(network: Network, images: Array) -> Any:
 
 
 def to_onnx(network: Network, images: Array) -> onnx.ModelProto:
-    """Convert the network to ONNX with torch.onnx.
+    """Convert the network to ONNX with torch.onnx, for batches with the shape of `images`.
 
-    The graph has the input `image` and the output `logits`, for batches with the shape of `images`.
+    The graph has the input `image` and the output `logits`.
     """
     names = {"input_names": ["image"], "output_names": ["logits"]}
-    # Opset 23 has an op Attention, which is faster than separate ops. `quantize_dynamic` mistakes it for an older op of the
-    # same name, so `load_ort` excludes it from quantization.
+    # In opset 23, attention can be a single op, Attention, which is faster than separate ops. `quantize_dynamic` mistakes it
+    # for an older op with the same name, so `load_ort` excludes it from quantization.
     program = torch.onnx.export(network, (torch.from_numpy(images),), dynamo=True, opset_version=23, verbose=False, **names)
     graph: onnx.ModelProto = program.model_proto
     return graph

@@ -1,1 +1,4 @@
-"""Modules of the GPU benchmark. Each covers one subject, such as shapes, floors, timing or reports."""
+"""Modules of the GPU benchmark.
+
+Each module covers one subject, such as shapes, floors, timing or reports.
+"""

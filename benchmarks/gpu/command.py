@@ -1,4 +1,4 @@
-"""The command line of the GPU benchmark, which runs its parts one after the other."""
+"""The command line of the GPU benchmark. It runs the benchmark's parts one after the other."""
 
 from __future__ import annotations
 

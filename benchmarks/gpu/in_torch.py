@@ -1,7 +1,7 @@
-"""The computations of the kernels, written in torch as an engineer would write them.
+"""The kernels' computations in torch, written as an engineer would write them.
 
-All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture the calls. The rows are padded (`padded`)
-before the timing.
+All shapes are fixed and no call waits for the GPU, so a CUDA graph can capture the calls. The rows are padded before the
+timing (see `padded`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from torch import Tensor
 
 
 def padded(rows: Tensor) -> Tensor:
-    """Append a row of zeros to rows [N,D]. Empty slots and dropped pairs then refer to this row."""
+    """Append a row of zeros to rows [N,D]. Empty slots and dropped pairs refer to this added row."""
     return torch.cat([rows, torch.zeros_like(rows[:1])])
 
 
 def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
-    """Dispatch tokens with index_select: padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D]."""
+    """Dispatch tokens with index_select.
+
+    The padded tokens are [G*S+1,D], `src` is i32[E,M], and the result is [E*M,D].
+    """
     row = src.reshape(-1)
     return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
 
@@ -30,7 +33,7 @@ def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
 def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """Combine expert outputs with index_select and a weighted sum over K.
 
-    Padded outputs [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D].
+    The padded outputs are [E*M+1,D], `slot` is i32[G,S,K], `weight` is f32[G,S,K], and the result is [G*S,D].
     """
     choices, row = slot.shape[2], slot.reshape(-1)
     rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))
@@ -39,9 +42,9 @@ def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
 
 
 def peer_tensors(problem: Problem) -> dict[str, Tensor]:
-    """Return the tensors of a problem for torch.
+    """Return the tensors of a problem, for use by torch.
 
-    `x` and `out` get an extra row (`padded`), to which empty slots and dropped pairs refer.
+    `x` and `out` get an extra row of zeros (see `padded`), to which empty slots and dropped pairs refer.
     """
     hidden, rows = problem.shape.hidden, ("x", "out") if problem.shape.hidden else ()
     return problem.tensors | {name: padded(problem.tensors[name].view(-1, hidden)) for name in rows}

@@ -1,6 +1,6 @@
 """Report results in Markdown.
 
-Each result is printed and written to the file immediately, so that a stopped or killed run keeps it.
+Each result is printed and written to the report file at once. If the run is stopped or killed, these results remain.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Report:
     Attributes:
         checked: number of checks.
         failures, skipped: messages about checks that failed, and about parts that were not run.
-        rows: one row for each timed kernel, as `gpu.timing.measure_shape` yields them.
+        rows: one row for each timed kernel, as yielded by `gpu.timing.measure_shape`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class Report:
         self.write(found, *(f"    - {failure}" for failure in check.failures))
 
     def skip(self, name: str, why: str) -> None:
-        """Report that a part can't run here, and why."""
+        """Report that a part of the benchmark can't run on this machine, and why."""
         self.skipped.append(f"{name}: {why}")
         self.write(f"- skipped: {name}: {why}")
 

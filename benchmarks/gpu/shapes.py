@@ -15,7 +15,7 @@ def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float
         >>> shape_for(8, 197, 8, 2, 1.05).capacity
         52
     """
-    # This repeats the formula of vmoe_runtime.capacity, because importing vmoe_runtime needs the project's packages.
+    # This line repeats the formula from vmoe_runtime.capacity, because importing vmoe_runtime needs the project's packages.
     return Shape(groups, tokens, experts, choices, math.ceil(tokens * choices * ratio / experts), type=type)
 
 
@@ -27,7 +27,7 @@ SETTINGS = tuple((experts, choices, ratio) for experts in (8, 32) for choices in
 
 
 def timed_shapes() -> list[Shape]:
-    """Return all shapes to time: first the shapes of image batches, then single groups of many tokens."""
+    """Return all shapes to time. The shapes of image batches come first, followed by single groups of many tokens."""
     shapes = [
         shape_for(groups, tokens, *setting, type) for groups, tokens in SIZES for setting in SETTINGS for type in TYPES
     ]
@@ -35,5 +35,8 @@ def timed_shapes() -> list[Shape]:
 
 
 def shape_of_kernel(kernel: str, shape: Shape) -> Shape:
-    """Return the shape to use for a kernel. For "Route", it has no token features, because routing reads only the gates."""
+    """Return the shape at which to run a kernel.
+
+    For "Route", the shape has no token features, because routing reads only the gates.
+    """
     return replace(shape, type="fp32", hidden=0) if kernel == "Route" else shape

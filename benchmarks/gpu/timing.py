@@ -1,8 +1,8 @@
-"""Measure the GPU time of the kernels and of torch for the same work, without the launch time on the CPU.
+"""Measure the GPU time of the kernels, and of torch for the same work. The launch time on the CPU is excluded.
 
-The kernel and torch are the contenders. All calls of a contender are captured in one CUDA graph. Successive calls use
-different memory, so that a call does not find its data in the cache. The graphs of the contenders at a shape run
-alternately. The time of a call is the time of its graph, measured with CUDA events, divided by the number of calls.
+The kernel and torch are called contenders. All calls of a contender are captured in one CUDA graph. Successive calls use
+different memory, so that a call does not find its data in the cache. At each shape, the contenders' graphs run alternately.
+CUDA events measure how long a graph takes. This time divided by the number of calls is the time per call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpu.shapes import shape_of_kernel
 
 Call = Callable[[], object]
 
-_CACHES = 2  # memory that all calls together use, as a multiple of the size of the L2 cache
+_CACHES = 2  # memory used by all calls together, as a multiple of the L2 cache size
 _MIN_CALLS, _MAX_CALLS, _EMPTY_CALLS = 16, 256, 256
 _WARM_UP = 3
 _COPY_BYTES = 1 << 29
@@ -44,7 +44,8 @@ class Rates(NamedTuple):
     """The best rates that the GPU reaches.
 
     Attributes:
-        copy: rate of a copy within the GPU's memory, in bytes per second. Each byte counts twice: as read and as written.
+        copy: rate of a copy within the GPU's memory, in bytes per second. Each byte counts twice, for the read and the
+            write.
         launch: time of an empty kernel, in seconds.
     """
 
@@ -53,7 +54,7 @@ class Rates(NamedTuple):
 
 
 def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
-    """Return how many sets of buffers are needed to fill twice the L2 cache, from 2 to 256.
+    """Return how many sets of buffers are needed to fill twice the L2 cache. The number is between 2 and 256.
 
     Examples:
         >>> buffer_sets(1 << 20, 50 << 20), buffer_sets(1 << 30, 50 << 20), buffer_sets(1, 50 << 20)
@@ -77,7 +78,7 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
         many = list(calls) * -(-_MIN_CALLS // len(calls))
 
         def work(many: Sequence[Call] = many) -> None:
-            for call in many:  # don't keep results, so that the next call can use their memory
+            for call in many:  # don't keep outputs, so that the next call can use their memory
                 call()
 
         try:
@@ -105,7 +106,7 @@ def summarize(seconds: Sequence[float]) -> Time:
 
 
 def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
-    """Time a copy and an empty kernel in the same way as the benchmark's kernels."""
+    """Time a copy and an empty kernel with the method that is used for the benchmark's kernels."""
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
     copies = [partial(tensors[1].copy_, tensors[0]), partial(tensors[3].copy_, tensors[2])]
     empty = [lambda: kernels.call("empty", device.stream())] * _EMPTY_CALLS
@@ -116,7 +117,7 @@ def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
 
 
 def measure_shape(device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kernel as soon as it is measured. All times are in seconds."""
+    """Time each kernel at `shape`, and yield its table row as soon as it is measured. All times are in seconds."""
     for kernel in KERNELS:
         yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats)
         device.release()
@@ -130,7 +131,7 @@ def _measure_kernel(
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
-    if shape.type != "fp16":  # torch is as fast in fp16 as in bf16, because elements have the same size
+    if shape.type != "fp16":  # torch is as fast in fp16 as in bf16, because their elements have the same size
         contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy

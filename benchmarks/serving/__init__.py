@@ -1,1 +1,4 @@
-"""The parts of the HTTP serving benchmarks: load generator, service under test, arrival traces, and saturation."""
+"""The parts of the HTTP serving benchmarks.
+
+They are the load generator, the service under test, the arrival traces, and the saturation measurement.
+"""

@@ -1,8 +1,8 @@
-"""A load generator that sends whole HTTP/1.1 requests over keep-alive connections.
+"""A load generator that sends complete HTTP/1.1 requests over keep-alive connections.
 
-`open_loop` sends each request at its due time. `closed_loop` sends the next request on a connection as soon as the previous
-one is answered. Both run in a separate process (`generator`), and parse the answers only after the load has ended. Times are
-from `time.monotonic`, which all processes share.
+`open_loop` sends each request at its due time. `closed_loop` sends a connection's next request as soon as the previous
+request is answered. Both functions run the load in a separate process (see `generator`), and parse the answers only after
+the load has ended. Times are from `time.monotonic`, which is the same clock in all processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PATIENCE = 60.0
 
 
 class Reply(NamedTuple):
-    """An HTTP answer: its status, its head (status line and headers) in lower case, its body, and its time of arrival."""
+    """An HTTP answer. It has a status, a head (status line and headers) in lower case, a body, and an arrival time."""
 
     status: int
     head: bytes
@@ -37,13 +37,13 @@ class Reply(NamedTuple):
 class Load(NamedTuple):
     """The record of R requests of N images each.
 
-    A request without an answer has `done` nan, `status` 0 and `classes` -1.
+    If a request has no answer, its `done` is nan, its `status` is 0, and its `classes` are -1.
 
     Attributes:
         start: time when the load began. All times are in seconds, from `time.monotonic`.
         due, sent, done: f64[R], times when each request was due, sent and answered.
         status: i64[R], HTTP status of each answer.
-        setting: the setting that served each request; "" if the status is not 200, or if the model has no settings.
+        setting: the setting that served each request. It is "" if the status is not 200, or if the model has no settings.
         classes: i64[R,N], the most probable class of each image.
         cpu: CPU time of the generator's process in seconds.
     """
@@ -93,10 +93,11 @@ def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
     """Read the answer to an `infer_request` with `images` images.
 
     Returns:
-        The setting that served the request ("" if the answer names none), and the outputs f32[images, ...].
+        The setting that served the request, or "" if the answer contains no setting.
+        The outputs, f32[images, ...].
 
     Raises:
-        ValueError: the reply is not an answer to such a request.
+        ValueError: the reply is not an answer to an `infer_request` with this many images.
     """
     length = int(header(reply.head, HEADER_LENGTH) or len(reply.body))
     setting = json.loads(reply.body[:length]).get("parameters", {}).get("setting", "")
@@ -104,7 +105,7 @@ def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
 
 
 def header(head: bytes, name: str) -> str | None:
-    """Return the value of the header `name`, which must be in lower case, or None if there is no such header."""
+    """Return the value of the header `name`, or None if there is no such header. `name` must be in lower case."""
     _, found, rest = head.partition(b"\r\n" + name.encode() + b":")
     return rest.partition(b"\r\n")[0].strip().decode("latin-1") if found else None
 
@@ -128,7 +129,7 @@ class Connection:
         self.writer.write(request)
         try:
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-            if header(head, "transfer-encoding") == "chunked":  # answers with outputs are never chunked, so skip the body
+            if header(head, "transfer-encoding") == "chunked":  # an answer with outputs is never chunked; skip the body
                 body = await self.reader.readuntil(b"0\r\n\r\n")
             else:
                 body = await self.reader.readexactly(int(header(head, "content-length") or 0))
@@ -145,7 +146,7 @@ class Connection:
 
 
 async def connect(port: int) -> Connection:
-    """Open a new connection to this machine."""
+    """Open a new connection to `port` on this machine."""
     return Connection(*await asyncio.open_connection("127.0.0.1", port))
 
 

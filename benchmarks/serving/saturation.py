@@ -1,7 +1,7 @@
 """Measurement of the cost of HTTP, in two comparisons.
 
-Under saturation, the service's rate is compared with the bare engine's. Without other load, the time of a request is
-compared with the time of a call of the engine.
+The first comparison is between the rate of the saturated service and the rate of the bare engine. The second is between the
+time of a request and the time of an engine call, each without other load.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from serving.service import Report, Subject
 
 
 def measure(subject: Subject) -> Report:
-    """Measure the service and the engine in alternation, in several rounds for each setting.
+    """Measure the service and the engine alternately, in several rounds for each setting.
 
-    While the service is measured, the engine is idle, and vice versa.
+    While one of the two is measured, the other is idle.
     """
     options, rows = subject.options, []
     for setting in options.profiles:
-        # The engine's batches have the mean size of the service's calls.
+        # The batch size for the bare engine is the mean number of images in the service's calls.
         size = round(subject.saturated(setting, options.seconds)["images_per_call"] or options.batch_size)
         rounds = []
         for _ in range(options.rounds):

@@ -1,4 +1,4 @@
-"""The processes under test: a bundle served over HTTP, the bare engine, and the load generator."""
+"""The processes under test, which are a service for a bundle, the bare engine, and the load generator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MODEL = "model"
 _PATIENCE = 180.0
 _PROFILES = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
 _MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # limits on prepared requests
-_SETTLING = 0.2  # ignored share of a saturated measurement, at its start
+_SETTLING = 0.2  # share of a saturated measurement that is ignored at its start
 
 
 class ServiceError(VmoeError):
@@ -51,8 +51,8 @@ class Service:
     """A service that runs on this machine's loopback address until its `with` block ends.
 
     Attributes:
-        port: the port on which it listens.
-        start_seconds: time from its start to its first answer.
+        port: the port on which the service listens.
+        start_seconds: time from the service's start to its first answer.
     """
 
     def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class Service:
         `program` is "ray", for `vmoe serve ray`, or the path of another program.
 
         Raises:
-            ServiceError: the service can't be started, ends, or does not answer in time.
+            ServiceError: the service can't be started, ends early, or does not answer in time.
         """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -108,7 +108,7 @@ class Service:
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self._get("/metrics") or "", re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
-        """Return the memory of each process of the service in bytes, by process id.
+        """Return how many bytes of memory each process of the service uses, by process id.
 
         Memory that processes share is divided equally among them.
         """
@@ -205,9 +205,9 @@ class Subject:
         Returns:
             The load, and a report with these entries:
 
-            - `accuracy`: share of the answered images that were classified correctly; None if there are no labels or no
-              answers.
-            - `images_per_call`: mean number of images per call of the service; None if there were no calls.
+            - `accuracy`: share of the answered images that were classified correctly. It is None if there are no labels or
+              no answers.
+            - `images_per_call`: mean number of images per engine call of the service. It is None if there were no calls.
             - `service_seconds`, `generator_seconds`: CPU time of the service and of the generator.
         """
         each, service = self.options.images_per_request, self.service
@@ -254,10 +254,11 @@ class Subject:
 
 
 def rate(done: Array, seconds: float) -> float:
-    """Return the rate of answers per second, computed from their arrival times.
+    """Return the number of answers per second, computed from the answers' arrival times.
 
-    All answers of one engine call arrive together. Dividing the number of answers by the time would be inexact, because the
-    window may cut off part of a long call. Therefore, the rate is the slope of the number of answers over time.
+    All answers of one engine call arrive together, and the window may cut off part of a long call. Dividing the number of
+    answers by the window's length would therefore be inexact. Instead of this quotient, the rate is the slope of the number
+    of answers over time.
 
     Args:
         done: f64[R], arrival times in seconds, in any order.
@@ -275,12 +276,12 @@ def rate(done: Array, seconds: float) -> float:
 def measure(
     options: argparse.Namespace, name: str, take: Callable[[Subject], Report], markdown: Callable[[Report], str]
 ) -> Report | None:
-    """Start the engine, the service and the generator, call `take` with them, and print its report.
+    """Start the engine, the service and the generator, and call `take` with them.
 
-    With the option -o, also write the report to NAME.json.
+    Print the report that `take` returns. With the option -o, also write it to NAME.json.
 
     Returns:
-        The report, or None if something can't be measured. A line on standard error then gives the reason.
+        The report, or None if something can't be measured. In the second case, a line on standard error gives the reason.
     """
     options.profiles = options.profiles or list(_PROFILES)
     try:
@@ -310,7 +311,10 @@ def measure(
 
 
 def _images(engine: Engine, options: argparse.Namespace) -> tuple[Array, Array | None]:
-    """Return as many images as fit into memory and fill whole requests. Also return their labels, or None."""
+    """Return the images to send, and their labels or None.
+
+    The images fill whole requests. There are as many as fit into memory, up to a fixed limit.
+    """
     manifest, each = engine.manifest, options.images_per_request
     source = open_images(options.images, manifest.class_names, manifest.outputs)
     fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), _MOST_IMAGES)

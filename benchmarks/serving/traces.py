@@ -1,6 +1,6 @@
-"""Replay of traces of request arrivals over HTTP, with elastic capacity and at fixed settings.
+"""Replay of request arrival traces over HTTP, with elastic capacity and at fixed settings.
 
-The peak request rate is a chosen multiple (`--load`) of the rate that the service sustains at the lowest setting.
+The service sustains a certain request rate at its lowest setting. The peak rate of a trace is `--load` times that rate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serving.service import Report, ServiceError, Subject
 _PAUSE = 1.0  # seconds between two traces, so that the service becomes idle
 _MEANINGFUL = 1.1
 """Smallest load, relative to the highest setting's capacity, at which elastic capacity has something to do."""
-BURST, CALM = 2.0, 4.0  # length of a burst, and time between two bursts, in seconds
+BURST, CALM = 2.0, 4.0  # length of a burst, and length of the calm between two bursts, in seconds
 BURST_OVER_CALM = 4.0  # request rate during a burst, relative to the rate between bursts
 NIGHT_OVER_NOON = 0.2  # lowest request rate of a day, relative to its highest
 
@@ -52,9 +52,9 @@ def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
 
 
 def measure(subject: Subject) -> Report:
-    """Measure the saturated service at each setting. Then replay each trace three times.
+    """Measure the saturated service at each setting, and then replay each trace three times.
 
-    The replays are with elastic capacity, at the highest setting, and at the lowest setting.
+    The three replays use elastic capacity, the highest setting, and the lowest setting.
 
     Raises:
         ServiceError: the service answers no request, or a trace has no requests.
@@ -89,7 +89,7 @@ def measure(subject: Subject) -> Report:
 def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
     """Summarize the replay of a trace.
 
-    Response times start when a request was due, not when it was sent, so a slow generator does not improve them.
+    A response time starts when the request was due, not when it was sent, so a slow generator does not improve it.
 
     Args:
         load: the result of `open_loop`.
@@ -102,12 +102,12 @@ def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[fl
 
         - `in_time`: share of all requests that were answered within the target.
         - `settings`: share of the answers that each setting served.
-        - `mean_level`: mean position in `order` of the settings that served the answers, scaled to 0 to 1.
-        - `switch_ms`: an entry for each burst that began above the lowest setting. It is the milliseconds until the first
-          answer at a lower setting than that of the last answer before the burst, or None if there was no such answer before
-          the next burst.
-        - `timeline`: for each tenth of the trace, the requests per second and the mean level, which is None if there were no
-          answers.
+        - `mean_level`: mean position in `order` of the settings that served the answers, scaled to the range 0 to 1.
+        - `switch_ms`: an entry for each burst that began above the lowest setting. It is the milliseconds from the start of
+          the burst until the first answer at a lower setting than that of the last answer before the burst. If no such
+          answer arrived before the next burst, the entry is None.
+        - `timeline`: for each tenth of the trace, the requests per second and the mean level. The level is None if there
+          were no answers.
     """
     answered = np.flatnonzero(load.status == 200)
     seconds = (load.done - load.due)[answered]
@@ -182,7 +182,7 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
-    """Draw a row of panels for each trace: a comparison of the modes, and load and level over time."""
+    """Draw a row of panels for each trace. They compare the modes, and show load and level over time."""
     from matplotlib.figure import Figure
 
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))

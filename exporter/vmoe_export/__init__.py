@@ -1,4 +1,4 @@
-"""Export V-MoE checkpoints to bundles of ONNX graphs that run at the capacity you choose."""
+"""Export V-MoE checkpoints to bundles of ONNX graphs. A bundle runs at the capacity that its user chooses."""
 
 from vmoe_export.errors import CheckpointError, ConfigError, ExportError, OptionError
 from vmoe_export.export import ExportResult, export_bundle

@@ -1,8 +1,8 @@
 """Round int4 expert weights so that the experts' outputs on a user's images change as little as possible.
 
-The method is GPTQ (arXiv 2210.17323). Plain rounding moves each weight to the nearest int4 value. GPTQ rounds the weights of
-a column one by one, from first to last. After each step, it adjusts the remaining weights of the column to compensate for
-the rounding error, as far as the inputs of these weights are correlated. The storage format and the scales stay the same as
+The method is GPTQ (arXiv 2210.17323). Plain rounding moves each weight to the nearest int4 value. In contrast, GPTQ rounds a
+column's weights one by one, from first to last. After each step, it adjusts the column's remaining weights to compensate for
+the rounding error, as far as the inputs of these weights are correlated. The storage format and the scales are the same as
 with plain rounding.
 """
 
@@ -24,8 +24,8 @@ from vmoe_export.validation.reference_weights import Weights, official_weights
 from vmoe_export.weight_types.int4 import INT4, INT4_GROUP, LARGEST_INT4, pack_int4, quantize_groups, spread_groups
 from vmoe_measure.image_source import ImageSource
 
-_IMAGES = 128  # maximum number of images used, unless a single routing group is larger
-_DAMPING = 0.01  # added to the Hessian's diagonal, as a fraction of the diagonal's mean
+_IMAGES = 128  # maximum number of images, unless one routing group is larger
+_DAMPING = 0.01  # fraction of the mean of the Hessian's diagonal, added to the diagonal
 
 
 def calibrate(
@@ -35,26 +35,26 @@ def calibrate(
     source: ImageSource,
     advance: Callable[[float], None] = lambda parts: None,
 ) -> None:
-    """Replace the int4 weights in a weights file by weights that are rounded to suit the first images of `source`.
+    """Replace the int4 weights in a file by int4 weights that suit the first images of `source`.
 
     Args:
-        path: a file written by `write_weights`; it is changed in place.
+        path: a file written by `write_weights`, which is changed in place.
         spans: the position of each tensor in the file.
         plan: the plan of the export.
         source: the user's images.
-        advance: called with 1 after each part of the model.
+        advance: function called with 1 after each part of the model.
 
     Raises:
         ImageError: the images don't fit the model, or are too few to fill a routing group.
     """
     images, _ = next(iter(user_batches(source, plan.grouping.batch_multiple, plan.input_spec, 1, _IMAGES)))
-    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the most expensive profile: its experts process the most tokens
+    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the profile whose experts process the most tokens
     weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
     run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles, lambda part, steps: advance(1))
 
 
 def round_for_inputs(weights: Array, inputs: Array) -> Array:
-    """Quantize a weight matrix to int4, rounded to suit the inputs that it is multiplied with.
+    """Quantize a weight matrix to int4, with rounding that suits the inputs by which the matrix is multiplied.
 
     The scales are the same as with plain rounding.
 
@@ -68,7 +68,7 @@ def round_for_inputs(weights: Array, inputs: Array) -> Array:
     depth = len(weights)
     scales = spread_groups(quantize_groups(weights)[1], depth)
     hessian = inputs.T.astype(np.float64) @ inputs
-    hessian[np.diag_indices(depth)] += _DAMPING * np.trace(hessian) / depth or 1  # 1 if the expert received no rows
+    hessian[np.diag_indices(depth)] += _DAMPING * np.trace(hessian) / depth or 1  # 1 for an expert without rows
     factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
     left, quantized = weights.astype(np.float64), np.empty(weights.shape, np.int8)
     for start in range(0, depth, INT4_GROUP):
@@ -83,7 +83,7 @@ def round_for_inputs(weights: Array, inputs: Array) -> Array:
 
 
 class _Calibration(ReferenceModel):
-    """A float32 reference that quantizes each expert kernel just before use, for the rows that the kernel multiplies."""
+    """A float32 reference model that quantizes each expert kernel just before use, to suit the rows it multiplies."""
 
     def __init__(self, model: ExportedModel, weights: Weights, path: Path, spans: Mapping[str, Span]) -> None:
         super().__init__(model, weights)

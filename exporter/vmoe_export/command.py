@@ -1,4 +1,4 @@
-"""Declare the command `vmoe export`: its options and the order of its steps."""
+"""The command `vmoe export`, with its options and the order of its steps."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def export(
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
     CKPT is PREFIX or PREFIX.index of the official format, an Orbax folder, a .safetensors file, a torch .pt, .pth or .bin
-    file, or a float32 bundle. A bundle's own settings replace the defaults below, and --preset does not apply to a bundle.
+    file, or a float32 bundle. If CKPT is a bundle, its own settings replace the defaults below, and --preset does not apply.
     CKPT may also be the folder or a file of another library's ViT (see --families), or a URL such as gs://BUCKET/PREFIX.
 
     Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
@@ -169,8 +169,8 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
 def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) -> str:
     """Return the last line of output.
 
-    After an export, the line names the bundle and the next command. After a dry run, it states the size and cost of the
-    export.
+    After an export, the line contains the bundle's path and the next command. After a dry run, it states the size and cost
+    of the export.
     """
     target, plan = printable(str(result.path)), result.plan
     if cost:
@@ -182,7 +182,7 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
             f"{validation}"
         )
     size = sum(path.stat().st_size for path in result.path.iterdir())
-    # Add ./ to a path that begins with a dash, because the program would read it as an option.
+    # Add ./ before a path that begins with a dash, because a program would read such a path as an option.
     path = f"./{target}" if target.startswith("-") else target
     alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
     command = f"vmoe run {shlex.quote(path)} IMAGE" if alone else f"vmoe bench {shlex.quote(path)}"

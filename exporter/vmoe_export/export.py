@@ -1,4 +1,4 @@
-"""Export a checkpoint to a bundle: plan, write, validate."""
+"""Export a checkpoint to a bundle. The steps are planning, writing and validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ExportResult(Findings):
     Attributes:
         path: the bundle.
         plan: the plan of the export.
-        tensorrt: the file name of each TensorRT graph, by profile name; for a dense ViT without profiles, the only key is
+        tensorrt: the file name of each TensorRT graph, by profile name. For a dense ViT without profiles, the only key is
             "model".
     """
 
@@ -58,16 +58,16 @@ def export_bundle(
     Args:
         checkpoint: a path for `open_checkpoint`, or a URL such as gs://bucket/b16.
         path: the bundle's folder, such as `b16.vmoe`.
-        options: the options of the export. Its fields can be passed as keyword arguments instead.
+        options: the options of the export. The fields of ExportOptions can be passed as keyword arguments instead.
         validate: whether to read the weights back, run each part of the written graphs in ONNX Runtime, and compare the
             results with a reference.
         atol: largest allowed absolute difference between the results of a part of a graph and those of the reference.
             Default: the difference that rounding explains.
-        max_distance: largest allowed relative difference between the results of a part of the model and those of the same
-            part in float32. Default: the limit of the precision.
-        images: an npz file or a folder of pictures, used to measure the difference from float32; see
+        max_distance: largest allowed relative difference between the results of a part of the model and those of that part
+            in float32. Default: the limit of the precision.
+        images: an npz file or a folder of pictures, used to measure the difference from float32. See
             `vmoe_measure.image_source.open_images`. The rounding of int4 weights is also optimized for the first 128 images.
-            Default: a few random images, and plain rounding.
+            Default: the difference is measured on a few random images, and int4 weights are rounded plainly.
         force: whether an existing bundle may be replaced.
         fields: fields of ExportOptions, if `options` is None.
 
@@ -99,7 +99,7 @@ def write_bundle(
     force: bool = False,
     progress: ProgressHook = untold,
 ) -> ExportResult:
-    """Write the bundle of a plan. If anything fails, leave nothing behind.
+    """Write a bundle according to a plan. If any step fails, leave no files behind.
 
     Args:
         plan: a result of `plan_export`.
@@ -113,7 +113,7 @@ def write_bundle(
         CheckpointError: the checkpoint is damaged.
         ImageError: the validation images cannot be read, or do not fit the model.
     """
-    # Import onnx late: it is slow to import, and planning doesn't need it.
+    # Import onnx late, because it is slow to import and planning doesn't need it.
     from vmoe_export.bundle.weights_file import write_weights
     from vmoe_export.calibration import calibrate
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs

@@ -21,7 +21,7 @@ ROUNDED_IMAGES = 4
 ROWS_AT_ONCE = 16
 """Images whose hidden features the reference holds in memory at once."""
 
-_GRAPH_RUNS = 5  # 1 run of the reference, 2 of each of 2 graphs: on the reference's activations, and on the graph's own
+_GRAPH_RUNS = 5  # 1 run of the reference, and 2 runs of each of 2 graphs: on the reference's and on the graph's activations
 _ROUNDED_RUNS = 3  # 1 run each: stored weights end to end, stored weights part by part, float32 weights
 _SECONDS_PER_GB = 4.2  # to read, round, write and hash a GB of float32 weights
 _START_SECONDS, _START_BYTES = 3, 300_000_000
@@ -30,12 +30,13 @@ _COPIES = 5  # number of arrays of the activations' size that exist at once whil
 
 @dataclass(frozen=True)
 class ExportCost:
-    """An estimate for this machine.
+    """An estimate of an export's cost on this machine.
 
     Attributes:
         seconds: duration of the export, including its validation.
         memory_bytes: peak memory.
-        validation_seconds: duration of the validation alone in each precision; empty if the export is not validated.
+        validation_seconds: duration of the validation alone in each precision. If the export is not validated, the mapping
+            is empty.
     """
 
     seconds: float
@@ -44,7 +45,7 @@ class ExportCost:
 
 
 def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
-    """Estimate the cost from the shapes of the tensors and from the speed of a matrix product on this machine.
+    """Estimate the cost from the tensor shapes and from the speed of a matrix product on this machine.
 
     Args:
         plan: the plan of the export.

@@ -66,7 +66,7 @@ class ExportPlan:
 
     @property
     def input_spec(self) -> InputSpec:
-        """The input of the graph, and the preprocessing of a picture."""
+        """The graph's input, and how a picture is preprocessed for it."""
         return InputSpec(self.input, *self.model.image_size, self.model.channels, self.preprocessing)
 
     @property
@@ -76,7 +76,7 @@ class ExportPlan:
 
     @property
     def tensorrt_precision(self) -> TensorRtPrecision | None:
-        """The type of the large products in the TensorRT graphs; None if no TensorRT graphs are written."""
+        """The type of the large products in the TensorRT graphs, or None if no TensorRT graphs are written."""
         return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
 
     @property
@@ -107,7 +107,7 @@ class ExportPlan:
         return dense_flops(self._shape)
 
     def flops(self, profile: Profile) -> int:
-        """Return the FLOPs per image at a profile, with every slot of every expert filled."""
+        """Return the FLOPs per image at a profile, assuming that every slot of every expert is filled."""
         return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape), profile.merge or 0)
 
     @property
@@ -177,9 +177,9 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
-    """Translate another library's checkpoint to official names, and complete the options from that model's files.
+    """Translate another library's checkpoint to official names, and complete the options from the files next to it.
 
-    An official checkpoint and its options are returned unchanged.
+    If the checkpoint is official, it and its options are returned unchanged.
     """
     family = family_of(checkpoint.info)
     if family is None:
@@ -204,7 +204,10 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
 
 
 def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | None:
-    """Return the feature of the model or its profiles that TensorRT graphs do not support; None if all are supported."""
+    """Return the feature of the model or its profiles that TensorRT graphs do not support.
+
+    If all features are supported, return None.
+    """
     kinds = {"experts-choice": "expert choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
@@ -218,10 +221,10 @@ def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | 
 
 
 def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the checkpoint's name suggests an E3, but nothing states its ensemble size.
+    """Raise ConfigError if the checkpoint's name suggests an E3, but its ensemble size is stated nowhere.
 
-    A pre-trained E3 has the same tensors as a plain V-MoE. If the exporter read it as a plain V-MoE, the model would
-    silently give wrong answers.
+    A pre-trained E3 has the same tensors as a plain V-MoE. If the exporter read it as a plain V-MoE, the model's outputs
+    would be wrong without any error.
     """
     if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in checkpoint.path.name:
         raise ConfigError(
@@ -272,7 +275,7 @@ def _check_precision(options: ExportOptions, model: ModelConfig) -> None:
 
 
 def _layers(options: ExportOptions, model: ModelConfig) -> tuple[int, ...]:
-    """Return the numbers of the blocks after which the residual stream is an output."""
+    """Return the numbers of the encoder blocks whose output, the residual stream, is also an output of the model."""
     layers = tuple(options.layers or ())
     if layers and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) has separate tokens of each member, so it cannot return layers; omit --layers")
@@ -305,11 +308,7 @@ def _rules(exported: ExportedModel) -> RoutingRules:
 def _notes(
     config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions, checkpoint: Checkpoint
 ) -> tuple[str, ...]:
-    """Raise ConfigError if the checkpoint's name suggests an E3, but nothing states its ensemble size.
-
-    A pre-trained E3 has the same tensors as a plain V-MoE. If the exporter read it as a plain V-MoE, the bundle would
-    silently give wrong answers.
-    """
+    """Return notes for the user about what the export assumes, ignores, or does differently from the config."""
     notes = []
     if unknown := [*unknown_fields(config)]:
         listed = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
@@ -349,7 +348,10 @@ def _notes(
 
 
 def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
-    """Return the config in `options`. Raise ConfigError if the user passed it (`is_own`) and no field of it is known."""
+    """Return the config in `options`.
+
+    Raise ConfigError if the user passed the config (`is_own`) and none of its fields is known.
+    """
     config = options.config
     found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
     if is_own and found and not found.keys() & FIELDS["model"]:
@@ -358,7 +360,7 @@ def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
 
 
 def _check_size(preset: Preset, model: ModelConfig) -> None:
-    """Raise ConfigError if the image sizes of the preset and the checkpoint differ.
+    """Raise ConfigError if the preset's image size differs from the checkpoint's.
 
     A position embedding is resized only if the user passes --image-size.
     """
@@ -371,15 +373,15 @@ def _check_size(preset: Preset, model: ModelConfig) -> None:
 
 
 def _of_preset(message: str, preset: Preset | None) -> str:
-    """In a message, replace "the config" by the preset's name if the config comes from a preset."""
+    """If the config comes from a preset, replace "the config" in a message by the preset's name."""
     return message.replace("the config", f"preset {preset.name}") if preset else message
 
 
 def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
     """Return a note if the file name contains the name of a preset that is not used.
 
-    This is not an error, because a file name proves nothing. The tensors can't confirm it either: several released
-    checkpoints have the same tensor names and shapes.
+    This is not an error, because a file name proves nothing. The tensors can't confirm the preset either, because several
+    released checkpoints have the same tensor names and shapes.
     """
     found = preset_in(checkpoint.path.name)
     if found is None or options.config is not None or options.preset == found.name:
@@ -391,7 +393,7 @@ def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
 
 
 def _unseen_pixels(model: ModelConfig) -> list[str]:
-    """Return a note if the patches do not cover the whole image, because the model ignores the uncovered pixels."""
+    """Return a note if the patches do not cover the whole image. The model ignores the uncovered pixels."""
     (rows, columns), (height, width) = model.grid, model.patch_size
     whole = (rows * height, columns * width)
     if whole == model.image_size:

@@ -19,7 +19,8 @@ def softmax(logits: Array) -> Array:
         logits: number[N, classes].
 
     Returns:
-        float64[N, classes]. Each row sums to 1. If a row of `logits` is not finite, the result has NaN in this row.
+        float64[N, classes]. Each row sums to 1. If a row of `logits` contains a value that is not finite, the result has NaN
+        in this row.
     """
     exact = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -29,7 +30,7 @@ def softmax(logits: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """Return the sigmoid of each of the `logits`, so that each class has a probability independent of the other classes.
+    """Return the sigmoid of each logit. So each class has a probability independent of the other classes.
 
     Args:
         logits: number[N, classes].
@@ -48,7 +49,7 @@ def probabilities_of(logits: Array, kind: Probabilities) -> Array:
 
     Args:
         logits: number[N, classes].
-        kind: the kind of probabilities that a bundle's manifest names.
+        kind: the kind of probabilities that a bundle's manifest specifies.
 
     Returns:
         float64[N, classes].
@@ -74,7 +75,7 @@ def most_probable(logits: Array, top: int) -> Array:
 def margins_of(logits: Array) -> Array:
     """Return the margin of each image as float64[N].
 
-    The margin is the difference between the two largest softmax probabilities. If there is only one class, it is 1.
+    The margin is the difference between the two largest softmax probabilities. If there is only one class, the margin is 1.
 
     Args:
         logits: number[N, classes]. If a logit of an image is not finite, the margin of this image is NaN.

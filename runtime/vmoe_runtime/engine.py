@@ -1,4 +1,4 @@
-"""The engine: one loaded bundle that runs at any capacity."""
+"""The engine: a loaded bundle that runs at any capacity."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Engine:
     """
 
     def __init__(self, manifest: Manifest, profile: Profile | None, backend: str, loaded: Backend) -> None:
-        """Make an engine from a loaded backend; `load` makes one from a bundle.
+        """Make an engine from a loaded backend. To make an engine from a bundle, call `load`.
 
         Args:
             manifest: the bundle's manifest.
-            profile: the setting for calls that name no setting.
+            profile: the setting for calls that specify no setting.
             backend: name of the backend.
             loaded: the backend, with the bundle's graph.
         """
@@ -76,15 +76,15 @@ class Engine:
 
         Args:
             path: the `NAME.vmoe` folder.
-            profile: the setting for calls that name no setting: the name of a stored profile, any systematic name such as
-                `c0.3-k1` or `c0.2-k1-pool-m4`, or a `Setting`. Default: the first stored profile.
+            profile: the setting for calls that specify no setting. It is the name of a stored profile, any systematic name
+                such as `c0.3-k1` or `c0.2-k1-pool-m4`, or a `Setting`. Default: the first stored profile.
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
                 NVIDIA GPU; or "auto" for CUDA if it works, else the fastest backend that is installed. `engine.backend` and
-                `engine.backend_description` name the backend in use.
-            threads: CPU threads per call. The maximum is 64 or four per CPU, whichever is more. Default: the runtime's own
-                choice, within a container's limit on CPU time. Backends on a GPU ignore it.
+                `engine.backend_description` describe the backend in use.
+            threads: CPU threads per call. The maximum is 64 or four per CPU, whichever is more. Default: the runtime chooses
+                the number, within a container's limit on CPU time. Backends on a GPU ignore this value.
             streams: maximum number of concurrent calls, each on its own `threads` threads; further calls wait. Only
-                "openvino" supports more than one stream. Default: the runtime's own choice.
+                "openvino" supports more than one stream. Default: the runtime chooses the number.
             spin: let ONNX Runtime's threads spin for tens of milliseconds after a call, instead of sleeping.
             verify: check the SHA-256 of every file.
             exif: whether to turn pictures by their EXIF orientation. Default: as in the bundle's preprocessing.
@@ -103,14 +103,14 @@ class Engine:
             with Bundle.open_once(path, verify=verify) as bundle:
                 manifest = bundle.manifest if rotates is None else bundle.manifest.with_exif(rotates)
                 chosen = _profile_of(manifest, next(iter(manifest.profiles.values()), None), profile, {})
-                # The weights are hashed in parallel, while the backend loads them.
+                # Compute the hash of the weights in a second thread while the backend loads the weights.
                 with ThreadPoolExecutor(1) as pool:
                     weights = pool.submit(bundle.verify_weights if verify else lambda: None)
                     try:
                         name, loaded = open_backend(backend, bundle, cpu, chosen)
                     finally:
-                        # If the weights have changed, raise the error about them first, because it explains every other
-                        # error.
+                        # If the weights have changed, raise the error about the weights first, because the change explains
+                        # all other errors.
                         weights.result()
                 return cls(manifest, chosen, name, loaded)
 
@@ -118,12 +118,12 @@ class Engine:
 
     @property
     def profile(self) -> Profile | None:
-        """The setting for calls that name no setting; None for a dense ViT or a Soft MoE without profiles."""
+        """The setting for calls that specify no setting. It is None for a dense ViT or a Soft MoE without profiles."""
         return self._profile
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
-        """The stored profiles by name; empty for a dense ViT or a Soft MoE without profiles."""
+        """The stored profiles by name. The mapping is empty for a dense ViT or a Soft MoE without profiles."""
         return self.manifest.profiles
 
     @property
@@ -132,7 +132,7 @@ class Engine:
         return self.manifest.class_names
 
     def __call__(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Array | Any:
-        """Return the logits, features or tokens of a batch of images.
+        """Return the logits, features, members or tokens of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
@@ -147,7 +147,8 @@ class Engine:
             - features: float32[N, feature size]
             - members of an ensemble (E3): float32[N, M, classes]
             - tokens: float32[N, tokens, hidden size]
-            If the bundle was exported with `--layers`, the result is a dict of all outputs instead; see `outputs`.
+            If the bundle was exported with `--layers`, the result is a dict of all outputs instead of one array; see
+            `outputs`.
 
         Raises:
             ImageError, RoutingError: the images or the setting don't suit the model or its graph.
@@ -157,12 +158,12 @@ class Engine:
         return found if len(found) > 1 else found[self.manifest.output]
 
     def outputs(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Array]:
-        """Return all outputs of a batch of images by name. Arguments and errors are those of a call.
+        """Return all of the model's outputs for a batch of images, by name. Arguments and errors are as for `__call__`.
 
         Returns:
             Arrays by name. The array named `manifest.output` is the logits, features, members or tokens; see `__call__`. If
-            the bundle was exported with `--layers`, "layerB" is the residual stream after block B, before any norm,
-            float32[N, tokens, hidden size], for each block B that was selected.
+            the bundle was exported with `--layers`, there is also an array "layerB" for each selected block B. It is the
+            residual stream after block B, before any norm, as float32[N, tokens, hidden size].
         """
         names = [*self.manifest.answers]
         return dict(zip(names, self._run(images, names, setting, fields), strict=True))
@@ -171,7 +172,7 @@ class Engine:
         """Convert images to the graph's input, for callers that run the same images more than once.
 
         Returns:
-            An array [N,H,W,C] of float32 or uint8, which a call uses without another conversion.
+            An array [N,H,W,C] of float32 or uint8. If a call gets this array, it needs no further conversion.
 
         Raises:
             ImageError: as for a call.
@@ -224,7 +225,7 @@ class Engine:
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:
-        """Return the routing of a batch in each MoE layer. Arguments are as for a call.
+        """Return the routing of a batch of images in each MoE layer. Arguments are as for a call.
 
         Returns:
             A `Routing` for each MoE block, by the block's name, such as "encoderblock_1". For a dense ViT, the dict is
@@ -235,7 +236,7 @@ class Engine:
     def logits_and_routing(
         self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]
     ) -> tuple[Array, dict[str, Routing]]:
-        """Return the output `manifest.output` and the result of `routing`, from one run of the model.
+        """Return the output `manifest.output` and the result of `routing`. Both come from a single run of the model.
 
         Arguments are as for a call.
         """
@@ -243,9 +244,9 @@ class Engine:
         return outputs[0], routing
 
     def cascade(self, *, first: SettingLike, then: SettingLike, margin: float) -> Cascade:
-        """Return a cascade, which runs a low setting and repeats images with low confidence at a high setting.
+        """Return a cascade, which runs images with low confidence again at a high setting.
 
-        Both steps use this engine.
+        The first step runs all images at a low setting. Both steps use this engine.
 
         Args:
             first: the setting of the first step, as for a call.
@@ -275,9 +276,10 @@ class Engine:
         return Cascade(self, low, high, float(margin))
 
     def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
-        """Return the profile that a call with these arguments uses; None if the model neither routes nor merges tokens.
+        """Return the profile that a call with these arguments uses.
 
-        Pass this profile to calls that share a setting, so that the setting is validated only once.
+        The result is None if the model neither routes nor merges tokens. If several calls share a setting, pass this profile
+        to them. The setting is then validated only once.
 
         Raises:
             RoutingError: the model can't be run with the setting.
@@ -312,12 +314,12 @@ class Engine:
         """Return the requested outputs of the model, and the routing of each MoE layer by the layer's name."""
         names = list(layer_outputs(self.manifest, fixed=self.only_profile))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
-        # Runtimes refuse a call that requests no outputs.
+        # If no outputs are requested, request the main output, because runtimes refuse a call without outputs.
         values = self._run(images, outputs + of_layers or [self.manifest.output], profile, {})
         return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
 
     def _run(self, images: Images, outputs: list[str], setting: SettingLike, fields: SettingFields) -> list[Array]:
-        """Return the graph outputs that `outputs` names. `setting` and `fields` are as for a call."""
+        """Return the graph outputs whose names are in `outputs`. `setting` and `fields` are as for a call."""
         backend, manifest = self._backend, self.manifest
         profile = self.profile if setting is None and not fields else self.setting(setting, **fields)
         if backend is None:
@@ -356,7 +358,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Cascade:
-    """An engine that classifies images in two steps; `Engine.cascade` makes one.
+    """An engine that classifies images in two steps. `Engine.cascade` makes one.
 
     Attributes:
         engine: the engine that runs both steps.
@@ -383,7 +385,7 @@ class Cascade:
         """Return the logits of a batch of images, and which of the images were escalated.
 
         If a routing group contains several images, the number of escalated images is rounded up to whole groups. The images
-        with the lowest confidence are escalated. In this case, the answers of the second step depend on which images share a
+        with the lowest confidence are escalated. In this case, the logits of the second step depend on which images share a
         group.
 
         Returns:
@@ -412,7 +414,7 @@ class Cascade:
 def _profile_of(manifest: Manifest, base: Profile | None, setting: SettingLike, fields: SettingFields) -> Profile | None:
     """Return the profile for a setting and its fields, as `Engine.setting` does.
 
-    If `setting` and `fields` name no profile, `base` is used.
+    If neither `setting` nor `fields` specifies a profile, `base` is used.
     """
     if isinstance(setting, Profile):
         if setting.rules is None:
@@ -445,6 +447,6 @@ def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results
 
 
 def _all_finite(values: Array) -> bool:
-    # If there is a NaN, argmax and argmin both return its index. np.isfinite(values).all() would take 2 % of a small model's
-    # call.
+    # If there is a NaN, argmax and argmin both return its index. np.isfinite(values).all() is slower: in a small model, it
+    # would take 2 % of the call time.
     return math.isfinite(values.item(values.argmax())) and math.isfinite(values.item(values.argmin()))

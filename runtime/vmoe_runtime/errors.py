@@ -1,4 +1,4 @@
-"""The errors that vmoe_runtime raises. Each error has a message for the person who made the call."""
+"""The errors that vmoe_runtime raises. Each error has a message for the caller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from vmoe_runtime.addresses import without_secrets
 
 
 class VmoeError(Exception):
-    """Base of all errors that vmoe_runtime and vmoe_export raise on purpose. Its message hides secrets in URLs."""
+    """Base class of all errors that vmoe_runtime and vmoe_export raise on purpose.
+
+    The message of each error hides secrets in URLs.
+    """
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
@@ -33,7 +36,7 @@ class ImageError(VmoeError, ValueError):
 
 
 class ClassifyError(VmoeError, ValueError):
-    """The bundle outputs no logits, or can't return this number of classes."""
+    """The bundle doesn't output logits, or the model can't return this number of classes."""
 
 
 class ElasticError(VmoeError, ValueError):
@@ -63,6 +66,6 @@ def shown(value: object, most: int = 40) -> str:
     """
     try:
         text = repr(value)
-    except Exception:  # for example, an int with too many digits for `repr`, or an error that another library raises
+    except Exception:  # for example, an int has too many digits for `repr`, or another library's `repr` raises an error
         text = f"{type(value).__name__} that can't be shown"
     return " ".join(text.split())[:most].rstrip()

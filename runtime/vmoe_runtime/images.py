@@ -1,4 +1,7 @@
-"""Turns images from callers (arrays, tensors, PIL images, files, bytes) into the batch that a graph takes."""
+"""Turns images from callers into the batch that a graph takes as input.
+
+Callers may pass arrays, tensors, PIL images, files or bytes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file
 
 _UINT8 = np.dtype(np.uint8)
 _MOST_NESTED = 4
-_LARGEST_FLOAT = 2  # limit for absolute values; above 1, because a model may have been trained with another scaling
+_LARGEST_FLOAT = 2  # limit for absolute values; it is above 1, because a model may have been trained with another scaling
 
 
 _counting = forkable_lock()
@@ -44,7 +47,7 @@ _taken = Counter[str]()
 
 
 class ImageWarning(UserWarning):
-    """A warning about images that a model accepts, but that are probably a mistake."""
+    """A warning about images that a model accepts, although they are probably a mistake."""
 
 
 def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) -> Array:
@@ -52,10 +55,10 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
 
     Args:
         images: one of these, or a sequence of them:
-            - An array or torch CPU tensor [N,H,W,C] or [H,W,C], or for one channel [N,H,W] or [H,W]. It has the model's
-              size, and is float32 in [-1, 1] or uint8 in 0..255.
-            - A picture of any size: a PIL image, a path, the bytes of a file, or an open file. `spec.steps` bring it to the
-              model's size.
+            - An array or torch CPU tensor [N,H,W,C] or [H,W,C]. If the model has one channel, [N,H,W] or [H,W] is also
+            accepted. The array has the model's size, and is float32 in [-1, 1] or uint8 in 0..255.
+            - A picture of any size: a PIL image, a path, the bytes of a file, or an open file. `spec.steps` resize it to the
+            model's size.
         spec: the graph's input.
         warned: the kinds of warnings about float images that were already given. Warnings of these kinds are not repeated,
             and the kinds of new warnings are added to the set. If `warned` is None, every call warns about its float images.
@@ -64,10 +67,10 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
         A contiguous array [N,H,W,C] of type `spec.dtype`.
 
     Raises:
-        ImageError: the model can't take the images; the message says what it needs.
+        ImageError: the model can't take the images; the message says what the model needs.
 
     Warns:
-        ImageWarning: float images are all within [0, 1] or contain NaN; or a picture has an EXIF orientation that the steps
+        ImageWarning: float images are all within [0, 1] or contain NaN, or a picture has an EXIF orientation that the steps
             ignore. The warning about EXIF orientations is given once per process.
     """
     if isinstance(images, np.ndarray) and _is_usual(images, spec):
@@ -80,12 +83,15 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
 
 
 def unturned_pictures() -> int:
-    """Return the number of pictures whose EXIF orientation this process has ignored so far."""
+    """Return the number of pictures so far whose EXIF orientation this process has ignored."""
     return _taken["unturned"]
 
 
 def scale_pixels(pixels: Array) -> Array:
-    """Scale uint8 or float pixels from 0..255 to float32 in [-1, 1], as the official `value_range(-1, 1)` does."""
+    """Scale uint8 or float pixels from 0..255 to float32 in [-1, 1].
+
+    The official `value_range(-1, 1)` scales pixels in the same way.
+    """
     scaled: Array = pixels.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
     return scaled
 
@@ -93,7 +99,7 @@ def scale_pixels(pixels: Array) -> Array:
 def _is_usual(array: Array, spec: InputSpec) -> bool:
     """Return whether the graph can take `array` unchanged and its values need no warning.
 
-    If so, the caller can skip the other checks, which take up much of the time of a small model's call.
+    If this is true, the caller can skip the other checks. In a small model, those checks take much of the call time.
     """
     if array.dtype != spec.numpy_dtype or array.shape[1:] != spec.size or not array.flags.c_contiguous:
         return False
@@ -104,11 +110,12 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
-    """Return the batches [N,H,W,C], of type `spec.dtype`, of an image, an array or a list of images and arrays.
+    """Return one or more batches [N,H,W,C], of type `spec.dtype`, that contain the given images.
 
-    Batches made from float arrays are also appended to `floats`.
+    `images` is an image, an array, or a list of images and arrays. Batches made from float arrays are also appended to
+    `floats`.
     """
-    # An item of a numpy array of strings has `__array__` too, but it is a path.
+    # An item of a numpy array of strings also has `__array__`, although it is a path.
     if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
     if isinstance(images, np.ndarray):
@@ -180,7 +187,7 @@ def _check_values(floats: list[Array], warned: set[str]) -> None:
             "uint8, or scale them: pixels / 255 * 2 - 1"
         )
     # Pixels that were correctly scaled to [-1, 1] are k / 255 * 2 - 1, which is an odd multiple of 1 / 255. If all values
-    # are such multiples, the images are just bright.
+    # are odd multiples of 1 / 255, the images are just bright, and need no warning.
     if low >= 0 and high <= 1 and not all(np.all(np.rint(part * 255) % 2 == 1) for part in floats):
         _warn(
             "unit",
@@ -198,7 +205,7 @@ def _warn(kind: str, text: str, warned: set[str]) -> None:
 
 
 def _warn_caller(text: str) -> None:
-    # Skip the stack frames of modules whose names start with "vmoe_", so that the warning names the caller's line.
+    # Skip the stack frames of modules whose names start with "vmoe_", so that the warning shows the caller's line.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
         level, frame = level + 1, frame.f_back
@@ -219,7 +226,7 @@ def _from_picture(picture: Any, spec: InputSpec) -> Array:
         geometry = steps.geometry(image.height, image.width, name)
         pixels = resampled(image, spec.channels, geometry)
     if geometry.method == "bilinear":
-        pixels = np.floor(pixels)  # the official step casts back to uint8, which truncates
+        pixels = np.floor(pixels)  # round down, because the official step casts the pixels back to uint8
     return np.rint(pixels).clip(0, 255).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(pixels)
 
 

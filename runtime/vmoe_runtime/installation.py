@@ -1,4 +1,4 @@
-"""The version of this installation, the paths of its native files, and the reasons why it lacks some of them."""
+"""The version of this installation, the paths of its native files, and the reasons why native files are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
 TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # library that is built along with the TensorRT plugin
 
-_MISSING = Path("lib", "missing.txt")  # lines such as "LIBRARY: what its build lacked", written when the package was built
+_MISSING = Path("lib", "missing.txt")  # lines such as "LIBRARY: what its build lacked", from the time of the build
 
 
 def installed_version(name: str) -> str | None:
@@ -43,7 +43,10 @@ def oldest_supported(name: str) -> str:
 
 
 def too_old(name: str, version: str) -> bool:
-    """Return whether a version is older than the oldest supported one. Only major and minor numbers are compared."""
+    """Return whether a version is older than the oldest supported version.
+
+    Only major and minor version numbers are compared.
+    """
     release, oldest = ([int(n) for n in re.findall(r"\d+", each)[:2]] for each in (version, oldest_supported(name)))
     return release < oldest
 
@@ -88,7 +91,7 @@ def _folders() -> list[Path]:
 
 
 def why_missing(library: str) -> str:
-    """Return the reason why this installation was built without `library`, and what to do about it."""
+    """Return the reason why this installation was built without `library`, and the way to get it."""
     built_for = ("linux", "darwin") if library in (OP_LIBRARY, SDK_LIBRARY) else ("linux",)
     if sys.platform not in built_for:
         return f"{library} can't be built for {sys.platform}"

@@ -16,7 +16,7 @@ def find_library() -> Path | None:
 
 
 def usable_library() -> tuple[Path | None, str]:
-    """Return the path of the op library and an empty string, or None and the reason why this process can't load it.
+    """Return the op library's path and an empty string. If this process can't load it, return None and the reason.
 
     If loading fails, the process warns once. Without the op library, bundles run on standard ops, which are several times
     slower.
@@ -36,7 +36,7 @@ def usable_library() -> tuple[Path | None, str]:
 
 @functools.cache
 def warn_once(sentence: str) -> None:
-    """Give a warning. The same warning is given only once per process."""
+    """Give a warning. If this process has already given the same warning, do nothing."""
     warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 
@@ -44,8 +44,8 @@ def library_path() -> str:
     """Return the path of the op library, for `SessionOptions.register_custom_ops_library`.
 
     Raises:
-        BackendError: this installation has no op library; the message says what to install. Without it, bundles run on
-            standard ops.
+        BackendError: this installation has no op library; the message says what to install. Without the op library, bundles
+            run on standard ops.
     """
     return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
 
@@ -64,7 +64,7 @@ def cpu_path(library: Path) -> str:
 
 
 def load_failure(library: Path) -> str | None:
-    """Load a library. Return the reason if this process can't load it, else None."""
+    """Load a library. If this process can't load it, return the reason, else None."""
     try:
         ctypes.CDLL(str(library))
     except OSError as error:

@@ -1,6 +1,7 @@
-"""Checks whole PNG and JPEG files. Decoders accept many damaged files, but a damaged picture must not be classified.
+"""Checks whole PNG and JPEG files.
 
-`plugins/service/picture_files.cc` has the same rules.
+Decoders accept many damaged files, but a damaged picture must not be classified. `plugins/service/picture_files.cc` applies
+the same rules.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import islice
 from vmoe_runtime.errors import ImageError
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_MOST_SCANS = 100  # maximum number of scans in a progressive JPEG, because decoding each scan covers the whole picture
+_MOST_SCANS = 100  # maximum number of scans in a progressive JPEG; each scan covers the whole picture
 _MOST_PARTS = 1 << 16  # maximum number of chunks in a PNG, of segments and padding bytes in a JPEG, or of restarts in a scan
 _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # a marker that ends a scan
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
@@ -22,9 +23,9 @@ _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
 def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
-    """Check a picture file. Return a PNG without the chunks that its pixels don't need, and any other file unchanged.
+    """Check a picture file and return its bytes. Chunks that the pixels of a PNG don't need are left out.
 
-    Some of the chunks that are removed would break decoders.
+    Some of these chunks would break decoders. The bytes of any other format are returned unchanged.
 
     Args:
         file: bytes of the file.
@@ -32,7 +33,7 @@ def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
         transparent: whether to keep the chunk that declares which colours are transparent.
 
     Raises:
-        ImageError: the file is cut off, a checksum of a PNG is wrong, or a marker of a JPEG is damaged.
+        ImageError: the file is cut off, the checksum of a PNG chunk is wrong, or a marker in a JPEG is damaged.
     """
     try:
         return (

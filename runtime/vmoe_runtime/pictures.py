@@ -19,15 +19,15 @@ from vmoe_runtime.resampling import MODES, read_pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow can read more formats, but some of those run other programs or need far more memory than their pixels. So only the
-# formats listed here are accepted.
+# Pillow can read more formats, but some of the other formats run other programs, or need far more memory than their pixels.
+# So only the formats listed here are accepted.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# Maximum number of rows. Pillow keeps a pointer for each row, and for a picture one pixel wide these pointers take more
-# memory than the pixels.
+# Maximum number of rows. Pillow keeps a pointer for each row. For a picture that is one pixel wide, these pointers take
+# more memory than the pixels.
 _MOST_ROWS = 1 << 22
-_MOST_FILE = 1 << 29  # maximum number of bytes read from a file; a longer file is refused as cut off
-_MOST_PIXELS = 1 << 25  # maximum number of pixels, halved for 16-bit channels, as decoders need up to 8 bytes per pixel
+_MOST_FILE = 1 << 29  # maximum number of bytes read from a file; a longer file is refused because it is cut off
+_MOST_PIXELS = 1 << 25  # maximum number of pixels; 16-bit channels halve it, because decoders need up to 8 bytes per pixel
 
 _ORIENTATION = 0x0112
 
@@ -39,7 +39,7 @@ def check_takes_pictures(channels: int) -> None:
     """Check that this installation can decode pictures for a model with this number of channels.
 
     Raises:
-        ImageError: Pillow is missing or can't be loaded, or the model takes neither grey nor RGB.
+        ImageError: Pillow is missing or can't be loaded, or the model takes neither grey nor RGB images.
     """
     needs = "PIL images, files and their bytes need pillow"
     try:
@@ -84,9 +84,9 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
 
 
 def orientation_of(image: Image) -> int:
-    """Return the `Orientation` in a picture's EXIF data, 1 to 8.
+    """Return the `Orientation` value in a picture's EXIF data, from 1 to 8.
 
-    If there is none, or it can't be read, return 1 (not turned).
+    If the value is missing or can't be read, return 1, which means not turned.
     """
     try:
         with _filters, warnings.catch_warnings():  # Pillow warns about damaged EXIF data
@@ -98,7 +98,7 @@ def orientation_of(image: Image) -> int:
 
 
 def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
-    """Return a decoded picture after the steps that turn it and fill its background."""
+    """Return a decoded picture after the steps that turn the picture and fill its background."""
     from PIL import Image, ImageOps
 
     if steps.rotates and orientation_of(image) > 1:
@@ -111,7 +111,9 @@ def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading. Refuse other files, because they may be endless, or may wait for a writer.
+    """Open a regular file for reading.
+
+    Any other kind of file is refused, because it may be endless, or wait for a writer.
 
     Raises:
         OSError, ValueError: the file can't be opened.
@@ -137,10 +139,10 @@ def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
 
     Args:
         file: bytes of the file.
-        transparent: see `opened`, which accepts the returned picture without a second check.
+        transparent: as for `opened`. That function accepts the returned picture without checking it again.
 
     Returns:
-        The picture and its number of pixels according to the header. The number is doubled for 16 bits per channel.
+        The picture, and its number of pixels according to the header. For 16 bits per channel, the number is doubled.
 
     Raises:
         ImageError: the file is not a picture, is damaged, or has too many pixels.
@@ -150,18 +152,19 @@ def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
 
 
 def _opened(file: bytes, name: str) -> tuple[Image, int]:
-    """Open a file as `open_picture` does, but without checking it first."""
+    """Open a file as `open_picture` does, but don't check it first."""
     from PIL import Image, UnidentifiedImageError
 
     with _explained(name):
         try:
-            # Pillow warns about large pictures, and about each damaged tag, of which there may be up to 65,535.
+            # Pillow warns about large pictures and about each damaged tag. A picture may contain up to 65,535 damaged tags.
             with _filters, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 Image.init()
                 image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
                 if image.format == "TIFF":
-                    # read EXIF data while warnings are off; otherwise Pillow reads it and warns when it decodes the picture
+                    # Read EXIF data while warnings are off. Otherwise, Pillow would read the data and warn later, when it
+                    # decodes the picture.
                     image.getexif()
         except Image.DecompressionBombError:
             raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
@@ -186,7 +189,7 @@ def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
 
 def _decode(image: Image, channels: int, name: str) -> None:
     if image.mode.startswith("F") or (image.mode.startswith("I") and image.format != "PNG"):
-        # Pillow would clip pixels of more than 8 bits at 255 instead of scaling them.
+        # If a channel has more than 8 bits, Pillow would clip its values at 255 instead of scaling them.
         raise ImageError(f"{name} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if image.height > _MOST_ROWS:
         raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
@@ -202,12 +205,12 @@ def _decode(image: Image, channels: int, name: str) -> None:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turn exceptions of the system, of a file object or of a decoder into ImageErrors. Only MemoryErrors are left alone."""
+    """Convert exceptions of the system, a file object or a decoder to ImageErrors. MemoryErrors are not converted."""
     try:
         yield
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        # The text of an OSError contains the path, which may not be printable.
+        # The text of an OSError contains the path, which may not be printable. So use only the error's reason.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise ImageError(f"{name} is not a readable image ({' '.join(reason.split())})") from error

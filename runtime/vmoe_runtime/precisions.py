@@ -1,4 +1,7 @@
-"""The precisions of bundles: the number types in which a bundle stores the weights of its large matrix products."""
+"""The precisions of bundles.
+
+A precision is the number type in which a bundle stores the weights of its large matrix products.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ StoredType = Literal["F32", "F16", "BF16", "I8", "U8"]
 
 
 class StoredElement(NamedTuple):
-    """The element type of a stored tensor: its usual name, and the size of an element in bytes."""
+    """The element type of a stored tensor: the type's usual name, and the size of an element in bytes."""
 
     name: str
     bytes: float

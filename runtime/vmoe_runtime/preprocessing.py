@@ -1,8 +1,9 @@
 """The preprocessing steps, which turn a picture of any size into an image of the model's size.
 
 `resize_small`, `central_crop` and `resize` are the official steps of V-MoE. Further steps crop and resize like timm,
-torchvision and transformers. Before all of these, `exif` turns a picture by its EXIF orientation, and `background` fills
-transparent pixels. A picture is decoded to 8 bits per channel before the steps, and scaled to [-1, 1] after them.
+torchvision and transformers. Before the steps that crop and resize, `exif` turns a picture by its EXIF orientation, and
+`background` fills transparent pixels. A picture is decoded to 8 bits per channel before all steps, and scaled to [-1, 1]
+after them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from vmoe_runtime.errors import ImageError
 
 MAX_STEPS = 6
 MAX_SIDE = 65_536
-# Maximum length of a side after resizing. Pixel positions are float32, as in the official code, so neighbouring pixels of a
-# longer side would get the same position.
+# Maximum length of a side after resizing. Pixel positions are float32, as in the official code. If a side were longer,
+# neighbouring pixels would get the same position.
 MAX_RESIZED_SIDE = 1 << 23
-# Maximum memory that Pillow may use to resize a picture, in pixels of 4 bytes.
+# Maximum memory that Pillow may use to resize a picture. The unit is a pixel of 4 bytes.
 MAX_PILLOW_PIXELS = 1 << 24
 
 _STEP_PATTERN = re.compile(
@@ -44,7 +45,7 @@ class Window:
     width: int
 
     def center(self, height: int, width: int, *, to_even: bool) -> Window:
-        """Return the centred rectangle of this size.
+        """Return the centred rectangle of the size `height` x `width`.
 
         If an offset ends in a half, it is rounded to an even number if `to_even` is True, else towards the top left.
         """
@@ -56,7 +57,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, with `height` and `width` in pixels. If it keeps the aspect ratio, both are the length of the short side."""
+    """One step, with `height` and `width` in pixels.
+
+    If the step keeps the aspect ratio, `height` and `width` are both the length of the short side.
+    """
 
     name: str
     height: int
@@ -64,14 +68,14 @@ class Step:
 
     @property
     def method(self) -> str | None:
-        """The resizing method, see `Geometry`; None for a crop."""
+        """The resizing method, or None for a crop; see `Geometry`."""
         if self.name.endswith("central_crop"):
             return None
         return {"resize_small": "area", "resize": "bilinear"}.get(self.name, self.name.removesuffix("_small"))
 
     @property
     def by_pillow(self) -> bool:
-        """Whether the step resizes as Pillow does."""
+        """Whether the step uses Pillow's method to resize."""
         return self.name.startswith("pillow")
 
     @property
@@ -86,7 +90,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The effect of the steps on pictures of one size.
+    """The effect of the preprocessing steps on pictures of one size.
 
     Attributes:
         source: the part of the picture that is used.
@@ -127,13 +131,13 @@ class Preprocessing:
         return "|".join([*first, *map(str, self.steps)])
 
     def check_size(self, height: int, width: int) -> None:
-        """Check that the steps turn pictures of any size into images of the model's size.
+        """Check that the steps turn pictures of any size into images of the size `height` x `width`, the model's size.
 
         Raises:
-            ValueError: they don't; the message gives the reason.
+            ValueError: the steps don't; the message gives the reason.
         """
-        size: tuple[int, int] | None = None  # size at this point if it is the same for every picture, else None
-        least: tuple[int, int] | None = None  # smallest size that a picture can have at this point; None if unknown
+        size: tuple[int, int] | None = None  # size at this point if all pictures have the same size here, else None
+        least: tuple[int, int] | None = None  # smallest size that a picture can have at this point, or None if it is unknown
         for step in self.steps:
             if step.keeps_shape:
                 size = size and _resized(step, *size)
@@ -181,7 +185,7 @@ def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, in
     """Return the (height, width) after each of the two passes of Pillow's resize.
 
     The order of the passes matters, because each pass rounds to 8 bits. Normally the first pass is along rows. Since Pillow
-    13, the first pass is down columns if the height shrinks by more than twice as many pixels as the width.
+    13, the first pass is down columns if resizing removes more than twice as many pixels from the height as from the width.
     """
     lost = source.height - height
     down_first = lost > 0 and lost > 2 * (source.width - width)
@@ -189,7 +193,7 @@ def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, in
 
 
 def squash(height: int, width: int) -> Preprocessing:
-    """Return the official `resize(PX)`, which resizes the whole picture and ignores its aspect ratio."""
+    """Return the official step `resize(PX)`, which resizes the whole picture and ignores its aspect ratio."""
     return Preprocessing((Step("resize", height, width),))
 
 
@@ -232,11 +236,14 @@ def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
     short = min(height, width)
     if step.by_pillow:
         return step.height * height // short, step.height * width // short
-    # Round each operation to float32, as in the official code.
+    # Round the result of each operation to float32, as in the official code.
     ratio = np.float32(step.height) / np.float32(short)
     return int(np.rint(np.float32(height) * ratio)), int(np.rint(np.float32(width) * ratio))
 
 
 def _held(source: Window, resized: tuple[int, int]) -> int:
-    """Return the memory that Pillow needs to resize, in pixels, for the results of both passes and for coefficients."""
+    """Return the memory that Pillow needs to resize a picture, in pixels.
+
+    The memory holds the results of both passes, and coefficients.
+    """
     return sum(height * width for height, width in pillow_passes(source, *resized)) + 8 * (source.height + source.width)

@@ -1,4 +1,4 @@
-"""The number of CPUs that this process may use."""
+"""The number of CPUs that this process may use, and the maximum number of threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def usable_processors() -> int:
-    """Return the number of CPUs that this process may run on. In a container, the machine often has more CPUs."""
+    """Return the number of CPUs that this process may run on.
+
+    In a container, this number is often smaller than the number of CPUs of the machine.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -27,8 +30,8 @@ def processor_limit() -> int | None:
     """Return the number of CPUs that this process may use, or None if it may use all CPUs of the machine.
 
     If the process's control group limits its CPU time, as in a container, the result is at most that limit, rounded up to
-    whole CPUs. Without a given number of threads, ONNX Runtime starts a thread on each core of the machine. These threads
-    can use up the CPU time that the process may use in a period. The process then stops until the next period begins.
+    whole CPUs. If ONNX Runtime gets no number of threads, it starts a thread on each core of the machine. These threads can
+    use up the CPU time that the process may use in a period. The process then stops until the next period begins.
     """
     usable = usable_processors()
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # in versions 2 and 1 of control groups

@@ -1,4 +1,4 @@
-"""Profiles: complete settings of one model."""
+"""Profiles: complete settings for one model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from vmoe_runtime.settings import OFFICIAL_SETTINGS, POLICIES, ROWS, Setting, Se
 
 @dataclass(frozen=True)
 class Profile(Setting):
-    """A checked routing setting of one model, with the resulting slots. Fields that a routing kind doesn't have are None.
+    """A checked routing setting for one model, with the resulting slots.
+
+    If a routing kind doesn't have a field, the field is None.
 
     Attributes:
         slots: number of slots per expert and group, one integer per MoE layer.
-        effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
+        effective_ratio: C after rounding to whole slots. It is the mean of c * E / (S * K) over the MoE layers.
         rules: the `RoutingRules` of the model; None for a profile that was made by hand.
 
     The other attributes are those of `Setting`; `max_experts` is E if there is no limit.
@@ -26,8 +28,8 @@ class Profile(Setting):
 
     slots: tuple[int, ...] = ()
     effective_ratio: float | None = None
-    # `rules` is not an argument. Otherwise `dataclasses.replace` would keep the rules even for values that don't match the
-    # slots.
+    # `rules` is not an argument. If it were, `dataclasses.replace` would keep the rules even for values that don't match
+    # the slots.
     rules: object = field(default=None, init=False, compare=False, repr=False)
 
     @property
@@ -42,30 +44,31 @@ class Profile(Setting):
 
     @property
     def capacity_ratio(self) -> float | None:
-        """The capacity ratio C as it was requested."""
+        """The requested capacity ratio C, before rounding to whole slots."""
         return self.capacity
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The inputs that select this setting in the graph: arrays by input name.
+        """The inputs that select this setting in the graph, as arrays by input name.
 
-        The input `capacity` is the slots, int64[MoE layers]. Each other setting that is not None is an input int64[1].
+        The input `capacity` contains the slots as int64[MoE layers]. Each other setting that is not None is an input
+        int64[1].
         """
-        # Cache the arrays. Most calls use the profile of the previous call, and building the arrays takes 2 % of a small
-        # model's call.
+        # Cache the arrays. Most calls use the same profile as the previous call. In a small model, building the arrays
+        # takes 2 % of the call time.
         values = {name: self.slots if name == "capacity" else [value] for name, value in self.values.items()}
         return {name: np.array(value, np.int64) for name, value in values.items()}
 
     @property
     def route_arguments(self) -> dict[str, Any]:
-        """The arguments of top-k routing except gates and slots, by name: `k`, `bpr`, and the policies of the model."""
+        """The arguments of top-k routing except gates and slots, by name: `k`, `bpr`, and the model's policies."""
         # Don't use `values` here: before Python 3.12, cached properties have a lock, which torch's compiler can't enter.
         names = (*OFFICIAL_SETTINGS[1:], *POLICIES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def named_values(self) -> dict[str, SettingValue]:
-        """The values that the profile's name contains: those that differ from the default."""
+        """The values that appear in the profile's name, because they differ from the default."""
         said = parse_profile_name(self.name)
         return {} if said is None else said.values
 
@@ -79,7 +82,7 @@ class Profile(Setting):
 
     @cached_property
     def effect(self) -> Profile:
-        """The profile without its name and ratios. Profiles that route alike have equal effects.
+        """The profile without its name and ratios. Profiles that route in the same way have equal effects.
 
         The name and the ratios must be left out, because they may differ between profiles with the same slots.
         """
@@ -90,7 +93,7 @@ class Profile(Setting):
         return {row.stored: getattr(self, name) for name, row in ROWS.items()}
 
     def entry(self) -> dict[str, Any]:
-        """Return the profile's entry in a manifest. As in the graph's inputs, `capacity` is the list of slots."""
+        """Return the profile's entry in a manifest. Its `capacity` is the list of slots, as in the graph's inputs."""
         ratio = {"effective_ratio": self.effective_ratio}
         return {"name": self.name, **self.stored(), "capacity": self.slots or None, **ratio}
 
@@ -99,7 +102,9 @@ SettingLike: TypeAlias = Profile | Setting | str | None
 
 
 def by_layer(experts: Sequence[int]) -> str:
-    """Return E, the number of experts, of the MoE layers as text. If the layers differ, list E of each layer in order.
+    """Return E, the number of experts in each MoE layer, as text.
+
+    If E is the same in all layers, it is given only once. Otherwise, the text lists E of each layer in order.
 
     Examples:
         >>> by_layer((8, 8)), by_layer((8, 5, 8))
@@ -109,7 +114,9 @@ def by_layer(experts: Sequence[int]) -> str:
 
 
 def slots_range(slots: Sequence[int]) -> str:
-    """Return the smallest and the largest number of slots of the MoE layers as text, or one number if they are equal.
+    """Return the range of the MoE layers' slots as text.
+
+    The text is the smallest and the largest number of slots, or one number if they are equal.
 
     Examples:
         >>> slots_range((7, 7)), slots_range((7, 11, 9))

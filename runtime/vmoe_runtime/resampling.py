@@ -1,7 +1,7 @@
-"""Resizes pictures with Pillow, or bit for bit as the official code does.
+"""Resizes pictures with Pillow, or with exactly the same result as the official code.
 
-To match the official code, this module does the float32 operations of TensorFlow's kernels one by one, in the same order:
-along rows first, then down columns.
+To match the official code bit for bit, this module does the float32 operations of TensorFlow's kernels one by one. They run
+in the kernels' order: along rows first, then down columns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_CACHED = 1 << 19  # bytes per piece of a picture, so that a piece's sums stay in a core's cache
+_CACHED = 1 << 19  # bytes in one piece of a picture, chosen so that the piece's sums stay in a core's cache
 _BAND = 256  # number of rows that are copied from Pillow at once
 
 MODES = {1: "L", 3: "RGB"}
@@ -28,9 +28,12 @@ GREY_WEIGHTS = (19595, 38470, 7471)
 
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
-    """Return a rectangle of a decoded PIL image as uint8[height, width, channels]: grey for one channel, RGB for three."""
+    """Return a rectangle of a decoded PIL image as uint8[height, width, channels].
+
+    One channel is grey, three channels are RGB.
+    """
     pixels = np.empty((window.height, window.width, channels), np.uint8)
-    for top in range(0, window.height, _BAND):  # copying all rows at once would take several times the memory
+    for top in range(0, window.height, _BAND):  # copying all rows at once would use several times as much memory
         band = pixels[top : top + _BAND]
         part = Window(window.top + top, window.left, len(band), window.width)
         band[...] = np.asarray(_converted(image, part, channels)).reshape(band.shape)
@@ -43,15 +46,15 @@ def _converted(image: Image, window: Window, channels: int) -> Image:
     part = image
     if window != Window(0, 0, image.height, image.width) or "transparency" in image.info:  # a copy
         part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
-    if part.mode.startswith("I"):  # 16-bit pixels, which Pillow would clip at 255 instead of scaling them
+    if part.mode.startswith("I"):  # a mode for 16-bit pixels, which Pillow would clip at 255 instead of scaling them
         part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
-    # Remove the transparency, which is not needed here. Otherwise, Pillow would warn that it can't keep it.
+    # Remove the transparency, which is not needed here. Otherwise, Pillow would warn that it can't keep the transparency.
     part.info.pop("transparency", None)
     return part if part.mode == MODES[channels] else part.convert(MODES[channels])
 
 
 def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
-    """Return the geometry's target part of the resized picture as float32[height, width, channels], without rounding."""
+    """Resize a picture and return the geometry's target part as float32[height, width, channels], without rounding."""
     source, target = geometry.source, geometry.target
     if geometry.method == "area":
         return _by_area(image, channels, geometry)
@@ -90,7 +93,7 @@ def resize_bilinear(pixels: Array, height: int, width: int, target: Window | Non
 
 
 def _mixed(first: Array, second: Array, share: Array) -> Array:
-    """Return the weighted mean of two neighbours. `share` is the weight of `second`."""
+    """Return the weighted mean of `first` and `second`. `share` is the weight of `second`."""
     mixed: Array = first + (second - first) * share
     return mixed
 
@@ -125,7 +128,7 @@ def _by_area(image: Image, channels: int, geometry: Geometry) -> Array:
 
 
 def _sum_of_cells(values: Array, axis: int, index: Array, weight: Array) -> Array:
-    """Return the sum over t of values.take(index[:, t], axis) * weight[:, t], added in the order of t."""
+    """Return the sum of values.take(index[:, t], axis) * weight[:, t] over all t, added in the order of t."""
     shape = list(values.shape)
     shape[axis] = len(index)
     result = np.zeros(shape, np.float32)

@@ -23,9 +23,9 @@ _ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": 
 class Routing:
     """The routing of a batch in one MoE layer, with G groups of S tokens. A field is None if the routing kind lacks it.
 
-    Tokens are in the order of their groups: image by image. In an image, the classifier token comes first if there is one,
-    then the patches row by row, unless some were merged. In an ensemble (E3), the copies of a token for each member follow
-    one another.
+    Tokens are in the order of their groups: image by image. In an image, the classifier token comes first if there is one.
+    The patches follow row by row, unless some were merged. In an ensemble (E3), each token has a copy for each member, and
+    these copies follow one another.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
@@ -34,12 +34,12 @@ class Routing:
             whether the expert chose the token.
         weight: raw gates. For top-k: f32[G,S,K], including dropped choices. For expert choice: f32[G,S,E], for all pairs of
             token and expert.
-        expert: for top-k: i32[G,S,K], the expert of each choice, the best first. In graphs for TensorRT, a dropped choice
-            has -1.
+        expert: for top-k: i32[G,S,K], the expert of each choice, the best first. In graphs for TensorRT, the expert of a
+            dropped choice is -1.
         dispatch: for Soft MoE: f32[G,S,E,P], the share of each token in each slot of an expert.
         combine: for Soft MoE: f32[G,S,E,P], the share of each slot in the output of a token.
         token: i32[N,T], the position of each original token among the remaining tokens of its image; merged tokens share a
-            position. None if the model can't merge.
+            position. None if the model can't merge tokens.
     """
 
     kind: ModelKind
@@ -69,7 +69,7 @@ class Routing:
         return replace(self, token=None, **spread)
 
     def patch_mask(self) -> Array:
-        """Return for each patch whether any expert processed it, as bool[N,h,w].
+        """Return which patches were processed by any expert, as bool[N,h,w].
 
         A patch was processed if any choice of any member was kept. In Soft MoE, all patches are processed. Merged patches
         get the value of their joint token. The classifier token is left out.
@@ -107,7 +107,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> TokenLayout | None:
-        """Return the layout that a manifest's model description gives.
+        """Return the token layout from a manifest's model description.
 
         The result is None if the description gives no layout, or if the routing groups contradict the layout.
         """
@@ -128,7 +128,7 @@ def layer_outputs(
 ) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
     """Return the element type and shape of each output that a graph has for an MoE layer.
 
-    The keys of the result are the parts of the outputs' names after the slash.
+    In the graph, an output's name is the layer's name, a slash and a key of the result.
 
     Args:
         manifest: manifest of the bundle.
@@ -151,9 +151,10 @@ def layer_outputs(
 
 
 def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
-    """Return the number of rows of a layer's output: one per image for the output `token`, else one per routing group.
+    """Return the number of rows of a layer's output.
 
-    The result is None if the manifest doesn't give the number of tokens.
+    The output `token` has one row per image. Any other output has one row per routing group. The result is None if the
+    manifest doesn't give the number of tokens.
     """
     if output.rpartition("/")[2] == TOKEN_OUTPUT:
         return images
@@ -164,7 +165,7 @@ def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
 def layer_routings(
     manifest: Manifest, profile: Profile | None, names: Sequence[str], values: Sequence[Array]
 ) -> dict[str, Routing]:
-    """Return the routing of each MoE layer by name, from the outputs of a graph.
+    """Convert the outputs of a graph to the routing of each MoE layer, by the layer's name.
 
     Args:
         manifest: manifest of the bundle.
@@ -173,7 +174,7 @@ def layer_routings(
         values: the outputs of all layers, one layer after another. Within a layer, they are in the order of `names`.
 
     Raises:
-        BackendError: outputs of a layer contradict one another, or name an expert or a token that does not exist.
+        BackendError: a layer's outputs contradict one another, or contain an expert or a token that does not exist.
     """
     rules, layout = manifest.rules, TokenLayout.of(manifest)
     layers = list(zip(manifest.moe_layers, rules.experts, layer_fields(names, values, profile), strict=True))
@@ -186,7 +187,7 @@ def _check_fields(layer: str, experts: int, fields: Mapping[str, Array]) -> None
     shapes = {values.shape for name, values in fields.items() if name != TOKEN_OUTPUT}
     groups, tokens, *_ = next(iter(shapes))
     images = len(fields.get(TOKEN_OUTPUT, ())) or 1
-    # In graphs for TensorRT, -1 is the expert of a dropped choice.
+    # In graphs for TensorRT, the expert of a dropped choice is -1.
     limits = {"expert": (-1, experts), TOKEN_OUTPUT: (0, groups * tokens // images)}
     named = [(fields[name], *limits[name]) for name in limits if name in fields]
     inside = all(low <= values.min(initial=0) and values.max(initial=0) < high for values, low, high in named)
@@ -199,15 +200,15 @@ def _check_fields(layer: str, experts: int, fields: Mapping[str, Array]) -> None
 def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
     """Return the outputs of each MoE layer by name.
 
-    An output `slot` is not returned. Instead, `expert` and `kept` are computed from it.
+    An output `slot` is replaced by `expert` and `kept`, which are computed from `slot`.
     """
     layers = []
     for i in range(len(values) // len(names) if names else 0):
         fields = dict(zip(names, values[i * len(names) : (i + 1) * len(names)], strict=True))
         if "slot" in fields:
             assert profile is not None
-            # For expert e, group g and place p among the c slots, `slot` is e * M + g * c + p with M = G * c. For a dropped
-            # choice, it is -1.
+            # Let `slot` belong to expert e, group g and place p among the c slots. Then `slot` is e * M + g * c + p, where
+            # M = G * c. For a dropped choice, `slot` is -1.
             slot = fields.pop("slot")
             expert = np.where(slot < 0, -1, slot // (len(slot) * profile.slots[i])).astype(np.int32)
             fields |= {"expert": expert, "kept": slot >= 0}

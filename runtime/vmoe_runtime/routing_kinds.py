@@ -1,4 +1,4 @@
-"""The routing kinds: their names, and the outputs of their graphs for each MoE layer."""
+"""The routing kinds: their names, and the outputs that a graph of each kind has for each MoE layer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Routing rules of a model, which complete the setting of a call.
+"""A model's routing rules, which complete the setting of a call.
 
-The module `settings` declares which settings each routing kind has. No other code in the runtime decides this by testing the
-kind.
+The module `settings` declares which settings each routing kind has. No other code in the runtime may decide this by testing
+the kind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_MASS_TOKENS = 131_071
 """Maximum number of tokens of a group for which the sum of their masses, up to 2^14 each, always fits an int32."""
 
-_SMALL_GROUP = 128  # number of slots per expert that is always allowed, even if a group has fewer pairs
+_SMALL_GROUP = 128  # a number of slots per expert that is always allowed, even if a group has fewer pairs
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class RoutingRules:
             - "soft": each slot of an expert is a weighted mean of all tokens, and nothing is dropped.
             - "dense": nothing is routed.
         experts: E of each MoE layer.
-        group_tokens: S, tokens per routing group; 0 for a dense ViT.
-        image_tokens: T, tokens of an image; None if the blocks can't merge tokens.
-        rounding: how slots are rounded to a whole number, "ceil" or "round".
+        group_tokens: S, the number of tokens per routing group; 0 for a dense ViT.
+        image_tokens: T, the number of tokens per image; None if the blocks can't merge tokens.
+        rounding: how the number of slots is rounded to a whole number, "ceil" or "round".
         capacity_multiple_of: the number of slots is rounded up to a multiple of this number.
         ensemble_size: M, the number of members of an ensemble (E3), which have E / M experts each; 1 for every other model.
-        slots_per_expert: P, for Soft MoE only.
+        slots_per_expert: P, the number of slots per expert, for Soft MoE only.
     """
 
     kind: ModelKind
@@ -59,12 +59,12 @@ class RoutingRules:
 
     @property
     def num_experts(self) -> int:
-        """The number of experts E. If the layers differ, it is the largest."""
+        """The number of experts E. If it differs between the layers, this is the largest E."""
         return max(self.experts, default=0)
 
     @property
     def setting_kind(self) -> SettingKind:
-        """The kind that determines which settings the model has."""
+        """The setting kind, which determines the settings that the model has."""
         return "ensemble" if self.ensemble_size > 1 else self.kind
 
     @cached_property
@@ -77,7 +77,7 @@ class RoutingRules:
         )
 
     def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
-        """Return the profile with a systematic name.
+        """Return the profile that a systematic name describes.
 
         Args:
             name: a systematic name, such as `c0.3-k1`.
@@ -96,7 +96,7 @@ class RoutingRules:
         """Check that the model has all settings in `names`.
 
         Raises:
-            RoutingError: the model lacks some of the settings; the message names the missing settings and gives the reason.
+            RoutingError: the model lacks some of the settings; the message lists the missing settings and gives the reason.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             if refused == [MERGE]:
@@ -110,7 +110,7 @@ class RoutingRules:
             raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
     def profile(self, base: Profile | None = None, **fields: Unpack[SettingFields]) -> Profile:
-        """Return the profile for a setting whose fields are keyword arguments; see `profile_of`."""
+        """Return the profile for a setting whose fields are given as keyword arguments; see `profile_of`."""
         return self.profile_of(Setting(**fields), base)
 
     def profile_of(self, setting: Setting, base: Profile | None = None) -> Profile:
@@ -130,7 +130,7 @@ class RoutingRules:
         self._check(values)
         named = dict(values)
         if "max_experts" in values and values["max_experts"] >= self.num_experts:
-            # A limit of E experts is no limit, so the name omits it.
+            # A limit of E experts is the same as no limit, so the name omits it.
             named["max_experts"], values["max_experts"] = ROWS["max_experts"].default, self.num_experts
         slots = self._slots(values)
         pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
@@ -161,7 +161,7 @@ class RoutingRules:
         return f"ensembles (E3) are routed officially: they take no {names}"
 
     def _check(self, values: dict[str, Any]) -> None:
-        """Check that the model can be run with `values`, which are complete and each valid by itself.
+        """Check that the model can be run with `values`. They must be complete, and each value must be valid by itself.
 
         Raises:
             RoutingError: the model can't be run with the values; the message gives the reason.
@@ -183,16 +183,21 @@ class RoutingRules:
             )
 
     def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
-        """Return the slots per expert and group, one integer per MoE layer; empty if the kind has no capacity."""
+        """Return the number of slots per expert and group, one integer per MoE layer.
+
+        If the routing kind has no capacity, the result is empty.
+        """
         if "capacity" not in values:
             return ()
         ratio, pairs = values["capacity"], self.group_tokens * (values.get("k") or 1)
-        # With a ratio of E, a layer drops no token. A larger ratio gives the layer no more slots.
+        # With a ratio of E, a layer drops no token. A larger ratio gives the layer no more slots, because it is treated as
+        # E.
         slots = {
             experts: compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
             for experts in dict.fromkeys(self.experts)
         }
-        # An expert receives at most all pairs of a group, so rounding far above that number would only waste memory.
+        # An expert receives at most all pairs of a group. So rounding the number of slots far above the number of pairs
+        # would only waste memory.
         if (most := max(slots.values())) > max(2 * pairs, _SMALL_GROUP):
             raise RoutingError(
                 f"rounding up to a multiple of {self.capacity_multiple_of} gives {most} slots per expert, "
@@ -205,6 +210,6 @@ class RoutingRules:
 def profile_named(rules: RoutingRules, name: str, stored: tuple[str, ...]) -> Profile:
     """Return `rules.named(name, stored)` from a cache, for calls that repeat a name.
 
-    Parsing a name takes 25 us, which is a tenth of a small model's call.
+    Parsing a name takes 25 us. In a small model, this is a tenth of the call time.
     """
     return rules.named(name, stored)

@@ -1,13 +1,13 @@
-"""The settings of a call. Each one is declared once, in a `SettingRow` that belongs to a field of `Setting`.
+"""The settings of a call. Each setting is declared once, in a `SettingRow` that belongs to a field of `Setting`.
 
 Everything that lists settings is derived from these rows:
 
 - profiles and their names
 - manifest entries and their checks
 - graph inputs
-- options of commands
-- columns of tables
-- controls of pages
+- command options
+- table columns
+- controls on web pages
 - the structs of the C and C++ API (`tools/cpp_headers.py`)
 
 A row does not declare the effect of a setting. A kernel, a graph or a rule of a routing kind implements the effect.
@@ -45,22 +45,22 @@ class SettingRow:
     """The declaration of a setting.
 
     Attributes:
-        place: position of the setting among the inputs of a graph, in names of profiles and in tables, counted from 0.
+        place: position of the setting in graph inputs, profile names and tables, counted from 0.
         type: type of the value: a capacity ratio, a whole number, or a flag (true or false).
         kinds: the routing kinds that have the setting.
-        suffix: the letters before the value in names of profiles, such as `k` in `c0.3-k1`. For a flag, the whole part of
-            the name; a name contains it only if the flag differs from its default.
+        suffix: the letters before the value in profile names, such as `k` in `c0.3-k1`. For a flag, the whole part of the
+            name; a name contains this part only if the flag differs from its default.
         title: description of the setting in controls and in the help of options. For a flag, it describes True.
         label: format of the value in legends and columns, such as `K={:g}`. For a flag, the label of True.
         off_title, off_label: for a flag, the title and the label of False.
         metavar: placeholder for the option's value in help texts; empty for a flag.
-        default: value of the setting in a profile that doesn't contain it; None if every profile must contain the setting.
-        range: the smallest and the largest allowed value, if it is a whole number; None if they depend on the model.
+        default: value of the setting in a profile that doesn't contain the setting; None if every profile must contain it.
+        range: the smallest and the largest allowed value of a whole number; None if the limits depend on the model.
         routing: how routing ops use the setting. "official": they need it. "policy": they accept it as an addition to
             official routing. Empty: they don't accept it.
         merging: whether a model has the setting only if its blocks can merge tokens.
         stored: key in manifests and results, and name of the field in the C API. Default: `name`.
-        name: name of the field, the keyword argument, the graph input and the parameter of requests.
+        name: name of the field, the keyword argument, the graph input and the request parameter.
     """
 
     place: int
@@ -81,11 +81,11 @@ class SettingRow:
 
     @property
     def word(self) -> str:
-        """The setting's name in options, such as `max-experts`."""
+        """The setting's name in command line options, such as `max-experts`."""
         return self.name.replace("_", "-")
 
     def check(self, value: Any) -> SettingValue:
-        """Check a user's value, and return it in the setting's type.
+        """Check a user's value, and return it as the setting's type.
 
         Raises:
             RoutingError: the value has another type or is out of range.
@@ -129,8 +129,8 @@ class Choices:
             whichever experts they are for.
         max_experts: maximum number of experts that a group uses. The group uses the experts with the largest gates among the
             first choices of its tokens. E means no limit.
-        merge: number of tokens of an image that each encoder block merges, by the similarity of their keys (ToMe); 0 merges
-            none.
+        merge: number of tokens that each encoder block merges per image. The similarity of the tokens' keys decides which
+            tokens are merged (ToMe). 0 merges none.
     """
 
     bpr: bool | None = _declared(
@@ -185,7 +185,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setting(Choices):
-    """A routing setting of one call; `vmoe::Setting` is its equivalent in C++.
+    """A routing setting for one call. `vmoe::Setting` is its equivalent in C++.
 
     If a field is None, the profile's value is used.
 
@@ -225,10 +225,10 @@ class Setting(Choices):
     )
 
     def __new__(cls, *_values: object, **fields: object) -> Self:
-        """Refuse unknown fields.
+        """Refuse fields that don't exist.
 
         Raises:
-            TypeError: a field is unknown; the message names the most similar field.
+            TypeError: a field doesn't exist; the message contains the most similar name of a field.
         """
         known = cls.__dataclass_fields__
         if unknown := next((name for name in fields if name not in known), None):
@@ -240,12 +240,12 @@ class Setting(Choices):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Setting:
-        """Return the setting with these values, which are given by name."""
+        """Return the setting with the given values. The keys of `values` are setting names."""
         return Setting(**values)
 
     @cached_property
     def values(self) -> dict[str, SettingValue]:
-        """The values that are not None, by name and in the order of `SETTINGS`."""
+        """The values that are not None, by setting name and in the order of `SETTINGS`."""
         return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
 
 
@@ -304,7 +304,7 @@ _READ: Mapping[str, Any] = {"ratio": float, "whole": int}
 
 
 def profile_name(setting: Setting) -> str:
-    """Return the systematic name of a setting, which has a part for each value that is not the default.
+    """Return the systematic name of a setting. It has a part for each value that differs from its default.
 
     If `merge` is the only setting of a model, it is part of the name even if it is 0.
 
@@ -321,7 +321,7 @@ def profile_name(setting: Setting) -> str:
         row = ROWS[name]
         if value == row.default and parts:
             continue
-        # A name without k, as in expert choice, keeps the decimal point of the ratio. Without the point, the ratio would
+        # If a name has no k, as in expert choice, its ratio keeps the decimal point. Without the point, the ratio would
         # look like a whole number.
         shortest = repr(value).removesuffix(".0") if setting.k is not None else repr(value)
         parts.append(row.suffix if row.type == "flag" else row.suffix + shortest)
@@ -329,7 +329,7 @@ def profile_name(setting: Setting) -> str:
 
 
 def parse_profile_name(name: str) -> Setting | None:
-    """Return the setting that a systematic name describes, with only the values in the name.
+    """Return the setting that a systematic name describes. Only the values in the name are set.
 
     The result is None if the name is not systematic.
 
@@ -367,7 +367,10 @@ def _number(name: str, value: Any) -> float:
 
 
 def as_whole(value: Any) -> int | None:
-    """Convert an integer of Python, numpy or another library to an int. Return None for anything else, including a bool."""
+    """Convert an integer of Python, numpy or another library to an int.
+
+    Return None for a bool, and for anything that is not an integer.
+    """
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -379,7 +382,7 @@ def checked_flag(name: str, value: Any, error: type[VmoeError] = RoutingError) -
     try:
         if value in (True, False):
             return bool(value)
-    except Exception:  # each library raises its own error for an array of several values
+    except Exception:  # if `value` is an array of several values, each library raises its own error
         pass
     raise error(f"{name} must be True or False, not {shown(value)}")
 

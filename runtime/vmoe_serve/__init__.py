@@ -1,4 +1,5 @@
-"""Serves bundles. It answers requests in micro-batches, at a capacity that meets a latency target.
+"""Serves bundles over HTTP.
 
-The package needs the extra `serve`.
+The server collects requests into micro-batches, and runs them at a capacity that meets a latency target. The package needs
+the extra `serve`.
 """

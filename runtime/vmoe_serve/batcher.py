@@ -1,4 +1,4 @@
-"""Micro-batches: one engine call answers several requests, at a setting that meets the latency target.
+"""Micro-batches: one engine call serves several requests, at a setting that meets the latency target.
 
 Requests wait in one bounded queue.
 """
@@ -43,7 +43,7 @@ class Answer:
         setting: the setting that the call used; None for a model without settings.
         waited: seconds that the request waited in the queue after `submit`.
         seconds: duration of the call.
-        batch_size: number of images in the call, including those of other requests.
+        batch_size: number of images in the call, including images from other requests.
     """
 
     outputs: Mapping[str, Array]
@@ -54,7 +54,7 @@ class Answer:
 
     @property
     def logits(self) -> Array:
-        """The first output, which is the logits if the model has any; otherwise members, features or tokens."""
+        """The first output. It is the logits if the model has any, otherwise the members, features or tokens."""
         return next(iter(self.outputs.values()))
 
 
@@ -67,10 +67,10 @@ class _Request:
 
 
 class Batcher:
-    """Answers requests from any number of threads with calls of one engine, one call at a time.
+    """Answers requests from any number of threads. It uses one engine, and makes one call at a time.
 
-    Requests are served in order of arrival. A call answers the first request in the queue and later requests with the same
-    setting; it never splits a request. For requests that name no setting, `vmoe_serve.elastic` chooses one.
+    Requests are served in order of arrival. A call serves the first request in the queue and later requests with the same
+    setting; it never splits a request. For requests that specify no setting, `vmoe_serve.elastic` chooses one.
 
     Attributes:
         most_images: maximum number of images per call, and per request.
@@ -82,7 +82,8 @@ class Batcher:
 
         Args:
             engine: an engine whose bundle routes every image alone, so that no answer depends on other requests.
-            plan: the plan for requests that name no setting. None serves them at the engine's profile.
+            plan: the plan for requests that specify no setting. If it is None, these requests are served at the engine's
+                profile.
             most_images, most_waiting: see the attributes of the class.
         """
         self._engine, self._plan = engine, plan
@@ -92,8 +93,8 @@ class Batcher:
         self._load = Load()
         self._elastic_waiting = self._elastic_arrived = 0
         levels = () if plan is None else plan.levels
-        # The setting that each level gives to requests that name no setting. Without levels, there is one entry: the
-        # engine's own setting.
+        # For each level, the setting for requests that specify no setting. If there are no levels, the list has one entry:
+        # the engine's own setting.
         self._settings = [engine.setting(level.profile) for level in levels] or [engine.setting()]
         self._named = {*engine.manifest.profiles, *map(_name, [engine.setting(), *self._settings])}
         self._open = True
@@ -109,8 +110,8 @@ class Batcher:
             setting: the profile for the request, or its name; None lets the batcher choose.
 
         Returns:
-            A future with the answer, or with the error of the call. If the future is cancelled, the request is removed from
-            the queue.
+            A future that contains the answer, or the error that the call raised. If the future is cancelled, the request is
+            removed from the queue.
 
         Raises:
             VmoeError: there are no images or more than `most_images`, or the model can't be run with the setting.
@@ -137,7 +138,7 @@ class Batcher:
         return request.answer
 
     def load(self) -> Load:
-        """Return the state of the queue, and the counts since the start."""
+        """Return the state of the queue, and counts since the batcher was started."""
         with self._changed:
             return replace(self._load, level=_name(self._level_setting()) or None, served=self._load.served.copy())
 
@@ -164,9 +165,9 @@ class Batcher:
                 self._answer(requests, setting)
 
     def _next_setting(self) -> tuple[Profile | None, int]:
-        """Return the setting of the next call, and its maximum number of images.
+        """Return the setting of the next call, and the maximum number of images in this call.
 
-        The first request in the queue determines the setting and this maximum.
+        The first request in the queue determines the setting and the maximum.
         """
         requested = self._queue[0].setting
         if requested is not None:
@@ -182,8 +183,8 @@ class Batcher:
     def _take(self, requested: Profile | None, most: int) -> list[_Request]:
         """Remove the requests of the next call from the queue and return them.
 
-        The call answers requests whose setting is `requested`, with up to `most` images. Cancelled requests are removed but
-        not returned, so the list is empty if all removed requests were cancelled.
+        The call serves requests whose setting is `requested`, with up to `most` images. Cancelled requests are removed but
+        not returned. So the list is empty if all removed requests were cancelled.
         """
         taken: list[_Request] = []
         space, left = most, deque[_Request]()
@@ -230,7 +231,7 @@ class Batcher:
             request.answer.set_result(Answer(own, setting, waited, seconds, len(images)))
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
-            # Also count the time for building the batch and handing out the answers, because the next call starts only
+            # The measured time includes building the batch and returning the answers, because the next call starts only
             # afterwards.
             self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)
 

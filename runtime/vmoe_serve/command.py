@@ -1,4 +1,7 @@
-"""The command `vmoe serve`. Each subcommand is a module of its own, which is imported only when it is called."""
+"""The command `vmoe serve`.
+
+Each subcommand has its own module, which is imported only when the subcommand is called.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ name_option = click.option(
 class _Subcommands(LazyCommands):
     """A command group that imports a subcommand only when it is called.
 
-    So help texts and errors in the command line don't wait for the import of Ray.
+    So help texts and error messages about the command line don't wait for the import of Ray.
     """
 
     entries = _SUBCOMMANDS

@@ -33,11 +33,11 @@ _LONGEST_SECONDS = 1e6
 
 @dataclass(frozen=True)
 class Level:
-    """A setting and the time of its calls, which is `fixed + each * images` seconds.
+    """A setting, and how long its calls take. A call takes `fixed + each * images` seconds.
 
     Attributes:
         profile: name of the setting.
-        fixed: the part of a call's time that doesn't depend on the number of images, in seconds; 0 or more.
+        fixed: the part of the call time that doesn't depend on the number of images, in seconds; 0 or more.
         each: seconds per image; more than 0.
     """
 
@@ -51,10 +51,10 @@ class Elastic:
     """The levels to choose from, and the limits of a choice.
 
     Attributes:
-        levels: the settings, the cheapest first.
+        levels: the levels, the cheapest first.
         target: maximum time from a request's arrival to its answer, in seconds.
         most_images: maximum number of images per call, a multiple of `multiple`.
-        multiple: a whole number; the number of images per call must be a multiple of it.
+        multiple: a whole number; the number of images per call must be a multiple of this number.
 
     Raises:
         ElasticError: on construction, if a value is out of range or the levels are out of order.
@@ -111,11 +111,11 @@ class State(NamedTuple):
 
     Attributes:
         level: index of the level for the next call.
-        scales: for each level, the measured time of its calls divided by their predicted time; 1 at first.
+        scales: for each level, its measured call time divided by its predicted call time; 1 at first.
         rate: average number of images that arrive per second.
         arrived: number of images that have arrived since `time`.
-        began: the start time minus `Elastic.target`. So `rate` begins as if no image had arrived for that long before the
-            start.
+        began: the start time minus `Elastic.target`. So `rate` begins as if no image had arrived during a time of `target`
+            before the start.
         time: time of the last decision; not updated if the clock has not advanced.
         affordable_since: time since which a higher level has been affordable; None if no higher level is affordable.
     """
@@ -133,9 +133,9 @@ class Seen(NamedTuple):
     """The load when a call is about to start.
 
     Attributes:
-        time: seconds on the clock that `Elastic.start` uses.
+        time: the current time in seconds, on the clock that `Elastic.start` uses.
         waiting: number of images in the queue.
-        oldest: time that the first image in the queue has waited, in seconds.
+        oldest: how long the first image in the queue has waited, in seconds.
         arrived: number of images that have arrived since the last decision.
     """
 
@@ -149,8 +149,8 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     """Return the state for the next call, which runs at the state's `level` with up to `images_per_call` images.
 
     If the queue would not be served in time, or the load is above UTILIZATION_LIMIT, the level goes down at once, as far as
-    needed. If a higher level has been affordable for COOLDOWN times the target, the level goes up to the highest affordable
-    one.
+    needed. If a higher level has been affordable for COOLDOWN times the latency target, the level goes up to the highest
+    affordable level.
     """
     state = _with_arrivals(plan, state, seen)
     level = state.level
@@ -185,17 +185,17 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
     ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
     # A single call may be slow by accident, so it changes the scale only a little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
-    # A cause that slows this level down may also slow down the other levels, and a cause that slowed them down before may be
-    # over. So move the scales of the other levels a little towards the scale of this level.
+    # If something slows this level down, it may also slow down the other levels. Something that slowed the other levels
+    # down before may have ended. So move the scales of the other levels a little towards the scale of this level.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
 
 
 def images_per_call(plan: Elastic, state: State, level: int) -> int:
-    """Return the maximum number of images of a call at a level.
+    """Return the maximum number of images per call at a level.
 
-    The number leaves enough time for an image to wait for one such call before its own call.
+    With this number, an image can wait for one such call, and its own call still ends in time.
     """
     at = plan.levels[level]
     budget = (plan.target * SAFETY_MARGIN / (2 * state.scales[level]) - at.fixed) / at.each
@@ -205,9 +205,10 @@ def images_per_call(plan: Elastic, state: State, level: int) -> int:
 
 
 def load(plan: Elastic, state: State, level: int) -> float:
-    """Return the load at a level: the seconds of full calls that are needed for the images that arrive in one second.
+    """Return the load at a level.
 
-    If the load is 1 or more, the queue grows.
+    The load is the time that full calls take for the images that arrive in one second, in seconds. If the load is 1 or more,
+    the queue grows.
     """
     images = images_per_call(plan, state, level)
     return state.rate * _seconds(plan, state, level, images) / images
@@ -217,7 +218,7 @@ def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
     arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
     if not elapsed > 0:
         return state._replace(arrived=arrived)
-    # At first, the rate is the mean over the time since the start.
+    # At first, when little time has passed, the rate is the mean over all the time since `began`.
     span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
     rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
     return state._replace(rate=rate, arrived=0.0, time=seen.time)
@@ -229,7 +230,7 @@ def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
 
 
 def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    """Return whether the first and the last image of the queue would both be answered in time if calls ran at a level."""
+    """Return whether the first and the last image in the queue would be answered in time if calls ran at `level`."""
     budget = plan.target * SAFETY_MARGIN
     images = images_per_call(plan, state, level)
     calls, rest = divmod(seen.waiting, images)
@@ -239,11 +240,11 @@ def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
-    """Return the level of a setting, fitted to the times of calls by least squares.
+    """Return a level for a setting. Its two times are fitted to measured call times by least squares.
 
     Args:
         profile: name of the setting.
-        times: (images, seconds) of at least one call. If all calls have the same number of images, the time is taken as
+        times: (images, seconds) of at least one call. If all calls have the same number of images, the time is assumed to be
             proportional to the number of images.
 
     Raises:

@@ -1,8 +1,8 @@
 """What both HTTP services share: endpoints, fields of JSON objects, refusals, options and limits.
 
-A generated header contains them for the C++ service. To add an endpoint, add a row to ENDPOINTS, and a function of the same
-name to each service: in a module of `vmoe_serve.http`, and in a file of plugins/service/endpoints. After any change, run
-`python tools/cpp_headers.py`.
+A generated header contains these declarations for the C++ service. To add an endpoint, add a row to ENDPOINTS, and a
+function of the same name to each service. For the service on Ray, the function belongs in a module of `vmoe_serve.http`. For
+the C++ service, it belongs in a file of plugins/service/endpoints. After any change, run `python tools/cpp_headers.py`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Field:
         name: name of the field.
         type: type of the value, or of each item of a list: "text", "whole" (a whole number), "number", "flag", "picture" (a
             file in base64), "any", or the name of an object in OBJECTS.
-        minimum: smallest whole number, or minimum length of a string.
+        minimum: smallest allowed whole number, or minimum length of a string.
         items: minimum and maximum number of items of a list; None for a single value.
         required: whether a request without the field is refused.
-        default: value if a request leaves the field out or sets it to null.
+        default: value that is used if a request leaves the field out or sets it to null.
         choices: allowed strings; empty if any string is allowed.
         in_query: whether the field may also be given in the query of the URL.
     """
@@ -129,13 +129,13 @@ is null or absent."""
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A function of the service, and the URL paths at which it answers.
+    """A function of both services, and the URL paths at which clients call it.
 
     Attributes:
         name: name of the function that answers, in both services.
         module: name of the function's module in `vmoe_serve.http`, and of its file in plugins/service/endpoints.
-        paths: URL paths; `{model}` is replaced by the name of the model that is served.
-        summary: what the endpoint answers, for people to read.
+        paths: URL paths; `{model}` stands for the name of the model that is served.
+        summary: description of the endpoint's answer, for people to read.
         answer: type of a JSON answer, as in ANSWERS; empty for Prometheus text.
         request: name in OBJECTS of the object in a JSON body; empty if the endpoint takes no body. An endpoint without a
             body is called by GET or HEAD.
@@ -161,7 +161,7 @@ _HEALTH = ("/healthz", "/v2/health/live", "/v2/health/ready")
 
 
 def _of_model(path: str = "") -> tuple[str, ...]:
-    """Return the URL paths of a model's resource: one without and one with the model's version."""
+    """Return the URL paths of a model's resource. One path contains the model's version, the other one doesn't."""
     return tuple(f"/v2/models/{{model}}{version}{path}" for version in ("", f"/versions/{VERSION}"))
 
 
@@ -191,8 +191,8 @@ class Refusal:
     """A reason to refuse requests.
 
     Attributes:
-        status: HTTP status.
-        message: text of the reason, with {} for each detail that is known only when a request is refused.
+        status: HTTP status of the reply.
+        message: text of the reason. It contains {} for each detail that is known only when a request is refused.
     """
 
     status: int
@@ -250,7 +250,7 @@ MANY_CLIENTS = Refusal(503, "too many clients are connected")
 
 @dataclass(frozen=True)
 class Option:
-    """A command line option that both HTTP services have, with a whole number as its value.
+    """A command line option that both HTTP services have. Its value is a whole number.
 
     Attributes:
         name: name of the option as a Python attribute.

@@ -1,4 +1,4 @@
-"""The settings that a server chooses between, and the times of their calls on the machine that serves them."""
+"""The settings that a server chooses between, and how long their calls take on the server's machine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ROUNDS = 5
 
 
 def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str]) -> list[Profile]:
-    """Return the settings that elastic capacity chooses between, the least accurate first.
+    """Return the settings that elastic capacity chooses between, from the least to the most accurate.
 
     Args:
         manifest: manifest of the bundle.
         ratios: capacity ratios, in rising order; may be empty.
-        profiles: names of profiles, the least accurate first. If there are `ratios`, `profiles` contains at most one name,
-            and this profile provides the other fields of each setting. If `profiles` and `ratios` are empty, the stored
-            profiles are used, in the order of their capacity.
+        profiles: names of profiles, from the least to the most accurate. If there are `ratios`, `profiles` contains at most
+            one name. The profile of this name provides the other fields of each setting. If `profiles` and `ratios` are
+            empty, the stored profiles are used, in the order of their capacity.
 
     Raises:
         click.UsageError: the bundle has no settings to choose between, or can't be run at one of the ratios.
@@ -48,7 +48,7 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
             profile = manifest.rules.profile(base, capacity=ratio)
         except RoutingError as error:
             raise click.UsageError(f"--capacity {ratio:g}: {error}") from None
-        # Two ratios that are rounded to the same slots give one level.
+        # If two ratios are rounded to the same slots, they give only one level.
         found.setdefault(profile.effect, profile)
     return list(found.values())
 
@@ -56,7 +56,7 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
 def served_manifest(bundle: Path) -> Manifest:
     """Check all bytes of a bundle and return its manifest. The bundle must route every image alone.
 
-    Otherwise, an answer would depend on the images that share its call.
+    If the bundle routed several images together, an answer would depend on the other images in its call.
 
     Raises:
         BundleError: the bundle is damaged, or not a bundle.
@@ -74,26 +74,26 @@ def served_manifest(bundle: Path) -> Manifest:
 
 
 def model_name(bundle: Path) -> str:
-    """Return the name of a bundle's model in URLs.
+    """Return the name that a bundle's model has in URLs.
 
-    It is the name of the bundle's folder, with "-" in place of characters that are not allowed.
+    It is the name of the bundle's folder without the suffix `.vmoe`. Characters that are not allowed are replaced by "-".
     """
     stem = bundle.resolve().name.removesuffix(".vmoe")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME] or "model"
 
 
 def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, most_images: int) -> tuple[Elastic, list[str]]:
-    """Return a plan for these settings on this machine.
+    """Return a plan that chooses between the given settings on this machine.
 
     Args:
         engine: an engine whose bundle routes every image alone.
-        profiles: the settings, the least accurate first.
+        profiles: the settings, from the least to the most accurate.
         target: maximum time from a request's arrival to its answer, in seconds.
         most_images: maximum number of images per call.
 
     Returns:
-        A plan, and notes about it for people. A setting becomes a level of the plan if it is faster than all settings that
-        are more accurate.
+        A plan, and notes about the plan for people. A setting becomes a level of the plan if it is faster than all settings
+        that are more accurate.
 
     Raises:
         ElasticError: the target is out of range.
@@ -110,11 +110,11 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
 
 
 def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level], list[str]]:
-    """Return the levels that are faster than all more accurate levels, and a note for each level that is not.
+    """Return the levels that are faster than all more accurate levels, and a note for each other level.
 
     Args:
-        levels: the levels, the least accurate first.
-        most_images: number of images in the full calls whose times are compared.
+        levels: the levels, from the least to the most accurate.
+        most_images: number of images in a full call. The levels' times for full calls are compared.
     """
     kept: list[Level] = []
     notes = []
@@ -127,9 +127,9 @@ def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level]
 
 
 def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int) -> list[Level]:
-    """Return the levels of settings, from the times of calls with one image and with `most_images` images.
+    """Time calls with one image and calls with `most_images` images, and return a level for each setting.
 
-    The settings take turns, so that a slow phase of the machine affects all of them.
+    The settings take turns. So if the machine is slow for a while, this affects all of them.
     """
     sizes = sorted({1, most_images})
     source = synthetic_images(most_images, engine.manifest.input)
@@ -141,7 +141,7 @@ def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int)
             engine(batches[size], profile)
             times.append(time.perf_counter() - start)
     return [
-        # Leave out the first round, which is a warm-up.
+        # Leave out the first round, which only warms up the engine.
         fitted_level(profile.name, [(size, float(np.median(taken[profile, size][1:]))) for size in sizes])
         for profile in profiles
     ]

@@ -1,7 +1,7 @@
-"""The Prometheus metrics of both services. The generated headers contain them for C++.
+"""The Prometheus metrics of both HTTP services. The generated headers contain them for C++.
 
-To add a metric that is one number, add a field with a `Metric` to `Load` and run `python tools/cpp_headers.py`. Count it in
-`vmoe_serve.batcher`, and for C++ in `vmoe/batcher.hpp`.
+To add a metric that is a single number, add a field with a `Metric` to `Load` and run `python tools/cpp_headers.py`. Update
+the field in `vmoe_serve.batcher`, and for C++ in `vmoe/batcher.hpp`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def _number(name: str, help: str, *, is_gauge: bool = False) -> Any:
 
 @dataclass
 class Load:
-    """The state of a batcher's queue, and its counts since the start.
+    """The state of a batcher's queue, and counts since the batcher was started.
 
     Attributes:
-        level: name of the current setting for requests that name no setting; None for a model without settings.
-        served: number of answered images, by the name of their setting. Settings that neither the bundle nor the plan names
-            are counted as "other". For a model without settings, the name is "".
+        level: name of the current setting for requests that specify no setting; None for a model without settings.
+        served: number of answered images, by the name of their setting. If neither the bundle nor the plan contains a
+            setting, its images are counted as "other". For a model without settings, the name is "".
 
     The other fields are numbers. Each one is declared with its `Metric`.
     """

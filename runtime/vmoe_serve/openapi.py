@@ -1,4 +1,7 @@
-"""The endpoints in the OpenAPI 3.1 format, made from the table of endpoints. Both services serve this document."""
+"""An OpenAPI 3.1 document that describes the endpoints. It is made from the table of endpoints.
+
+Both HTTP services serve this document.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _NULL = {"type": "null"}
 
 
 def document(model: str) -> dict[str, Any]:
-    """Return the OpenAPI document for a model with this name, as a JSON object."""
+    """Return the OpenAPI document as a JSON object. `model` is the name of the model."""
     paths: dict[str, Any] = {}
     for endpoint in ENDPOINTS:
         for path in endpoint.paths:
@@ -56,12 +59,15 @@ def _operation(endpoint: Endpoint, path: str) -> dict[str, Any]:
 
 
 def _content(kind: str, media_types: tuple[str, ...]) -> dict[str, Any]:
-    """Return the schema of a body for each content type. Only the schema for JSON describes the content."""
+    """Return the schema of a request or reply body for each content type.
+
+    Only the schema for JSON describes the content.
+    """
     return {each: {"schema": _schema(kind) if each == JSON else {"type": "string"}} for each in media_types}
 
 
 def _schema(kind: str) -> dict[str, Any]:
-    """Return the schema of a type, which is a `Field.type` or a name in ANSWERS."""
+    """Return the JSON schema of a type. `kind` is a `Field.type` or a name in ANSWERS."""
     if kind.endswith("[]"):
         return {"type": "array", "items": {"anyOf": [_schema(kind.removesuffix("[]")), _NULL]}}
     return _TYPES.get(kind) or ({} if kind == "any" else {"$ref": f"#/components/schemas/{kind}"})

@@ -1,4 +1,4 @@
-"""The metrics of a server, as Prometheus text."""
+"""Formats a server's metrics as Prometheus text."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vmoe_serve.metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED
 
 
 class Metrics(Collector):
-    """The metrics of one served model: the number of replies by status and duration, and the counts of its batcher."""
+    """The metrics of one served model: the number of replies by status and duration, and its batcher's counts."""
 
     def __init__(self, model: str, batcher: Batcher) -> None:
         """Start all counts at zero.
 
         Args:
-            model: name of the model, which is a label of all metrics.
+            model: name of the model. Each metric has this name as a label.
             batcher: the batcher whose load is reported.
         """
         self._registry = CollectorRegistry()
@@ -51,7 +51,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
-        """Yield the metrics of the batcher, and the count of pictures whose EXIF orientation was not applied."""
+        """Yield the batcher's metrics, and the number of pictures whose EXIF orientation was not applied."""
         load = self._batcher.load()
         served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
         for setting, images in sorted(load.served.items()):

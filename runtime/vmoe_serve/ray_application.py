@@ -30,8 +30,8 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         **arguments: arguments of `Replica`.
     """
     fewest, most = replicas
-    # The queue and a call can contain at most this many requests. Ray admits twice as many, so that the replica refuses the
-    # excess with a message.
+    # The queue and a call together can contain at most this many requests. Ray admits twice as many. So the replica refuses
+    # the excess requests itself, with a message.
     at_once = arguments["max_waiting"] + arguments["batch_size"]
     bounds = {"min_replicas": fewest, "max_replicas": most, "target_ongoing_requests": arguments["batch_size"]}
     deployment = serve.deployment(
@@ -41,9 +41,9 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         max_ongoing_requests=2 * at_once,
         ray_actor_options={"num_cpus": arguments["threads"] or 1},
         graceful_shutdown_timeout_s=GRACE_SECONDS,
-        # Interval at which a stopping replica checks whether it has answered all requests; the default is 2 s.
+        # Interval at which a stopping replica checks whether it has answered all its requests. The default is 2 s.
         graceful_shutdown_wait_loop_s=0.5,
-        # Interval at which Ray looks for dead replicas to replace; the default is 10 s.
+        # Interval at which Ray looks for dead replicas to replace. The default is 10 s.
         health_check_period_s=2,
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )(Replica)
@@ -52,7 +52,7 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
 
 @serve.ingress()
 class Replica:
-    """One process of the application: an engine, a batcher and a `Service`."""
+    """One process of the application. It has an engine, a batcher and a `Service`."""
 
     def __init__(
         self,
@@ -72,9 +72,11 @@ class Replica:
 
         Args:
             name: name of the model in URLs.
-            bundle: absolute path of the bundle's folder, the same on every machine of the cluster.
-            levels: names of the settings for elastic capacity, the least accurate first; empty for no elastic capacity.
-            profile: setting for requests that name no setting, if there are no levels; None for the first stored profile.
+            bundle: absolute path of the bundle's folder. The path is the same on every machine of the cluster.
+            levels: names of the settings for elastic capacity, the least accurate first. It is empty without elastic
+                capacity.
+            profile: setting for requests that specify no setting, if there are no levels. None selects the first stored
+                profile.
             slo_ms: latency target of elastic capacity: milliseconds from a request's arrival to its answer.
             batch_size: maximum number of images per call and per request.
             max_waiting: maximum number of images in the queue.
@@ -102,7 +104,8 @@ class Replica:
     def described(self) -> tuple[str, str, list[str]]:
         """Return a description of the replica.
 
-        It consists of the endpoint for pictures ("classify" or "features"), the runtime, and notes about the elastic levels.
+        The description consists of the endpoint for pictures ("classify" or "features"), the runtime, and notes about the
+        elastic levels.
         """
         return self._what, self._runtime, self._notes
 
@@ -111,9 +114,9 @@ class Replica:
 
 
 def _tell(awaited: str) -> None:
-    """Write `awaited`, a description of what the command is waiting for, into the command's progress file.
+    """Write `awaited` into the command's progress file.
 
-    The file exists only on the machine that runs the command.
+    `awaited` describes what the command is waiting for. The file exists only on the machine that runs the command.
     """
     with suppress(OSError), Path(os.environ.get(SERVING, "")).open("r+") as step:
         step.truncate(step.write(awaited))

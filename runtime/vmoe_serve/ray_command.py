@@ -69,13 +69,14 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @options.errors_only_option
 @options.verbose_option
 def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
-    """Serve a bundle over HTTP, as an application of Ray Serve.
+    """Serve a bundle over HTTP, as a Ray Serve application.
 
-    It runs on this machine, or on the cluster that RAY_ADDRESS names. POST /v1/classify (or features) takes a picture or
-    JSON. POST /v2/models/NAME/infer takes requests of the Open Inference Protocol. GET /healthz and GET /metrics report the
-    state. With --slo-ms, the capacity follows the load: requests that name no setting get the best setting that meets the
-    target, among those of --sweep, --capacity or --profile. Without --slo-ms, they get the one --profile, or the first
-    stored profile. SIGTERM and Ctrl-C stop the server after it has answered the requests in its queues.
+    The application runs on this machine, or on the cluster that RAY_ADDRESS specifies. POST /v1/classify (or features)
+    takes a picture or JSON. POST /v2/models/NAME/infer takes requests of the Open Inference Protocol. GET /healthz and GET
+    /metrics report the server's state. With --slo-ms, the capacity follows the load: a request that specifies no setting
+    gets the best setting that meets the latency target. The candidates are the settings of --sweep, --capacity or
+    --profile. Without --slo-ms, such a request gets the one --profile, or the first stored profile. SIGTERM and Ctrl-C stop
+    the server after it has answered the requests in its queues.
     """
     from ray import cluster_resources, serve
 
@@ -88,8 +89,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         _claim(claim, host, port)
         if not quiet:
             click.echo("vmoe: starting Ray and its replicas", err=True)
-        # Other processes open the progress file by this name. The name disappears with this process, however the process
-        # ends.
+        # Other processes open the progress file by this path. The path disappears when this process ends, even if the
+        # process is killed.
         step, start = Path(f"/proc/{os.getpid()}/fd/{serving.fileno()}"), time.monotonic()
         step.write_text("Ray's own processes")
 
@@ -104,7 +105,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         try:
             handle, running = _deploy(bundle, name, host, port, arguments)
         except BaseException:
-            if os.environ.get("RAY_ADDRESS"):  # on the user's own cluster, leave nothing behind
+            if os.environ.get("RAY_ADDRESS"):  # leave nothing behind on the user's own cluster
                 with suppress(Exception):
                     serve.delete(name)
             raise
@@ -122,10 +123,10 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
             if not quiet:
                 click.echo(f"vmoe: stopping; requests in its queues get at most {GRACE_SECONDS} s", err=True)
         finally:
-            # From now on, replicas accept no more requests, and only answer those that they have already accepted.
+            # From now on, replicas accept no new requests. They only answer requests that they have already accepted.
             serve.delete(name)
             step.write_text("")
-            time.sleep(1)  # refusals that have begun can be finished
+            time.sleep(1)  # time to finish refusals that have begun
 
 
 def _address(host: str, port: int) -> str:
@@ -141,7 +142,7 @@ def _address(host: str, port: int) -> str:
 def _claim(claim: socket.socket, host: str, port: int) -> None:
     """Refuse a port that is in use, or that another run of this command is about to use.
 
-    Ray itself would share a port that is in use.
+    Without this check, Ray would share a port that is in use.
 
     Args:
         claim: a Unix socket. It reserves the port among runs of this command until it is closed or the process ends.
@@ -180,9 +181,9 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_cpus(values: dict[str, Any], cpus: float) -> None:
-    """Refuse more replicas than this machine has CPUs for, because Ray would wait for more CPUs.
+    """Refuse to start more replicas than this machine's CPUs allow, because Ray would wait for more CPUs.
 
-    On a cluster any number is accepted, because the cluster may still get more CPUs.
+    On a cluster, any number is accepted, because the cluster may still get more CPUs.
     """
     fewest, each = values["replicas"][0], values["threads"] or 1
     if fewest * each > cpus and not os.environ.get("RAY_ADDRESS"):
@@ -194,7 +195,7 @@ def _check_cpus(values: dict[str, Any], cpus: float) -> None:
 def _deploy(
     bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any], *, is_last: bool = False
 ) -> tuple[Any, int]:
-    """Deploy the application. Return Ray's handle for it, and the number of replicas that run."""
+    """Deploy the application. Return Ray's handle for it, and the number of running replicas."""
     from ray import serve
 
     from vmoe_serve.ray_application import application
@@ -210,8 +211,7 @@ def _deploy(
         status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
         told = reason(reasons[0] if reasons else error)
-        # If a replica did not start in time, Ray gives up. That is the fault of a slow machine and not of the bundle, so try
-        # once more.
+        # Ray gives up if a replica did not start in time. The cause is a slow machine and not the bundle, so try once more.
         if is_last or "never ran" not in told:
             raise click.ClickException(advised(f"Ray can't serve {bundle}: {told}", _INSTEAD)) from None
     serve.delete(name)
@@ -219,12 +219,12 @@ def _deploy(
 
 
 def _await_replicas(name: str, fewest: int) -> int:
-    """Wait until at least `fewest` replicas run, and return how many run.
+    """Wait until at least `fewest` replicas run, and return the number of running replicas.
 
-    If a cluster lacks CPUs for so many replicas, one replica is enough after a while.
+    If a cluster has too few CPUs for `fewest` replicas, one replica is enough after a while.
 
     Raises:
-        RuntimeError: a replica can't start, or the cluster's Ray Serve does not listen for HTTP.
+        RuntimeError: a replica can't start, or Ray Serve on the cluster does not listen for HTTP.
     """
     from ray import serve
 

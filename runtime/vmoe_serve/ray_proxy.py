@@ -1,4 +1,4 @@
-"""Replaces the plain-text refusals of Ray Serve's HTTP proxy by JSON."""
+"""Replaces the plain-text errors of Ray Serve's HTTP proxy with JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ the proxy is about to be killed."""
 
 
 class JsonRefusals:
-    """An ASGI application that wraps another application.
+    """An ASGI application that wraps another application and replaces its plain-text errors.
 
-    Instead of plain-text errors of the wrapped application, it sends JSON with status 503.
+    Instead of a plain-text error, it sends JSON with status 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, as ASGI defines it."""
+        """Handle a request. ASGI defines the parameters."""
         started = refused = False
 
         async def send_json(message: Message) -> None:
@@ -41,15 +41,16 @@ class JsonRefusals:
 
         await self._app(scope, receive, send_json)
         if not started:  # the proxy refused the request, or it lost its replica and sent nothing
-            # Delay the refusal. If clients could retry at once, they would keep the proxy busy, and be cut off when the
-            # proxy stops.
+            # Delay the refusal. If clients could retry at once, they would keep the proxy busy. Their connections would be
+            # cut when the proxy stops.
             await asyncio.sleep(1)
             if not Path(os.environ.get(SERVING, __file__)).stat().st_size:
-                # Send nothing, because the proxy is about to be killed, possibly between the two writes of a refusal.
+                # Send nothing, because the proxy is about to be killed. It could be killed between the two writes of a
+                # refusal.
                 await asyncio.Event().wait()
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """Return the proxy's middlewares. Ray calls this function, which RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names."""
+    """Return the proxy's middlewares. The variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH tells Ray to call it."""
     return [Middleware(JsonRefusals)]

@@ -50,9 +50,9 @@ def connected_ray(
     variables: Mapping[str, str] = MappingProxyType({}),
     instead: str = "",
 ) -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names. Without RAY_ADDRESS, start a new Ray and connect to it.
+    """Connect to the cluster that RAY_ADDRESS specifies. Without RAY_ADDRESS, start a new Ray and connect to it.
 
-    The connection, and a new Ray, end with the `with` block.
+    At the end of the `with` block, the connection is closed. If a new Ray was started, it is stopped.
 
     Args:
         cpus: CPUs for the actors of a new Ray; None for all CPUs of the machine.
@@ -63,7 +63,7 @@ def connected_ray(
     Raises:
         VmoeError: Ray can't be started.
     """
-    # By default, Ray sends usage reports to its developers.
+    # Turn off usage reports, which Ray sends to its developers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -74,7 +74,7 @@ def connected_ray(
                 os.environ.setdefault(name, value)
             with _leaving_nothing(), _children_outliving_sigterm():
                 ray.init(
-                    address="local",  # by default, Ray joins any Ray that `ray start` has started on this machine
+                    address="local",  # otherwise, Ray would join any Ray that `ray start` has started on this machine
                     include_dashboard=False,
                     num_cpus=cpus,
                     _node_ip_address="127.0.0.1",
@@ -105,7 +105,7 @@ def connected_ray(
 def _children_outliving_sigterm() -> Iterator[None]:
     """Block SIGTERM in processes that are started in the `with` block, and in their children.
 
-    So these processes survive a SIGTERM to the whole process group, and this process can stop them in order.
+    When the whole process group gets SIGTERM, these processes survive, so this process can stop them in order.
     """
     starting = [True]
 
@@ -113,7 +113,7 @@ def _children_outliving_sigterm() -> Iterator[None]:
         if starting:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    os.register_at_fork(after_in_child=block)  # Python can't unregister this function
+    os.register_at_fork(after_in_child=block)  # Python has no function that unregisters `block`
     try:
         yield
     finally:
@@ -126,7 +126,7 @@ def _leaving_nothing() -> Iterator[None]:
 
     Ray kills its own processes, but not the processes that they started.
     """
-    import psutil  # Ray's own copy, which can be imported once Ray has been imported
+    import psutil  # Ray's own copy, which can only be imported after Ray
 
     def started() -> set[Any]:
         return set(psutil.Process().children(recursive=True))
@@ -145,7 +145,7 @@ def _leaving_nothing() -> Iterator[None]:
 def told_if_ended() -> Iterator[None]:
     """Let another process print a message if this process is killed during the `with` block.
 
-    Without the other process, there would be no message, because Ray ends this process silently if Ray's own processes die.
+    If Ray's own processes die, Ray kills this process without a message. Only another process can still print one.
     """
     message = "vmoe: this process was killed, or ended by Ray, which lost its other processes"
     words = ["sh", "-c", 'read -r _ || echo "$0" >&2', message]
@@ -158,7 +158,7 @@ def told_if_ended() -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Hide the output of Ray until the `with` block ends. No setting of Ray would turn off all of its output.
+    """Hide Ray's output until the `with` block ends. No setting of Ray would turn off all of its output.
 
     Yields:
         Standard error, for the command's own messages.
@@ -173,9 +173,9 @@ def silenced() -> Iterator[TextIO]:
 
 
 def reason(error: object) -> str:
-    """Return the last line of an error, which gives the reason.
+    """Return the last line of an error, which states the reason.
 
-    The lines before it are the stack trace, or Ray Data's report of its retries.
+    The lines before the last one are the stack trace, or Ray Data's report of its retries.
 
     Examples:
         >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")
@@ -192,7 +192,9 @@ def reason(error: object) -> str:
 
 
 def advised(told: str, instead: str = "") -> str:
-    """Return the error message `told`. If Ray was too slow, append the advice to try again, followed by `instead`.
+    """Return the error message `told`. If Ray was too slow, append advice.
+
+    The advice is to try again, followed by `instead`.
 
     Examples:
         >>> advised("Ray can't be started: it timed out")

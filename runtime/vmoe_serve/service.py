@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_MOST_ARRIVING = 1 << 27  # maximum number of bytes of bodies that are arriving, or are unpacked but not yet answered
+_MOST_ARRIVING = 1 << 27  # maximum total bytes of bodies that are arriving, or are unpacked and not yet answered
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """The `wbits` argument with which zlib unpacks a body, by the body's encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
@@ -48,8 +48,8 @@ class Service:
         app: the application.
         engine, batcher, name: the model's engine, batcher and name.
         metrics: counts of the service's replies.
-        seconds: time limit for a request's body to arrive. Once the body has arrived, decoding its pictures has the same
-            limit.
+        seconds: time limit for a request's body to arrive. After the body has arrived, the same limit applies to decoding
+            its pictures.
         tensors, pictures, large_pictures: thread pools that read tensors, decode pictures and decode large pictures. They
             are separate so that `infer` doesn't wait for pictures, and small pictures don't wait for large pictures.
     """
@@ -66,7 +66,7 @@ class Service:
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
-        self._arriving = 0  # number of bytes of bodies that are arriving, or are unpacked but not yet answered
+        self._arriving = 0  # total bytes of bodies that are arriving, or are unpacked and not yet answered
         threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
@@ -117,8 +117,8 @@ class Service:
             body = await run(self.tensors, unpacking.decompress, body, self._most_body + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
-        # A client can send a small body that unpacks to a large one, at no cost to the client. So unpacked bytes count
-        # towards the limit until the request is answered.
+        # A small body that unpacks to a large one costs a client nothing. So unpacked bytes count towards the limit until
+        # the request is answered.
         request.state.unpacked = len(body)
         self._arriving += len(body)
         self._check_size(len(body))
@@ -127,7 +127,7 @@ class Service:
         return body
 
     def _check_size(self, size: int) -> None:
-        """Refuse a body of this size if it is too large, or if too many bytes of bodies are in memory."""
+        """Refuse a body of this size if it is too large, or if all bodies in memory together are too large."""
         if size > self._most_body:
             raise RequestError(endpoints.TOO_LARGE, self._most_body >> 20)
         if self._arriving > max(_MOST_ARRIVING, self._most_body):
@@ -137,7 +137,7 @@ class Service:
         """Decode picture files to the graph's input, an array [N,H,W,C].
 
         Raises:
-            RequestError: the time limit passed, because other pictures took too long.
+            RequestError: the time limit passed, because the pictures of other requests took too long.
             ImageError: a picture can't be read.
         """
         try:
@@ -155,12 +155,12 @@ class Service:
         )
 
     async def answer(self, batch: Array, setting: str | None) -> Answer:
-        """Answer a batch that `Engine.batch` returned, in several calls if it has more images than one call takes.
+        """Answer a batch that `Engine.batch` returned. If it has too many images for one call, use several calls.
 
         Raises:
-            RequestError: the request names a setting but the model has none, or the request has no images or more than may
-                wait in the queue.
-            VmoeError: as for `Batcher.submit` and a call of the engine.
+            RequestError: the request specifies a setting although the model has none, the request has no images, or it has
+                more images than may wait in the queue.
+            VmoeError: any error that `Batcher.submit` or a call of the engine raises.
         """
         if setting is not None and self.engine.setting() is None:
             raise RequestError(endpoints.NO_SETTINGS)
@@ -172,14 +172,14 @@ class Service:
         for start in range(0, len(batch), most):
             # If the client disconnects, this coroutine is cancelled. The cancellation removes the request from the queue.
             answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], requested)))
-            requested = answers[0].setting  # the setting that was chosen for the first call also serves the other calls
+            requested = answers[0].setting  # the setting chosen for the first call also applies to the other calls
         outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}
         return replace(answers[0], outputs=outputs)
 
     def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
         """Return the handler of an endpoint.
 
-        The handler calls the endpoint's function, turns an error into a status and a message, and counts the reply.
+        The handler calls the endpoint's function and counts the reply. It turns an error into a status and a message.
         """
         function = getattr(import_module(f"vmoe_serve.http.{endpoint.module}"), endpoint.name)
 
@@ -206,7 +206,7 @@ class Service:
         return reply_to
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        """Return a reply to a request that no route accepts, with the same messages as other refusals."""
+        """Return a reply to a request that no route accepts. Its messages match those of other refusals."""
         assert isinstance(error, HTTPException)
         path = request.scope["path"][:200]  # request.url would raise an error if the query is not UTF-8
         known = {404: self._no_path(path), 405: RequestError(endpoints.NO_METHOD, request.method, path)}

@@ -1,4 +1,4 @@
-"""Charts of measurements and experts. Only this module and `patch_pictures` need matplotlib."""
+"""Charts of measurements and experts. Only `charts` and `patch_pictures` need matplotlib."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from vmoe_tools.bench.point_result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
 
-# With `parse_math`, a name with dollar signs would be drawn as a formula.
+# With `parse_math`, matplotlib would draw a name that contains dollar signs as a formula.
 matplotlib.rcParams |= {
     "font.family": "DejaVu Sans", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "vmoe",
 }  # fmt: skip
 
 _PIXELS_PER_INCH = 150
 _KEPT, _DROPPED = "#0072b2", "#b0b0b0"
-_NEAREST_RATIOS = 1.33  # a labelled capacity ratio is at least this many times the previous labelled one
+_NEAREST_RATIOS = 1.33  # a capacity ratio is labelled if it is at least this many times the previous labelled one
 _MOST_COLUMNS = 5
 _MOST_NAMED_CLASSES = 40
 _MOST_TICKS = 11
 _LONGEST_NAME = 32
-_COLOURS, _MARKERS = 10, "o^sv"  # the colours repeat after 10 lines, with another marker
-_MOST_COVERED = 4  # the most lines in a legend inside a chart; a longer legend would cover too much and goes below
-_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # inches, for one entry of a legend below the charts
+_COLOURS, _MARKERS = 10, "o^sv"  # after 10 lines, the colours repeat with another marker
+_MOST_COVERED = 4  # maximum number of lines in a legend inside a chart; a longer legend is drawn below
+_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # size in inches of one entry of a legend below the charts
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
 def overview(points: Sequence[PointResult]) -> Figure:
     """Draw three charts: accuracy against capacity, accuracy against FLOPs, and accuracy against time per image.
 
-    Without labels, the share of kept pairs replaces the accuracy. If no point has a capacity ratio, the chart against
-    capacity is left out.
+    Without labels, the share of kept pairs replaces the accuracy. If no point has a capacity ratio, the first chart is left
+    out.
     """
     figure = Figure((14.0, 4.4), layout="constrained")
     up = ACCURACY if any(point.top1 is not None for point in points) else KEPT_PAIRS
@@ -83,7 +83,7 @@ def overview(points: Sequence[PointResult]) -> Figure:
 
 
 def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figure:
-    """Draw one chart: `up` on the vertical axis, `across` on the horizontal one."""
+    """Draw one chart: `up` on the vertical axis, `across` on the horizontal axis."""
     figure = Figure((5.4, 3.9), layout="constrained")
     _draw_lines(figure.subplots(), points, across, up)
     _name_lines(figure)
@@ -91,7 +91,7 @@ def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figur
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the suffix names.
+    """Write a figure in the format that the path's suffix specifies.
 
     Raises:
         click.ClickException: the file can't be written. An existing file stays unchanged.
@@ -100,12 +100,15 @@ def write_picture(figure: Figure, path: Path) -> None:
 
 
 def data_address(figure: Figure) -> str:
-    """Return a figure as an SVG picture in a `data:` URL."""
+    """Return a `data:` URL that contains the figure as an SVG picture."""
     return f"data:image/svg+xml;base64,{base64.b64encode(_saved(figure, 'svg')).decode()}"
 
 
 def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """Draw, for each layer, a bar per expert: its kept pairs and, stacked on them if known, its dropped pairs."""
+    """Draw, for each layer, one bar per expert.
+
+    A bar shows the expert's kept pairs and, stacked on them if known, its dropped pairs.
+    """
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         experts = np.arange(len(layer.load))
@@ -124,7 +127,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
 
 
 def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
-    """Draw, for each layer, a histogram of the gates of kept pairs and, stacked on them, the gates of dropped pairs."""
+    """Draw, for each layer, a histogram of gates. The gates of dropped pairs are stacked on those of kept pairs."""
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
         bins = len(layer.gates_kept)
@@ -148,8 +151,8 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
 def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[str] | None) -> Figure:
     """Draw, for each layer, the mean routing weight of each class and expert as a colour.
 
-    Each column is an expert, each row a class. If there are too many classes to show their names, the classes of each layer
-    are sorted by the expert with the largest weight.
+    Each column is an expert, and each row is a class. If there are too many classes to show their names, each layer's
+    classes are sorted by the expert with the largest weight.
     """
     weights = {name: layer.class_weight for name, layer in layers.items() if layer.class_weight is not None}
     first = next(iter(weights.values()))
@@ -190,7 +193,7 @@ def layer_name(layer: str) -> str:
 def _saved(figure: Figure, suffix: str) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the font lacks characters of some class names
+        warnings.simplefilter("ignore", UserWarning)  # the font may lack characters of class names
         metadata = {"Date": None} if suffix == "svg" else None
         figure.savefig(file, format=suffix, dpi=_PIXELS_PER_INCH, metadata=metadata)
     return file.getvalue()
@@ -202,11 +205,11 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     - A line connects its points by ascending capacity.
     - In a chart against capacity, a point without a capacity is drawn as a horizontal line.
     - A diamond is another model.
-    - A dashed line connects cascades, in charts against FLOPs and time only. A cascade is left out if another cascade on the
-      same line is at least as cheap and as accurate.
+    - A dashed line connects cascades. It appears only in charts against FLOPs and time. A cascade is left out if another
+      cascade on the same line is at least as cheap and at least as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
-        # Number all lines, even those without points in this chart, so that a line has the same colour in all charts.
+        # Number all lines, including lines without points in this chart. So a line has the same colour in all charts.
         colour, is_cascade = f"C{number % _COLOURS}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]
@@ -234,7 +237,10 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
 
 
 def _name_lines(figure: Figure) -> None:
-    """Add a legend if there are several lines: inside each chart or, if it is long, a single one below all charts."""
+    """Add a legend if there are several lines.
+
+    Each chart contains its legend. If the legend is long, a single one is drawn below all charts.
+    """
     named = [(axes, *axes.get_legend_handles_labels()) for axes in figure.axes]
     names = {name: handle for _, handles, labels in named for name, handle in zip(labels, handles, strict=True)}
     if len(names) > _MOST_COVERED:
@@ -249,7 +255,10 @@ def _name_lines(figure: Figure) -> None:
 
 
 def _ratios(points: Sequence[PointResult]) -> list[float]:
-    """Return the measured capacity ratios to label on the axis, except ratios that are too close to the previous label."""
+    """Return the measured capacity ratios that get a label on the axis.
+
+    Ratios that are too close to the previous label are left out.
+    """
     shown: list[float] = []
     for ratio in sorted({ratio for point in points if (ratio := CAPACITY.value(point)) is not None}):
         if not shown or ratio >= shown[-1] * _NEAREST_RATIOS:
@@ -258,7 +267,7 @@ def _ratios(points: Sequence[PointResult]) -> list[float]:
 
 
 def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
-    """Return the points of each line, sorted by capacity. A line's key names the properties that distinguish the lines."""
+    """Return the points of each line, sorted by capacity. A line's key lists what distinguishes it from other lines."""
     parts = [
         {
             "bundle": point.name if point.compared else point.bundle,

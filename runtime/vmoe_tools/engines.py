@@ -1,4 +1,4 @@
-"""The engines that a command measures, one per bundle and backend; the cost of loading them; and their machine."""
+"""The engines that a command measures, one per bundle and backend, with their loading costs and their machine."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class LoadedBundle:
         name: name of the bundle, or its path if several bundles have the same name.
         path: folder of the bundle.
         engine: the engine that runs the bundle.
-        compared: whether the bundle is another model, loaded for comparison with the measured one.
+        compared: whether the bundle is another model, loaded for comparison with the measured model.
         parallelism: requested numbers of threads and streams.
-        load_seconds: duration of loading, including the check of every file.
-        resident_bytes: growth of the process's memory during loading; None if the system doesn't report it.
+        load_seconds: loading time in seconds, including the check of every file.
+        resident_bytes: growth of the process's memory during loading; None if the system doesn't report the memory.
     """
 
     name: str
@@ -62,19 +62,20 @@ def load_engines(
 
     Args:
         bundles: folders with exports of one model, for example in several precisions.
-        compared: folders with other models, each loaded with its first profile.
+        compared: folders with other models. Each of these models is loaded with its first profile.
         backends: names of backends, or "auto".
-        profiles: names of the requested profiles; None for a bundle's first one.
+        profiles: names of the requested profiles; None for a bundle's first profile.
         parallelism: requested numbers of threads per call and of streams.
         closing: an exit stack that closes the engines.
         any_groups: whether the exports of the model may have different routing groups.
-        same_images: whether compared models run on the images of the measured model, and so must have the same classes.
+        same_images: whether compared models run on the images of the measured model. If true, all models must have the same
+            classes.
 
     Raises:
         click.UsageError: one of these applies:
 
             - the bundles are exports of different models, or have different outputs
-            - a compared bundle is also one of the measured ones
+            - a compared bundle is also one of the measured bundles
             - a compared bundle has other classes, and `same_images` is set
         VmoeError: a bundle can't be loaded.
     """
@@ -99,7 +100,7 @@ def load_engines(
 
 
 def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
-    """Describe the properties of this machine and its software that measurements depend on.
+    """Describe this machine and its software. The description covers what measurements depend on.
 
     Args:
         engines: the measured engines, which describe their runtimes.
@@ -161,7 +162,7 @@ def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_
 
 
 def _identity(manifest: Manifest, *, any_groups: bool) -> object:
-    """Return the properties that all exports of one model share."""
+    """Return the properties that are the same in all exports of one model."""
     model = {name: value for name, value in manifest.model.items() if name != "origins"}
     rules, group = manifest.rules, manifest.group
     if any_groups:
@@ -170,7 +171,10 @@ def _identity(manifest: Manifest, *, any_groups: bool) -> object:
 
 
 def _profiles_to_load(bundle: Path, backend: str, profiles: Sequence[str | None]) -> Sequence[str | None]:
-    """Return the names of the profiles to load an engine for; None stands for the bundle's first profile, if it has any."""
+    """Return the names of the profiles for which to load an engine.
+
+    None stands for the bundle's first profile, or for no profile if the bundle has none.
+    """
     if backend not in BACKENDS or not BACKENDS[backend].one_profile:
         return profiles[:1] or [None]
     manifest = Bundle.open(bundle, verify=False).manifest

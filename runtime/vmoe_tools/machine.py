@@ -1,4 +1,4 @@
-"""This machine: its processor, its memory, and the backends that it can run a bundle on."""
+"""This machine: its processor, its memory, and the backends on which it can run a bundle."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
             - `reason`: why it can't run the bundle
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an op library that can't be loaded causes a warning; the result reports the reason
+        warnings.simplefilter("ignore")  # the result reports the reason, so no warning about the op library is needed
         profile = next(iter(bundle.manifest.profiles.values()), None)
         found = {name: availability(name, bundle, profile) for name in BACKENDS}
         auto = chosen_by_auto(found)
@@ -67,10 +67,10 @@ def availability(name: str, bundle: Bundle, profile: Profile | None) -> str | Ba
     Args:
         name: a key of BACKENDS.
         bundle: an open bundle.
-        profile: the profile, for a backend that fixes its engines to one; None for a model without profiles.
+        profile: the profile, for a backend that fixes an engine to one profile; None for a model without profiles.
 
     Returns:
-        The description of the backend, as in `engine.backend_description`, or the error if the backend can't run the bundle.
+        The description of the backend, as in `engine.backend_description`. If the backend can't run the bundle, the error.
     """
     try:
         return prepare_backend(name, bundle, profile).description
@@ -97,13 +97,13 @@ def cpu_model() -> str:
 
 
 def resident_bytes() -> int | None:
-    """Return the bytes of this process's memory that are in RAM; None if the system doesn't report them."""
+    """Return the size in bytes of this process's memory in RAM; None if the system doesn't report it."""
     kilobytes = _field("/proc/self/status", "VmRSS")
     return None if kilobytes is None else int(kilobytes.split()[0]) * 1024
 
 
 def _field(path: str, name: str) -> str | None:
-    """Return the value of a `name: value` line in a file of the kernel; None if there is no such file or line."""
+    """Return the value of a `name: value` line in one of the kernel's files; None if there is no such file or line."""
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
     except OSError:

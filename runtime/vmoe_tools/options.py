@@ -20,12 +20,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 _MOST_IMAGES = 65536
 _STEPS, _MOST_STEPS = 8, 1000
-_AMBIGUOUS = 0.5  # a share of at least this, typed without %, may be meant in percent
+_AMBIGUOUS = 0.5  # a share of at least this that was typed without % may be meant in percent
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
 class RatioRange(click.ParamType):  # type: ignore[type-arg]
-    """A parameter type for capacity ratios that are spaced by equal factors.
+    """A parameter type for a range of capacity ratios. Neighbouring ratios differ by the same factor.
 
     `LOW:HIGH` gives 8 ratios, and `LOW:HIGH:N` gives N ratios.
 
@@ -103,7 +103,7 @@ def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
 
 
 def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
-    """Return the value of an option. Refuse several values, because click would silently use only the last of them."""
+    """Return an option's value. Refuse several values, because click would silently use only the last one."""
     if len(values) > 1:
         name = "/".join([*option.opts, *option.secondary_opts])
         several = "vmoe bench compares several settings, and vmoe inspect several --profile"
@@ -117,7 +117,7 @@ _single = partial(click.option, multiple=True, callback=_one)
 def count_option(
     *words: str, least: int = 1, most: int | None = None, default: int | None = None, **settings: Any
 ) -> Callable[[F], F]:
-    """Declare an option that takes a whole number from `least` to `most`."""
+    """Declare an option that accepts a whole number from `least` to `most`."""
     kind, shown = click.IntRange(least, most), default is not None
     return click.option(*words, metavar="N", type=kind, default=default, show_default=shown, **settings)
 
@@ -227,7 +227,10 @@ def _change_option(row: SettingRow) -> Callable[[F], F]:
 
 
 def _axis_option(row: SettingRow) -> Callable[[F], F]:
-    """Declare the repeatable option for one axis of a sweep: the values of one setting. A flag gets two options."""
+    """Declare the repeatable option for one axis of a sweep: the values of one setting.
+
+    A flag gets two options.
+    """
     several = partial(click.option, type=_TYPES[row.type], multiple=True)
     if row.type != "flag":
         return several(f"--{row.word}", metavar=row.metavar, help=f"{row.title}. Repeatable.")
@@ -269,5 +272,5 @@ stored_options = _all_of(*map(_stored_option, ROWS.values()))
 
 
 def ratios_of(sweeps: Iterable[tuple[float, ...]], capacities: Iterable[float]) -> tuple[float, ...]:
-    """Combine the capacity ratios of `--sweep` and `--capacity`. The result has each ratio once, in ascending order."""
+    """Combine the capacity ratios of `--sweep` and `--capacity`. Each ratio appears once, in ascending order."""
     return tuple(sorted({*capacities, *(ratio for sweep in sweeps for ratio in sweep)}))

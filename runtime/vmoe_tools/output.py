@@ -1,4 +1,7 @@
-"""The output of commands: JSON and other files, each written completely or not at all, and the stream for text."""
+"""The output of commands: JSON, other files, and the stream for text.
+
+Each file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def regular_lines(
 
 
 def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:
-    """Refuse a file that can't or must not be written, before the user waits for its content.
+    """Refuse a file that can't or must not be written. The check runs before the user waits for the file's content.
 
     Args:
         target: path of the file; "-" for standard output; None if no file is written.
@@ -95,10 +98,10 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
 
 
 def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] = ()) -> None:
-    """Refuse a drawing that can't be written, as `check_output_file` does.
+    """Refuse a drawing that can't be written. The checks include those of `check_output_file`.
 
     Raises:
-        click.UsageError: as in `check_output_file`, or the suffix is not that of a picture format.
+        click.UsageError: `check_output_file` refuses the file, or the suffix is not that of a picture format.
         click.ClickException: matplotlib is not installed.
     """
     if target is None:
@@ -129,7 +132,7 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
 
     Args:
         target: path of the file; "-" for standard output; None to write nothing.
-        content: what to write. Arrays become lists; NaN and infinity become null.
+        content: what to write. Arrays become lists. NaN and infinity become null.
 
     Raises:
         click.ClickException: the file can't be written. An existing file stays unchanged.
@@ -152,7 +155,7 @@ def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | N
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file completely or not at all; see `write_large_file`. If `path` is "-", write to standard output."""
+    """Write a text file completely or not at all; see `write_large_file`. The path "-" is standard output."""
     if str(path) == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
@@ -170,7 +173,8 @@ def write_large_file(path: Path, write: Callable[[IO[bytes]], object], mode: int
     Args:
         path: path of the file. If it is a link, the file that it points to is replaced, and the link stays.
         write: writes the content to an open file.
-        mode: permissions of the file. If None, an existing file keeps its permissions, and a new file gets the default ones.
+        mode: permissions of the file. If None, an existing file keeps its permissions, and a new file gets the default
+            permissions.
 
     Raises:
         click.ClickException: the file can't be written. An existing file stays unchanged.
@@ -197,7 +201,7 @@ class FolderKind:
     Attributes:
         noun: name of the kind in messages.
         command: the command that writes such folders.
-        marker: name of the JSON file in the folder that lists all of its files.
+        marker: name of the JSON file in the folder that lists all of the folder's files.
         format: value of the key `format` in the marker file. It shows that the command wrote the folder.
     """
 
@@ -207,7 +211,7 @@ class FolderKind:
     format: str
 
     def check(self, target: Path, *, force: bool) -> None:
-        """Refuse a target at which the folder can't be written. An empty folder is accepted.
+        """Refuse a target if the folder can't be written there. An empty folder is accepted.
 
         Args:
             target: path of the folder.
@@ -238,7 +242,7 @@ class FolderKind:
         if ours is None:
             raise VmoeError(f"{target} exists and was not written by {self.command}, so it is not replaced")
         for path in sorted(target.rglob("*")):
-            # If the folder is a Triton model repository, Python adds __pycache__ when Triton runs the model.
+            # When Triton runs a model, Python adds __pycache__ to the folder of the model repository.
             is_ours = path.is_dir() or path.parent.name == "__pycache__" or str(path.relative_to(target)) in ours
             if not is_ours or path.is_symlink():
                 raise VmoeError(f"{target} holds '{path.relative_to(target)}', which {self.command} didn't write")
@@ -250,12 +254,12 @@ class FolderKind:
 
         Args:
             target: path of the folder.
-            contents: for each path inside the folder, the bytes of the file, or an existing file to link to.
+            contents: for each path inside the folder, the content of the file, or an existing file to link to.
             facts: further keys and values of the marker file.
             force: whether to replace an existing folder that the command wrote.
 
         Returns:
-            The number of bytes in files that had to be copied because they couldn't be linked.
+            The total size in bytes of the files that were copied because they couldn't be linked.
 
         Raises:
             VmoeError: the target contains something that the command didn't write, or can't be written.
@@ -272,7 +276,7 @@ class FolderKind:
             written.rename(target)
         except FileNotFoundError:
             raise
-        except OSError as error:  # if the disk is full, the error's file name is None or that of the source
+        except OSError as error:  # if the disk is full, the error's file name is None or the source's name
             raise VmoeError(f"{target} can't be written: {error.strerror or error}") from None
         finally:
             if aside.exists() and not target.exists():
@@ -286,7 +290,7 @@ def _put(path: Path, content: bytes | Path) -> int:
     """Write bytes to a file, or link the path to an existing file. If linking fails, copy the file.
 
     Returns:
-        The number of bytes that were copied.
+        The number of bytes that were copied because linking failed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
@@ -296,22 +300,22 @@ def _put(path: Path, content: bytes | Path) -> int:
         os.link(content, path)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # the target is on another file system, or the file system has no hard links
         shutil.copyfile(content, path)
         return path.stat().st_size
     return 0
 
 
 def plain(value: Any) -> Any:
-    """Convert dicts, lists, tuples and arrays to values for JSON: arrays become lists; NaN and infinity become None.
+    """Convert dicts, lists, tuples and arrays to values for JSON.
 
-    In strings, the path of a copied remote file is replaced by its URL.
+    Arrays become lists. NaN and infinity become None. In strings, the path of a copied remote file is replaced by its URL.
     """
     if isinstance(value, str):
         return with_addresses(value)
     if isinstance(value, Mapping):
         return {name: plain(part) for name, part in value.items()}
-    if hasattr(value, "tolist"):  # a numpy array or number
+    if hasattr(value, "tolist"):  # `value` is a numpy array or number
         return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]

@@ -28,7 +28,7 @@ _LIGHTNESS = (0.45, 0.75, 0.6)
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE, _SAME, _OTHER = "#777777", "#13714a", "#b3261e"
-_PARTS = 8  # the width of an outline is 1/8 of a patch's side
+_PARTS = 8  # an outline is 1/8 of a patch's side wide
 _LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
 _MOST_PANEL_INCHES = 2.4
 _POINTS_PER_CELL = 34  # font size in points for a cell of one inch; an inch has 72 points
@@ -39,7 +39,7 @@ _MOST_IN_LEGEND = 32
 def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
     """Draw the expert of each patch as a colour and, if there is room, a number.
 
-    Each row of the figure is an image, each column a MoE layer.
+    Each row of the figure is an image, and each column is a MoE layer.
     """
     layers = samples.own.patches
     patches = [[patches[:, row] for patches in layers.values()] for row in range(len(samples.pixels))]
@@ -51,9 +51,9 @@ def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figu
 
 
 def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) -> Figure:
-    """Draw one picture at each setting: the expert of each patch, and the answer.
+    """Draw one picture at each setting: the expert of each patch, and the predicted class.
 
-    Each row of the figure is a MoE layer, each column a setting.
+    Each row of the figure is a MoE layer, and each column is a setting.
 
     Args:
         report: the comparison of the settings.
@@ -78,9 +78,9 @@ def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) ->
 
 
 def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] | None) -> Figure:
-    """Draw the patches that one MoE layer processed, and the model's answer.
+    """Draw the patches that one MoE layer processed, and the class that the model predicted.
 
-    Each row of the figure is an image, each column a capacity ratio.
+    Each row of the figure is an image, and each column is a capacity ratio.
     """
     figure, panels = _grid(samples, len(samples.frames), class_names, _CAPTION_INCHES)
     for row, line in enumerate(panels):
@@ -89,7 +89,7 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
             _overlay(axes, samples, np.where(expert[..., None] < 0, (*_VEIL, _VEIL_ALPHA), 0.0))
             _lines(axes, samples, token)
             kept = np.count_nonzero(expert >= 0)
-            # Put the answer on its own line: a class name may be as long as the panel is wide.
+            # Put the predicted class on its own line, because a class name may be as long as the panel is wide.
             answer = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
             axes.set_xlabel(f"{kept} of {expert.size}{answer}", fontsize=6.5, labelpad=2)
     heads = [
@@ -106,8 +106,9 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
 def expert_colours(count: int) -> list[str]:
     """Return a colour as #rrggbb for each of `count` experts.
 
-    Up to eight colours can be told apart with any colour vision. More colours are spread over hues and three lightnesses,
-    and successive colours differ in both. Some of them may look alike, but the numbers in the patches identify the experts.
+    Up to eight colours can be told apart with any colour vision. More than eight colours are spread over hues and three
+    lightnesses, and successive colours differ in hue and lightness. Some colours may look alike, but the numbers in the
+    patches identify the experts.
     """
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
@@ -121,11 +122,11 @@ def _expert_panels(
     """Draw a grid of samples with a legend of the experts.
 
     Args:
-        samples: an image per row of the grid.
+        samples: the sample images; each one has its own row in the grid.
         patches: for each row and each panel, i64[2,rows,columns]: the expert and the token of each patch.
         class_names: names of all classes; None if the bundle has none.
     """
-    # If colours don't distinguish the experts, the panels must be large enough for numbers.
+    # If colours alone can't distinguish the experts, the panels must be large enough for numbers.
     few = samples.num_experts <= len(_PALETTE)
     wide = 0 if few else samples.pixels.shape[2] / samples.patch_size[1] * _READABLE_CELL_INCHES
     panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
@@ -152,7 +153,10 @@ def _grid(
     caption_inches: float = 0.0,
     panel_inches: float = _PANEL_INCHES,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Make a figure with a row per sample: its class (as a label on the left), the image, and `columns` panels."""
+    """Make a figure with one row per sample.
+
+    A row contains the class as a label on the left, the image, and `columns` panels.
+    """
     count, height, width = samples.pixels.shape[:3]
     tall = min(height / width, 2.0)
     size = ((columns + 1) * panel_inches + 0.4, count * (panel_inches * tall + caption_inches) + _MARGIN_INCHES)
@@ -198,7 +202,10 @@ def _show_experts(axes: Axes, samples: Samples, patches: Array, colours: Sequenc
 
 
 def _overlay(axes: Axes, samples: Samples, colours: Array, parts: int = 1) -> None:
-    """Draw a colour, f64[rows,columns,RGBA], over each patch. If `parts` > 1, divide each patch into parts x parts cells."""
+    """Draw a colour, f64[rows,columns,RGBA], over each patch.
+
+    If `parts` > 1, divide each patch into parts x parts cells with one colour each.
+    """
     height, width = (size / parts for size in samples.patch_size)
     bottom, right = colours.shape[0] * height - 0.5, colours.shape[1] * width - 0.5
     axes.imshow(colours, extent=(-0.5, right, bottom, -0.5), interpolation="nearest")
@@ -207,7 +214,7 @@ def _overlay(axes: Axes, samples: Samples, colours: Array, parts: int = 1) -> No
 
 
 def _lines(axes: Axes, samples: Samples, token: Array) -> None:
-    """Draw thin lines between tokens. Outline merged patches, with one colour for each merged token."""
+    """Draw thin lines between tokens. Outline merged patches, in a different colour for each merged token."""
     height, width = samples.patch_size
     y, x = np.nonzero(np.diff(token, axis=0))
     axes.hlines((y + 1) * height - 0.5, x * width - 0.5, (x + 1) * width - 0.5, colors=_LINE, linewidths=0.3)
@@ -224,9 +231,9 @@ def _lines(axes: Axes, samples: Samples, token: Array) -> None:
 
 
 def _of_merged(tokens: Iterable[Array]) -> str:
-    """Return a note that explains the outlines of merged tokens; an empty string if no tokens are merged.
+    """Return a note that explains the outlines of merged tokens. If no tokens are merged, return an empty string.
 
-    `tokens` are arrays i64[rows,columns] with the token of each patch.
+    `tokens` are arrays i64[rows,columns] that contain the token of each patch.
     """
     merged = any(len(np.unique(token)) < token.size for token in tokens)
     return "\n(patches outlined in one colour were merged into one token)" if merged else ""

@@ -1,4 +1,4 @@
-"""The program `vmoe`: imports a command only when it is called, and reports any error in one line."""
+"""The program `vmoe`. It imports a command only when the command is called, and reports any error in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from click.shell_completion import CompletionItem
 
 FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides the cursor
+_SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # needed because a progress bar hides the cursor
 
 _WORDS: list[str] = []
 """The command line of this run."""
@@ -40,7 +40,8 @@ class Entry:
     Attributes:
         module: the module that defines the command under the command's name.
         summary: the command's line in `vmoe --help`.
-        extra: the extra that installs the command's dependencies: pip install 'vmoe-export[EXTRA]'. Empty if there is none.
+        extra: the extra that installs the command's dependencies: pip install 'vmoe-export[EXTRA]'. Empty if the command
+            needs no extra.
     """
 
     module: str
@@ -66,7 +67,7 @@ _ENTRIES = {
 class LazyCommands(click.Group):
     """A group that imports a command only when it is called.
 
-    Neither the group's help nor the completion of command names imports a command.
+    The group's help and the completion of command names don't import any command.
     """
 
     entries: Mapping[str, Entry]
@@ -76,14 +77,15 @@ class LazyCommands(click.Group):
         return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command with this name, and return it; None if the name is unknown."""
+        """Import the command with this name, and return it. If the name is unknown, return None."""
         entry = self.entries.get(cmd_name)
         command: click.Command | None = getattr(import_module(entry.module), cmd_name) if entry else None
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the first word names. If the word is not a command, fail with the nearest command as a
-        hint.
+        """Return the command that the first word specifies.
+
+        If the word is not a command but resembles one, fail and suggest that command.
         """
         near = get_close_matches(args[0], self.entries, 1)
         if near and near[0] != args[0] and not ctx.resilient_parsing:
@@ -118,12 +120,12 @@ class _Commands(LazyCommands):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError) as error:
-            # If click handled these errors, it would lose the number of the signal, and hide a closed pipe.
+            # If click handled these errors, the number of the signal would be lost, and a closed pipe would be hidden.
             raise _Stopped from error
 
 
 class _Stopped(Exception):
-    """A command was stopped. The `__cause__` is the exception that stopped it."""
+    """Raised when a command was stopped. Its `__cause__` is the exception that stopped the command."""
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -133,7 +135,7 @@ def program() -> None:
 
 
 class _Signalled(KeyboardInterrupt):
-    """Raised when a signal asks the process to end, so that the program closes its files and removes temporary ones."""
+    """Raised when a signal asks the process to end. It lets the program close its files and remove temporary files."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -144,7 +146,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     """Run the program.
 
     Args:
-        argv: the arguments without the program's name; None for those of the process.
+        argv: the arguments without the program's name; None for the arguments of the process.
         prefix: arguments to insert before `argv`.
 
     Returns:
@@ -164,7 +166,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     try:
         _check_standard_files()
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
-        # Flush now. If the pipe is closed, a flush at exit would print a traceback.
+        # Flush standard output now. If the pipe is closed, a flush at exit would print a traceback.
         sys.stdout.flush()
         if (count := _unturned_pictures() - unturned) > 1:
             complain(f"the EXIF orientation of {count} pictures was ignored; a bundle from vmoe export --exif rotates them")
@@ -187,14 +189,14 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
 
 
 def _unturned_pictures() -> int:
-    images = sys.modules.get("vmoe_runtime.images")  # commands that read no pictures don't import it
+    images = sys.modules.get("vmoe_runtime.images")  # commands that read no pictures don't import this module
     return images.unturned_pictures() if images else 0
 
 
 def _signal_behind(error: BaseException | None) -> _Signalled | None:
-    """Return the signal that caused an error; None if no signal did.
+    """Return the signal that caused an error; None if no signal caused it.
 
-    If a signal arrives while a module is being imported, it may be hidden behind an ImportError.
+    If a signal arrives while a module is being imported, an ImportError may hide the signal's exception.
     """
     while error is not None and not isinstance(error, _Signalled):
         error = error.__cause__ or error.__context__
@@ -214,8 +216,8 @@ def complain(sentence: str) -> None:
 
 def _without_secrets(text: str) -> str:
     try:
-        from vmoe_runtime.addresses import without_secrets  # imports numpy, which `vmoe --help` doesn't need
-    except ImportError:  # `text` is the message of this same ImportError
+        from vmoe_runtime.addresses import without_secrets  # this import loads numpy, which `vmoe --help` doesn't need
+    except ImportError:  # `text` is the message of this ImportError
         return text
     return without_secrets(text, *_WORDS)
 
@@ -231,14 +233,14 @@ def printable(text: str) -> str:
 
 
 def with_addresses(text: str) -> str:
-    """Replace the path of each copy in a text by the URL that it was copied from."""
+    """Replace the path of each copied file in a text with the URL that the file was copied from."""
     for copy, address in ADDRESSES.items():
         text = text.replace(copy, address)
     return text
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
-    """Return a message for the user, and the exit code. If the error is a defect of the program, return None."""
+    """Return a message for the user, and the exit code. If the error is a bug in the program, return None."""
     if isinstance(error, click.Abort) and error.__cause__ is not None:  # click converts a KeyboardInterrupt into an Abort
         error = error.__cause__
     if isinstance(error, click.UsageError):
@@ -257,7 +259,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
-    from vmoe_runtime.errors import UsageError, VmoeError  # imports numpy, which `vmoe --help` doesn't need
+    from vmoe_runtime.errors import UsageError, VmoeError  # this import loads numpy, which `vmoe --help` doesn't need
 
     if not isinstance(error, VmoeError):
         return None
@@ -279,9 +281,9 @@ def _end_at_signals() -> None:
 def _check_standard_files() -> None:
     """Make sure that output can be written.
 
-    - Open /dev/null for each closed standard file. Otherwise the next file that is opened would get the number of the
+    - Open /dev/null for each closed standard file. Otherwise, the next file that is opened would get the number of the
       standard file, and receive the output.
-    - If the encoding of standard output lacks a character, escape it, as Python does on standard error.
+    - If the encoding of standard output lacks a character, escape the character. Python does the same on standard error.
 
     Raises:
         click.ClickException: standard output is closed.

@@ -1,4 +1,7 @@
-"""Arguments that may be URLs. A command reads a local copy; all output shows the URL instead of the copy's path."""
+"""Command arguments that may be URLs.
+
+A command reads a local copy of the file, but its output shows the URL instead of the copy's path.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def copied_first(command: F) -> F:
     """Decorate a command so that its arguments may be URLs.
 
     The decorator copies the files at the URLs, passes the paths of the copies to the command, and deletes the copies when
-    the command ends. It covers all arguments of the command, so decorating the command again changes nothing.
+    the command ends. It handles all arguments of the command, so decorating the command a second time changes nothing.
     """
     if hasattr(command, "copies"):
         return command
@@ -60,10 +63,12 @@ def copied_first(command: F) -> F:
 
 
 def transfer_bar(address: str, *, quiet: bool) -> Callable[[int, int], None]:
-    """Show the progress of a transfer: a bar if standard error is a terminal, else a line every minute.
+    """Show the progress of a transfer.
+
+    It is shown as a bar if standard error is a terminal, else as a line every minute.
 
     Returns:
-        A function tell(done, total), with both numbers in bytes, that updates the progress.
+        A function tell(done, total) that updates the progress. Both numbers are in bytes.
     """
     name, told, bar = printable(public_address(address)), time.monotonic(), None
 

@@ -1,1 +1,4 @@
-"""Write a bundle's folder (completely or not at all), its manifest, its weights file and its model card."""
+"""Write a bundle's folder, manifest, weights file and model card.
+
+The folder is written completely or not at all.
+"""

@@ -1,7 +1,7 @@
 """Write a bundle folder completely or not at all.
 
-The files are first written to `.NAME.vmoe-export/new`, next to the target `NAME`. At the end, that folder is renamed to the
-target. If an export is killed, the next export to the same target deletes the leftover files.
+The files are first written to `.NAME.vmoe-export/new`, next to the target `NAME`. At the end, that folder is renamed to
+`NAME`. If an export is killed, the next export to the same target deletes the leftover files.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
 
 @contextmanager
 def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield a temporary folder. When the block ends, rename it to `target`. If the block raises, delete it.
+    """Yield a temporary folder. When the block ends, rename the folder to `target`, or delete it after an error.
 
     Args:
         target: the path of the bundle.
@@ -107,9 +107,9 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
-    """Write `manifest.json`, which lists the size and SHA-256 of each file in the folder. Return the manifest.
+    """Write `manifest.json`, which lists the size and SHA-256 of each file in the folder.
 
-    The returned manifest is read back from the folder.
+    Return the manifest, which is read back from the folder.
 
     Raises:
         ExportError: the bundle reader rejects the folder.
@@ -150,7 +150,7 @@ def _working_folder(place: Path) -> Iterator[Path]:
         finally:
             try:
                 shutil.rmtree(work, ignore_errors=True)
-            finally:  # try again, in case a signal interrupted the first rmtree
+            finally:  # a signal may have interrupted the first rmtree, so try again
                 shutil.rmtree(work, ignore_errors=True)
     finally:
         os.close(lock)
@@ -159,7 +159,7 @@ def _working_folder(place: Path) -> Iterator[Path]:
 def _check_room(parent: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
-        # Round the free space down and the needed space up, so that the two numbers never look equal.
+        # Round the free space down and the needed space up, so that the message never shows two equal numbers.
         raise ExportError(
             f"{parent} has {math.floor(free / 1e5) / 10:,.1f} MB free, and the bundle needs about "
             f"{math.ceil(needed_bytes / 1e5) / 10:,.1f} MB"
@@ -167,7 +167,10 @@ def _check_room(parent: Path, needed_bytes: int) -> None:
 
 
 def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
-    """Raise ExportError if the target is not a bundle, or contains an extra file, a source or the current folder."""
+    """Raise ExportError if the target may not be replaced.
+
+    It may not be replaced if it is not a bundle, or if it contains an extra file, a source or the current folder.
+    """
     files = None if target.is_symlink() else _files_of_bundle(target)
     if files is None:
         raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
@@ -188,11 +191,11 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
 
 
 def _files_of_bundle(folder: Path) -> set[str] | None:
-    """Return the file names of the bundle in a folder, or None if the folder has no bundle manifest.
+    """Return the names of the files that belong to the bundle in a folder, or None if there is no bundle manifest.
 
-    These are the names of the manifest and the model card. Of the files that the manifest lists, only the weights file and
-    files whose names end in `.onnx` are included. Other listed files may not belong to the bundle, because another program
-    may have written the manifest.
+    The names are those of the manifest and the model card, and some of those that the manifest lists: the weights file and
+    files whose names end in `.onnx`. Other listed files may not belong to the bundle, because another program may have
+    written the manifest.
     """
     path = folder / MANIFEST_NAME
     try:

@@ -1,4 +1,4 @@
-"""Compile the content of a bundle's `manifest.json` from the plan and the findings of an export."""
+"""Compile the content of a bundle's `manifest.json` from an export's plan and findings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
 
     Args:
         plan: the plan of the export.
-        tensorrt: the file name of each TensorRT graph, by profile name; for a dense ViT without profiles, the only key is
-            "model". The mapping is empty if there are no TensorRT graphs.
+        tensorrt: the file name of each TensorRT graph, by profile name. For a dense ViT without profiles, the only key is
+            "model". If there are no TensorRT graphs, the mapping is empty.
         findings: the results of validation.
     """
     model, checkpoint = plan.model, plan.checkpoint

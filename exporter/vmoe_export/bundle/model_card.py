@@ -1,4 +1,7 @@
-"""Write the model card `README.md`, which explains a bundle and how to run it to users of the Hugging Face Hub."""
+"""Write the model card `README.md`.
+
+The card is for users of the Hugging Face Hub. It explains the bundle and how to run it.
+"""
 
 from __future__ import annotations
 
@@ -48,20 +51,20 @@ print(engine{call})
 
 
 def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
-    """Return the card in Markdown, with metadata in YAML. All of its facts come from the manifest.
+    """Return the card in Markdown, with metadata in YAML. All of the card's facts come from the manifest.
 
     Args:
         content: the content of `manifest.json`.
-        manifest: the same manifest, as the bundle reader returns it.
+        manifest: the same manifest, in the form that the bundle reader returns.
     """
     source, image, flops = content["source"], manifest.input, content["flops_per_image"]
-    # Put underscores in place of line breaks and of characters that end inline code or start HTML.
+    # Replace line breaks and characters that end inline code or start HTML by underscores.
     name = "".join(c if c.isprintable() and c not in "`<>" else "_" for c in source["name"])
     measured = {each["profile"]: each for each in (content["validation"] or {}).get("distance_from_fp32", ())}
     settings = []
     for profile in content["profiles"] or [{"name": None}]:
         label, found = profile["name"], measured.get(profile["name"], {"top1": None})
-        # If a Soft MoE has no profiles, leave its cost out, because the dense model's FLOPs do not apply to it.
+        # If a Soft MoE has no profiles, leave out its cost, because the dense model's FLOPs are not those of a Soft MoE.
         cost = None if label is None and manifest.moe_layers else flops.get(label or "dense")
         cells = [f"`{label}`" if label else "-", *(profile.get(field, "-") for field in ("capacity_ratio", "k"))]
         cells += [profile.get("capacity", "-")[0], "-" if cost is None else f"{cost / 1e9:.3g}"]

@@ -25,12 +25,12 @@ from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 _ELEMENTS = {kind.stored: ONNX_TYPES[kind.name] for kind in WEIGHT_TYPES.values()} | {"F16": ONNX_TYPES["fp16"]}
 _TOO_LARGE_FOR_FP16 = 65520  # the smallest value that float16 rounds to infinity
-_ALIGNMENT = 64  # in bytes, because runtimes memory-map the file and use the tensors in place
+_ALIGNMENT = 64  # in bytes; tensors are used in place in the memory-mapped file
 
 
 @dataclass(frozen=True)
 class Span(StoredTensor):
-    """A tensor in the file, and its offset in bytes."""
+    """A tensor's description, with its byte offset in the weights file."""
 
     offset: int
 
@@ -47,10 +47,10 @@ def write_weights(
 
     Args:
         path: the file to write.
-        checkpoint: the source of the tensors; its shapes have been checked.
+        checkpoint: the source of the tensors, whose shapes have been checked.
         config: the description of the model, which determines how the position embedding is resized or computed.
         shapes: shape of each tensor in the official parameter tree, by name.
-        advance: called after each tensor is written, with the tensor's number of bytes.
+        advance: function called with a tensor's number of bytes after that tensor is written.
         precision: the precision of the export. With "fp16", weights are stored in float32, and TensorRT graphs round them.
 
     Returns:
@@ -63,7 +63,7 @@ def write_weights(
     header, spans = layout(stored_tensors(shapes, precision))
     with path.open("wb") as file:
         file.write(header)
-        # Write tensors in their order in the file, except that the scales of a kernel are written together with the kernel.
+        # Write tensors in file order, except that a kernel's scales are written together with the kernel.
         for name in (name for name in spans if name in shapes):
             array = official_tensor(name, checkpoint, config)
             is_rounded = precision == "fp16" and weight_type(name, "bf16") is BFLOAT16
@@ -86,7 +86,7 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
 
     The tensors follow each other without gaps.
     """
-    # Put tensors whose size is a multiple of the alignment first, so that each of these tensors is aligned.
+    # Put tensors whose size is a multiple of the alignment first. Each of these tensors is then aligned.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
     entries: dict[str, dict[str, Any]] = {}
     position = 0
@@ -102,7 +102,9 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
 
 
 def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
-    """Return a tensor in float32, as the model uses it: read from the checkpoint, or computed if it is not stored there.
+    """Return a tensor in float32, in the form that the model uses.
+
+    The tensor is read from the checkpoint, or computed if the checkpoint does not contain it.
 
     Raises:
         CheckpointError: the tensor has NaN or infinite values, or can't be read.
@@ -120,7 +122,7 @@ def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> A
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
         array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
     if name.endswith("/Moe/Router/dense/kernel"):
-        array = array.reshape(len(array), -1)  # an E3's router may have an extra axis for the members
+        array = array.reshape(len(array), -1)  # the router of an E3 model may have an extra axis for the members
     return array
 
 

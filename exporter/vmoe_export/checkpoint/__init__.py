@@ -1,4 +1,4 @@
-"""Checkpoint readers, one module per format, and the interface they share."""
+"""Checkpoint readers, one module per format, and the interface that all readers share."""
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.bundle import BundleCheckpoint

@@ -1,4 +1,4 @@
-"""The interface of every checkpoint reader: tensors of a parameter tree by name, read one at a time."""
+"""The interface of every checkpoint reader. Tensors of a parameter tree are read by name, one at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WRAPPERS = {"model", "module", "_orig_mod", "state_dict", "model_state_dict"}
 _ROOT_WORDS = WRAPPERS | {"params", "target"}
 _LANDMARK = "embedding/kernel"
 
-MAX_TREE_DEPTH = 64  # far more than needed: an official tree has 7 levels, and a train state a few more
+MAX_TREE_DEPTH = 64  # far more than an official tree (7 levels) or a train state needs
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and dtype of a stored tensor, known before its data are read."""
+    """The shape and dtype of a stored tensor, which can be read without the tensor's data."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -38,19 +38,20 @@ class TensorInfo:
 class Checkpoint(Mapping[str, Array]):
     """A read-only mapping of tensor names to arrays.
 
-    Each access reads one tensor from disk into new memory; nothing is cached. Close the checkpoint, or use it in a `with`
-    statement.
+    Each access reads one tensor from disk into new memory, and nothing is cached. Close the checkpoint, or use it in a
+    `with` statement.
 
     Attributes:
         path: the opened path.
-        source: the name that the bundle records as its `source`: the file name, or the URL from which the file was copied.
+        source: the name that the bundle records as its `source`. It is the file name, or the URL from which the file was
+            copied.
         format: the file format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
         files: all files that `sha256` covers.
         notes: notes for the user on how the checkpoint was located and read.
-        config_file: path of an official config next to the checkpoint; None if there is none.
+        config_file: path of an official config next to the checkpoint, or None if there is none.
         info: shape and dtype of each tensor.
-        family_title: title of the model family, if the checkpoint comes from another library; None for official models. The
-            title is kept when the tensors are translated to official names.
+        family_title: title of the model family, if the checkpoint comes from another library. It is None for official
+            models. The title is kept when the tensors are translated to official names.
     """
 
     notes: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class Checkpoint(Mapping[str, Array]):
         self.info: Mapping[str, TensorInfo] = {name: stored[name] for name in self._stored_names}
 
     def use_official_names(self) -> None:
-        """Rename the parameters to their official names and drop all other tensors; a note lists the dropped ones.
+        """Rename the parameters to their official names, and drop all other tensors. A note lists the dropped tensors.
 
         Raises:
             CheckpointError: there is no official parameter tree, or more than one.
@@ -129,7 +130,10 @@ class Checkpoint(Mapping[str, Array]):
 
 @contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Prefix the message of a CheckpointError or ConfigError raised in the block with `what`, unless it starts with it."""
+    """Prefix the message of a CheckpointError or ConfigError raised in the block with `what`.
+
+    A message that already starts with `what` is not changed.
+    """
     try:
         yield
     except (CheckpointError, ConfigError) as error:
@@ -144,7 +148,7 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     nested, as in a train state. The parts of a name may be joined by `/` or by `.`.
 
     Raises:
-        CheckpointError: there is no `embedding/kernel`, so this is not a V-MoE or ViT parameter tree.
+        CheckpointError: there is no `embedding/kernel`, so the tree is not a V-MoE or ViT parameter tree.
         CheckpointError: a name occurs twice, or there are two parameter trees.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Read a float32 bundle as a checkpoint, so that its model can be exported again in another precision."""
+"""Read a float32 bundle as a checkpoint. The bundle's model can then be exported in another precision."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         self.family_title = family if isinstance(family, str) else None
         self._identity = bundle.identity
         if self.manifest.model.get("position_emb") == "sincos2d":
-            # Leave out the sincos2d position embedding, which the exporter computed, because it is not a parameter of the
+            # The exporter computed the sincos2d position embedding. Leave it out, because it is not a parameter of the
             # model.
             self.info = {name: info for name, info in self.info.items() if name != _POSITION_EMBEDDING}
 
@@ -68,7 +68,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "router": {
                         "name": None if kind == "dense" else ROUTERS[kind],
                         "normalize_weights": routing.get("normalize_weights"),
-                        # Expert choice has no k. Leave `num_selected_experts` out, so that the default k applies if the
+                        # Expert choice has no k. Leave out `num_selected_experts`, so that the default k applies if the
                         # option `router` changes the routing to top-k.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
@@ -83,7 +83,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         }
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) over the hashes of the bundle's files, which were checked when the bundle was opened."""
+        """Return the SHA-256 (hex) of the bundle's file hashes, which were checked when the bundle was opened."""
         return self._identity
 
 

@@ -1,7 +1,8 @@
 """Step through a msgpack file header by header, without reading the payloads.
 
 A data shard is ONE msgpack object, which may be several gigabytes long. A streaming unpacker would buffer and copy whole
-chunks. The cursor only locates the data. Each array is then read once, from the file directly into its final memory.
+chunks. In contrast, the cursor only locates the data. Each array is later read once, from the file directly into its final
+memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Kind = Literal["a number", "a map", "an array", "a string", "bytes", "an extensi
 
 _MAX_TEXT_BYTES = 1 << 20  # limit for one string; far longer than any name
 
-# One-byte headers, by kind: a mapping of the byte to the size that it encodes (the result of `header`).
+# One-byte headers, by kind. Each mapping gives the size that a byte encodes, which is the result of `header`.
 _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "a number": {size: size for size in range(0x80)},
     "a map": {0x80 + size: size for size in range(16)},
@@ -26,7 +27,7 @@ _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "bytes": {},
     "an extension": {0xD4 + power: 1 << power for power in range(5)},
 }
-# Longer headers, by kind: a mapping of the first byte to the struct format of the size, which follows that byte.
+# Longer headers, by kind. Each mapping gives the struct format of the size that follows the first byte.
 _LONG: Mapping[Kind, Mapping[int, str]] = {
     "a number": {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
     "a map": {0xDE: ">H", 0xDF: ">I"},
@@ -59,8 +60,8 @@ class MsgpackCursor:
         """Read the header of the next object, which must be of one of `kinds`.
 
         Returns:
-            For a number, its value. Otherwise the size: the number of key-value pairs in a map, of elements in an array, or
-            of bytes in anything else.
+            For a number, its value. Otherwise, the size of the object: the number of key-value pairs in a map, of elements
+            in an array, or of bytes in an object of another kind.
         """
         byte = self._take(1)[0]
         for kind in kinds:
@@ -85,7 +86,7 @@ class MsgpackCursor:
         return self._skip(self.header("bytes"))
 
     def extension(self, expected: int) -> MsgpackCursor:
-        """Skip an extension of type `expected` and return a cursor over its payload."""
+        """Skip an extension of type `expected`, and return a cursor over the extension's payload."""
         size = self.header("an extension")
         (code,) = struct.unpack(">b", self._take(1))
         payload = self._skip(size)
@@ -106,7 +107,7 @@ class MsgpackCursor:
 
     def _take(self, size: int) -> bytes:
         span = self._skip(size)
-        # Use the buffered stream, because headers are close together.
+        # Headers are close together, so use the buffered stream.
         self.file.stream.seek(span.start)
         data = self.file.stream.read(size)
         if len(data) < size:  # the file shrank while it was read

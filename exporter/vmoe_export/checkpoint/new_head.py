@@ -1,4 +1,4 @@
-"""A checkpoint whose head is replaced, for example by one that `vmoe fewshot` fitted."""
+"""A checkpoint with a new head, such as one that `vmoe fewshot` fitted."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ below it."""
 
 
 class NewHead(Checkpoint):
-    """A checkpoint whose head comes from a separate file. The checkpoint itself may have another head or none.
+    """A checkpoint whose head comes from a separate file. The original checkpoint may have another head or none.
 
-    A small file may unpack to more data than fits in memory. So the constructor reads only the shapes that the file declares
-    for the head. `read` checks that these shapes fit the model, and then loads the arrays.
+    A small file may unpack to more data than fits in memory. Therefore, the constructor reads only the shapes that the file
+    declares for the head. `read` checks that these shapes fit the model, and then loads the arrays.
 
     Args:
-        trunk: the checkpoint that gets the new head; the caller closes it.
+        trunk: the checkpoint that gets the new head. The caller closes it.
         path: a .safetensors file, or an npz file under any other name. It holds `kernel` [D, classes] and `bias` [classes],
             or `head/kernel` and `head/bias`, in float16, bfloat16 (safetensors only), float32 or float64. An npz file may
             also hold `class_names` [classes] and, from `vmoe fewshot`, a description of the features that the head was
@@ -79,7 +79,7 @@ class NewHead(Checkpoint):
         """Load the head for a model with `features` input features.
 
         Raises:
-            OptionError: the head has another number of input features, can't be read, or holds NaN or infinite values.
+            OptionError: the head has a different number of input features, can't be read, or holds NaN or infinite values.
         """
         with _of_head(self._path):
             if (inputs := self.info["head/kernel"].shape[0]) != features:
@@ -91,7 +91,7 @@ class NewHead(Checkpoint):
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Check that the head was fitted to the features of this model.
 
-        A head passes if its file does not describe the features that it was fitted to.
+        If the head's file does not describe the features, the head passes.
 
         Args:
             inputs: the model's features, as returned by `vmoe_measure.head_inputs`.
@@ -115,7 +115,7 @@ class NewHead(Checkpoint):
 
 @contextmanager
 def _of_head(path: Path) -> Iterator[None]:
-    """Convert errors raised in the block to OptionErrors whose messages start with `--head` and the file."""
+    """Convert errors raised in the block to OptionErrors whose messages start with `--head` and the file's path."""
     try:
         yield
     except OSError as error:

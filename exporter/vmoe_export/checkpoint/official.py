@@ -41,7 +41,7 @@ Box = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class _ArrayIndex:
-    """One leaf of the index: the array's shape and dtype, and the box and shard of each chunk.
+    """One leaf of the index. It holds the array's shape and dtype, and the box and shard of each chunk.
 
     A box is (start, stop) per dimension.
     """
@@ -93,11 +93,12 @@ class OfficialCheckpoint(Checkpoint):
         result, filled = np.empty(info.shape, info.dtype), np.zeros(info.shape, bool)
         for box, spans, shard in found:
             extents = tuple(stop - start for start, stop in box)
-            # A chunk that covers the whole array is read directly into it; others go through a temporary array.
+            # A chunk that covers the whole array is read directly into it. Other chunks are read into a temporary array
+            # first.
             chunk = result if extents == info.shape else np.empty(extents, info.dtype)
             with naming(shard.path.name):
                 shard.read_into(spans, chunk)
-            # With the ellipsis, the assignment also works for scalars.
+            # The ellipsis makes the assignment work for scalars, whose box is empty.
             where: tuple[Any, ...] = (*(slice(start, stop) for start, stop in box), ...)
             filled[where] = True
             if chunk is not result:
@@ -109,7 +110,7 @@ class OfficialCheckpoint(Checkpoint):
 
 
 class _Shard:
-    """A data file and the positions of each array's chunks in it."""
+    """A data file, with the positions of each array's chunks in that file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,7 +124,7 @@ class _Shard:
             raise
 
     def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[ByteSpan]]]:
-        """Yield, for each chunk of one array, the box that it fills and the byte spans of its data, in order."""
+        """Yield two values for each chunk of one array: the box that the chunk fills, and its byte spans in order."""
         for bodies, box in self._chunks.get(array_id, []):
             yield box, [_ndarray_data(body, dtype) for body in bodies]
 
@@ -169,8 +170,8 @@ class _Shard:
 
 
 def _check_count(number: int) -> None:
-    # A chunk of more than a gigabyte has several pieces. `number` counts both the chunks and their pieces, so twice the
-    # limit is allowed.
+    # A chunk of more than a gigabyte has several pieces. `number` counts both the chunks and their pieces, so it may reach
+    # twice the limit.
     if number > 2 * _MAX_TOTAL_CHUNKS:
         raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
 
@@ -191,7 +192,7 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
 
 
 def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
-    """Read an index: the arrays it lists, and the shards that hold their chunks.
+    """Read an index, which lists arrays and the shards that hold the arrays' chunks.
 
     A shard that no array points to is left out. Such a shard is empty or does not exist.
 
@@ -199,7 +200,7 @@ def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
         Two mappings:
 
         - the description of each array, by name,
-        - the end of each shard's file name, which follows PREFIX, by the number of the shard.
+        - the end of each shard's file name, which follows PREFIX, by shard number.
 
     Raises:
         CheckpointError: the index is damaged.

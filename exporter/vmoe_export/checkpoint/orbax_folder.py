@@ -1,6 +1,6 @@
 """Read the parameters of an Orbax checkpoint, the current official trainer's format, using tensorstore.
 
-Source of the format: orbax-checkpoint 0.2 to 0.12. A file `_METADATA` (old versions: `checkpoint`) names the leaves of a
+Source of the format: orbax-checkpoint 0.2 to 0.12. A file `_METADATA` (old versions: `checkpoint`) lists the leaves of a
 tree. Each array is stored as zarr version 2 or 3, either in its own folder or in an OCDBT database that all arrays share.
 Values have no checksum.
 """
@@ -34,7 +34,7 @@ _MAX_LEAVES = 100_000
 _ALWAYS_BYTES, _MOST_UNPACKED = 64 << 20, 100
 """The parameters may unpack to `_ALWAYS_BYTES` or `_MOST_UNPACKED` times the size of the folder, whichever is larger.
 Trained weights hardly compress, so a real checkpoint is far below the limit."""
-_CACHED_BYTES = 16 << 20  # only for database nodes; values are not cached, because each is read once
+_CACHED_BYTES = 16 << 20  # only for database nodes: each value is read once, so values are not cached
 
 
 class OrbaxCheckpoint(Checkpoint):
@@ -70,9 +70,9 @@ class OrbaxCheckpoint(Checkpoint):
         self.config_file = next((path for path in beside if path.is_file()), None)
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) over the parameters' names, dtypes, shapes and values.
+        """Return the SHA-256 (hex) of the parameters' names, dtypes, shapes and values.
 
-        A hash of the files would also cover the optimizer state.
+        The files themselves are not hashed, because they also contain the optimizer state.
         """
         digest = hashlib.sha256()
         for name, array in self.items():
@@ -84,8 +84,8 @@ class OrbaxCheckpoint(Checkpoint):
         with naming(f"tensor {name}"):
             store = self._open(name)
             dtype = dtype_from_name(store.dtype.name)
-        # Check the size, because tensorstore allocates memory for a chunk and for the array before it reads anything. An
-        # excessive size would kill the process.
+        # Check the sizes, because tensorstore allocates memory for a chunk and for the array before it reads any data. An
+        # excessive size would get the process killed.
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
             sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
@@ -134,7 +134,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
     Returns:
         Three values:
 
-        - the file that names the leaves,
+        - the file that lists the leaves,
         - a mapping of each leaf's path (joined by "/") to the name of its array in the store,
         - the tensorstore driver for the arrays.
     """
@@ -166,7 +166,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
 
 
 def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield each leaf whose array is stored outside the tree: the leaf's path, and the array's name in the store."""
+    """Yield the path of each leaf whose array is stored outside the tree, and the array's name in the store."""
     if isinstance(tree, dict):
         for key, child in tree.items():
             yield from _placeholders(child, (*path, str(key)))

@@ -1,4 +1,4 @@
-"""Locate the newest finished step among the folders that Orbax writes: `WORKDIR/ckpt/STEP/state/`."""
+"""Locate the newest finished step in the folders that Orbax writes. A step is at `WORKDIR/ckpt/STEP/state/`."""
 
 from __future__ import annotations
 

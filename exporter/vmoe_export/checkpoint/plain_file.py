@@ -18,7 +18,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Stream(io.BufferedReader):
-    """A buffered file. `read` never allocates more bytes than the file holds, even if a damaged header requests more."""
+    """A buffered file whose `read` never allocates more bytes than the file holds.
+
+    A damaged header may request more bytes than that.
+    """
 
     def read(self, length: int | None = -1, /) -> bytes:
         if length is not None and length > io.DEFAULT_BUFFER_SIZE:
@@ -51,7 +54,7 @@ class PlainFile:
             CheckpointError: the file ends before the range does.
             OSError: the file can't be read.
         """
-        # Check before allocating: a damaged header may request far more bytes than the file holds.
+        # Check before allocating memory, because a damaged header may request far more bytes than the file holds.
         if start < 0 or length < 0 or start + length > self.size:
             raise CheckpointError(f"the file is cut short at byte {self.size}")
         data = np.empty(length, np.uint8)

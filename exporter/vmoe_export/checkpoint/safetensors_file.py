@@ -22,7 +22,10 @@ DTYPES = {
 
 
 class SafetensorsCheckpoint(Checkpoint):
-    """One safetensors file. The safetensors library validates it; the data are read at the offsets in its header."""
+    """One safetensors file.
+
+    The safetensors library validates the file. The data are read at the offsets in the file's header.
+    """
 
     def __init__(self, path: Path) -> None:
         self._offsets: dict[str, tuple[int, int]] = {}
@@ -39,7 +42,8 @@ class SafetensorsCheckpoint(Checkpoint):
             raise CheckpointError(f"{path} is cut short, damaged or not a safetensors file ({error})") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
-        # The library has just validated the file, so any of these errors means that the file has changed in the meantime.
+        # The library has just validated the file, so any of these errors means that the file was changed after the
+        # validation.
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise CheckpointError(f"{path} was changed while it was read") from None
         super().__init__(path, "safetensors", [path], self._info)

@@ -1,4 +1,4 @@
-"""Read a model that is split into several files. An index gives the file of each tensor."""
+"""Read a model that is split into several files. An index specifies which file holds each tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from vmoe_export.small_file import read_small
 
 
 class ShardedCheckpoint(Checkpoint):
-    """The files named by `model.safetensors.index.json` or `pytorch_model.bin.index.json`, all in the index's folder."""
+    """The files that `model.safetensors.index.json` or `pytorch_model.bin.index.json` lists.
+
+    All files are in the index's folder.
+    """
 
     def __init__(self, path: Path, open_file: Callable[[Path], Checkpoint]) -> None:
         self._shards: dict[str, Checkpoint] = {}
@@ -40,10 +43,10 @@ class ShardedCheckpoint(Checkpoint):
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """Read an index, and return the file name for each tensor name.
+    """Read an index, and return a mapping of tensor names to file names.
 
     Raises:
-        CheckpointError: the file is not an index, or names files in another folder.
+        CheckpointError: the file is not an index, or lists files in another folder.
     """
     kind = Path(path.name.removesuffix(".index.json")).suffix
     try:

@@ -26,16 +26,17 @@ _BLOCK = 1 << 20
 
 
 class TorchCheckpoint(Checkpoint):
-    """A file written by torch.save: a flat or nested mapping of names to tensors, read with `weights_only=True`.
+    """A file written by torch.save.
 
-    For a zip file, torch reads only the names and shapes. zipfile reads the data, because it checks their CRC-32 and torch
-    does not. Files in the layout used before torch 1.6 have no checksums, so torch reads these files completely.
+    The file holds a flat or nested mapping of names to tensors, and is read with `weights_only=True`. For a zip file, torch
+    reads only the names and shapes. zipfile reads the data, because torch does not check their CRC-32. Files in the layout
+    used before torch 1.6 have no checksums, so torch reads these files completely.
     """
 
     def __init__(self, path: Path) -> None:
         self._archive: zipfile.ZipFile | None = None
         self._records: dict[int, zipfile.ZipInfo] = {}  # key: the offset of the record's data
-        self._shared: tuple[int, Array] | None = None  # header offset and data of the last record, as tensors may share it
+        self._shared: tuple[int, Array] | None = None  # header offset and data of the last record; tensors may share it
         self._file = PlainFile(path)
         try:
             with naming(path):
@@ -87,7 +88,7 @@ class TorchCheckpoint(Checkpoint):
                 raise CheckpointError(
                     f"it was written on a machine with another byte order; this one is {sys.byteorder} endian"
                 )
-        # For a damaged file, torch logs a traceback in addition to raising; only the exception is wanted.
+        # For a damaged file, torch logs a traceback in addition to raising an exception. Suppress the traceback.
         logging.getLogger(FakeTensorMode.__module__).setLevel(logging.CRITICAL)
         # Fake tensors have no data, but their storages give the data's offset in the file.
         with FakeTensorMode():
@@ -174,12 +175,12 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-        except Exception:  # a damaged file may raise anything; since torch 2.15, so may a sparse tensor
+        except Exception:  # a damaged file may raise any exception; since torch 2.15, so may a sparse tensor
             raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 
 def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    size = 0  # total length of the names; limited, because even a small file may nest the same mapping many times
+    size = 0  # total length of the names; a small file may nest the same mapping many times
 
     def walk(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal size

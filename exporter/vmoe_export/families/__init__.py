@@ -1,1 +1,1 @@
-"""Models of other libraries. Each module maps the tensors and settings of one family to the exporter's own."""
+"""Models of other libraries. Each module maps one family's tensors and settings to those of the exporter."""

@@ -1,4 +1,4 @@
-"""AIMv2 in timm and in Hugging Face transformers, where it may be part of a whole model's file."""
+"""AIMv2 in timm and in Hugging Face transformers. In transformers, it may be part of a larger model's file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _ARGS |= {"qkv_bias", "proj_bias", "dynamic_img_size"}
 
 
 def _sines(grid: tuple[int, int], width: int) -> Array:
-    """Return fixed positions as float64[patches, D]: sines and cosines of each patch's column, then those of its row."""
+    """Return fixed positions as float64[patches, D].
+
+    They are the sines and cosines of each patch's column, followed by those of its row.
+    """
     if width % 4:
         raise ConfigError(f"sines as positions need a hidden size that is a multiple of 4, not {width}")
     waves = 10_000.0 ** (-np.arange(width // 4) / (width // 4))

@@ -1,4 +1,4 @@
-"""Another library's names for the layers of an encoder block."""
+"""The names that another library uses for the layers of an encoder block."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Layer(NamedTuple):
     def parts(self, count: int) -> tuple[Layer, ...]:
         """Split the layer into `count` layers, such as queries, keys and values.
 
-        Stacked in order, the outputs of the returned layers are the outputs of this layer.
+        If the outputs of the returned layers are stacked in order, they equal the outputs of this layer.
         """
         return tuple(self._replace(part=(i, count)) for i in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The layers of an encoder block, named relative to the block.
+    """The layers of an encoder block. Their names are relative to the block.
 
     A layer given as a string is the name of a torch module.
 
@@ -51,8 +51,8 @@ class Block:
             If the gate and the first MLP layer have the same name, one tensor holds both layers, with the gate's outputs
             first.
         scales: tensors that multiply the outputs of attention and of the MLP, or "" if there are none.
-        qk_norms: norms of the queries and keys, or "" if there are none. They normalize each head or, if `wide_qk_norms`,
-            all heads together.
+        qk_norms: norms of the queries and keys, or "" if there are none. They normalize each head separately. If
+            `wide_qk_norms` is true, they normalize all heads together.
         attention_norm: norm before the output layer of attention, or "" if there is none.
         mlp_norm: norm of the MLP's hidden features, or "" if there is none.
         rms: whether `norms` are RMS norms.

@@ -1,4 +1,4 @@
-"""CLIP's vision tower in Hugging Face transformers, alone or in the file of a whole CLIP."""
+"""CLIP's vision tower in Hugging Face transformers, stored alone or in the file of a complete CLIP model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""CLIP-MoE's vision tower, a CLIP with experts in its last blocks.
+"""CLIP-MoE's vision tower, which is a CLIP tower with experts in its last blocks.
 
-The CLIPs of OpenAI and open_clip have the same tensor names, so this module reads them too.
+This module also reads the CLIP models of OpenAI and open_clip, because they have the same tensor names.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
-    """Define rotary positions by the row and column of each patch centre, both from -1 to 1 across the image.
+    """Define rotary positions by the row and column of each patch centre. Both range from -1 to 1 across the image.
 
     In each head, columns p and p + D/H/2 are rotated together.
 
@@ -38,7 +38,7 @@ def _translate(model: Translation) -> None:
     has_bias = [model.has(f"layer.0.{name}.bias") for name in (*_ATTENTION, "mlp.up_proj")]
     model.claim(use_gated_mlp=is_gated, **dict(zip(_BIASES, has_bias, strict=True)))
     model.epsilon(1e-5)
-    # Released gated models use SiLU, but transformers defaults to GELU if the config sets no activation.
+    # If the config sets no activation, transformers uses GELU. Released gated models use SiLU.
     model.begin("gelu", "embeddings.patch_embeddings", is_only=not is_gated, heads=6)
     found = model.tensors.get("embeddings.register_tokens")
     registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []

@@ -1,4 +1,7 @@
-"""A family of models from another library: how to recognize it, and how to translate its tensors to the exporter's."""
+"""A family of models from another library.
+
+It specifies how the family is recognized, and how its tensors are translated to the exporter's.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +32,23 @@ class Family:
 
     Attributes:
         title: the family's display name.
-        model_types: values of `model_type` in the config.json of these models; empty if their config has no such field.
+        model_types: values of `model_type` in the config.json of these models. It is empty if their config has no such
+            field.
         landmarks: names of tensors that every model of the family has.
-        architectures: a regular expression for the family's architecture names; empty unless another family has the same
-            landmarks and only the name distinguishes the two families.
-        dimensions: number of dimensions of some tensors, by name; empty unless another family has the same landmarks and
-            these numbers distinguish the two families.
+        architectures: a regular expression for the family's architecture names. It is empty unless another family has the
+            same landmarks and only the name distinguishes the two families.
+        dimensions: number of dimensions of some tensors, by name. It is empty unless another family has the same landmarks
+            and these numbers distinguish the two families.
         prefixes: prefixes that tensor names may have, such as "vit."; the first that fits is used.
         ignored: a regular expression for tensors that may exist but are not needed. It must match the whole name, without
-            the prefix. If a name does not begin with the prefix, "../NAME" is matched instead.
-        processor: the preprocessing to use if no file defines it; see `image_processors.processor_steps`.
+            the prefix. If a name does not begin with the prefix, "../NAME" is matched instead of the name.
+        processor: the preprocessing to use if no file defines it. See `image_processors.processor_steps`.
         any_size: whether the library ignores the image size in the config, and resizes the positions to fit the preprocessed
             pictures.
-        config_files: possible names of the config next to the checkpoint; the first that exists is read.
+        config_files: possible names of the config next to the checkpoint. The first that exists is read.
         config_key: key of the vision model's config inside the config of a whole transformers model.
         defaults: the library's default config values that affect how tensors are interpreted.
-        by_name: function that returns the config of an architecture by name; None if the library has no such names.
+        by_name: function that returns the config of an architecture by name. It is None if the library has no such names.
         translate: function that defines each of the exporter's tensors by calling the methods of a `Translation`.
     """
 
@@ -64,7 +68,7 @@ class Family:
     translate: Callable[[Translation], None]
 
     def prefix(self, names: Iterable[str]) -> str | None:
-        """Return the first prefix with which all landmarks are in `names`; None if there is no such prefix."""
+        """Return the first prefix with which all landmarks are in `names`, or None if there is no such prefix."""
         held = set(names)
         return next((each for each in self.prefixes if all(each + name in held for name in self.landmarks)), None)
 
@@ -85,7 +89,7 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
-    # Recognize the names used in memory by o_proj, not by q_proj, because InternViT has q_proj in files too.
+    # Detect in-memory names by o_proj. q_proj is no sign of them, because it also occurs in InternViT's files.
     if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):
         return found
     return {_as_saved(name): stored for name, stored in found.items()}

@@ -1,4 +1,4 @@
-"""Read the checkpoint of another library's model under official names."""
+"""Read another library's model as a checkpoint with official names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FamilyCheckpoint(Checkpoint):
         config: the content or the path of a config.json. Default: the config.json next to the checkpoint, if there is one.
         image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else the size that fits the
             position embedding.
-        architecture: name of an architecture; its config in the family's library is used.
+        architecture: name of an architecture. The config that the family's library has for this architecture is used.
         given: the options `heads`, `activation` and `pooling`, by name. They set what neither tensors nor configs determine.
 
     Attributes:
@@ -39,10 +39,10 @@ class FamilyCheckpoint(Checkpoint):
             not have.
         preprocess: the steps that turn a picture into an image.
         class_names: class names from the config, or None if it has none.
-        probabilities: how transformers converts the model's logits to probabilities; None for softmax, the default.
+        probabilities: how transformers converts the model's logits to probabilities. None stands for the default, softmax.
 
     Raises:
-        CheckpointError, ConfigError, OptionError: something does not fit the family; the message names it.
+        CheckpointError, ConfigError, OptionError: something does not fit the family. The message says what it is.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FamilyCheckpoint(Checkpoint):
         self._family = family = family_by_name(family, files.own)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
-            processor = {**family.processor, **processor}  # with no class in it, the class of the model type applies
+            processor = {**family.processor, **processor}  # without a class, the model type's class applies
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
         is_given = image_size is not None
@@ -102,8 +102,8 @@ class FamilyCheckpoint(Checkpoint):
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Map tensor names to stored names, and set `_prefix` to the family's prefix.
 
-        In the result, a tensor name has no prefix. If a name has no prefix in the file, the result has "../" in front of it.
-        If the file also holds tensors of a training program, they are dropped, and a note names them.
+        The tensor names in the result are without the prefix. If a name has no prefix in the file, it has "../" in front of
+        it in the result. If the file also holds a training program's tensors, they are dropped and listed in a note.
 
         Raises:
             CheckpointError: the file holds two models.
@@ -148,7 +148,7 @@ def _folder(path: Path) -> Path:
 
 
 def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
-    """Yield the notes on values that no file provides and that are therefore assumed."""
+    """Yield notes about values that are assumed because no file provides them."""
     if not files.whole:
         yield "the model has no config"
     if model.taken:
@@ -166,7 +166,10 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """Return the class names in a config.json; None if it has none, or if each is only "LABEL_" and a number."""
+    """Return the class names in a config.json.
+
+    If it has no class names, or if each name is only "LABEL_" and a number, return None.
+    """
     names = config.get("id2label")
     if isinstance(told := config.get("label_names"), list):  # timm's name for it
         names = {str(i): name for i, name in enumerate(told)}
@@ -177,10 +180,10 @@ def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
 
 
 def _probabilities(config: Mapping[str, Any], parts: Mapping[str, Part]) -> Probabilities | None:
-    """Return how logits become probabilities in transformers' image classification.
+    """Return how image classification in transformers converts logits to probabilities.
 
     Returns:
-        "sigmoid" if there is a single class or several may apply at once. Otherwise None, which stands for the default.
+        "sigmoid" if there is a single class, or if several classes may apply at once. Otherwise None, for the default.
     """
     kind = config.get("problem_type")
     is_one = "head/kernel" in parts and parts["head/kernel"].shape[-1] == 1 and kind != "regression"

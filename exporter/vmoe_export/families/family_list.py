@@ -34,7 +34,10 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
-    """Return the first family whose landmarks and dimensions fit `tensors` (by stored name); None if there is none."""
+    """Return the first family whose landmarks and dimensions fit `tensors`, or None if no family fits.
+
+    `tensors` are by stored name.
+    """
     names = unwrapped(tensors)
 
     def fits(family: Family) -> bool:
@@ -48,7 +51,7 @@ def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
 
 
 def family_by_name(family: Family, config: Mapping[str, Any]) -> Family:
-    """Return the family of the architecture that `config` names, if that family has all landmarks of `family`.
+    """Return the family of the architecture that `config` specifies, if that family has all landmarks of `family`.
 
     Otherwise, return `family`.
     """

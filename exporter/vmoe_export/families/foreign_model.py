@@ -27,15 +27,15 @@ class ForeignModel:
 
     Attributes:
         tensors: shape and dtype of each tensor. Names are without the family's prefix. If a name has no prefix in the file,
-            it has "../" in front here.
+            it has "../" in front of it here.
         prefix: the family's prefix.
-        config: the content of a config.json; empty if there is none.
+        config: the content of a config.json. If there is none, the mapping is empty.
         given: the user's options by name; an option that is not set is None.
-        image_size: (height, width) from the user or the preprocessing config; None if it is not known yet.
+        image_size: (height, width) from the user or the preprocessing config, or None if it is not known yet.
         used: names of the tensors read so far.
         asked: names of the options that apply to this model.
         missing: names of the options that the user must still set.
-        taken: values by setting, for the settings that neither the tensors nor the config nor the user provide.
+        taken: default values of those settings that neither the tensors nor the config nor the user provide.
         heads: the number of attention heads, set by `choose_heads`.
         width: D, set when the patch embedding is read.
         patch: (height, width) of a patch in pixels, set when the patch embedding is read.
@@ -83,14 +83,17 @@ class ForeignModel:
         return info.shape
 
     def leave_out(self, start: str) -> None:
-        """Mark all tensors whose names begin with `start` as used, because they do not affect the outputs."""
+        """Mark all tensors whose names begin with `start` as used.
+
+        Use this for tensors that do not affect the outputs.
+        """
         self.used.update(name for name in self.tensors if name.startswith(start))
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
         """Return the value of `key` in the config.json, or `default` if the config has no such value.
 
         Raises:
-            ConfigError: the value has another type than `default`, or it is not one of `choices` although choices are given.
+            ConfigError: the value has another type than `default`, or `choices` are given and the value is not one of them.
         """
         value = self.config.get(key)
         if value is None:
@@ -105,28 +108,31 @@ class ForeignModel:
         return value
 
     def claim(self, **found: Any) -> None:
-        """Raise ConfigError if the config contradicts `found`, the values that the tensors have for some config keys."""
+        """Raise ConfigError if the config contradicts `found`.
+
+        `found` maps config keys to the values that follow from the tensors.
+        """
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
 
     def refuse(self, why: str, *names: str) -> None:
-        """Raise ConfigError if the model has one of the tensors `names`; the message begins with `why`."""
+        """Raise ConfigError if the model has one of the tensors `names`. The message begins with `why`."""
         if found := next((name for name in names if self.has(name)), None):
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
-        """Return a value that no tensor determines: the config's, or else the user's, or else `usual`.
+        """Return a value that no tensor determines, from the config or else from the user. Its default is `usual`.
 
         If `usual` is returned, a note will mention this. If there is no value at all, `option` is added to `missing`, and a
         placeholder is returned.
 
         Args:
             option: the name of the user's option, a key of `_ASKED`.
-            said: the config's value; None if the config has none.
+            said: the config's value, or None if the config has none.
             source: the start of a message about `said`, such as "the config says hidden_act".
-            usual: the library's default for configs without the value, or the value that all released models share. None if
-                neither is known.
+            usual: the library's default for configs without the value, or the value that all released models share. It is
+                None if neither is known.
 
         Raises:
             OptionError: the user's value contradicts the config's.
@@ -146,7 +152,7 @@ class ForeignModel:
         """Check that no required option is missing.
 
         Raises:
-            OptionError: an option is missing; the message lists all missing ones and how to set them.
+            OptionError: an option is missing. The message lists all missing options, and how to set them.
         """
         if self.missing:
             facts, options = zip(*(_ASKED[option] for option in self.missing), strict=True)
@@ -157,7 +163,10 @@ class ForeignModel:
             )
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
-        """Set the number of heads to the result of `choose`. Raise OptionError if it doesn't divide the hidden size."""
+        """Set the number of heads to the result of `choose`.
+
+        Raise OptionError if the number doesn't divide the hidden size.
+        """
         self.heads = found = self.choose("heads", said, source, usual)
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
@@ -188,7 +197,7 @@ class ForeignModel:
         self.block = ""
 
     def trained_grid(self) -> tuple[int, int]:
-        """Return the (rows, columns) of patches at the config's image size; (0, 0) if the config has no image size."""
+        """Return the (rows, columns) of patches at the config's image size, or (0, 0) if the config has no image size."""
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
@@ -203,7 +212,10 @@ class ForeignModel:
         return size[0] // height, size[1] // width
 
     def check(self, name: str, *sizes: int | None) -> Shape:
-        """Return the shape of a required tensor. Raise CheckpointError if it isn't `sizes`, where None allows any size."""
+        """Return the shape of a required tensor. Raise CheckpointError if the shape differs from `sizes`.
+
+        In `sizes`, None allows any size.
+        """
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:

@@ -1,4 +1,4 @@
-"""DeiT in Hugging Face transformers: a ViT with a distillation token and zero, one or two classifiers."""
+"""DeiT in Hugging Face transformers, a ViT with a distillation token and up to two classifiers."""
 
 from __future__ import annotations
 

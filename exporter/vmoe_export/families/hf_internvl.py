@@ -1,4 +1,7 @@
-"""InternViT, the vision tower of InternVL, in Hugging Face transformers, alone or in the file of a whole InternVL."""
+"""InternViT in Hugging Face transformers, stored alone or in the file of a complete InternVL model.
+
+InternViT is the vision tower of InternVL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ViT in Hugging Face transformers: classifiers, and models without a classifier, with or without a pooler."""
+"""ViT in Hugging Face transformers. It may have a classifier, a pooler, or neither of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def translate_encoder(
     block: Block = BLOCK,
     is_gelu: bool = True,
 ) -> None:
-    """Translate everything up to the last norm.
+    """Translate the part of the model from its input to its last norm.
 
     Args:
         model: the model.
@@ -33,7 +33,7 @@ def translate_encoder(
         tokens: names of the tensors that hold the tokens before the patches.
         epsilon: default epsilon of the norms.
         block: names of the layers of a block.
-        is_gelu: whether all released models of the family without a gate have GELU. Models with a gate always have SiLU.
+        is_gelu: whether all of the family's released models without a gate have GELU. Models with a gate always have SiLU.
     """
     model.epsilon(epsilon)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=block.gate is not None)
@@ -46,7 +46,10 @@ def translate_encoder(
 
 
 def translate_head(model: Translation) -> None:
-    """Translate the classifier of the class token or, if there is no classifier, the pooler, if there is one."""
+    """Translate the classifier, which reads the class token.
+
+    If there is no classifier, translate the pooler, if there is one.
+    """
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.dense("head", "../classifier")

@@ -1,4 +1,4 @@
-"""Translate another library's preprocessing to a bundle's steps, and to the mean and standard deviation of the pixels."""
+"""Translate another library's preprocessing to a bundle's steps, and to the pixels' mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def processor_steps(
 
     Args:
         config: the content of a transformers `preprocessor_config.json` or a timm `pretrained_cfg`.
-        image_size: (height, width) to use instead of the config's. The ratio of the crop to the resized picture stays the
-            same. If the picture's aspect ratio is kept, this ratio applies to the longer side of the image.
+        image_size: (height, width) to use instead of the config's. The ratio between the crop and the resized picture does
+            not change. If the picture's aspect ratio is kept, this ratio applies to the longer side of the image.
 
     Raises:
         ConfigError: the config is malformed, or needs steps that do not exist.
@@ -84,7 +84,7 @@ def processor_steps(
 
 
 def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
-    """Return the steps of a `pretrained_cfg`, and the (height, width) of their images."""
+    """Return the steps of a `pretrained_cfg`, and the (height, width) of the images that the steps return."""
     given = config["input_size"]
     if not isinstance(given, list | tuple) or len(given) != 3:
         raise ConfigError(f"the config's 'input_size' must be channels, height and width, not {given!r:.40}")
@@ -94,19 +94,19 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     if mode not in ("squash", "center"):
         raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
-    # If the image is not square, squash the picture, because no step for such an image keeps the picture's aspect ratio.
+    # If the image is not square, squash the picture, because no step for such an image can keep the picture's aspect ratio.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
     return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
 
 def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
-    """Return the steps of an image processor, and the (height, width) of their images."""
+    """Return the steps of an image processor, and the (height, width) of the images that the steps return."""
     if not math.isclose(number(config, "rescale_factor", 1), 1 / 255, rel_tol=1e-6):
         raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r:.60}")
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))
-    if kind == "Siglip2":  # this processor allows many image sizes; use the largest square
+    if kind == "Siglip2":  # Siglip2 allows many image sizes; use the largest square
         rows = math.isqrt(_pixels(config["max_num_patches"], "max_num_patches"))
         side = rows * _pixels(config["patch_size"], "patch_size")
         config = {**config, "size": {"height": side, "width": side}}
@@ -129,7 +129,10 @@ def _known(how: Any) -> Any:
 
 
 def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, ...]:
-    """Return a size field as (height, width), or as (short side,). With `square`, a single number means a square."""
+    """Return a size field as (height, width) or (short side,).
+
+    With `square`, a single number is the side of a square.
+    """
     if isinstance(config[key], int):
         side = _pixels(config[key], key)
         return (side, side) if square else (side,)

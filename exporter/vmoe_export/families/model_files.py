@@ -1,4 +1,4 @@
-"""Read the files next to another library's model: its config and its preprocessing."""
+"""Read the config and the preprocessing files next to another library's model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ModelFiles:
     """The content of the files next to a model.
 
     Attributes:
-        whole: the config of the whole model; empty if there is none.
+        whole: the config of the whole model. If there is none, the mapping is empty.
         own: the config of the vision model alone, with the keys that the family reads.
-        pictures: the config of an image processor; None if no file has one.
+        pictures: the config of an image processor, or None if no file has one.
         found: the files in the folder that were read, except the checkpoint itself.
     """
 
@@ -46,7 +46,8 @@ def read_model_files(
         folder: the checkpoint's folder.
         family: the checkpoint's family.
         config: a config, or its path, to use instead of the one in the folder.
-        architecture: name of an architecture; its config in the family's library is used instead.
+        architecture: name of an architecture. The config that the family's library has for it replaces the one in the
+            folder.
 
     Raises:
         ConfigError: a file is damaged, or is for another model.
@@ -69,20 +70,23 @@ def read_model_files(
     if kind is not None and kind not in family.model_types:
         raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
     own = _vision_config(whole, family)
-    # transformers 5 saves the image processor's config inside the config of the whole processor, and reads that file first.
+    # transformers 5 saves the image processor's config inside the whole processor's config, and reads that config first.
     processor = load_config(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     if pictures := mapping(processor, "image_processor"):
         return ModelFiles(whole, own, pictures, [*found, folder / PROCESSOR])
     if (folder / PICTURES).is_file():
         pictures = load_config(folder / PICTURES)
         return ModelFiles(whole, own, pictures, [*found, folder / PICTURES])
-    # Older timm files have all fields in one mapping.
+    # In older timm files, all fields are in one mapping.
     is_flat = "architecture" in whole and "input_size" in whole
     return ModelFiles(whole, own, whole if is_flat else mapping(whole, "pretrained_cfg") or None, found)
 
 
 def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """Return the vision model's part of a transformers config.json. Raise ConfigError if two parts disagree."""
+    """Return the vision model's part of a transformers config.json.
+
+    Raise ConfigError if the config has two such parts with different values.
+    """
     if not family.config_key:
         return whole
     # If a whole model's config has no vision part, transformers uses default values for the vision model and ignores the

@@ -1,4 +1,7 @@
-"""Read open_clip's description of a model: open_clip_config.json, or an architecture's config by name."""
+"""Read open_clip's description of a model.
+
+It is in open_clip_config.json, or is the config that open_clip has for an architecture's name.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ def is_config(config: Mapping[str, Any]) -> bool:
 
 
 def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
-    """Translate the config of the vision tower to the keys that the module `timm` or `clip_moe` reads.
+    """Translate the vision tower's config to the keys that the module `timm` or `clip_moe` reads.
 
     Raises:
-        ConfigError: the model has a feature that can't be exported; the message names its key.
+        ConfigError: the model has a feature that can't be exported. The message contains the feature's config key.
     """
     model = mapping(config, "model_cfg") or config
     vision: dict[str, Any] = {**_DEFAULTS, **mapping(model, "vision_cfg")}
@@ -49,8 +52,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
         if vision.get("timm_proj", "linear") == "mlp":
             raise ConfigError("the config says timm_proj 'mlp', which can't be exported")
         pool, is_linear = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear") == "linear"
-        # If a linear layer follows the tower and open_clip's config sets no pooling, the tower keeps the pooling that timm
-        # gives it.
+        # If a linear layer follows the tower and open_clip's config sets no pooling, the tower uses timm's own pooling.
         return {"architecture": name, "model_args": {} if is_linear and not pool else {"global_pool": pool}}
     if other := next((key for key in _OTHER_BLOCKS if vision.get(key)), None):
         raise ConfigError(f"the config says {other} {shown(vision[other])}, which can't be exported")
@@ -76,7 +78,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
 
 
 def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the preprocessing to the keys of timm's pretrained_cfg."""
+    """Translate the preprocessing to the keys of pretrained_cfg, timm's config."""
     model = mapping(config, "model_cfg") or config
     given = {key: value for key, value in mapping(config, "preprocess_cfg").items() if value is not None}
     size = mapping(model, "vision_cfg").get("image_size", _DEFAULTS["image_size"])
@@ -86,7 +88,7 @@ def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:
     colours = {
         key: [value] * 3 if isinstance(value, float) else value for key, value in given.items() if key in ("mean", "std")
     }
-    # If the interpolation is random in training, open_clip evaluates with bicubic interpolation.
+    # If the interpolation is random in training, open_clip uses bicubic interpolation for evaluation.
     how = "bicubic" if given.get("interpolation") == "random" else given.get("interpolation", "bicubic")
     sides = [3, *size] if isinstance(size, list | tuple) else [3, size, size]
     return {**PROCESSOR, **colours, "interpolation": how, "crop_mode": _CROPS[crop], "input_size": sides}

@@ -13,10 +13,10 @@ def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear:
     Args:
         grid: float64[rows, columns, D].
         size: (rows, columns) of the result.
-        antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: use Keys' cubic kernel
-            with a = -0.5, and if the grid shrinks, spread the kernel over more rows and columns. Without `antialias`, a is
-            -0.75, and only the four nearest rows and columns are used.
-        linear: use linear instead of cubic interpolation, like `mode="bilinear"`.
+        antialias: whether to interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`. This uses
+            Keys' cubic kernel with a = -0.5. If the grid shrinks, the kernel is spread over more rows and columns. Without
+            `antialias`, a is -0.75, and only the four nearest rows and columns are used.
+        linear: whether to use linear instead of cubic interpolation, like `mode="bilinear"`.
     """
     if grid.shape[:2] == size:
         return grid
@@ -37,8 +37,8 @@ def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
         for position in range(first, last + 1):
             x = abs(position - center) / spread
             share = max(0.0, 1 - x) if linear else _cubic(x, -0.5 if antialias else -0.75)
-            # Without antialiasing, the weight of a position beyond the edge is added to the edge row. With antialiasing, the
-            # position is ignored.
+            # Without antialiasing, the weight of a position beyond the edge is added to the edge row. With antialiasing, a
+            # position beyond the edge is ignored.
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
                 weights[row, inside] += share

@@ -16,8 +16,8 @@ def rotate_by_index(
         model: the model, after `tokens` and before `blocks`.
         front: number of tokens before the patches.
         reference: the length that the coordinates span along each side of the image, regardless of the number of patches.
-        offset: added to each index before scaling.
-        columns_first: whether the column's angles come before the row's.
+        offset: number added to each index before scaling.
+        columns_first: whether the column's angles come before the row's angles.
     """
     sides = [(np.arange(side) + offset) * reference / side for side in model.image_grid()]
     coordinates = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)

@@ -105,11 +105,11 @@ def translate_vit(
         args: the architecture's arguments in the config.
         name: name of the architecture.
         blocks: function that defines the encoder's blocks.
-        rotate: function that defines rotary positions, given the model and the number of tokens before the patches; None if
-            the model has no rotary positions.
+        rotate: function that defines rotary positions, given the model and the number of tokens before the patches. It is
+            None if the model has no rotary positions.
         has_positions: whether there is a position embedding.
         pool_heads: number of heads of an attention pool that also reads the tokens before the patches. If `pool_heads` is 0,
-            any attention pool reads only the patches and has as many heads as the blocks.
+            an attention pool reads only the patches and has as many heads as the blocks.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
     model.patches(Layer.of("patch_embed.proj", model.has("patch_embed.proj.bias")))
@@ -132,7 +132,7 @@ def translate_vit(
 
 
 def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
-    """Return the architecture's arguments in the config. Raise ConfigError if one is not in `known`."""
+    """Return the architecture's arguments in the config. Raise ConfigError if an argument is not in `known`."""
     args = model.config.get("model_args") or {}
     if not isinstance(args, Mapping):
         raise ConfigError("the config's 'model_args' must be an object")
@@ -145,8 +145,8 @@ def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, 
     """Translate the start of a model whose norms and activation follow from its architecture's name.
 
     This sets the epsilon, the activation, the patch embedding and the number of heads. If `args` do not set the number of
-    heads, each head has `head_size` columns. The exception is a model whose width is set by `args`: its number of heads must
-    come from the user.
+    heads, each head has `head_size` columns. However, if `args` set the model's width but not the number of heads, the user
+    must provide that number.
     """
     source = f"the architecture {model.config['architecture']} has"
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
@@ -171,10 +171,10 @@ def translate_blocks(
     """Translate the encoder's blocks.
 
     Args:
-        first_layer, second_layer, gate: names of the MLP layers, as for `Translation.mlp`.
+        first_layer, second_layer, gate: names of the MLP layers, with the same meaning as in `Translation.mlp`.
         rms: whether the blocks have RMS norms.
         scales: names of the tensors that scale the outputs of attention and of the MLP, if the model has them.
-        count_key: as for `Translation.blocks`.
+        count_key: same as in `Translation.blocks`.
     """
 
     def has(name: str) -> bool:
@@ -225,8 +225,8 @@ def _activation(name: str) -> str:
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     """Return the input of the head, as a value of `ModelConfig.classifier`."""
     has_norm = model.has("fc_norm.weight")
-    # In timm, fc_norm goes with the poolings avg, max and avgmax. If only one of the model and its architecture has fc_norm,
-    # the pooling was changed, so the architecture's pooling does not apply.
+    # In timm, fc_norm goes with the poolings avg, max and avgmax. If the model has fc_norm but its architecture doesn't, or
+    # vice versa, the pooling was changed. The architecture's pooling does not apply in that case.
     is_own = model.config.get("fc_norm", has_norm) == has_norm
     said = args.get("global_pool", model.config.get("global_pool") if is_own else None)
     if said not in (None, "token", "avg", "map"):
@@ -300,7 +300,7 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
     model.model |= {"map_epsilon": model.norm_epsilon, "map_front": bool(pool_heads)}
     if pool_heads and model.width % pool_heads:
         raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
-    model.heads = pool_heads or model.heads  # set only after the blocks, which have their own number
+    model.heads = pool_heads or model.heads  # set only after the blocks, which have their own number of heads
     projections = (Layer.of("attn_pool.q"), *Layer.of("attn_pool.kv").parts(2))
     model.attention("MapHead/MultiHeadDotProductAttention", projections, "attn_pool.proj", stream=False)
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
@@ -311,7 +311,7 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
 def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit", "eva")) -> dict[str, Any]:
     """Return the config of an architecture in the installed timm.
 
-    The config also contains values that the tensors show, so that a wrong name is detected.
+    The config also contains values that can be checked against the tensors, so that a wrong name is detected.
 
     Raises:
         ConfigError: the architecture is in none of the timm modules `modules`.
@@ -339,7 +339,7 @@ def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "dei
         "fc_norm": "fc_norm.weight" in model.state_dict(),
         "depth": len(model.blocks),
         "num_prefix_tokens": model.num_prefix_tokens,
-        # The tensors of an EVA model don't show the model's pooling.
+        # An EVA model's tensors don't show its pooling, so add the pooling here.
         **({"global_pool": model.global_pool} if timm.models.is_model_in_modules(known, {"eva"}) else {}),
     }
 
@@ -361,7 +361,7 @@ _DISTILLED = replace(
 
 
 def trunk(family: Family) -> Family:
-    """Return a family of the same models as `family`, in files in which each is the tower of an open_clip model."""
+    """Return a family with the models of `family`, for files in which the model is the tower of an open_clip model."""
     return replace(
         family,
         title=family.title.replace("timm", "timm's tower in open_clip"),

@@ -1,4 +1,7 @@
-"""Translate the tensors of another library's model to the exporter's: rename, transpose, split, join and scale them."""
+"""Translate the tensors of another library's model to the exporter's tensors.
+
+The tensors are renamed, transposed, split, joined and scaled.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One of the exporter's tensors: its shape, its source tensors, and the function that computes it in float64."""
+    """One of the exporter's tensors.
+
+    It consists of a shape, the source tensors, and the function that computes the tensor from them in float64.
+    """
 
     shape: Shape
     sources: tuple[str, ...]
@@ -44,10 +50,10 @@ class Part:
 class Translation(ForeignModel):
     """A model of a family, and the exporter's tensors made from it. The family's `translate` calls its methods.
 
-    In the exporter, LayerNormalization always has the same epsilon e. If a family's epsilon is e / c^2, the residual stream
-    is made c times larger, by multiplying everything that is added to it by c. This has the effect of the family's epsilon,
-    because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A scale after a layer is folded into the layer's
-    weights. The mean and standard deviation of the pixels are folded into the patch embedding.
+    In the exporter, LayerNormalization always has the same epsilon e. A family's epsilon e / c^2 is emulated by making the
+    residual stream c times larger: everything that is added to the stream is multiplied by c. This has the effect of the
+    family's epsilon, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A scale after a layer is folded
+    into the layer's weights. The pixels' mean and standard deviation are folded into the patch embedding.
 
     Attributes:
         mean, std: mean and standard deviation of the pixels in [0, 1], per channel. If all channels share one mean and one
@@ -77,14 +83,14 @@ class Translation(ForeignModel):
         is_flat: bool = False,
         is_swiglu: bool = False,
     ) -> None:
-        """Read the start of a transformers model: activation, patches and heads.
+        """Read the start of a transformers model, which sets its activation, patches and heads.
 
         Args:
             activation: the activation that transformers uses if a config sets none.
             patches: the layer of the patch embedding.
             is_only: whether all released models of the family have this activation.
             heads: the number of heads that transformers uses if a config sets none.
-            is_flat: as for the method `patches`.
+            is_flat: same as in the method `patches`.
             is_swiglu: whether the MLPs are SwiGLU. If so, their activation is SiLU, and the config's activation is ignored.
         """
         if is_swiglu:
@@ -103,8 +109,8 @@ class Translation(ForeignModel):
         """Read the blocks, which all have the same layers.
 
         Args:
-            pattern, count_key: as for the method `blocks`.
-            names: names of the layers of a block.
+            pattern, count_key: same as in the method `blocks`.
+            names: names of a block's layers.
             size_key: the config's key for the hidden size of the MLPs, or "" if there is none.
         """
         self.model["rms_norm"] = names.rms
@@ -166,8 +172,8 @@ class Translation(ForeignModel):
     def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
         """Read the layer that turns patches into tokens, and adapt it to pixels in [-1, 1].
 
-        The layer is a convolution (D, C, ph, pw). With `is_flat`, it is a dense layer (D, p * p * 3) for square patches
-        instead. The values of a patch are then in the order row, column, channel.
+        By default, the layer is a convolution (D, C, ph, pw). With `is_flat`, it is a dense layer (D, p * p * 3) for square
+        patches, and the values of a patch are in the order row, column, channel.
         """
         layer = Layer.of(layer)
         name = layer.weight
@@ -224,11 +230,11 @@ class Translation(ForeignModel):
 
         Args:
             names: names of the tensors that hold the tokens: [..., R, D] holds R tokens, and [D] holds one.
-            positions: name of the position embedding, which is (1, rows + patches, D) or (rows + patches, D); "" if there is
-                none.
+            positions: name of the position embedding, which is (1, rows + patches, D) or (rows + patches, D). If there is
+                none, the name is "".
             rows: number of tokens before the patches that have a position, counted from the first token. The remaining
                 tokens before the patches get zeros as positions.
-            antialias, linear: how to resize the positions if they are for another image size; see `resized_grid`.
+            antialias, linear: how to resize the positions if they are for another image size. See `resized_grid`.
             is_read: whether the classifier reads the first of `names`.
 
         Returns:
@@ -248,7 +254,7 @@ class Translation(ForeignModel):
         return math.prod(self.check(name, *leading, self.width)[:-1])
 
     def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """Define the tensor `ours` as the tokens of all `names`, in order. If `names` is empty, define nothing."""
+        """Define the tensor `ours`, which holds the tokens of all `names` in order. If `names` is empty, define nothing."""
         if not names:
             return
         width = self.width
@@ -306,13 +312,14 @@ class Translation(ForeignModel):
         return self.image_size[0] // height, self.image_size[1] // columns
 
     def rotary(self, coordinates: Array, frequencies: Array, *, front: int, has_halves: bool) -> None:
-        """Define the rotation of queries and keys in the blocks. Call this after `tokens` and before `blocks`.
+        """Define how queries and keys are rotated in the blocks. Call this after `tokens` and before `blocks`.
 
         Args:
             coordinates: (patches, 2), one row per patch. The angles of the first coordinate come before those of the second.
-            frequencies: (D/H/4,), the same for the first and the second coordinate.
+            frequencies: (D/H/4,), the frequencies that both coordinates use.
             front: number of tokens before the patches. They are not rotated.
-            has_halves: whether columns p and p + D/H/2 of a head are rotated together, instead of columns 2 p and 2 p + 1.
+            has_halves: whether columns p and p + D/H/2 of a head are rotated together. If false, columns 2 p and 2 p + 1 are
+                rotated together.
 
         Raises:
             ConfigError: the number of columns per head is not a multiple of 4.
@@ -328,7 +335,7 @@ class Translation(ForeignModel):
         self.put(ROTARY[1], by_pair.shape, [], lambda: by_pair)
 
     def probe(self, name: str) -> None:
-        """Read the query token of an attention pool. Raise CheckpointError if the pool has several query tokens."""
+        """Read an attention pool's query token. Raise CheckpointError if the pool has several query tokens."""
         if (count := self._token_count(name)) != 1:
             raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, but only a pool with one can be exported")
         self.put("MapHead/probe", (1, 1, self.width), [name], lambda array: array)
@@ -340,24 +347,27 @@ class Translation(ForeignModel):
         return experts
 
     def projection(self, name: str) -> None:
-        """Read a projection (D, E) of the head's input.
+        """Read a projection (D, E) that is applied to the head's input.
 
-        The projection has no bias. Unlike the weight of a dense layer, it is not transposed.
+        The projection has no bias. Unlike a dense layer's weight, it is not transposed.
         """
         width, size = self.check(name, self.width, None)
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """Define a projection that averages the `count` tokens that pooling concatenates. No tanh follows it."""
+        """Define a projection that averages the `count` tokens that pooling concatenates.
+
+        No tanh follows this projection.
+        """
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
         self.put("projection/bias", (width,), [], lambda: np.zeros(width))
 
     def mean_head(self, *names: str) -> None:
-        """Define one head that returns the mean of what the heads `names` return.
+        """Define one head that returns the mean of the outputs of the heads `names`.
 
-        Each of the heads `names` reads one token. The new head reads the tokens of all of them, concatenated.
+        Each of the heads `names` reads one token. The new head reads the concatenation of all these tokens.
         """
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
         for name in names:
@@ -370,8 +380,8 @@ class Translation(ForeignModel):
     def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False, has_bias: bool = True) -> None:
         """Read a norm over `size` values or, if `size` is 0, over the width of the residual stream.
 
-        A norm without a bias is an RMS norm. With `stream`, the output of the norm is the residual stream, so it is scaled
-        like the stream.
+        A norm without a bias is an RMS norm. With `stream`, the norm's output is the residual stream, so the output is
+        scaled like the stream.
         """
         size = size or self.width
         for leaf, own in (("scale", "weight"), ("bias", "bias"))[: 1 + has_bias]:
@@ -386,10 +396,10 @@ class Translation(ForeignModel):
         Args:
             ours: the exporter's name for the layer.
             layer: the layer in the library.
-            inputs: number of inputs that the layer must have; 0 for the width of the residual stream.
-            outputs: number of outputs that the layer must have; 0 for any.
+            inputs: number of inputs that the layer must have. 0 means the width of the residual stream.
+            outputs: number of outputs that the layer must have. 0 allows any number.
             scale: name of a tensor that multiplies the layer's outputs, or "" if there is none.
-            stream: whether the outputs are added to the residual stream, and scaled like it.
+            stream: whether the outputs are added to the residual stream, and are therefore scaled like the stream.
 
         Returns:
             The number of outputs.
@@ -435,14 +445,14 @@ class Translation(ForeignModel):
     def _head_norms(self, ours: str, query: str, key: str, *, wide: bool) -> None:
         """Read the norms of queries and keys.
 
-        Without `wide`, each norm covers one head and has the library's epsilon, like the other norms. With `wide`, each is
-        an RMS norm over all heads together, with the exporter's epsilon.
+        Without `wide`, each norm covers one head and has the library's epsilon, like the model's other norms. With `wide`,
+        each norm is an RMS norm over all heads together, with the exporter's epsilon.
         """
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
-            # Scale queries and keys by the same factor as the residual stream, so that the exporter's epsilon acts on them
-            # like the library's epsilon.
+            # Scale queries and keys by the factor of the residual stream, so that the exporter's epsilon has the same effect
+            # on them as the library's epsilon.
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):
                 self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
@@ -457,7 +467,7 @@ class Translation(ForeignModel):
         gate: str | Layer | None = None,
         norm: str = "",
     ) -> int:
-        """Read an MLP, and return its hidden size. `gate` and `norm` are as for `Block`."""
+        """Read an MLP, and return its hidden size. `gate` and `norm` have the same meaning as in `Block`."""
         if gate == first:
             gate, first = Layer.of(first).parts(2)
         hidden = self.dense(f"{ours}/Dense_0", first)
@@ -469,7 +479,10 @@ class Translation(ForeignModel):
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
-        """Pad the MLP `ours` with zero hidden features to the hidden size of `other`. Raise ConfigError if it is wider."""
+        """Pad the MLP `ours` with zero hidden features to the hidden size of the MLP `other`.
+
+        Raise ConfigError if `ours` is wider than `other`.
+        """
         hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
         if hidden > wanted:
             raise ConfigError(
@@ -481,7 +494,10 @@ class Translation(ForeignModel):
             self._change(name, partial(np.pad, pad_width=padding), (*shape[:axis], wanted, *shape[axis + 1 :]))
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
-        """Read the experts of a MoE layer, and stack their kernels and biases, with one entry per expert."""
+        """Read the experts of a MoE layer.
+
+        The kernels and biases are stacked, with one entry per expert.
+        """
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
             made = [f"{ours}/{layer}/{i}" for i in range(len(names))]
@@ -500,20 +516,20 @@ class Translation(ForeignModel):
                 self.parts[f"{ours}/{layer}/{leaf}"] = Part((len(names), *parts[0].shape), sources, stack)
 
     def _by_head(self, layer: str) -> None:
-        """Give an attention projection an axis for the heads, and put each head's columns in the exporter's order."""
+        """Give an attention projection an axis for the heads, and reorder each head's columns for the exporter."""
         heads, size = self.heads, self.width // self.heads
 
         def by_head(array: Array) -> Array:
             if not self._has_halves or layer.endswith("/value"):
                 return array
-            # Interleave columns p and p + D/H/2 of each head. The products of queries and keys don't depend on the order of
-            # columns.
+            # Interleave columns p and p + D/H/2 of each head. The column order does not change the products of queries and
+            # keys.
             return array.reshape(-1, heads, 2, size // 2).swapaxes(2, 3).reshape(array.shape)
 
         self._change(f"{layer}/kernel", by_head, (self.width, heads, size))
         self._change(f"{layer}/bias", by_head, (heads, size))
 
     def _change(self, name: str, change: Callable[[Array], Array], shape: Shape | None = None) -> None:
-        """Apply the function `change` to the values of the tensor `name`. Pass the new `shape` if it changes."""
+        """Apply the function `change` to the values of the tensor `name`. If the shape changes, pass the new `shape`."""
         part = self.parts[name]
         self.parts[name] = Part(shape or part.shape, part.sources, lambda *arrays: change(part.make(*arrays)))

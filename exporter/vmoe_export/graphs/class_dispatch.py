@@ -1,4 +1,4 @@
-"""Dispatch only the class tokens, for the last block of a model whose head reads no other token."""
+"""Dispatch only the class tokens. This is used in the last block of a model whose head reads no other token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def class_dispatch(experts: int, tokens: str, *, experts_choose: bool) -> onnx.F
     Args:
         experts: E.
         tokens: node lines that compute `tokens` i64[1], the number of tokens per image, by which groups are split into
-            images; "" if each group is an image.
+            images. If each group is an image, it is "".
         experts_choose: whether experts choose their tokens (expert choice). If so, K is E, the choices of each token are all
             experts in order, and the function has no input `expert`.
     """

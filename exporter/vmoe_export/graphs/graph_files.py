@@ -1,6 +1,6 @@
-"""Write the graphs of a bundle and check them with ONNX.
+"""Write a bundle's graphs, and check them with ONNX.
 
-The files contain nothing specific to this machine, such as paths.
+The files contain nothing that is specific to this machine, such as paths.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class WrittenGraph:
 
     Attributes:
         file: the name of its file.
-        cuts: the values passed from each part of the model to the next, see `ModelNodes`.
-        profile: the profile whose settings are fixed in the graph; None if the settings are inputs, or if the graph has no
-            settings.
+        cuts: the values passed from each part of the model to the next part. See `ModelNodes`.
+        profile: the profile whose settings are fixed in the graph. It is None if the settings are inputs, or if the graph
+            has no settings.
     """
 
     file: str
@@ -71,7 +71,8 @@ def write_graphs(
 
     - `model.onnx` has ops of the domain vmoe, and the functions that define these ops. The settings of the routing kind are
       inputs with default values.
-    - `model.inlined.onnx` has standard ops only. The settings are inputs without default values. It does not merge tokens.
+    - `model.inlined.onnx` has standard ops only. The settings are inputs without default values. This graph does not merge
+      tokens.
     - `model.merging.onnx` is like `model.inlined.onnx`, but merges tokens. It is written only if a profile merges tokens.
 
     Args:
@@ -129,8 +130,8 @@ def write_tensorrt_graphs(
     """Write `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` if there are no profiles.
 
     Args:
-        folder, model, weights: as for `write_graphs`.
-        profiles: the bundle's profiles; empty for a dense ViT that does not merge tokens.
+        folder, model, weights: same as in `write_graphs`.
+        profiles: the bundle's profiles. For a dense ViT that does not merge tokens, there are none.
         precision: type of the large products.
 
     Returns:
@@ -154,12 +155,12 @@ def tensorrt_graph(
     profile: Profile | None,
     precision: TensorRtPrecision,
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, ...], ...]]:
-    """Build the graph of one profile for TensorRT.
+    """Build the TensorRT graph for one profile.
 
     Args:
-        model, weights: as for `write_graphs`.
-        profile: the profile whose capacity, k, bpr and merge are fixed in the graph; None for a dense ViT that does not
-            merge tokens.
+        model, weights: same as in `write_graphs`.
+        profile: the profile whose capacity, k, bpr and merge are fixed in the graph. It is None for a dense ViT that does
+            not merge tokens.
         precision: type of the large products.
 
     Returns:
@@ -177,7 +178,7 @@ def tensorrt_graph(
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     plugin = f" from {oldest_supported('tensorrt')} on with the vmoe plugin" if routes else ""
-    # In bf16, ONNX Runtime can't run a TensorRT graph, because it has no bfloat16 products on CPUs.
+    # ONNX Runtime can't run a TensorRT graph in bf16, because it has no bfloat16 products on CPUs.
     others = "" if precision == "bf16" else f", and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
     how = f"{fixed}For TensorRT{plugin}{others}."
     return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)
@@ -211,12 +212,15 @@ def _outputs(nodes: ModelNodes, choices: int | str) -> Iterator[onnx.ValueInfoPr
 
 
 def _groups(model: ExportedModel) -> str:
-    """Return the name of the dimension that counts groups, which is the batch if each group is one image."""
+    """Return the name of the dimension that counts groups. If each group is one image, this is the batch dimension."""
     return BATCH_DIM if model.grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
 def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: bool) -> None:
-    """Declare the shapes of values between encoder blocks, so that a runtime can compute in place and fuse the head."""
+    """Declare the shapes of the values between encoder blocks.
+
+    The shapes allow a runtime to compute in place and to fuse the head.
+    """
     config = nodes.model.config
     known = {value.name for value in (*graph.input, *graph.output)}
     rows, groups = BATCH_DIM, _groups(nodes.model)
@@ -252,12 +256,12 @@ def _model(
 ) -> onnx.ModelProto:
     """Wrap a graph in a ModelProto.
 
-    The `metadata_props` of the result describe the model, and its `doc_string` also explains how to run the graph.
+    The result's `metadata_props` describe the model. Its `doc_string` also explains how to run the graph.
 
     Args:
         graph: the graph.
         model: the model that the graph computes.
-        profile: the profile that the graph has as its default or is fixed to; None if there are no profiles.
+        profile: the profile that the graph has as its default or is fixed to. It is None if there are no profiles.
         precision: the precision of the graph's large products.
         how: sentences on how to run the graph.
         functions: the functions that the graph's nodes call.

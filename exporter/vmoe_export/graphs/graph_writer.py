@@ -21,7 +21,7 @@ _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 class GraphWriter:
     """The nodes of a graph in the order of computation, and the tensors that they use.
 
-    - A node is named after its layer in the official parameter tree and its op, such as
+    - A node is named after its op and its layer in the official parameter tree. An example is
       `encoderblock_0/SelfAttention/query/MatMul`.
     - A value is named after the op and the number of the node that computes it.
     - A weight has its official name.
@@ -30,7 +30,7 @@ class GraphWriter:
         weights: the position of each parameter in the weights file.
 
     Attributes:
-        nodes: the nodes; each comes after the nodes whose outputs it uses.
+        nodes: the nodes. Each node comes after the nodes whose outputs it uses.
         blocks: a tuple for each part of an encoder block that has a residual. The tuple holds the part's op, whether the op
             gets only class tokens, and the names of the op's input and output.
     """
@@ -40,7 +40,7 @@ class GraphWriter:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
-        self._is_class_token = False  # whether the residual stream holds only the class token: x[N,1,D]
+        self._is_class_token = False  # whether the residual stream x[N,1,D] holds only the class token
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, bool, str, str]] = []
 
@@ -53,7 +53,7 @@ class GraphWriter:
         """Write an op of the op table in the form that this kind of graph needs.
 
         Returns:
-            The names of the op's outputs. If the name of an output is "" in `outputs`, a name is generated.
+            The names of the op's outputs. If a name in `outputs` is "", a name is generated for that output.
         """
         named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
         return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
@@ -61,7 +61,7 @@ class GraphWriter:
     def _expand(
         self, body: onnx.FunctionProto, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]
     ) -> list[str]:
-        """Write the body of a function inline, in place of a node that calls it."""
+        """Write a function's body inline, where a node would otherwise call the function."""
         names = dict(zip(body.input, inputs, strict=True))
         names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
         for inner in body.node:
@@ -94,12 +94,12 @@ class GraphWriter:
         return list(node.output)
 
     def _place_of(self, inputs: Sequence[str]) -> str:
-        """Return the layer of the official tree whose weights are among the inputs of a node.
+        """Return the layer of the official tree whose weights are among a node's inputs.
 
         If no input is a weight, return the layer that is being written.
         """
         layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
-        # Name a block after the layer behind its layer norm, not after the norm.
+        # A block's inputs also include a layer norm's weights. Name the block after its other layers.
         layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
         return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
 

@@ -136,12 +136,13 @@ def prepare_backend(
         having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
         raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
     if kind.one_profile:
-        # checked first, so that nobody installs a runtime although the bundle lacks the graph for this profile
+        # Check the graph before the import. Otherwise, users could install a runtime although the bundle lacks the graph
+        # for this profile.
         tensorrt_graph_name(bundle, profile)
     try:
         module = import_module(f"{__name__}.{kind.module}")
     except ImportError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # the user interrupted the import of a native module
+        if isinstance(error.__cause__, KeyboardInterrupt):  # the user pressed Ctrl-C while a native module was imported
             raise error.__cause__ from None
         raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
     prepared: PreparedBackend = getattr(module, kind.function)(bundle, profile, parallelism)
@@ -149,7 +150,7 @@ def prepare_backend(
 
 
 def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None = None) -> tuple[str, Backend]:
-    """Load a bundle's graph, or share it with an engine that loaded the same files in the same way.
+    """Load a bundle's graph. If another engine loaded the same files in the same way, share its graph.
 
     Args:
         name: a key of BACKENDS, or "auto" for the fastest backend that works here.
@@ -179,9 +180,10 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
 
 
 def fastest_first() -> tuple[str, ...]:
-    """Return the backends that "auto" tries, in order.
+    """Return the names of the backends that "auto" tries, from the fastest to the slowest.
 
-    On a CPU, ONNX Runtime is faster than OpenVINO if it uses the op library, and slower if it uses standard ops.
+    On a CPU, ONNX Runtime is faster than OpenVINO if it uses the op library, and slower than OpenVINO if it uses standard
+    ops.
     """
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
     # CUDA can't work without a driver. If there is none, don't import the CUDA runtime.

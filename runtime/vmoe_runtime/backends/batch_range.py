@@ -14,14 +14,17 @@ _DEFAULT_LARGEST = 32
 
 
 class BatchRange(NamedTuple):
-    """Images per call of a TensorRT engine: the minimum, the number that the engine is tuned for, and the maximum."""
+    """The numbers of images that one call of a TensorRT engine may have.
+
+    The fields are the minimum, the number that the engine is tuned for, and the maximum.
+    """
 
     smallest: int
     tuned: int
     largest: int
 
     def shapes(self, manifest: Manifest) -> list[tuple[int, ...]]:
-        """Return the input shapes [N, H, W, C] for the minimum, tuned and maximum number of images."""
+        """Return the input shapes [N, H, W, C], where N is the minimum, the tuned and the maximum number of images."""
         return [(count, *manifest.input.size) for count in self]
 
 
@@ -39,7 +42,7 @@ def range_from_environment(manifest: Manifest) -> BatchRange:
     The environment variable VMOE_MAX_BATCH sets the maximum, and the engine is tuned for this maximum; see docs/gpu.md.
 
     Raises:
-        BackendError: the variable is not a number of images.
+        BackendError: the variable's value is not a number of images.
     """
     multiple = manifest.batch_multiple
     text = os.environ.get(VARIABLE)

@@ -11,7 +11,7 @@ from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.errors import BackendError, UnavailableError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 
-_UNPACKING_DRIVER = 12, 4  # CUDA version of the first driver that decompresses machine code; see plugins/cuda/CMakeLists.txt
+_UNPACKING_DRIVER = 12, 4  # oldest CUDA version whose driver can decompress machine code; see plugins/cuda/CMakeLists.txt
 _ARCHITECTURE = re.compile(r"([0-9]+)([0-9])(-real|-virtual)?")
 
 
@@ -21,11 +21,11 @@ def find_cuda_library() -> Path | None:
 
 
 def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
-    """Return the path of the CUDA op library after checking that it runs on `gpu`, or None if it is not installed.
+    """Check that the CUDA op library runs on `gpu`, and return its path. Return None if it is not installed.
 
     Args:
         gpu: the GPU to run on.
-        part: what error messages call the code that was checked, "CUDA op library" or "TensorRT plugin". The plugin can't
+        part: how error messages name the code that was checked: "CUDA op library" or "TensorRT plugin". The plugin can't
             report its architectures, but it was compiled for the same architectures as the op library.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Refuses routing that the CUDA op library doesn't support. The library's kernels refuse it too, but only during a call."""
+"""Refuses routing that the CUDA op library doesn't support.
+
+The library's kernels refuse such routing too, but only during a call.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
 
     Args:
         manifest: manifest of the bundle.
-        feeds: the inputs of the graph by name.
+        feeds: input arrays for the graph, by input name.
 
     Raises:
         RoutingError: the settings need a feature that the op library lacks.

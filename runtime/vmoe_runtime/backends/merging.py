@@ -1,6 +1,7 @@
-"""The backend on standard ops. It runs one graph for calls without merging, and another for calls that merge tokens.
+"""The backend for standard ops, which has two graphs.
 
-In the graph without merging, the numbers of tokens are known when the graph is loaded.
+One graph is for calls without merging, and the other is for calls that merge tokens. In the graph for calls without merging,
+the number of tokens in each layer is known when the graph is loaded.
 """
 
 from __future__ import annotations

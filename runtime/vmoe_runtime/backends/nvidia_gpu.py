@@ -1,4 +1,4 @@
-"""Finds the GPU that this process can use. It asks NVIDIA's driver, so no package and no CUDA toolkit is needed."""
+"""Finds the GPU that this process can use. It calls NVIDIA's driver, so it needs no package and no CUDA toolkit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Gpu:
 
 
 def has_driver() -> bool:
-    """Return whether a driver is installed.
+    """Return whether an NVIDIA driver is installed.
 
     Unlike `find_gpu`, this function doesn't start the driver. So a process that is forked later can still use CUDA.
     """

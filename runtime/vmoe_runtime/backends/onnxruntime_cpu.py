@@ -27,7 +27,7 @@ _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*?
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _STOP_SPINNING = "session.force_spinning_stop"
-_FATAL_ONLY = 4  # log only fatal errors, because ONNX Runtime raises all other errors as exceptions
+_FATAL_ONLY = 4  # makes ONNX Runtime log only fatal errors, because it raises all other errors as exceptions
 
 
 class OnnxRuntimeBackend:
@@ -74,7 +74,7 @@ class OnnxRuntimeBackend:
             raise BackendError(f"{graph.folder} is not text in UTF-8, which ONNX Runtime needs; rename it") from None
         try:
             self._session = onnxruntime.InferenceSession(
-                graph.data,  # the bytes that were checked; the file may have changed since
+                graph.data,  # the bytes that were checked; the file may have changed since the check
                 options,
                 providers=[name for name, _ in providers],
                 provider_options=[dict(settings) for _, settings in providers],
@@ -93,8 +93,9 @@ class OnnxRuntimeBackend:
         self._check = check
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Run the graph on `feeds` (arrays by input name) and return the arrays of `outputs`. Safe to call from many
-        threads.
+        """Run the graph on `feeds` and return the arrays of `outputs`.
+
+        `feeds` contains arrays by input name. This method is safe to call from many threads.
 
         Raises:
             BackendError: the runtime failed.
@@ -147,7 +148,7 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of a runtime's error message, without error codes and path.
 
-    The messages of this package name the path themselves.
+    The path is left out because this package's own messages contain it.
     """
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return _PREAMBLE.sub("", line)[:300].strip() or line

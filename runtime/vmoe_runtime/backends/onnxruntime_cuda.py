@@ -1,6 +1,6 @@
-"""The backends on ONNX Runtime's CUDA provider, and checks that everything a provider needs is available.
+"""The backends for ONNX Runtime's CUDA provider, and checks that everything a provider needs is available.
 
-The CUDA provider runs a graph for any profile, or an exported graph that is fixed to one profile.
+One backend runs a graph for any profile. The other backend runs an exported graph that is fixed to one profile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vmoe_runtime.installation import oldest_supported
 from vmoe_runtime.profiles import Profile
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-# TF32 has only ten mantissa bits. With TF32, the router would send some tokens to other experts than in float32.
+# TF32 has only ten mantissa bits. With TF32, the router would send some tokens to other experts than with float32.
 ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
 RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
@@ -38,11 +38,11 @@ RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_graph: str | None = None) -> PreparedBackend:
     """Prepare the canonical graph with the CUDA op library, or the inlined graph if the library is not installed.
 
-    If `fixed_graph` names a graph, prepare that graph instead.
+    If `fixed_graph` names a graph, prepare that graph instead of either.
 
     Raises:
         UnavailableError: the installed onnxruntime, the driver, the GPU or CUDA's libraries can't run the graph.
-        UnsuitedError: the op library can't route the bundle at the profile.
+        UnsuitedError: the op library doesn't support the bundle's routing at the profile.
     """
     check_routing(bundle, profile)
     gpu = require_provider(_CUDA, "cuda")
@@ -67,7 +67,7 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
 
 
 def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """Prepare the graph that is fixed to a profile, in the precision of its export.
+    """Prepare the graph that is fixed to a profile. It runs in the precision that it was exported in.
 
     If that precision is float16, tensor cores compute the matrix products.
 
@@ -104,10 +104,10 @@ def require_provider(provider: str, library: str) -> Gpu:
 
 
 def missing_library(provider: Path) -> str | None:
-    """Return the reason why a provider's library can't be loaded, or None if it can be.
+    """Return the reason why a provider's library can't be loaded, or None if it can be loaded.
 
-    Loading the provider's library before ONNX Runtime does would end the process. So this function loads only the
-    dependencies of that library that `ldd` does not find.
+    If this function loaded the provider's library before ONNX Runtime does, the process would end. So the function loads
+    only the dependencies of that library that `ldd` does not find.
     """
     try:
         listed = subprocess.run(["ldd", provider], capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the inlined graph in float32."""
+"""The OpenVINO backend, which runs the inlined graph in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ class OpenVinoBackend:
 
     def __init__(self, graph: BundleGraph, threads: int | None = None, streams: int | None = None) -> None:
         # On CPUs with bfloat16, OpenVINO's default precision would change the routing.
-        # By default, OpenVINO would also round activations to int8 where they are multiplied by int4 weights, in groups of
-        # its own choice.
+        # Where activations are multiplied by int4 weights, OpenVINO would by default also round the activations to int8. It
+        # would choose the groups for this rounding itself.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         # INFERENCE_NUM_THREADS is the total number of threads over all streams.
         if (count := processor_limit() if threads is None else threads * (streams or 1)) is not None:
             settings["INFERENCE_NUM_THREADS"] = count
         if streams is not None:
             settings["NUM_STREAMS"] = streams
-        # OpenVINO finds external weights only if it reads the graph from a file next to them. If somebody replaces that file
-        # meanwhile, the bundle's check after loading notices it.
+        # OpenVINO finds external weights only if it reads the graph from a file next to them. If somebody replaces that
+        # file while OpenVINO reads it, the bundle's check after loading detects the change.
         file = Path(graph.folder, graph.path.name)
         try:
-            # If the file is not valid ONNX, Core.read_model would try every other format that it knows.
+            # If the file is not valid ONNX, Core.read_model would try to read it in every other format that it supports.
             reader = FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(str(file)))
             self._model = openvino.Core().compile_model(model, "CPU", settings)
@@ -78,8 +78,9 @@ class OpenVinoBackend:
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Run the graph on `feeds` (arrays by input name) and return the arrays of `outputs`. Safe to call from many
-        threads.
+        """Run the graph on `feeds` and return the arrays of `outputs`.
+
+        `feeds` contains arrays by input name. This method is safe to call from many threads.
 
         Raises:
             BackendError: the runtime failed.
@@ -135,7 +136,7 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 def _reason(error: Exception) -> str:
     """Return the last line of an OpenVINO error, which gives the reason.
 
-    The lines before it name locations in OpenVINO's source.
+    The earlier lines only contain locations in OpenVINO's source.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300].strip()

@@ -12,10 +12,10 @@ from vmoe_runtime.forkable_lock import forkable_lock
 
 
 class SharedLoads:
-    """A cache of loaded graphs by key. It keeps a graph only as long as an engine holds it.
+    """A cache of loaded graphs by key. It keeps a graph only as long as an engine holds the graph.
 
-    The cache loads one graph at a time. A fork waits until a running load ends. Otherwise the child process would wait
-    forever for locks that native code held at the time of the fork.
+    The cache loads one graph at a time. A fork waits until a running load ends. Without this wait, the child process could
+    wait forever for locks that native code held at the time of the fork.
     """
 
     def __init__(self) -> None:

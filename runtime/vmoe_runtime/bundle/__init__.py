@@ -1,1 +1,1 @@
-"""Reads bundles: the manifest, the interfaces of the graphs, and the weights."""
+"""Reads bundles, which contain a manifest, graphs and weights."""

@@ -1,7 +1,7 @@
-"""Finds the files that an ONNX graph would open, by parsing the graph's bytes without the package onnx.
+"""Finds the files that an ONNX graph would open. The module parses the graph's bytes without the package onnx.
 
-A runtime opens every external-data location that a graph names, and a bundle may come from anywhere. So every location is
-checked before any runtime loads the graph. The field numbers are those of onnx.proto3.
+A runtime opens every external-data location in a graph, and a bundle may come from anywhere. So every location is checked
+before any runtime loads the graph. The field numbers are those of onnx.proto3.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_OPSET = 1000
 
 MAX_BYTE_DIGITS = 18
 """Maximum number of digits of an offset or a length, so that any digits fit into 64 bits."""
-_KEYS = {b"location", b"offset", b"length"}  # with other keys, such as prepacked_0, ONNX Runtime reads more of the file
+_KEYS = {b"location", b"offset", b"length"}  # with another key, such as prepacked_0, ONNX Runtime reads more of the file
 
 ExternalData = tuple[str, int, int]
 """The location of a tensor's data: a file name as written in the graph, offset and length in bytes, 0 if not given."""
@@ -51,7 +51,8 @@ def external_data(graph: bytes) -> list[ExternalData]:
     """Return every external-data reference of a serialized ONNX model.
 
     Raises:
-        BundleError: the bytes are not a readable ONNX model, or the calls between its functions are nested too deeply.
+        BundleError: the bytes are not a readable ONNX model, or the calls between the model's functions are nested too
+            deeply.
     """
     references: list[ExternalData] = []
     functions: list[_Function] = []
@@ -64,7 +65,9 @@ def external_data(graph: bytes) -> list[ExternalData]:
 
 
 def _check_calls(functions: list[_Function]) -> None:
-    """Refuse functions whose calls are nested more than two deep, because deep calls could exhaust a runtime's stack.
+    """Refuse functions whose calls are nested more than two deep.
+
+    Deeper calls could exhaust a runtime's stack.
 
     Raises:
         ValueError: the calls are nested too deeply.
@@ -83,9 +86,10 @@ def _collect(
     functions: list[_Function],
     function: _Function,
 ) -> None:
-    """Append the references and functions in a message and in its nested messages to `references` and `functions`.
+    """Collect the external-data references and the functions of a protobuf message and its nested messages.
 
-    `function` is the function that contains the message.
+    The references are appended to `references`, and the functions to `functions`. `function` is the function that contains
+    the message.
     """
     if depth > MAX_GRAPH_DEPTH:
         raise ValueError("nested too deeply")
@@ -122,7 +126,7 @@ def _add_entry(buffer: memoryview, entries: dict[bytes, bytes]) -> None:
 
 
 def _bytes(text: bytes) -> int:
-    # int() also accepts spaces, signs and underscores, which a runtime may read differently.
+    # Check the digits first: int() also accepts spaces, signs and underscores, which a runtime may read differently.
     if not (text.isdigit() and len(text) <= MAX_BYTE_DIGITS):
         raise ValueError(f"'{text[:40].decode(errors='replace')}' is not a number of bytes")
     return int(text)
@@ -135,21 +139,20 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
 
     - varint: an int from 0 to 2^64 - 1
     - length-delimited field: a view of the payload
-    - number of a fixed size: None
+    - field of a fixed size: None
 
     Raises:
         ValueError, IndexError: the bytes are not a protobuf message.
     """
     position, end = 0, len(buffer)
     while position < end:
-        # Nearly all of a graph's tens of thousands of tags and sizes are one byte long. Reading such a byte here is faster
-        # than calling `_varint`.
+        # A graph has tens of thousands of tags and sizes, and nearly all of them are one byte long. Reading such a byte
+        # here is faster than calling `_varint`.
         key = buffer[position]
         position += 1
         if key >= 0x80:
             key, position = _varint(buffer, position - 1)
-            # Runtimes drop all bits above the lowest 32. So they would read a different field from the one that is checked
-            # here.
+            # Runtimes keep only the lowest 32 bits. So they would read a field other than the one that is checked here.
             if key >= 1 << 32:
                 raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7

@@ -19,9 +19,9 @@ from vmoe_runtime.settings import ROWS
 
 
 class Port(NamedTuple):
-    """An input or output of a graph: numpy's name of its element type, and its shape.
+    """An input or output of a graph. Its fields are numpy's name for the element type, and the shape.
 
-    None in a shape stands for an extent that varies. If the whole shape is None, it is unknown.
+    None in a shape stands for an extent that varies. If the whole shape is None, the shape is unknown.
     """
 
     dtype: str
@@ -47,7 +47,7 @@ def check_interface(graph: BundleGraph, inputs: Mapping[str, Port], outputs: Map
     """Refuse a graph whose inputs or outputs differ from the manifest's description.
 
     Raises:
-        BundleError: they differ; the message names the graph and the difference.
+        BundleError: the inputs or outputs differ; the message contains the name of the graph and the difference.
     """
     manifest, name = graph.manifest, graph.path.name
     if manifest is None:

@@ -46,7 +46,7 @@ LAYER_PREFIX = "layer"
 
 
 def layer_output(block: int) -> str:
-    """Return the name of the output that contains the residual stream after `block`.
+    """Return the name of the output that contains the residual stream after the encoder block `block`.
 
     The output is float32[N, tokens, hidden size], before any norm.
 
@@ -87,7 +87,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """SHA-256 (hex) and size in bytes of one file of the bundle."""
+    """The SHA-256 (in hex) and the size in bytes of one file in the bundle."""
 
     sha256: str
     size: int
@@ -112,24 +112,24 @@ class Manifest:
     """The checked content of `manifest.json`.
 
     Attributes:
-        model: the model description that `vmoe-export` wrote, with the field names of the official configs.
+        model: the model description that `vmoe-export` wrote. Its field names are those of the official configs.
         input: the graph's input.
-        output: "logits", "members", "features" or "tokens".
-        outputs: size of the last dimension of the output.
-        answers: shape for one image of each output, by the output's name. Routing outputs are left out. The first entry is
-            for `output`, with shape (classes,), (members, classes), (feature size,) or (tokens, hidden size). The other
+        output: name of the model's output: "logits", "members", "features" or "tokens".
+        outputs: size of the output's last dimension.
+        answers: the shape of each output for one image, by the output's name. Routing outputs are left out. The first entry
+            is for `output`, with shape (classes,), (members, classes), (feature size,) or (tokens, hidden size). The other
             entries are for blocks; see `layer_output`.
         probabilities: how logits become probabilities; see `Probabilities`.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: the rules that turn settings into profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
         precision: precision of the large matrix products; see `Precision`.
-        batch_multiple: a whole number; the number of images in a batch must be a multiple of it.
+        batch_multiple: a whole number; the number of images in a batch must be a multiple of this number.
         profiles: the stored profiles by name, in the order of the export. The first is the default. Dense ViTs and Soft MoEs
             have profiles only if they were exported with `--merge`.
         class_names: names of the classes, or None if the bundle has no names.
         tensorrt: the graphs for TensorRT, or None if the bundle was exported without them.
-        files: the records of all other files of the bundle, by name.
+        files: the records of all other files in the bundle, by file name.
         raw: the whole manifest as it was read.
     """
 
@@ -165,7 +165,7 @@ class Manifest:
         return self.profiles.get(name) or profile_named(self.rules, name, tuple(self.profiles))
 
     def misfit(self, images: int) -> str | None:
-        """Return the reason why a batch of this number of images doesn't fill whole routing groups; None if it does.
+        """Return the reason why a batch of `images` images doesn't fill whole routing groups, or None if it does.
 
         The text continues an error message after the word "the" or "this".
         """
@@ -175,7 +175,7 @@ class Manifest:
 
     @property
     def ensemble_size(self) -> int:
-        """M, the number of members of an ensemble of experts (E3); 1 for every other model."""
+        """The number of members, M, in an ensemble of experts (E3). It is 1 for every other model."""
         return self.rules.ensemble_size
 
     @property
@@ -185,7 +185,7 @@ class Manifest:
 
     @property
     def summary(self) -> str:
-        """The model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
+        """A description of the model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
         blocks = self.model.get("num_layers")
         words = [KIND_NAMES[self.rules.kind]]
         if self.ensemble_size > 1:

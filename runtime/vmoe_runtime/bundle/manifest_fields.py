@@ -1,7 +1,7 @@
 """The fields of a manifest: the allowed values of each field, and the routing kinds that use the field.
 
-The Python reader and the C++ reader of bundles both interpret these tables. `tools/cpp_headers.py` writes the tables as a
-C++ header.
+Python and C++ each have a bundle reader, and both readers interpret these tables. `tools/cpp_headers.py` writes the tables
+as a C++ header.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_BLOCK = 999_999
 _MAX_PIXELS = 65_536  # maximum of height, width and channels
 _MAX_BATCH_MULTIPLE = 65_536
 MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; real outputs are far smaller
-_MAX_SLOTS = 65_536  # maximum per expert and group in Soft MoE
+_MAX_SLOTS = 65_536  # maximum number of slots per expert and group in Soft MoE
 _MAX_INT32 = 2**31 - 1  # graphs store the numbers of tokens and slots in int32
 _MAX_FILE_BYTES = 2**53
 
@@ -51,7 +51,7 @@ class Field(NamedTuple):
         type: type of the value.
         most: largest allowed value, if the field is a whole number.
         choices: the allowed strings; empty if any string is allowed.
-        optional: whether the field may be missing or null, which mean the same.
+        optional: whether the field may be missing or null. A missing field means the same as null.
         kinds: the routing kinds that use the field. With any other routing kind, the field must be missing or null.
     """
 
@@ -118,7 +118,7 @@ KIND_FIELDS = (
 def _profile_field(row: SettingRow) -> Field:
     """Return the field for one setting in a profile's entry.
 
-    Settings of merging are optional, because a routing kind may support merging although some of its models have no tokens
+    Settings that control merging are optional. A routing kind may support merging although some of its models have no tokens
     to merge.
     """
     if row.type != "whole":
@@ -147,7 +147,7 @@ _TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
 
 
 def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
-    """Return the routing kind of a manifest whose KIND_FIELDS have been checked."""
+    """Return the routing kind of a manifest. Its KIND_FIELDS must have been checked."""
     routing = manifest.get("routing")
     if routing is None:
         return "dense"
@@ -175,7 +175,7 @@ def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: Sett
 
 
 def _check_value(key: str, value: Any, field: Field) -> None:
-    # Python's bool is an int, but in a manifest a boolean is never a number.
+    # In Python, a bool is also an int. In a manifest, a boolean is never a number.
     is_of_type: bool = isinstance(value, _TYPES[field.type])
     if not is_of_type or isinstance(value, bool) != (field.type == "flag"):
         raise ValueError(f"'{key}' is missing or of the wrong type")

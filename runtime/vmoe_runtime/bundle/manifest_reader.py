@@ -1,4 +1,4 @@
-"""Reads the manifest of a bundle, and checks all of it before it is used."""
+"""Reads a bundle's manifest, and checks the whole manifest before it is used."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
-    """Return the manifest after checking that its fields fit together. Each field is already valid by itself."""
+    """Return the manifest after checking that its fields fit together.
+
+    Each field must already have been checked by itself.
+    """
     image, output = raw["input"], raw["output"]
     try:
         steps = read_steps(raw["preprocessing"]["steps"])

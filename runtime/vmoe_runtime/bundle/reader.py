@@ -1,4 +1,4 @@
-"""Opens a bundle folder and checks that its files are unchanged since the export."""
+"""Opens a bundle folder, and checks that its files have not changed since the export."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BundleGraph:
 
     Attributes:
         path: path of the file, for messages.
-        data: its checked bytes.
+        data: the checked bytes of the file.
         folder: the folder in which a runtime finds the weights.
         manifest: the bundle's manifest, which the graph must match; None for a graph outside a bundle.
     """
@@ -52,8 +52,8 @@ class BundleGraph:
 class Bundle:
     """A checked bundle: its folder, and its manifest.
 
-    Load a graph inside a `with` block of the bundle. If the bundle was changed after it was opened, the end of the block
-    raises ChangedError.
+    Load a graph inside a `with` block of the bundle. If the bundle was changed after it was opened, ChangedError is raised
+    at the end of the block.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Read the manifest, and check every file against it. Only the SHA-256 of the weights is not checked.
+        """Read the manifest, and check every file against it. Only the SHA-256 of the weights is not checked here.
 
         The weights are by far the largest file. `verify_weights` checks their SHA-256, and may run while a backend loads the
         graphs. Load the graphs in a `with` block of the bundle, or call `check_unchanged` after loading.
@@ -80,7 +80,7 @@ class Bundle:
 
     @classmethod
     def open_once(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Open a bundle as `open` does, but don't try again if the bundle is replaced meanwhile.
+        """Open a bundle as `open` does. But if the bundle is replaced while it is opened, don't try again.
 
         Raises:
             ChangedError: a file was changed while it was checked.
@@ -92,7 +92,7 @@ class Bundle:
         except NotADirectoryError:
             raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder{_of_a_model(path)}") from None
         except (FileNotFoundError, ValueError):
-            # If a URL was turned into a Path, the Path has only one of the two slashes after the colon.
+            # A Path that was made from a URL has only one of the two slashes after the colon.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
             if Path(f"{path}.index").is_file():  # the path is the prefix of a checkpoint's files
                 hint = _of_a_model(path)
@@ -111,7 +111,7 @@ class Bundle:
         return bundle
 
     def file(self, name: str) -> Path:
-        """Return the path of one file of the bundle."""
+        """Return the path of one of the bundle's files."""
         if name not in self.manifest.files:
             raise BundleError(f"{self.path} has no file {name}")
         return self.path / name
@@ -139,7 +139,7 @@ class Bundle:
 
     @contextmanager
     def open_weights(self) -> Iterator[BufferedReader]:
-        """Open the weights file for reading, for a `with` block.
+        """Open the weights file for reading inside a `with` block.
 
         If the block raises a BundleError, the bundle's name is added to the error's message.
 
@@ -160,13 +160,13 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) of the file hashes in the manifest. Bundles with equal content have equal identities."""
+        """SHA-256 (hex) of the file hashes in the manifest. Bundles with the same content have the same identity."""
         lines = (f"{name} {record.sha256}\n" for name, record in sorted(self.manifest.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def content_key(self) -> Hashable:
-        """A key that is equal for two bundles if they were opened from the same, unchanged files."""
+        """A key for comparing bundles. Two bundles that were opened from the same, unchanged files have equal keys."""
         return self.identity, self._folder.states
 
     def __enter__(self) -> Self:
@@ -220,7 +220,9 @@ class Bundle:
 
 
 def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
-    """Return the result of `load`. If the bundle is replaced meanwhile, for example by a new export, call `load` again.
+    """Return the result of `load`. If the bundle is replaced during the call, call `load` again.
+
+    For example, a new export replaces the bundle.
 
     Raises:
         ChangedError: the bundle was replaced during every attempt.
@@ -237,7 +239,7 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
 def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
     """Add the bundle's name to the errors that the `with` block raises.
 
-    If the folder was changed meanwhile, raise a ChangedError instead.
+    If the folder was changed while the block ran, raise a ChangedError instead of the block's error.
     """
     try:
         yield

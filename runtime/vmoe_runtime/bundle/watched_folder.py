@@ -1,4 +1,4 @@
-"""A folder whose files are first checked and later read. It notices whether a file was changed in between.
+"""A folder whose files are first checked and later read. It detects changes after the check.
 
 A runtime opens files by name, after they were checked. So once the runtime has loaded them, the state of the folder and of
 each file is compared with the state at the check. A write, a rename and a new hard link each change a file's time of last
@@ -54,7 +54,10 @@ class WatchedFolder:
 
     @property
     def states(self) -> tuple[tuple[str, FileState], ...]:
-        """Pairs of name and state, sorted by name: the folder itself, named ".", and each file that was opened."""
+        """The states of the folder and of each opened file, as (name, state) pairs sorted by name.
+
+        The folder is named ".".
+        """
         return tuple(sorted(self._states.items()))
 
     @contextmanager
@@ -81,7 +84,7 @@ class WatchedFolder:
         return self._states[name].size
 
     def settle(self) -> None:
-        """Wait long enough that any further change of the folder or of an opened file gets a new time of change."""
+        """Wait until any further change to the folder or to an opened file is sure to get a new time of change."""
         age = time.time_ns() - max(state.changed for state in self._states.values())
         if 0 <= age < _STEP_NS:
             time.sleep((_STEP_NS - age) / 1e9)

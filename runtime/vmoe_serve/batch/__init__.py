@@ -1,4 +1,4 @@
 """Batch jobs, which run a model on many pictures with Ray Data.
 
-A job divides its input into parts, and writes the answers of each part once.
+A job divides its input into parts, and writes the results of each part once.
 """

@@ -1,6 +1,6 @@
-"""Locations of a batch job's pictures and answers.
+"""Locations of a batch job's pictures and results.
 
-A location is a path, or a URI that pyarrow can open. URIs that pyarrow doesn't know are opened with fsspec.
+A location is a path, or a URI that pyarrow or fsspec can open. A URI is opened with fsspec if pyarrow doesn't support it.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class Location:
 
     @cached_property
     def kind(self) -> Any:
-        """pyarrow's FileType of the location."""
+        """pyarrow's FileType for the file or folder at the location."""
         try:
-            # Limit the wait, because pyarrow's own file systems may wait for a silent server forever.
+            # Limit the waiting time, because pyarrow's own file systems may wait forever for a server that doesn't respond.
             return answer_of(lambda: self.filesystem.get_file_info(self.path).type, TRIES)
         except Exception as error:  # fsspec's packages raise errors of their own
             raise BatchError(f"{self.text} can't be read: {reason_of(error, self.text)}") from None
 
     def overlaps(self, other: Location) -> bool:
-        """Return whether the locations are the same, or one contains the other."""
+        """Return whether the two locations are the same, or one location contains the other."""
         ours, theirs = Path(self.path), Path(other.path)
         same = self.filesystem.type_name == other.filesystem.type_name
         return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))

@@ -1,4 +1,7 @@
-"""The command `vmoe serve batch`: a job that runs a model on many pictures, and resumes where an earlier run stopped."""
+"""The command `vmoe serve batch`, which runs a model on many pictures as a batch job.
+
+If an earlier run of the job was stopped, the command resumes the job.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from vmoe_tools import options
 from vmoe_tools.output import STANDARD_OUTPUT, WAIT_SECONDS, check_output_file, people_stream, regular_lines, write_json
 
 _USUAL_TOP = 5
-_LINE_SECONDS = WAIT_SECONDS / 4  # time between two progress lines about pictures
+_LINE_SECONDS = WAIT_SECONDS / 4  # time between two progress lines, which report the number of pictures
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -80,9 +83,9 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **giv
     if json_target not in (None, STANDARD_OUTPUT) and place.overlaps(Location.of(str(json_target))):
         raise click.UsageError(f"{json_target} can't be written: {target} holds only the files of the job")
     if not os.environ.get("RAY_ADDRESS"):
-        Parallelism(given["threads"]).checked()  # if there are too few CPUs for the threads, Ray would wait forever
+        Parallelism(given["threads"]).checked()  # with too few CPUs for these threads, Ray would wait forever
     manifest = served_manifest(bundle)
-    digest = manifest_digest(bundle)  # computed before the input is listed, since listing may take minutes
+    digest = manifest_digest(bundle)  # computed before the input is listed, because listing may take minutes
     check_takes_pictures(manifest.input.channels)
     files = list_files(where, given["column"])
     job = _job(manifest, digest, files, bundle, given)
@@ -140,7 +143,7 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
 def _process(
     bundle: Path, source: Location, output: Output, job: Job, parts: Sequence[Part], given: dict[str, Any]
 ) -> list[Written]:
-    """Run the model on the pictures of the parts that are not yet written, and write the answers."""
+    """Run the model on the pictures of the parts that are not yet written, and write the results."""
     if not parts:
         return []
     from vmoe_serve.batch.pipeline import answered_parts
@@ -152,7 +155,7 @@ def _process(
     cpus, pictures = threads or 1, sum(part.rows for part in parts)
     arguments = (job, bundle.resolve(), given["batch_size"], threads)
     start, awaited = time.monotonic(), "Ray's own processes"
-    answered: list[tuple[float, int]] = []  # (time, number of pictures answered by then)
+    answered: list[tuple[float, int]] = []  # (time in seconds, number of pictures with a result at this time)
 
     def after_block(count: int) -> None:
         answered.append((time.monotonic(), count + (answered[-1][1] if answered else 0)))
@@ -181,9 +184,9 @@ def _process(
 
 
 def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) -> str:
-    """Return a progress line: how many pictures are answered, how fast, and how long the rest will take.
+    """Return a progress line: the number of finished pictures, the rate, and the time that the rest will take.
 
-    `first` and `last` are the first and the latest pair of (seconds, pictures answered by then).
+    `first` and `last` are (seconds, number of pictures that are finished at this time): the first pair and the latest pair.
 
     Examples:
         >>> _progress(1000, (20.0, 64), (20.0, 64))
@@ -192,14 +195,14 @@ def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) 
         '128 of 1,000 pictures, 32.0 a second, 0:00:27 left'
     """
     text = f"{last[1]:,} of {pictures:,} pictures"
-    if last[1] == first[1]:  # the rate is unknown, because the time before the first answers includes Ray's start
+    if last[1] == first[1]:  # no rate is known yet: the time before the first results includes Ray's start
         return text
     rate = (last[1] - first[1]) / (last[0] - first[0])
     return f"{text}, {rate:,.1f} a second, {timedelta(seconds=round((pictures - last[1]) / rate))} left"
 
 
 def _write(output: Output, job: Job, part: Part, answers: Any) -> Written:
-    """Write the answers of a part, with columns that identify the pictures."""
+    """Write the results of a part, with columns that identify the pictures."""
     columns: dict[str, Any] = {
         "row": pa.array(range(part.first, part.first + part.rows), pa.int64()),
         "path": [file.name for file in part.files for _ in range(file.rows)],

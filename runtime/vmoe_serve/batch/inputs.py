@@ -1,4 +1,7 @@
-"""The pictures of a batch job, in a fixed order and divided into parts. They are files, or rows of Parquet files."""
+"""The pictures of a batch job, in a fixed order and divided into parts.
+
+A picture is a file, or a row of a Parquet file.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,11 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive files of the input, whose answers are written to one file.
+    """Consecutive files of the input. The results for these files are written to one output file.
 
     Attributes:
         number, count: index of the part, counted from 0, and the number of parts.
-        first: index of the first picture of the part.
+        first: index of the part's first picture among all pictures.
         files: the input files of the part, each with at least one picture.
     """
 
@@ -66,14 +69,14 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
     Args:
         source: a folder of pictures. If `column` is given, a Parquet file or a folder of Parquet files.
-        column: name of the Parquet column with the pictures' bytes; None for a folder of pictures.
+        column: name of the Parquet column that contains the pictures' bytes; None for a folder of pictures.
 
     Raises:
-        BatchError: there are no pictures, or there are files that can't be read.
+        BatchError: there are no pictures, or some files can't be read.
     """
     suffixes = PICTURE_SUFFIXES if column is None else _PARQUET_SUFFIXES
     if source.kind == fs.FileType.NotFound:
-        # fsspec reports every failure of a web server as a file that doesn't exist.
+        # If a web server fails in any way, fsspec reports that the file doesn't exist.
         raise BatchError(f"{source.text} does not exist{', or its server does not answer' * is_web(source.text)}")
     if source.kind != fs.FileType.Directory and column is None:
         raise BatchError(f"{source.text} is not a folder of pictures; for a Parquet file use --column")
@@ -93,7 +96,7 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
 
 def digest_of(files: Sequence[InputFile]) -> str:
-    """Return the SHA-256 (hex) of the names, sizes, modification times and numbers of rows of files."""
+    """Return the SHA-256 (hex) of the given files' names, sizes, modification times and numbers of rows."""
     return hashlib.sha256("".join(f"{file.name}\0{file.version} {file.rows}\n" for file in files).encode()).hexdigest()
 
 
@@ -117,7 +120,7 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
 def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
     """Return pyarrow's FileInfo of each input file, sorted.
 
-    In a folder on this machine, the input files are the same files that all other commands find.
+    In a folder on this machine, all other commands find the same input files.
     """
     try:
         if source.kind != fs.FileType.Directory:

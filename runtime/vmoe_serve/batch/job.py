@@ -1,4 +1,7 @@
-"""A batch job and its output folder. A folder has one job and one writer at a time, and each part is written once."""
+"""A batch job and its output folder.
+
+An output folder belongs to one job and has one writer at a time. Each part is written once.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,13 @@ _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the answers of a job depend on. Replicas, threads and images per call do not change the answers.
+    """Everything that a job's results depend on. Replicas, threads and images per call do not change the results.
 
     Attributes:
         bundle: SHA-256 (hex) of the bundle's manifest, which contains the SHA-256s of the bundle's other files.
-        input: SHA-256 (hex) of the list of input files: names, sizes, modification times and rows.
+        input: SHA-256 (hex) of the list of input files: names, sizes, modification times and numbers of rows.
         pictures: number of pictures.
-        column: name of the Parquet column with the pictures; None for a folder of pictures.
+        column: name of the Parquet column that contains the pictures; None for a folder of pictures.
         setting: name of the profile; None for a model without settings.
         backend: the backend that was requested.
         output: name of the model output to write; None to write classes.
@@ -73,14 +76,14 @@ class Job:
 
     @property
     def answer_fields(self) -> list[pa.Field]:
-        """The columns that contain a picture's answer."""
+        """The columns that contain the result for a picture."""
         if not self.top:
             return [pa.field(str(self.output), pa.list_(pa.float32()))]
         kinds = {"class": pa.string(), "index": pa.int32(), "probability": pa.float64()}
         return [pa.field(name, pa.list_(kind)) for name, kind in kinds.items()]
 
     def differences(self, other: Mapping[str, Any]) -> str:
-        """Return a description of the fields that differ in `other`, the JSON of another job.
+        """Return a description of the fields that differ between this job and `other`, the JSON of another job.
 
         The description is empty if the jobs are the same.
         """
@@ -98,7 +101,7 @@ class Written:
 
     Attributes:
         part: the part.
-        errors: number of pictures with an error instead of an answer.
+        errors: number of pictures that have an error instead of a result.
         runtimes: descriptions of the runtimes that ran the model.
     """
 
@@ -110,8 +113,9 @@ class Written:
 class Output:
     """The output folder of a job.
 
-    Every file is written under a temporary name and then moved, so a file is either complete or missing. Names of parts
-    contain a digest of the job, and only the process that started last writes. So no picture is counted twice.
+    Every file is written under a temporary name and then moved to its final name. So a file is either complete or missing.
+    The file name of each part contains a digest of the job, and only the process that started last writes. So no picture is
+    counted twice.
     """
 
     def __init__(self, location: Location, job: Job, values: int = 0) -> None:
@@ -120,14 +124,14 @@ class Output:
         Args:
             location: the folder.
             job: the job that writes to the folder.
-            values: for CSV, the number of values in each list of an answer.
+            values: number of values in each list column of the results. Only CSV needs it.
         """
         self._location, self._fs, self._job, self._values = location, location.filesystem, job, values
         self._format = PART_FORMATS[job.format]
         self._token = secrets.token_hex(8)
 
     def begin(self, *, force: bool) -> None:
-        """Claim the folder for this process and for the job, which may be new or resumed.
+        """Claim the folder for this process and its job. The job may be new or resumed.
 
         Args:
             force: whether to remove the parts of another job. If False, another job in the folder is an error.
@@ -137,7 +141,7 @@ class Output:
                 `force` is False.
         """
         with self._writing():
-            _ = self._location.kind  # raises an error if the server does not answer
+            _ = self._location.kind  # raises an error if the server does not respond
             if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
                 self._fs.create_dir(self._location.path, recursive=True)
             names = self._names()
@@ -147,7 +151,7 @@ class Output:
             self._remove(name for name in names if self._is_left_over(name))
 
     def parts(self, parts: Sequence[Part]) -> list[Written]:
-        """Return the parts in `parts` that have already been written completely."""
+        """Return those of the given parts that have already been written completely."""
         names = set(self._names())
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._written, [part for part in parts if self._name(part) in names])
@@ -162,7 +166,7 @@ class Output:
         self._remove([SUCCESS_NAME] if self.is_finished() else [])
 
     def write(self, part: Part, table: pa.Table, written: Written) -> None:
-        """Write the answers of a part.
+        """Write the results of a part.
 
         Raises:
             BatchError: another process now writes to the folder, or the folder can't be written.
@@ -211,7 +215,7 @@ class Output:
             raise BatchError(f"another run of this command now writes to {self._location.text}, so this one stops")
 
     def _written(self, part: Part) -> Written | None:
-        """Read back a part that was written. Return None if its file is damaged, so that the part is written again."""
+        """Read a written part from its file. If the file is damaged, return None, so that the part is written again."""
         try:
             rows, errors, runtimes = self._format.read(f"{self._location.path}/{self._name(part)}", self._fs)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):

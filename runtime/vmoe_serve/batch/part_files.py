@@ -1,6 +1,6 @@
 """Reads and writes the files of a job's parts.
 
-A file contains a table of answers, the number of errors, and descriptions of the runtimes that ran the model.
+A file contains a table of results, the number of errors, and descriptions of the runtimes that ran the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PartFormat:
     Attributes:
         write: function that writes a part to an open file. Its arguments are the file, a table, the number of errors, the
             runtimes, and the number of values in each list.
-        read: function that reads a file back. Its arguments are the path and the path's file system. It returns the number
+        read: function that reads a part's file. Its arguments are the path and the path's file system. It returns the number
             of rows, the number of errors and the runtimes, and raises an error if the file is damaged.
     """
 

@@ -1,4 +1,7 @@
-"""A batch job on Ray Data: readers, a pool of actors with one engine each, and answers in the order of the input."""
+"""A batch job on Ray Data.
+
+It consists of readers and a pool of actors with one engine each. Its results are in the order of the input.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Classifier:
 
         Args:
             job: the job that the actor works for.
-            bundle: absolute path of the bundle, the same on every machine.
+            bundle: absolute path of the bundle. The path must be the same on every machine.
             batch_size: images per call.
             threads: threads per call; None lets the runtime choose.
 
@@ -52,8 +55,8 @@ class Classifier:
         """Run the model on the pictures of a block.
 
         Args:
-            block: a table with the column `path` and one more column, which contains the pictures' bytes or structs with a
-                field `bytes`.
+            block: a table with the column `path` and one more column. The second column contains the bytes of the pictures,
+                or structs with a field `bytes`.
 
         Returns:
             A table with these columns:
@@ -83,7 +86,7 @@ class Classifier:
         return pa.table(columns)
 
     def _decode(self, picture: Any) -> Array | str:
-        """Return a picture as the graph's input, an array [1,H,W,C], or an error message."""
+        """Convert a picture to the graph's input, an array [1,H,W,C]. If this fails, return an error message."""
         content = picture.as_py()
         if content is None:
             return "the row has no picture"
@@ -93,7 +96,10 @@ class Classifier:
             return str(error)
 
     def _answer(self, output: Array) -> Sequence[Any] | str:
-        """Convert the model's output for one picture to the values of `Job.answer_fields`, or return an error message."""
+        """Convert the model's output for one picture to the values of `Job.answer_fields`.
+
+        If the output can't be converted, return an error message.
+        """
         if self._job.top is None:
             return (output.reshape(-1),)
         if not np.isfinite(output).all():
@@ -112,19 +118,19 @@ def answered_parts(
     arguments: Sequence[Any],
     after_block: Callable[[int], object],
 ) -> Iterator[tuple[Part, pa.Table]]:
-    """Run the model on the pictures of parts of the input.
+    """Run the model on the pictures in the given parts of the input.
 
     Args:
         source: location of the input.
-        column: name of the Parquet column with the pictures; None for picture files.
+        column: name of the Parquet column that contains the pictures; None for picture files.
         parts: the parts to run, in order; not empty.
-        replicas: number of actors, each with an engine.
+        replicas: number of actors. Each has its own engine.
         cpus: number of Ray's CPUs for each actor.
         arguments: constructor arguments of `Classifier`.
-        after_block: function that is called after each answered block, with the block's number of pictures.
+        after_block: function that is called with the number of pictures in a block, after each finished block.
 
     Yields:
-        Each part in order, with the part's rows of the tables that `Classifier` returned.
+        Each part in order, with a table of the part's rows. The rows come from the tables that `Classifier` returned.
 
     Raises:
         BatchError: a file can't be read, an actor can't be started, or Ray failed.
@@ -146,12 +152,12 @@ def answered_parts(
         yield from _divided(answers.iter_batches(batch_size=None, batch_format="pyarrow"), parts, after_block)
     except BatchError:
         raise
-    except Exception as error:  # Ray raises any error that one of its components raises
+    except Exception as error:  # Ray passes on any error that one of its components raises
         raise BatchError(f"the job stopped: {reason(error)}") from None
 
 
 def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> Any:
-    """Return the Ray dataset with the paths and bytes of the pictures, in order."""
+    """Return a Ray dataset that contains the paths and bytes of the pictures, in order."""
     files = [file.path for part in parts for file in part.files]
     options = {"filesystem": source.filesystem, "include_paths": True}
     blocks = -(-sum(part.rows for part in parts) // _BLOCK)
@@ -165,10 +171,10 @@ def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> An
 def _divided(
     blocks: Iterable[pa.Table], parts: Sequence[Part], after_block: Callable[[int], object]
 ) -> Iterator[tuple[Part, pa.Table]]:
-    """Yield each part with its table of answers.
+    """Yield each part with its table of results.
 
-    The tables are made from the rows of `blocks`, which are in the order of `parts`. `after_block` is called with the number
-    of rows of each block.
+    The rows of the tables come from `blocks`, which are in the order of `parts`. `after_block` is called with the number of
+    rows in each block.
     """
     left = list(parts)
     held = []

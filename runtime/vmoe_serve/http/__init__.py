@@ -1,4 +1,4 @@
-"""The endpoints of the service on Ray. Each module contains a group of the endpoints in `vmoe_serve.endpoints`.
+"""The endpoints of the service on Ray. Each module contains some of the endpoints in `vmoe_serve.endpoints`.
 
-For each row of `ENDPOINTS`, one module has a function of the row's name.
+For each row of `ENDPOINTS`, one of the modules has a function whose name is the row's name.
 """

@@ -1,7 +1,7 @@
 """The endpoint `infer` of the Open Inference Protocol, version 2.
 
-With the protocol's binary extension, which Triton's clients use, the bytes of the tensors follow the JSON. An HTTP header
-gives the length of the JSON, and each tensor in the JSON declares its number of bytes.
+The protocol has a binary extension, which Triton's clients use. In this extension, the bytes of the tensors follow the JSON.
+An HTTP header gives the length of the JSON, and each tensor in the JSON declares its number of bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype(
 async def infer(service: Service, request: Request) -> Response:
     """Answer a request that contains one tensor of images.
 
-    The request's parameter `setting` names a profile. In the answer, `setting` is the profile that was used.
+    The request's parameter `setting` is the name of a profile. In the answer, `setting` is the name of the profile that was
+    used.
     """
     content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
     batch = await run(service.tensors, _batch, service, images)
@@ -53,7 +54,10 @@ async def infer(service: Service, request: Request) -> Response:
 
 
 def _tensor(service: Service, name: str, output: Array, parameters: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Return the tensor of an output as JSON, and the bytes of the tensor that follow the JSON."""
+    """Return two representations of an output tensor: its JSON, and the bytes that follow the JSON.
+
+    If the output is not sent in binary form, there are no bytes.
+    """
     is_binary, binary = parameters["binary_data"], b""
     data: list[Any] = []
     if (most := parameters.get("classification")) is not None:
@@ -73,7 +77,10 @@ def _tensor(service: Service, name: str, output: Array, parameters: dict[str, An
 
 
 def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dict[str, Any], Array]:
-    """Return the fields of a request, and its images as float32 or uint8 in the shape that the request gives."""
+    """Return the fields of a request, and its images as float32 or uint8.
+
+    The images have the shape that the request gives.
+    """
     length = len(body)
     if header_length is not None:
         is_whole = header_length.isascii() and header_length.isdigit() and len(header_length) <= endpoints.MAX_DIGITS
@@ -90,7 +97,7 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
             raise RequestError(endpoints.NO_CLASSES, each["name"])
     tensor = content["inputs"][0]
     if tensor["shape"][1:] != [*manifest.input.size]:
-        # Refuse the shape before an array is made, because the shape may be larger than any array can be.
+        # Refuse a wrong shape before an array is made, because the shape may be larger than any array can be.
         taken = ", ".join(map(str, manifest.input.size))
         raise ImageError(f"'image' has shape {shown(tensor['shape'])}, and the model takes (N, {taken})")
     return content, _images(tensor, body[length:])
@@ -117,16 +124,16 @@ def _images(tensor: dict[str, Any], binary: bytes) -> Array:
 
 
 def _batch(service: Service, images: Array) -> Array:
-    """Return the images as a batch for the engine. Refuse pixels that are not finite."""
+    """Return a batch for the engine that contains the images. Refuse pixels that are not finite."""
     if not np.isfinite(images).all():
         raise RequestError(endpoints.NOT_FINITE)
     return service.engine.batch(images)
 
 
 def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
-    """Return an array of this shape from `data`, a flat or nested list of numbers in JSON."""
-    # Without dtype=object, numpy would accept booleans as numbers. For strings, it would also allocate the length of the
-    # longest string for each item.
+    """Return an array of shape `shape` from `data`, a flat or nested list of numbers in JSON."""
+    # Without dtype=object, numpy would accept booleans as numbers. If `data` contained strings, numpy would also allocate
+    # the length of the longest string for each item.
     values = np.array(data if isinstance(data, list) else None, object)
     items = values.ravel().tolist()
     are_numbers = ({int, float} if dtype.kind == "f" else {int}).issuperset(map(type, items))

@@ -1,4 +1,7 @@
-"""Describes the server and its model for the Open Inference Protocol, and reports the state of the server."""
+"""The endpoints that describe the server and its model, and report the server's state.
+
+The descriptions follow the Open Inference Protocol.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ async def model(service: Service, _: Request) -> Response:
 
 
 async def repository(service: Service, request: Request) -> Response:
-    """Answer with the list of models, in the format of Triton's extension. It contains the one model that is served."""
+    """Answer with the list of models, in the format of Triton's extension.
+
+    The list contains only the model that is served.
+    """
     read_object("repository", read_json(await service.body(request) or b"{}"))
     return JSONResponse([{"name": service.name, "version": endpoints.VERSION, "state": "READY", "reason": ""}])
 
@@ -52,14 +58,14 @@ async def openapi(service: Service, _: Request) -> Response:
 
 
 async def model_ready(service: Service, _: Request) -> Response:
-    """Answer that the model is ready, which it is from the start."""
+    """Answer that the model is ready. It is ready from the start."""
     return JSONResponse({"name": service.name, "ready": True})
 
 
 async def health(service: Service, _: Request) -> Response:
-    """Answer with the state of the queue, and with the current setting for requests that name no setting."""
+    """Answer with the state of the queue, and with the current setting for requests that specify no setting."""
     load = service.batcher.load()
-    state = {"status": "ok", "live": True, "ready": True}  # `live` and `ready` are fields of the Open Inference Protocol
+    state = {"status": "ok", "live": True, "ready": True}  # the Open Inference Protocol defines `live` and `ready`
     return JSONResponse(state | {"model": service.name, "waiting": load.waiting, "level": load.level})
 
 

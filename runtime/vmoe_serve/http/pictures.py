@@ -45,7 +45,7 @@ async def features(service: Service, request: Request) -> Response:
 
 
 async def _answered(service: Service, request: Request, output: Output) -> tuple[dict[str, Any], Answer]:
-    """Return the fields of a request, and the answer to it."""
+    """Return the fields of a request, and the engine's answer."""
     if (own := service.engine.manifest.output) != output:
         raise RequestError(_OTHER_MODELS[own])
     content_type = request.headers.get("content-type", "")
@@ -55,9 +55,9 @@ async def _answered(service: Service, request: Request, output: Output) -> tuple
 
 
 def _read(body: bytes, content_type: str, query: Mapping[str, str], most_images: int) -> dict[str, Any]:
-    """Return the fields of a body, which is JSON or one picture.
+    """Return the fields of a request body, which is JSON or one picture.
 
-    A body that starts with a brace is JSON, whatever its content type, because no picture starts with a brace.
+    A body that starts with a brace is read as JSON, whatever its content type, because no picture starts with a brace.
     """
     values = read_query("pictures", query)
     if content_type.partition(";")[0].strip().lower() == endpoints.JSON or body.startswith(b"{"):

@@ -43,10 +43,11 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that a URL's query gives for the object `name` in OBJECTS.
+    """Return the fields that a URL's query contains. They belong to the object `name` in OBJECTS.
 
     Raises:
-        RequestError: the query contains a name that is not a field of this object, or a field that queries may not give.
+        RequestError: the query contains a name that is not a field of this object, or a field that is not allowed in
+            queries.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name] if field.in_query}
     _check_known(query, fields)
@@ -57,17 +58,18 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
 def read_object(
     name: str, values: Mapping[str, Any], where: str = "", most_items: int = endpoints.MAX_WHOLE
 ) -> dict[str, Any]:
-    """Check the fields of an object in OBJECTS. Return the fields, with default values for those that are missing.
+    """Check the fields of an object in OBJECTS, and return the fields. Missing fields get their default values.
 
     Args:
         name: name of the object in OBJECTS.
         values: the client's values.
         where: path of the object in the request, for error messages.
         most_items: maximum number of items in each list of the object. If the table gives a lower maximum for a list, the
-            lower one applies.
+            lower maximum applies.
 
     Raises:
-        RequestError: a field is missing or wrong or, in an object that EXACT_OBJECTS names, unknown.
+        RequestError: a required field is missing, or a field has a wrong value. In the objects in EXACT_OBJECTS, an unknown
+            field is an error too.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name]}
     if name in endpoints.EXACT_OBJECTS:
@@ -97,7 +99,7 @@ def _value(field: Field, value: Any, where: str, most_items: int) -> Any:
 def _is_text(field: Field, value: str) -> bool:
     """Return whether the field accepts the string `value`.
 
-    A lone surrogate is never accepted, because no reply could contain it.
+    No field accepts a string with a lone surrogate, because no reply could contain it.
     """
     return len(value) >= field.minimum and value in (field.choices or (value,)) and not re.search("[\ud800-\udfff]", value)
 

@@ -1,1 +1,1 @@
-"""A Triton model repository for a bundle, and the model in it that runs on the engine."""
+"""A Triton model repository for a bundle. The model in the repository runs on the engine."""

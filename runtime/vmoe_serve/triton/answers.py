@@ -1,4 +1,4 @@
-"""Answers requests that each choose a setting, with one call of the engine for each setting."""
+"""Answers requests that each choose a setting. The engine is called once for each distinct setting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ computed with, such as `c0.5-k2`, or None if the model has no settings."""
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeError]:
     """Answer requests. Requests with the same setting are answered in one call.
 
-    Each request consists of whole routing groups, so no request changes the answer to another one.
+    Each request consists of whole routing groups, so a request can't change the answers to other requests.
 
     Args:
         engine: a loaded bundle.
@@ -53,7 +53,7 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
 def _batch(engine: Engine, images: Array) -> Array:
     """Return the images of one request as the graph's input.
 
-    Each request is checked by itself here, so that an error affects no other request.
+    Each request is checked separately, so that an error affects no other request.
     """
     batch = engine.batch(images)
     if misfit := engine.manifest.misfit(len(batch)):

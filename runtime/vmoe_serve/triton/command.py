@@ -52,8 +52,8 @@ _USUAL_BATCH = 32
 def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write a model repository for the Triton Inference Server.
 
-    The first --profile is the default for requests that choose none. The repository contains hard links to the files of the
-    bundle.
+    The first --profile is the default for requests that choose none. The repository contains hard links to the bundle's
+    files.
     """
     REPOSITORY.check(repository, force=force)
     models = _models(bundle, options)
@@ -69,10 +69,10 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
 
 
 def _models(path: Path, options: dict[str, Any]) -> list[Model]:
-    """Return the models of a bundle, after checking the whole bundle and closing it.
+    """Check the whole bundle, close it, and return its models.
 
-    The bundle is closed before the repository links to its files. A link changes a file's status, and an open bundle refuses
-    changed files.
+    The bundle is closed before the repository links to its files. A link changes a file's status, and an open bundle
+    refuses changed files.
     """
     backend = options["backend"]
     with Bundle.open(path) as bundle:

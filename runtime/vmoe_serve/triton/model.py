@@ -15,7 +15,7 @@ from vmoe_serve.triton.answers import Request, answer
 from vmoe_serve.triton.model_config import SETTING_OUTPUT
 from vmoe_serve.triton.repository import BUNDLE_FOLDER
 
-# Triton and its clients add their own parameters to requests. The names of these parameters start with this prefix.
+# Triton and its clients add their own parameters to requests. Their names start with this prefix.
 _TRITONS_OWN = "triton_"
 
 
@@ -23,13 +23,13 @@ class TritonPythonModel:
     """The interface that Triton's Python backend calls.
 
     A request contains `image`, an array [N,H,W,C] of float32 or uint8, and the parameters of
-    `vmoe_serve.triton.answers.request_setting`. Its response contains the bundle's outputs, float32[N, ...]. For a model
-    with settings, it also contains `setting`, string[N,1], the name of the setting that was used. If a request is refused,
-    the response is an error message of one line.
+    `vmoe_serve.triton.answers.request_setting`. Its response contains the bundle's outputs, float32[N, ...]. If the model
+    has settings, the response also contains `setting`, string[N,1], the name of the setting that was used. If a request is
+    refused, the response is a one-line error message.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Load the bundle next to `model.py`.
+        """Load the bundle in the same folder as `model.py`.
 
         Raises:
             triton.TritonModelException: the bundle can't be loaded.
@@ -73,10 +73,10 @@ def _failure(error: VmoeError) -> Any:
 
 
 def _check_numpy() -> None:
-    """Refuse numpy 2 with Triton before 25.02, because some of these Triton versions send empty outputs if numpy 2 is used.
+    """Refuse numpy 2 with Triton before 25.02.
 
-    Triton does not report its version to models. So this function checks whether responses have parameters, which 25.02
-    introduced.
+    Some of these Triton versions send empty outputs if numpy 2 is used. Triton does not report its version to models. So
+    this function checks whether responses have parameters, a feature that Triton 25.02 introduced.
     """
     if int(np.__version__.partition(".")[0]) >= 2 and not hasattr(triton.InferenceResponse, "parameters"):
         raise triton.TritonModelException(

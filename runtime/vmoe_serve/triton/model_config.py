@@ -1,4 +1,4 @@
-"""Writes the text of a model's `config.pbtxt`, which is Triton's ModelConfig in protobuf's text format."""
+"""Writes the text of a model's `config.pbtxt`: Triton's ModelConfig in protobuf's text format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scheduling(NamedTuple):
     """The options with which Triton runs a model.
 
     Attributes:
-        batch_size: maximum number of images per execution, over all of its requests.
+        batch_size: maximum number of images per execution. All requests in the execution count together.
         instances: number of instances of the model, which run in parallel.
         threads: threads per instance; None lets the runtime choose.
     """
@@ -39,12 +39,12 @@ def model_config(
     parameters: Mapping[str, str] | None = None,
     library: Path | None = None,
 ) -> str:
-    """Return the configuration of a model. For clients, it also contains how logits become probabilities.
+    """Return the configuration of a model. It also tells clients how to turn logits into probabilities.
 
     Args:
         name: name of the model.
-        backend: name of Triton's backend, "python" or "onnxruntime". With "python", the name of each image's setting is an
-            additional output.
+        backend: name of Triton's backend, "python" or "onnxruntime". With "python", the model has an additional output: the
+            name of each image's setting.
         manifest: manifest of the model's bundle.
         scheduling: how Triton runs the model.
         parameters: for "python", the parameters that the model reads when it is loaded.

@@ -1,4 +1,4 @@
-"""Writes a model repository, completely or not at all. An existing repository is replaced only if this command wrote it."""
+"""Writes a model repository, completely or not at all. It replaces only repositories that this command wrote."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Model:
     Attributes:
         name: name of the model and its folder.
         config: text of its `config.pbtxt`.
-        files: the files in the folder of the model's version, by path. A value is the content, or the path of the file to
-            link to.
-        serves: description of what the model serves, for people to read.
+        files: the files in the folder of the model's version, by path. A value is the file's content, or the path of a
+            bundle file to link to.
+        serves: readable description of what the model serves.
     """
 
     name: str
@@ -51,7 +51,7 @@ def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Pro
         bundle: an open bundle.
         name: name of the model.
         scheduling: how Triton runs the model.
-        profile: the profile used for requests that don't specify one; None if the bundle has no settings.
+        profile: the profile for requests that don't specify a profile; None if the bundle has no settings.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}
@@ -64,7 +64,7 @@ def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Pro
 
 
 def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None, library: Path) -> Model:
-    """Return a model for Triton's ONNX Runtime backend, which is fixed to one profile.
+    """Return a model for Triton's ONNX Runtime backend. The model is fixed to one profile.
 
     Args:
         bundle: an open bundle.
@@ -122,7 +122,7 @@ def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> i
         force: whether to replace a repository that this command wrote.
 
     Returns:
-        Number of bytes of the bundle that were copied because they can't be linked.
+        Size in bytes of the bundle files that were copied because they can't be linked.
 
     Raises:
         VmoeError: the target exists and must not be replaced, or it can't be written.

@@ -1,1 +1,4 @@
-"""`vmoe bench`: measures speed, FLOPs, kept pairs and accuracy of bundles at several settings, on this machine."""
+"""`vmoe bench`: measures bundles at several settings on this machine.
+
+It measures speed, FLOPs, kept pairs and accuracy.
+"""

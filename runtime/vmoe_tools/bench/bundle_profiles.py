@@ -1,4 +1,4 @@
-"""Adding a profile to an existing bundle."""
+"""Adds a profile to an existing bundle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         False if the bundle already has the profile, else True.
 
     Raises:
-        BundleError: the folder is not a bundle, was changed after export, or doesn't accept the profile.
+        BundleError: the folder is not a bundle, the bundle was changed after export, or it doesn't accept the profile.
         click.ClickException: the manifest can't be written.
     """
     with Bundle.open(path) as bundle:

@@ -1,4 +1,4 @@
-"""Cascades as points of a measurement: choosing the two settings of each cascade, testing its answers, and timing it."""
+"""Cascades as points of a measurement: chooses each cascade's two settings, tests its answers, and times it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.quality import Quality, count_right
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
-_MOST_TIMED_IMAGES = 512  # as float32 of 224 x 224 pixels, these take 300 MB
+_MOST_TIMED_IMAGES = 512  # 512 images of 224 x 224 pixels take 300 MB as float32
 
 
 class CascadeAnswers:
-    """An observer (see `vmoe_tools.bench.quality.Observe`) that records a point's answers to all images."""
+    """An observer (see `vmoe_tools.bench.quality.Observe`) that records a point's predictions for all images."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Array, Array]] = []
 
     def __call__(self, logits: Array, routing: object, labels: Array | None) -> None:
-        """Record the answers to a batch."""
+        """Record the predictions for a batch."""
         margins = margins_of(logits)
         self._parts.append((np.where(np.isnan(margins), -1, logits.argmax(axis=1)), margins))
 
@@ -39,19 +39,21 @@ class CascadeAnswers:
 
     @property
     def margins(self) -> Array:
-        """f64[N]: the difference between the two largest probabilities; NaN if the logits are not finite."""
+        """f64[N]: the largest probability minus the second largest; NaN if the logits are not finite."""
         return np.concatenate([margins for _, margins in self._parts])
 
 
 @dataclass(frozen=True)
 class PlannedCascade:
-    """A cascade of two points of one engine, with the margins below which the first point's answers are escalated.
+    """A cascade of two points of one engine, with its margins.
+
+    An image is escalated to the second point if the margin of its first answer is below the cascade's margin.
 
     Attributes:
         first, then: indices of the two points.
         margin: the margin to deploy, calibrated on all images.
         fold_margins: two margins for cross-validation. The first is calibrated on the even batches and tested on the odd
-            ones; the second is calibrated on the odd batches and tested on the even ones.
+            batches. The second is calibrated on the odd batches and tested on the even batches.
     """
 
     first: int
@@ -67,12 +69,12 @@ def plan_cascades(
 
     The second step of a cascade is the most accurate point with the same engine and batch size. Each point with fewer FLOPs
     becomes the first step of one cascade. With labels, a point is skipped if a cheaper point is at least as accurate.
-    Without labels, the point with the most FLOPs counts as the most accurate, and its answers as correct.
+    Without labels, the point with the most FLOPs counts as the most accurate, and its predictions count as correct.
 
     Args:
         points: the measured points.
         qualities: the quality of each point. A point without FLOPs is in no cascade.
-        answers: the answers of each point to the same images.
+        answers: the predictions of each point for the same images.
         labels: i64[N or more], the classes of the images; None if there are no labels.
     """
     planned = []
@@ -89,9 +91,9 @@ def plan_cascades(
 
 
 def _alike(points: Sequence[Point], qualities: Sequence[Quality]) -> list[list[int]]:
-    """Group the indices of points that can form cascades: the points of one engine, at one batch size.
+    """Group the indices of points that can form cascades: points with the same engine and the same batch size.
 
-    Left out are points without a profile, points without FLOPs, points of compared models, and points with concurrent calls.
+    Points without a profile, points without FLOPs, points of compared models and points with concurrent calls are left out.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (point, quality) in enumerate(zip(points, qualities, strict=True)):
@@ -116,10 +118,10 @@ def _worth_a_try(indices: Sequence[int], then: int, qualities: Sequence[Quality]
 
 
 def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array]:
-    """Read the batches that cascades are timed on, each spec.dtype[size,H,W,C].
+    """Read the batches that are used to time cascades, each spec.dtype[size,H,W,C].
 
-    The time of a call depends on how many of its images are escalated. So several batches are read, evenly spaced among the
-    images. All of them stay in memory, so there are at most 64 batches, and fewer if the batches are large.
+    How long a call takes depends on how many of its images are escalated. So several batches are read, evenly spaced among
+    the images. All batches stay in memory, so there are at most 64 of them, and fewer if they are large.
 
     Raises:
         ImageError: the images don't fit the model, or a file can't be read.
@@ -130,7 +132,7 @@ def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array
 
 
 class CascadePoint:
-    """A planned cascade to test and to time.
+    """A planned cascade that is tested and timed.
 
     Attributes:
         point: the first step.
@@ -144,7 +146,7 @@ class CascadePoint:
         Args:
             plan: the cascade.
             points: the points that the plan's indices refer to.
-            timed: batches on which the cascade is timed. They have the first step's batch size.
+            timed: batches for timing the cascade. Their size is the first step's batch size.
         """
         self.plan = plan
         self.point, self.then = points[plan.first], points[plan.then]
@@ -160,7 +162,7 @@ class CascadePoint:
     def add(self, batch: Array, labels: Array | None) -> None:
         """Run the next batch, and count its results.
 
-        The margin for this batch was calibrated on the other half of the batches.
+        Even batches use the margin that was calibrated on the odd batches. Odd batches use the one from the even batches.
 
         Args:
             batch: dtype[N,H,W,C], of the first step's batch size. The batches must be added in their original order.
@@ -177,7 +179,7 @@ class CascadePoint:
         """Return the quality over the added batches, and the share of images that were escalated.
 
         Args:
-            first, then: the quality of each step alone.
+            first, then: the quality of the first step alone and of the second step alone.
         """
         images = self._assessed * self.images
         share = self._escalated / images
@@ -194,9 +196,9 @@ class CascadePoint:
     def speed(self, seconds: Sequence[float]) -> Speed:
         """Return the speed, computed from the times of the last calls.
 
-        Calls escalate different numbers of images. So the throughput is the batch size divided by the mean time of a call,
-        not by the median. To suppress outliers, each time is first replaced by the median time of all calls that escalated
-        the same number of images.
+        Calls escalate different numbers of images. So the throughput is the batch size divided by the mean call time, not by
+        the median call time. To suppress outliers, each call time is first replaced by a median. This is the median over all
+        calls that escalated the same number of images.
 
         Args:
             seconds: duration of each call; at least one.

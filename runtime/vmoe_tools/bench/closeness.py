@@ -1,4 +1,4 @@
-"""Comparison of bundles with the most exact one: how close their outputs are, and which bundle to choose."""
+"""Compares bundles with the most exact one: how close their outputs are, and which bundle to choose."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vmoe_tools.bench.planned_points import Point
 from vmoe_tools.bench.point_result import ROUNDING, PointResult, equally_fast
 from vmoe_tools.terminal import share_text
 
-_MOST_NEIGHBOURS = 4096  # the nearest neighbour is searched among this many images
+_MOST_NEIGHBOURS = 4096  # the nearest neighbour is chosen from this many images
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """The closeness of outputs to those of the most exact bundle on the same images.
+    """How close a bundle's outputs are to those of the most exact bundle, on the same images.
 
     Attributes:
-        agreement: share of the images with the same predicted class; None for features and members.
-        cosine_mean, cosine_p5, cosine_least: cosine similarity of an image's two outputs: mean, 5 % quantile and minimum
-            over the images.
+        agreement: share of the images for which both bundles predict the same class; None for features and members.
+        cosine_mean, cosine_p5, cosine_least: cosine similarity of the two bundles' outputs for an image: mean, 5 % quantile
+            and minimum over the images.
         same_neighbour: share of the images whose nearest neighbour is the same for both bundles. The nearest neighbour is
             the other image whose output has the largest cosine similarity.
     """
@@ -50,7 +50,7 @@ class Closeness:
 
 
 def keep_outputs(kept: list[Array], outputs: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-    """Append the outputs of a batch to `kept`. If functools.partial binds `kept`, the function is an `Observe`."""
+    """Append the outputs of a batch to `kept`. To get an `Observe`, bind `kept` with functools.partial."""
     kept.append(outputs.reshape(len(outputs), -1))
 
 
@@ -59,8 +59,8 @@ def with_closeness(
 ) -> list[PointResult]:
     """Add to each result its closeness to the most exact bundle.
 
-    A result is compared with the result of the most exact bundle at the same profile. If that profile was not measured on
-    the most exact bundle, the bundle's first result is used.
+    A result is compared with the most exact bundle's result at the same profile. If the most exact bundle was not measured
+    at that profile, its first result is used.
 
     Args:
         results: complete results. Results of other models are returned unchanged.
@@ -78,14 +78,14 @@ def with_closeness(
             continue
         same = (index for index in rivals if results[index].profile == result.profile)
         theirs = joined[next(same, exact)]
-        count = min(len(own), len(theirs))  # the number of images left out at the end depends on the batch size
+        count = min(len(own), len(theirs))  # the number of images left out at the end may differ between batch sizes
         closeness = Closeness.of(own[:count], theirs[:count], have_classes=have_classes)
         found.append(replace(result, **asdict(closeness)))
     return found
 
 
 def most_exact(results: Sequence[PointResult]) -> int:
-    """Return the index of the first result with the most exact precision; results of compared models don't count."""
+    """Return the index of the first result with the most exact precision. Ignore results of compared models."""
     own = (index for index, result in enumerate(results) if not result.compared)
     return min(own, key=lambda index: EXACTNESS.index(results[index].precision))
 
@@ -93,11 +93,11 @@ def most_exact(results: Sequence[PointResult]) -> int:
 def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], least: float) -> tuple[int, str]:
     """Choose the fastest point that agrees with the most exact bundle on enough images.
 
-    Among points that are equally fast within timing noise, choose the one that agrees on the most images.
+    If several points are equally fast within timing noise, choose the one that agrees on the most images.
 
     Args:
         results: complete results with their closeness. If the outputs are not logits, two bundles agree on an image if its
-            nearest neighbour is the same.
+            nearest neighbour is the same for both bundles.
         sizes: size of each bundle's weights in bytes, by the bundle's name.
         least: the share of the images on which a point must agree, 0 to 1.
 
@@ -140,7 +140,7 @@ def _normalized(outputs: Array) -> Array:
 
 
 def _neighbours(normalized: Array) -> Array:
-    """Return an array i64[N] with the index of each row's most similar other row.
+    """Return an array i64[N] that contains, for each row, the index of the most similar other row.
 
     N is at most `_MOST_NEIGHBOURS`; any further rows are ignored.
     """

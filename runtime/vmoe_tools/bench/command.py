@@ -105,10 +105,10 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     """Measure bundles: accuracy, speed, FLOPs, and the share of (token, choice) pairs that the routing keeps.
 
     BUNDLE... is one bundle, or several precisions of one model. All combinations of bundle, profile, backend and batch size
-    take turns, so that their times can be compared. --sweep and the setting options define the profiles; all other settings
-    come from --profile, or from the first stored profile. With several bundles, the command compares their outputs with
-    those of the most exact one, and recommends a bundle. Without --images, it runs random images, the same ones every time.
-    Ctrl-C ends the measurement and prints the results so far.
+    are timed in turns, so that their times can be compared. --sweep and the setting options define the profiles. All other
+    settings come from --profile, or from the first stored profile. With several bundles, the command compares their outputs
+    with those of the most exact one, and recommends a bundle. Without --images, it uses random images, which are the same
+    in every run. Ctrl-C ends the measurement and prints the results so far.
     """
     axes = axes_of(given)
     _check(bundles, axes, given | {"compared": compared})
@@ -178,7 +178,9 @@ def _write_files(results: Sequence[PointResult], given: dict[str, Any]) -> None:
 def _conclude(
     measured: Measured, points: Sequence[Point], tuned: TunedPoints | None, given: dict[str, Any], content: dict[str, Any]
 ) -> list[int]:
-    """Add the cascades and the recommended setting to `content`, the data of the JSON, and print the recommendation.
+    """Add the cascades and the recommended setting to `content`, and print the recommendation.
+
+    `content` is the data of the JSON output.
 
     Returns:
         Indices of equally good settings, the recommended one first; empty if no setting is to be recommended.
@@ -209,7 +211,7 @@ def _conclude(
 
 
 def _limits(given: dict[str, Any]) -> bool:
-    """Return whether the user set a limit on accuracy or latency, which requests a recommended setting."""
+    """Return whether the user set a limit on accuracy or latency. With such a limit, a setting is recommended."""
     return given["max_drop"] is not None or given["target_ms"] is not None
 
 
@@ -264,7 +266,7 @@ def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
 
 
 def _profiles_of(loaded: LoadedBundle, names: Sequence[str], axes: Axes) -> tuple[Sequence[Profile | None], list[str]]:
-    """Return the profiles to measure an engine at, and notes on profiles that are left out.
+    """Return the profiles at which to measure an engine, and notes on profiles that are left out.
 
     A bundle that is loaded only for comparison is measured at its first profile.
     """

@@ -1,4 +1,4 @@
-"""The printed table of a measurement."""
+"""The table of results that `vmoe bench` prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STAR = {True: " *", False: "  ", None: ""}
 
 
 def interval_text(point: PointResult) -> str:
-    """Format the confidence interval of the median time of a call, in milliseconds."""
+    """Format the confidence interval of the median call time, in milliseconds."""
     ends = point.p50_low_ms, point.p50_high_ms
     return "-" if None in ends else " - ".join(number_text(ms, ".3f") for ms in ends)
 
@@ -47,19 +47,19 @@ _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
 
 
 def numbers_of(points: Sequence[PointResult]) -> Mapping[str, Callable[[PointResult], str]]:
-    """Return the columns of numbers: those in `NUMBERS` and, if any point has them, ratios and closeness."""
+    """Return the columns of numbers: those in `NUMBERS`, and ratios and closeness if any point has them."""
     ratios = _RATIOS if any(point.compared for point in points) else {}
     return {**NUMBERS, **ratios, **(_CLOSENESS if any(point.cosine_mean for point in points) else {})}
 
 
 def ratios_to(points: Sequence[PointResult]) -> str | None:
-    """Return a sentence that names the model to which the ratios are relative; None if no model is compared."""
+    """Return a sentence that specifies the model that the ratios refer to. Return None if no model is compared."""
     other = next((point for point in points if point.compared), None)
     return None if other is None else f"Ratios are relative to the speed and the FLOPs of {other.name}."
 
 
 def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle], stream: TextIO) -> None:
-    """Print the loaded bundles, and a table with a line per point; stars mark the points on the Pareto front."""
+    """Print the loaded bundles, and a table with one line per point. Stars mark the points on the Pareto front."""
     columns: dict[str, Callable[[PointResult], str]] = {
         "bundle": lambda point: point.bundle,
         "profile": lambda point: (point.profile or "-") + (f", then {point.then}" if point.then else ""),

@@ -1,4 +1,4 @@
-"""One measurement: first the quality of all points, then their speed."""
+"""A measurement, which measures the quality of all points and then their speed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Measured:
 
     Attributes:
         points: the results of the points, in order, with the Pareto front marked. If the measurement was interrupted, they
-            cover only the points and images that were measured before.
-        cascades: the results of cascades; empty if none were requested, or if the measurement was interrupted before them.
+            cover only the points and images that were measured before the interruption.
+        cascades: the results of cascades. Empty if none were requested, or if the measurement was interrupted before the
+            cascades.
         interrupt: the interruption, such as Ctrl-C; None if the measurement is complete.
     """
 
@@ -53,12 +54,12 @@ def measure(
 
     Args:
         points: the points to measure.
-        source: the images to measure quality on. Their first batch is also used for timing.
-        duration: seconds for timing all points together.
+        source: the images for measuring quality. Their first batch is also used for timing.
+        duration: time in seconds for timing all points together.
         progress: shows the progress.
         observers: for each point, a function that receives the results of every batch; empty for none.
-        cascades: the cascades to measure, too. True if `vmoe_tools.bench.cascades.plan_cascades` is to plan them; False for
-            none.
+        cascades: the cascades to measure in addition to the points. True lets `vmoe_tools.bench.cascades.plan_cascades`
+            plan them; False means none.
 
     Raises:
         VmoeError: the images don't fit a model, or a backend failed.
@@ -119,12 +120,12 @@ class OneCall:
         return self.call()
 
     def speed(self, seconds: Sequence[float]) -> Speed:
-        """Return the speed, computed from the times of calls."""
+        """Return the speed, computed from the call times."""
         return summarize(seconds, self.images)
 
 
 class ConcurrentCalls:
-    """A round of calls: several threads start at the same time, and each makes `CALLS_EACH` calls one after another.
+    """A round of calls: several threads start at the same time, and each makes `CALLS_EACH` calls in sequence.
 
     Attributes:
         images: number of images in a round.
@@ -151,15 +152,15 @@ class ConcurrentCalls:
             for calls in rounds:
                 self._seconds += calls.result()
         except BaseException:
-            # Some threads may never start after an error. So wake the threads that wait for all threads to start.
+            # After an error, some threads may never start. So wake the threads that wait for all threads to start.
             self._begin.abort()
             raise
 
     def speed(self, seconds: Sequence[float]) -> Speed:
         """Return the speed, computed from the times of the last rounds.
 
-        The throughput is the number of images in a round divided by the median time of a round. The percentiles are those of
-        single calls.
+        The throughput is the number of images in a round divided by the median round time. The percentiles describe single
+        calls.
 
         Args:
             seconds: duration of each round; at least one.
@@ -203,7 +204,10 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> OneCall | Concur
 
 
 def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, InputSpec], Array]) -> list[Callable[[], object]]:
-    """Return an untimed call for each point; all points of an engine share one. See `settle` of `time_interleaved`."""
+    """Return, for each point, a call that is not timed. Points of the same engine share a call.
+
+    For the purpose of the calls, see `settle` of `time_interleaved`.
+    """
     calls = {id(point.loaded): partial(point.logits, batches[point.takes]) for point in points}
     return [calls[id(point.loaded)] for point in points]
 
@@ -211,8 +215,8 @@ def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, Input
 def _assess(assessments: Sequence[Assessment | CascadePoint], source: ImageSource, progress: Progress, text: str) -> None:
     """Add all whole batches of the images to each assessment.
 
-    Assessments with the same batch size and input share each batch. So each picture is read only once for all of them, and
-    an interruption leaves them at most one batch apart.
+    Assessments with the same batch size and input share each batch, so each picture is read only once for all of them.
+    After an interruption, their numbers of batches differ by at most one.
     """
     alike: dict[tuple[int, InputSpec], list[Assessment | CascadePoint]] = {}
     for one in assessments:

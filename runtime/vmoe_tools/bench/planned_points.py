@@ -1,6 +1,6 @@
 """The points of a measurement.
 
-They are the combinations of bundle, profile, backend, batch size and number of concurrent calls.
+A point is a combination of bundle, profile, backend, batch size and number of concurrent calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Point:
 
     Attributes:
         loaded: the bundle on one backend; several points may share it.
-        profile: the routing setting; None for a dense model and a Soft MoE.
+        profile: the routing setting; None for a dense model or a Soft MoE.
         batch_size: images per call.
         concurrency: number of concurrent calls.
     """
@@ -43,7 +43,7 @@ class Point:
 
     @property
     def takes(self) -> tuple[int, InputSpec]:
-        """The batch size, and the input format of the graph."""
+        """The batch size and the input format of the point's graph."""
         return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
@@ -57,12 +57,12 @@ def plan_points(
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
-    """Return every requested combination, each once.
+    """Return every requested combination once.
 
     Args:
-        engines: one per bundle and backend; or one per bundle, backend and profile if the backend fixes each engine to one
-            profile.
-        profiles: for each engine, the profiles to measure it at.
+        engines: one engine per bundle and backend. If the backend fixes an engine to one profile, one engine per bundle,
+            backend and profile.
+        profiles: for each engine, the profiles at which to measure it.
         batch_sizes: images per call; empty for the smallest batch that all bundles accept.
         concurrencies: numbers of concurrent calls.
 
@@ -92,7 +92,7 @@ def recommendable(points: Sequence[Point]) -> list[int]:
 
 
 def without_accuracy(points: Sequence[Point]) -> list[str]:
-    """Return a sentence about each compared bundle that is only timed, because it returns no logits."""
+    """Return a sentence about each compared bundle that is only timed. Such a bundle returns no logits."""
     outputs = {point.loaded.name: point.engine.manifest.output for point in points if point.loaded.compared}
     return [
         f"{name} returns {output}, so it is timed without accuracy."
@@ -102,18 +102,18 @@ def without_accuracy(points: Sequence[Point]) -> list[str]:
 
 
 def named_profiles(engine: Engine, names: Sequence[str], **changes: Any) -> list[Profile | None]:
-    """Return the profiles with these names, each once.
+    """Return the profiles with these names, without duplicates.
 
     Args:
         engine: an engine of the model.
-        names: names of profiles; empty for all stored ones.
+        names: names of profiles; empty for all stored profiles.
         changes: fields of a `Setting`, with the values that replace those of each profile.
 
     Returns:
         The profiles; [None] for a model that has no profiles.
 
     Raises:
-        RoutingError: the model has no such profile.
+        RoutingError: the model has no profile with one of the names, or refuses a value.
     """
     wanted: Sequence[str | None] = names or list(engine.profiles) or [None]
     return list(dict.fromkeys(engine.setting(Setting(name, **changes)) for name in wanted))

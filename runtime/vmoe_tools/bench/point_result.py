@@ -1,4 +1,7 @@
-"""The results of a measurement: a record per point, their JSON and CSV, the Pareto front, and the recommended setting."""
+"""The results of a measurement, and what is computed from them.
+
+The module contains a record per point, its JSON and CSV, the Pareto front, and the recommended setting.
+"""
 
 from __future__ import annotations
 
@@ -38,30 +41,30 @@ class PointResult:
             has no such setting.
         backend: name of the backend.
         batch_size: images per call.
-        threads: requested threads per call; None for the runtime's own choice.
-        images_per_second: throughput: the batch size divided by the median time of a call. With concurrent calls, it is the
-            number of images in a round divided by the median time of a round. The throughput and all times are None if the
+        threads: requested threads per call; None if the runtime chooses.
+        images_per_second: throughput: the batch size divided by the median call time. With concurrent calls, it is the
+            number of images in a round divided by the median round time. The throughput and all times are None if the
             measurement was interrupted before timing.
-        p50_ms, p90_ms, p99_ms: percentiles of the milliseconds per call.
+        p50_ms, p90_ms, p99_ms: percentiles of the call time in milliseconds.
         p50_low_ms, p50_high_ms: the 95 % confidence interval of p50_ms.
         kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None if there are no pairs.
         top1: accuracy, 0 to 1; None if there are no labels.
         images: number of images on which kept_pairs, top1, flops_per_image and expert_bytes_per_call were measured.
-        flops_per_image: FLOPs of matrix products; an expert's products count only the rows that it processed.
-        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
-        pareto: whether the point is on the Pareto front: no other point is at least as fast and as accurate, and better in
-            one of the two. None if there are no labels.
-        chance: accuracy of always answering the most frequent class of the labels; None if there are no labels.
+        flops_per_image: FLOPs of matrix products. An expert's products count only the rows that it processed.
+        expert_bytes_per_call: mean size in bytes of the expert weight matrices that a call reads.
+        pareto: whether the point is on the Pareto front. A point is on it if no other point is at least as fast and at
+            least as accurate, and better in speed or accuracy. None if there are no labels.
+        chance: accuracy of always predicting the most frequent class of the labels; None if there are no labels.
         concurrency: number of concurrent calls.
-        streams: requested number of calls that the backend runs concurrently; None for the backend's own choice.
-        then: name of the second setting of a cascade; None for a single setting.
-        margin: margin of a cascade, calibrated on all images; None for a single setting. An image is escalated if its two
-            largest probabilities differ by less. The accuracy is cross-validated: each image is tested with a margin
-            calibrated on other images.
+        streams: requested number of calls that the backend runs concurrently; None if the backend chooses.
+        then: name of a cascade's second setting; None for a single setting.
+        margin: margin of a cascade, calibrated on all images; None for a single setting. An image is escalated if the
+            difference between its two largest probabilities is below the margin. The accuracy is cross-validated: each
+            image is tested with a margin calibrated on other images.
         escalated: share of the images that the cascade escalated; None for a single setting.
         compared: whether the point belongs to another model, loaded for comparison.
         speed_ratio: images_per_second divided by that of the first compared model that ran on the same backend, at the same
-            batch size and concurrency; None if there is no such model.
+            batch size and concurrency. None if there is no such model.
         flops_ratio: flops_per_image divided by that of the same compared model; None if there is no such model.
         agreement, cosine_mean, cosine_p5, cosine_least, same_neighbour: closeness to the most exact bundle, if there are
             several bundles; see `vmoe_tools.bench.closeness.Closeness`.
@@ -114,7 +117,7 @@ class PointResult:
 
     @property
     def name(self) -> str:
-        """The name of the setting, or of the bundle if there is no setting. For a compared model, it has both names."""
+        """The name of the setting, or of the bundle if there is no setting. A compared model shows both names."""
         if self.compared and self.profile is not None:
             return f"{self.bundle} at {self.profile}"
         return self.profile or self.bundle
@@ -131,7 +134,7 @@ class PointResult:
 
     @property
     def speed_interval(self) -> tuple[float, float]:
-        """The lowest and highest images per second that p50_high_ms and p50_low_ms imply; both are 0 if not measured."""
+        """The lowest and highest images per second, from p50_high_ms and p50_low_ms. Both are 0 if not measured."""
         speed, p50 = self.images_per_second, self.p50_ms
         if not speed or not p50 or not self.p50_low_ms or not self.p50_high_ms:
             return 0.0, 0.0
@@ -159,14 +162,14 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
 
 
 def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointResult:
-    """Combine the speed and the quality of a cascade. The result describes the first step; `then` names the second step."""
+    """Combine the speed and the quality of a cascade. The result describes the first step, and `then` is the second."""
     assert cascade.then.profile is not None
     first = point_result(cascade.point, speed, quality)
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
 
 
 def csv_text(points: Sequence[PointResult]) -> str:
-    """Return the CSV: a header with the field names, then a line per point. A cell is empty if its value is None."""
+    """Return the CSV: a header with the field names, then one line per point. None becomes an empty cell."""
     records, file = [point.record() for point in points], io.StringIO()
     writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -197,7 +200,7 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
         speed, flops = (
             _ratio(getattr(point, name), getattr(other, name, None)) for name in ("images_per_second", "flops_per_image")
         )
-        # Count only the images that the accuracy was measured on. Images at the end that don't fill a batch are left out.
+        # Count only the images on which the accuracy was measured. Images at the end that don't fill a batch are left out.
         chance = None if labels is None else float(np.bincount(labels[: point.images]).max() / point.images)
         marked.append(replace(point, pareto=on_front(point), chance=chance, speed_ratio=speed, flops_ratio=flops))
     return marked
@@ -234,7 +237,7 @@ def ratio_text(ratio: float | None) -> str:
 
 
 def _compared_with(point: PointResult, points: Sequence[PointResult]) -> list[PointResult]:
-    """Return the results of compared models on the same backend as `point`, at the same batch size and concurrency."""
+    """Return the results of compared models that ran like `point`: same backend, batch size and concurrency."""
     how = point.backend, point.batch_size, point.concurrency
     return [other for other in points if other.compared and (other.backend, other.batch_size, other.concurrency) == how]
 
@@ -249,7 +252,7 @@ def share_error(share: float, images: int) -> float:
 
 
 def share_interval(right: int, count: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the share right / count, by Wilson's formula.
+    """Return the 95 % confidence interval of the share right / count. It is computed by Wilson's formula.
 
     Examples:
         >>> [round(end, 3) for end in share_interval(95, 100)]
@@ -262,7 +265,7 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 
 def near_chance(points: Sequence[PointResult]) -> str | None:
-    """Return a sentence that names the points with an accuracy within two standard errors of chance.
+    """Return a sentence that lists the points whose accuracy is within two standard errors of chance.
 
     Return None if there is no such point.
     """
@@ -282,15 +285,15 @@ def recommend(
 ) -> list[int]:
     """Return the indices of the fastest points within the limits, the recommended one first.
 
-    All of them are equally fast within timing noise. With `max_drop`, the accuracy may be lower than that of the most
-    accurate point by up to `max_drop`. Without it, a point must be as accurate as the most accurate point within
+    The returned points are equally fast within timing noise. With `max_drop`, a point's accuracy may be up to `max_drop`
+    below that of the most accurate point. Without `max_drop`, a point must be as accurate as the most accurate point within
     `target_ms`.
 
     Args:
         points: complete results.
         among: indices of the points that may be recommended.
         max_drop: accuracy that may be lost, 0 to 1; None for no such limit.
-        target_ms: upper limit of the median time of a call in milliseconds; None for no such limit.
+        target_ms: upper limit of the median call time in milliseconds; None for no such limit.
 
     Raises:
         click.ClickException: no point is within the limits.
@@ -309,8 +312,8 @@ def recommend(
 def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[int]:
     """Return the indices of the points that are as fast as the fastest one within timing noise.
 
-    A point is among them if its confidence interval of images per second overlaps with that of the fastest point. The
-    indices are sorted by FLOPs, fewest first, then by accuracy, highest first.
+    A point counts as equally fast if its confidence interval of images per second overlaps with that of the fastest point.
+    The indices are sorted by FLOPs, fewest first, then by accuracy, highest first.
     """
     fastest = max(among, key=lambda i: points[i].images_per_second or 0.0)
     equal = [i for i in among if points[i].speed_interval[1] >= points[fastest].speed_interval[0]]
@@ -318,7 +321,10 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
-    """Return a sentence that names all points in `equal`, the result of `recommend`, except the first one."""
+    """Return a sentence that lists all points in `equal` except the first one.
+
+    `equal` is the result of `recommend`.
+    """
     if len(equal) == 1:
         return "No other setting is accurate enough and as fast within timing noise."
     return f"Also accurate enough, and as fast within timing noise: {', '.join(points[i].name for i in equal[1:])}."

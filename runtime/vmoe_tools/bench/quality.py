@@ -1,4 +1,7 @@
-"""The figures of a point that don't depend on timing: accuracy, kept pairs, FLOPs, and bytes of weights read."""
+"""The results of a point that don't depend on timing.
+
+They are accuracy, kept pairs, FLOPs, and the size of the weights that are read.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,14 @@ class Quality:
 
     Attributes:
         images: number of images.
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot. With expert choice, it is the share
-            of the (token, expert) pairs. None for a dense model and a Soft MoE.
-        top1: accuracy: share of the labelled images whose largest logit is that of their class; None if there are no labels.
-        flops_per_image: FLOPs of matrix products; an expert's products count only the rows that it processed. None if the
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot. With expert choice, it is the
+            share of the (token, expert) pairs. None for a dense model or a Soft MoE.
+        top1: accuracy: share of the labelled images for which the largest logit belongs to the label's class. None if there
+            are no labels.
+        flops_per_image: FLOPs of matrix products. An expert's products count only the rows that it processed. None if the
             manifest lacks the sizes.
-        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average. Only experts with at least one
-            row are read. None for a dense model.
+        expert_bytes_per_call: mean size in bytes of the expert weight matrices that a call reads. A call reads only experts
+            with at least one row. None for a dense model.
     """
 
     images: int
@@ -44,8 +48,8 @@ class Quality:
 class Assessment:
     """The results of a point, counted batch by batch without timing.
 
-    Kept pairs are counted, not computed from the capacity: if a router prefers some experts, pairs are dropped long before
-    all slots are taken.
+    The capacity does not determine how many pairs are kept, so kept pairs are counted. If a router prefers some experts,
+    pairs are dropped long before all slots are taken.
 
     Attributes:
         point: the point to assess.
@@ -60,8 +64,8 @@ class Assessment:
         """
         self.point, self._observers = point, observers
         self._labelled = False
-        # Six counts (images, calls, correct answers, kept pairs, all pairs, experts with rows), followed by the number of
-        # rows of each layer.
+        # Six counts (images, calls, correct predictions, kept pairs, all pairs, experts with rows), followed by the number
+        # of rows of each layer.
         self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
 
     def add(self, batch: Array, labels: Array | None) -> None:
@@ -84,11 +88,11 @@ class Assessment:
         for observe in self._observers:
             observe(logits, routing, labels)
         self._labelled = labels is not None
-        # Add all counts in one step, so that an interrupt can't leave a batch half counted.
+        # Add all counts in one step. Otherwise, an interrupt could leave a batch half counted.
         self._counts = self._counts + more
 
     def quality(self) -> Quality | None:
-        """Return the quality over all batches added so far; None if there are none."""
+        """Return the quality over all batches added so far; None if no batch was added."""
         images, calls, right, kept, pairs, used, *rows = self._counts.tolist()
         if not images:
             return None
@@ -108,7 +112,7 @@ class Assessment:
 
 
 def count_right(logits: Array, labels: Array) -> int:
-    """Count the rows of `logits` [N, classes] whose largest value is finite and at the index given in `labels` [N]."""
+    """Count the rows of `logits` [N, classes] whose largest value is finite and at the index in `labels` [N]."""
     return int(np.count_nonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits.max(axis=1))))
 
 
@@ -122,7 +126,7 @@ def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> 
         return layers
     name, last = layers.popitem()
     parts = {part: values for part in ("kept", "expert", "weight") if (values := getattr(last, part)) is not None}
-    # With merging, the last layer has fewer tokens per image.
+    # With token merging, the last layer has fewer tokens per image than `shape.tokens`.
     tokens = shape.tokens if last.token is None else parts["kept"].size // parts["kept"].shape[2] // len(last.token)
     of_class = {part: values.reshape(1, -1, values.shape[2])[:, ::tokens] for part, values in parts.items()}
     return {**layers, name: replace(last, **of_class)}
@@ -139,7 +143,7 @@ def _work(layer: Routing) -> tuple[int, int]:
 
 
 def model_shape(manifest: Manifest) -> ModelShape | None:
-    """Return the sizes that FLOPs are computed from; None if the manifest lacks them."""
+    """Return the sizes that are needed to compute FLOPs; None if the manifest lacks them."""
     try:
         return ModelShape.of(manifest.model, features=manifest.output == "features", outputs=manifest.answers)
     except BundleError:

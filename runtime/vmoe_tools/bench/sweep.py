@@ -20,10 +20,10 @@ Axes = Mapping[str, tuple[SettingValue, ...]]
 
 
 def axes_of(given: dict[str, Any]) -> Axes:
-    """Remove the values of `vmoe_tools.options.axis_options` from a command's options, and return them as axes."""
+    """Remove the values of `vmoe_tools.options.axis_options` from a command's options. Return them as axes."""
     ratios = ratios_of(given.pop("sweeps"), given.pop("capacity"))
     axes = {name: ratios if name == "capacity" else tuple(dict.fromkeys(given.pop(name))) for name in SETTINGS}
-    # Capacity comes last, so that in the product of the axes it varies fastest.
+    # Put capacity last, so that it varies fastest in the product of the axes.
     return {name: axes[name] for name in (*SETTINGS[1:], *SETTINGS[:1]) if axes[name]}
 
 
@@ -39,9 +39,9 @@ def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tup
         axes: the values to vary.
 
     Returns:
-        The profiles, in an order in which capacity varies fastest, and notes. Each note names the profiles that were left
-        out because they have the same effect as one measured profile. It also states the measured profile's effective
-        capacity ratio, which may be far from the requested one.
+        The profiles, in an order in which capacity varies fastest, and notes. Each note is about one measured profile, and
+        lists the profiles that were left out because they have the same effect. It also states the measured profile's
+        effective capacity ratio, which may be far from the requested ratio.
 
     Raises:
         click.UsageError: the model has no capacity.
@@ -49,14 +49,14 @@ def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tup
     """
     if "capacity" not in rules.settings and not axes.keys() <= {*rules.settings, MERGE}:
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
-    if "capacity" in axes:  # check the largest ratio first, so that an error names a ratio that the user typed
+    if "capacity" in axes:  # check the largest ratio first, so that an error shows a ratio that the user typed
         rules.profile_of(Setting.of({"capacity": max(axes["capacity"])}), base)
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*axes.values()):
         profile = rules.profile_of(Setting.of(dict(zip(axes, chosen, strict=True))), base)
-        # Different profiles may have the same effect: ratios are rounded to whole slots, and a block merges at most half of
-        # its tokens.
+        # Different profiles may have the same effect, because ratios are rounded to whole slots, and a block merges at most
+        # half of its tokens.
         merge = profile.merge and min(profile.merge, (rules.image_tokens or 0) // 2)
         same = profiles.setdefault(replace(profile.effect, merge=merge), profile)
         if same != profile:

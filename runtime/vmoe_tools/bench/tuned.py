@@ -22,16 +22,16 @@ _IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # in the search
 
 @dataclass(frozen=True)
 class TunedPoints:
-    """The result of the search, to be measured on images that the search has not used.
+    """The result of the search. It is measured on images that the search has not used.
 
     Attributes:
         tried: number of settings that were tried.
         single: index of the best single setting in `points`.
-        points: the points of the full setting, the single setting and both steps of the cascade, each once.
-        cascades: the cascade that was found, or empty.
+        points: the points of the full setting, the single setting and both steps of the cascade, without duplicates.
+        cascades: the cascade that was found; empty if none was found.
         test: the images that the search has not used.
         searched: number of images that the search has used.
-        truth: the reference for correct answers: "labels", or the name of a profile.
+        truth: the reference for correct predictions: "labels", or the name of a profile.
     """
 
     tried: int
@@ -50,10 +50,10 @@ def tune(
 
     Args:
         first: a point of the engine. Its batch size is used to measure the result.
-        source: the images. Without labels, the answers of the full setting count as correct.
-        max_drop: share of the correct answers that may be lost, 0 to 1.
+        source: the images. Without labels, the predictions of the full setting count as correct.
+        max_drop: share of the correct predictions that may be lost, 0 to 1.
         progress: shows the progress.
-        from_first: whether to use the profile of `first` as the full setting. If not, `full_setting` chooses the full
+        from_first: whether to use the profile of `first` as the full setting. If false, `full_setting` chooses the full
             setting.
         unmerged: whether to leave out settings that merge tokens.
 
@@ -79,7 +79,7 @@ def tune(
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
         source, truth = _answered(source, point, progress), full.name
-    # Search on the even batches, and test on the odd ones.
+    # Search on the even batches, and test on the odd batches.
     halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
     search_half, test_half = map(source.chosen, halves)
     batch_size = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
@@ -149,7 +149,7 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
 
 
 def _answered(source: ImageSource, point: Point, progress: Progress) -> ImageSource:
-    """Return the images that fill whole batches, labelled with the answers of `point`."""
+    """Return the images that fill whole batches. Their labels are the classes that `point` predicts."""
     labels: list[int] = []
     with progress.step("answers of the full setting", len(source)) as advance:
         for batch, _ in source.whole_batches(point.batch_size, point.engine.manifest.input):

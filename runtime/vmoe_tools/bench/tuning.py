@@ -1,13 +1,15 @@
-"""The search of `vmoe bench --tune`: the setting and the cascade with the fewest FLOPs that lose few enough answers.
+"""The search of `vmoe bench --tune`.
 
-Settings are points of a grid with an axis for each setting of the model. Each axis begins with the value of the full
-setting. The search starts at the full setting, and then repeats two steps:
+It looks for the setting and the cascade with the fewest FLOPs that lose no more correct predictions than allowed.
 
-1. Select a setting that was already tried: the cheapest one that loses few enough answers. If all of these have been
-   selected already, select the most accurate one on the Pareto front.
+Settings are points of a grid that has one axis for each setting of the model. Each axis begins with the value of the
+full setting. The search starts at the full setting, and then repeats two steps:
+
+1. Select a setting that was already tried: the cheapest one that loses few enough correct predictions. If all of these
+   have been selected already, select the most accurate one on the Pareto front.
 2. Try the neighbours of the selected setting on the grid.
 
-The search depends only on answers and FLOPs, not on timing, so its result is always the same.
+The search depends only on predictions and FLOPs, not on timing, so its result is always the same.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ Place = tuple[int, ...]
 """A point of the grid: an index on each axis, 0 for the value of the full setting."""
 
 MOST_TRIALS = 100
-_FULL_RATIO = 1.05  # the official models were trained with this capacity ratio
+_FULL_RATIO = 1.05  # capacity ratio with which the official models were trained
 _FULL_K = 2
-_RATIOS = 12  # number of ratios on the axis, each smaller than the one before by a factor of sqrt(2)
+_RATIOS = 12  # number of ratios on the axis; each is smaller than the previous one by a factor of sqrt(2)
 _FIRST_PART = 8  # after 1/8 of the images, stop a setting that is clearly less accurate than one that costs no more
-_FAR_BELOW = 0.1  # don't try the neighbours of a setting that loses a larger share of the answers
+_FAR_BELOW = 0.1  # don't try the neighbours of a setting whose accuracy is lower by more than this
 _MOST_CALIBRATIONS = 4
-_DOUBT = 0.05  # accepted probability of losing more answers than allowed
+_DOUBT = 0.05  # accepted probability of losing more correct predictions than allowed
 
 AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     "capacity": lambda full, _: [float(f"{(full.capacity_ratio or 0) / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
@@ -56,9 +58,9 @@ AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
 
 
 def chance_of_at_most(lost: int, images: int, share: float) -> float:
-    """Return the probability of losing at most `lost` of `images` answers if each is lost with probability `share`.
+    """Return the probability that at most `lost` of `images` answers are lost.
 
-    This is the binomial distribution function.
+    Each answer is lost with probability `share`. This is the binomial distribution function.
 
     Examples:
         >>> round(chance_of_at_most(2, 768, 0.01), 3), round(chance_of_at_most(3, 768, 0.01), 3)
@@ -73,19 +75,19 @@ def chance_of_at_most(lost: int, images: int, share: float) -> float:
 def images_that_show(share: float) -> int:
     """Return how many images are needed to show that at most `share` of the answers are lost, with 95 % confidence.
 
-    This number suffices if no answer to these images is lost. It is at least 32.
+    This number suffices if the answer to none of these images is lost. It is at least 32.
     """
     return max(32, math.ceil(math.log(_DOUBT) / math.log1p(-share))) if 0 < share < 1 else 32
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The answers of a setting to the images of the search.
+    """The predictions of a setting for the images of the search.
 
     Attributes:
         profile: the setting.
-        right: bool[N], whether each answer equals the label.
-        margins: f64[N], the margin of each answer; see `vmoe_runtime.classes.margins_of`.
+        right: bool[N], whether each predicted class equals the label.
+        margins: f64[N], the margin of each prediction; see `vmoe_runtime.classes.margins_of`.
         flops: FLOPs per image.
     """
 
@@ -97,7 +99,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class TunedCascade:
-    """A cascade of two settings, with its calibrated margin and the mean FLOPs per image of both steps together."""
+    """A cascade of two settings, with its calibrated margin and its FLOPs.
+
+    The FLOPs are the mean per image, over both steps together.
+    """
 
     first: Profile
     then: Profile
@@ -106,7 +111,7 @@ class TunedCascade:
 
 
 def full_setting(manifest: Manifest, base: Profile) -> Profile:
-    """Return the full setting, with which all other settings are compared.
+    """Return the full setting, which is the reference for all other settings.
 
     It has the official routing, and the largest capacity ratio and k that occur in the stored profiles, in `base`, and in
     the official training (1.05 and 2).
@@ -123,7 +128,7 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
 
 
 class Search:
-    """A search that tries settings of one engine, all on the same images."""
+    """A search that tries settings of one engine. All settings are tried on the same images."""
 
     def __init__(
         self,
@@ -141,9 +146,9 @@ class Search:
             point: a point with the full setting and the batch size of the search.
             shape: sizes of the model.
             source: the images, with labels.
-            max_drop: share of the correct answers that may be lost, 0 to 1.
-            advance: called after each batch with two numbers: the batch's share of the images of one setting, and its number
-                of images.
+            max_drop: share of the correct predictions that may be lost, 0 to 1.
+            advance: called after each batch with two numbers: the batch's share of the images for one setting, and the
+                number of images in the batch.
             unmerged: whether to leave out settings that merge tokens.
         """
         assert point.profile is not None and source.labels is not None
@@ -168,9 +173,9 @@ class Search:
         Returns:
             Two results:
 
-            - The setting with the fewest FLOPs that loses few enough answers. It may be the full setting.
-            - The cascade with the fewest FLOPs that loses few enough answers; None if no cascade has fewer FLOPs than that
-              setting.
+            - The setting with the fewest FLOPs that loses few enough correct predictions. It may be the full setting.
+            - The cascade with the fewest FLOPs that loses few enough correct predictions. None if no cascade has fewer FLOPs
+              than the returned setting.
 
         Raises:
             VmoeError: the images don't fit the model, or a backend failed.
@@ -192,10 +197,10 @@ class Search:
         return single.profile, min(cascades, key=lambda found: found.flops, default=None)
 
     def _is_enough(self, right: Array) -> bool:
-        """Return whether at most the allowed share of correct answers is lost, with 95 % confidence.
+        """Return whether at most the allowed share of correct predictions is lost, with 95 % confidence.
 
-        Images that only the cheaper setting classifies correctly do not offset lost answers, because most such gains are
-        chance if many settings are tried.
+        If only the cheaper setting classifies an image correctly, this gain does not offset a lost prediction. When many
+        settings are tried, most such gains are chance.
         """
         lost = int(np.count_nonzero(self._full.right & ~right))
         if not 0 < self._max_drop < 1:
@@ -203,7 +208,7 @@ class Search:
         return chance_of_at_most(lost, len(right), self._max_drop) <= _DOUBT
 
     def _front(self) -> list[Trial]:
-        """Return the Pareto front, cheapest first: each trial is more accurate than all trials that cost no more."""
+        """Return the Pareto front, cheapest first. Each trial on it is more accurate than all trials that cost no more."""
         front: list[Trial] = []
         for trial in sorted(filter(None, self._trials.values()), key=lambda one: (one.flops, -one.right.sum())):
             if not front or trial.right.sum() > front[-1].right.sum():
@@ -233,7 +238,7 @@ class Search:
             return None
 
     def _try(self, profile: Profile | None) -> Trial | None:
-        """Return the trial of a setting; None if it was stopped early."""
+        """Return the trial of a setting; None if the trial was stopped early."""
         assert profile is not None
         key = profile.effect
         if key in self._trials:
@@ -255,9 +260,9 @@ class Search:
         return trial
 
     def _is_worse(self, assessment: Assessment, answers: CascadeAnswers) -> bool:
-        """Return whether a trial with no more FLOPs is clearly more accurate on these images.
+        """Return whether a trial with equal or fewer FLOPs is clearly more accurate on these images.
 
-        The difference in correct answers must exceed two of its standard errors.
+        The difference in the number of correct predictions must exceed two of its standard errors.
         """
         quality, classes = assessment.quality(), answers.classes
         assert quality is not None and quality.flops_per_image is not None

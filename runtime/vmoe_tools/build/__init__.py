@@ -1,1 +1,4 @@
-"""`vmoe build`: builds a TensorRT engine from a bundle, compares it with the bundle, and stores it in the cache folder."""
+"""`vmoe build`: builds a TensorRT engine from a bundle.
+
+The command compares the engine with the bundle, and stores it in the cache folder.
+"""

@@ -1,4 +1,7 @@
-"""The steps of a build: read the bundle, run it on the CPU, build, compare, and only then store the engine."""
+"""The steps of a build: read the bundle, run it on the CPU, build the engine, compare, and store the engine.
+
+The engine is stored only if the comparison succeeds.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ class BuiltEngine:
 
     Attributes:
         record: the record that is stored with the engine: inputs of the build, GPU, and batch sizes.
-        seconds: duration of the build; None if the engine was in the cache already.
-        checks: comparisons with the CPU, at the smallest and the largest batch size; empty if the engine was in the cache
-            already.
+        seconds: duration of the build; None if the engine was already in the cache.
+        checks: comparisons with the CPU, at the smallest and the largest batch size. Empty if the engine was already in the
+            cache.
     """
 
     record: EngineRecord
@@ -38,7 +41,7 @@ class BuiltEngine:
     checks: tuple[Check, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the engine's description as a dictionary with the keys and values of the JSON."""
+        """Return a description of the engine, as a dictionary with the keys and values of the JSON."""
         record = asdict(self.record)
         return {
             "engine": str(self.record.key.file),
@@ -60,11 +63,11 @@ def build_engine(
     say: Say,
     log: Say | None,
 ) -> BuiltEngine:
-    """Build an engine. If the cache already contains the same engine, return that one.
+    """Build an engine. If the cache already contains an engine built from the same inputs, return the cached one.
 
     Args:
         bundle: the bundle to build from.
-        profile: the profile that the engine is fixed to; None for a dense ViT.
+        profile: the profile for which the engine is built; None for a dense ViT.
         batches: the smallest, tuned and largest number of images per call.
         workspace: limit of scratch memory in MiB; None for all memory of the GPU.
         plugin_inside: whether to store the plugin library in the engine.
@@ -73,7 +76,7 @@ def build_engine(
         log: called with each line that TensorRT logs.
 
     Raises:
-        click.ClickException: the engine's answers differ too much from the bundle's. The engine isn't stored.
+        click.ClickException: the engine's outputs differ too much from the bundle's. The engine isn't stored.
         BackendError: a requirement is missing, or TensorRT can't build the engine.
         BundleError: the weights were changed after export, or a file was changed during the build.
     """

@@ -22,15 +22,16 @@ _IMAGES = 8
 _SEED = 20210610
 
 # The two limits for each precision. The first is the largest accepted difference from the CPU's outputs, relative to the
-# largest output. This difference is a median over the images, because some gates swap order in half precision, and the
-# affected images differ by more than rounding. The second limit is the smallest accepted share of the (token, choice) pairs
-# that the same expert keeps on the engine and on the CPU, or that both drop.
+# largest output. This difference is a median over the images, because some gates swap order in half precision. The
+# affected images differ by more than rounding. The second limit is the smallest accepted share of matching (token,
+# choice) pairs. A pair matches if the same expert keeps it on the engine and on the CPU, or if both the engine and the
+# CPU drop it.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 
 @dataclass(frozen=True)
 class Check:
-    """The comparison of an engine with the CPU, in calls of one batch size.
+    """The comparison of an engine with the CPU, in calls with one batch size.
 
     Attributes:
         reference: description of the backend on the CPU.
@@ -38,9 +39,9 @@ class Check:
         images: number of images compared.
         largest_output: largest absolute output on the CPU.
         max_difference: largest absolute difference over all images.
-        median_difference: median, over the images, of the largest absolute difference of each image.
-        agreement: share of the (token, choice) pairs that the same expert keeps on the engine and on the CPU, or that both
-            drop; 1 for a dense ViT.
+        median_difference: median, over the images, of each image's largest absolute difference.
+        agreement: share of matching (token, choice) pairs; 1 for a dense ViT. A pair matches if the same expert keeps it on
+            the engine and on the CPU, or if both the engine and the CPU drop it.
     """
 
     reference: str
@@ -53,9 +54,9 @@ class Check:
 
 
 class Reference:
-    """The answers of a bundle's own graph on the CPU, to which an engine's answers are compared.
+    """The outputs of a bundle's own graph on the CPU, with which an engine's outputs are compared.
 
-    The images are at least eight smooth random images, which fill at least two routing groups.
+    The images are at least eight smooth random images. They fill at least two routing groups.
 
     Args:
         bundle: the bundle.
@@ -81,9 +82,9 @@ class Reference:
         self._run = Run.of(names, values, profile, by_token=True)
 
     def check(self, engine: Backend, batch: int) -> Check:
-        """Run the reference's images on the engine, in calls of `batch` images, and compare the answers with the CPU's.
+        """Run the reference's images on the engine, and compare the outputs with the CPU's outputs.
 
-        Some routing groups run again, in random order, to fill the last call.
+        Each call has `batch` images. To fill the last call, some routing groups run again, in random order.
 
         Raises:
             BackendError: the engine failed.
@@ -118,7 +119,7 @@ class Reference:
 
 
 def refuse_wrong_answers(check: Check, precision: str) -> None:
-    """Refuse an engine whose answers differ too much from the bundle's.
+    """Refuse an engine whose outputs differ too much from the bundle's.
 
     Raises:
         click.ClickException: outputs or routing differ too much from the CPU's.

@@ -1,4 +1,4 @@
-"""The command `vmoe build`: a TensorRT engine for one profile of a bundle."""
+"""The command `vmoe build`, which builds a TensorRT engine for one profile of a bundle."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def build(
 ) -> None:
     """Build a TensorRT engine for one profile of BUNDLE, which was exported with --tensorrt.
 
-    The engine is for this machine's GPU. The command compares it with the bundle's own graph on the CPU and stores it in the
-    cache folder (VMOE_CACHE_DIR, or else vmoe-export in XDG_CACHE_HOME or ~/.cache), from which backend 'tensorrt' loads it.
+    The engine is for this machine's GPU. The command compares it with the bundle's own graph on the CPU and stores it in
+    the cache folder. The folder is VMOE_CACHE_DIR, or else vmoe-export in XDG_CACHE_HOME or ~/.cache. Backend 'tensorrt'
+    loads the engine from there.
     """
     if print_trtexec and json_target is not None:
         raise click.UsageError("--print-trtexec builds nothing, so it has no result for --json; omit one of them")
@@ -99,7 +100,7 @@ def build(
 
 
 def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
-    """Return the profile to build for; None for a dense ViT that was exported without merging."""
+    """Return the profile for which to build; None for a dense ViT that was exported without merging."""
     manifest = bundle.manifest
     graphs = exported_graphs(bundle).graphs
     if not manifest.profiles:
@@ -115,12 +116,12 @@ def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
 
 
 def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, largest: int | None) -> BatchRange:
-    """Choose the batch sizes that an engine is built for.
+    """Choose the batch sizes for which an engine is built.
 
     Args:
         manifest: the bundle's manifest. Its routing groups determine which batch sizes fit.
         smallest: smallest number of images per call; None for one routing group.
-        tuned: number of images per call that the engine is tuned for; None for the largest number.
+        tuned: number of images per call for which the engine is tuned; None for the largest number.
         largest: largest number of images per call; None for about 32.
 
     Raises:

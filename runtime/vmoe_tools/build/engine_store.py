@@ -1,4 +1,4 @@
-"""Storing engines in the cache folder."""
+"""Stores engines in the cache folder."""
 
 from __future__ import annotations
 

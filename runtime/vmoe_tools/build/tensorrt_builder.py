@@ -1,4 +1,4 @@
-"""All calls into TensorRT that build an engine. This code has never run on a GPU."""
+"""All TensorRT calls that build an engine. This code has never run on a GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def serialized_engine(
         listener: called with each line that TensorRT logs.
 
     Returns:
-        The engine, and the timing cache with the measurements of this build added.
+        The engine, and the timing cache. The cache also contains the measurements of this build.
 
     Raises:
         BackendError: TensorRT can't build the engine.
@@ -52,7 +52,7 @@ def serialized_engine(
             problems = [parser.get_error(index).desc() for index in range(parser.num_errors)] or [log.reason()]
             raise BackendError(f"TensorRT can't read {graph.path}: {' '.join(problems[0].split())[:400]}")
         config = builder.create_builder_config()
-        # The router is float32 in every precision. TF32 has only ten bits of mantissa, which would change the routing.
+        # The router is float32 in every precision. TF32 has a mantissa of only ten bits, which would change the routing.
         config.clear_flag(tensorrt.BuilderFlag.TF32)
         if workspace is not None:
             config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace)

@@ -1,4 +1,4 @@
-"""A command line of trtexec, TensorRT's own program. It builds the same engine as `vmoe build`."""
+"""Writes a command line for trtexec, TensorRT's own program. It builds the same engine as `vmoe build`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
 def trtexec_command(
     graph: Path, engine: Path, shapes: list[tuple[int, ...]], workspace: int | None, with_plugin: bool, plugin_inside: bool
 ) -> str:
-    """Return a command line for a POSIX shell that builds the same engine with the trtexec of TensorRT 10 or 11."""
+    """Return a POSIX shell command line that builds the same engine with the trtexec of TensorRT 10 or 11."""
     plugin = find_native("lib", TENSORRT_PLUGIN)
     if plugin is None and with_plugin:
         click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; insert its path into the command line", err=True)

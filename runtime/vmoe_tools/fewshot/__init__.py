@@ -1,1 +1,1 @@
-"""`vmoe fewshot`: fits a head for new classes to a few labelled images of each."""
+"""`vmoe fewshot`: fits a head for new classes to a few labelled images of each class."""

@@ -27,7 +27,7 @@ from vmoe_tools.output import check_output_file, people_stream, write_json, writ
 from vmoe_tools.program import complain, printable
 from vmoe_tools.terminal import Progress
 
-_BATCH = 64  # images per call, or one routing group if that is larger
+_BATCH = 64  # images per call; if a routing group is larger, it is run in one call
 _MOST_CLASSES = 1 << 16
 
 
@@ -58,8 +58,8 @@ def fewshot(
     """Fit a head for the classes of --images to the features of BUNDLE, and measure its accuracy on held-out images.
 
     BUNDLE is an export with --output features. The classes are the subfolders of a folder, or the labels of an npz file.
-    All images that the head is not fitted to are held out. The head is a ridge regression in closed form, so almost all of
-    the time goes into running the images. To make a bundle with the head, use vmoe export CKPT|BUNDLE --head HEAD.
+    All images that are not used to fit the head are held out. The head is a ridge regression in closed form, so running the
+    images takes almost all of the time. To make a bundle with the head, use vmoe export CKPT|BUNDLE --head HEAD.
     """
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {out} must end in .npz")
@@ -107,7 +107,7 @@ def fewshot(
 
 
 def _fitted_to(path: Path) -> str:
-    """Return the JSON text that identifies the features of the bundle at `path`. The file of a head stores this text."""
+    """Return the JSON text that identifies the features of the bundle at `path`. A head's file stores this text."""
     with Bundle.open(path, verify=False) as bundle, bundle.open_weights() as file:
         manifest, sampled = bundle.manifest, []
         for tensor in read_tensors(file, manifest.files[WEIGHTS_NAME].size):
@@ -131,7 +131,10 @@ def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
 
 
 def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: int) -> tuple[Array, Array]:
-    """Return two arrays of indices: at most `per_class` images of each class for fitting the head, and all other images."""
+    """Return two arrays of indices: the images for fitting the head, and all other images.
+
+    The head is fitted to at most `per_class` images of each class.
+    """
     generator = np.random.default_rng(seed)
     chosen = []
     for index in range(labels.max() + 1):
@@ -141,13 +144,13 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
             count = "1 image" if len(of_class) else "no images"
             raise click.ClickException(f"class {name} has {count}, and needs at least 2: one to fit to, and one to hold out")
         chosen.append(of_class[: min(per_class, len(of_class) - 1)])
-    # Shuffle. Otherwise, all images of a routing group would belong to one class.
+    # Shuffle the images. Otherwise, all images of a routing group would belong to one class.
     picked = generator.permutation(np.concatenate(chosen))
     return picked, generator.permutation(np.setdiff1d(np.arange(len(labels)), picked))
 
 
 def _features(engine: Engine, source: ImageSource, indices: Array, progress: Progress) -> Array:
-    """Return the features f32[N, D] of the images at `indices`, in order. Repeated images fill the last call."""
+    """Return the features f32[N, D] of the images at `indices`, in order. Repeat images to fill the last call."""
     if (output := engine.manifest.output) != "features":
         remedy = "export with vmoe export CKPT --output features"
         raise click.ClickException(f"the bundle returns {output}, and a head needs features; {remedy}")

@@ -1,15 +1,15 @@
 """A linear head by ridge regression, as in the official few-shot evaluator.
 
-From `vmoe/evaluate/fewshot.py` and `vmoe/configs/common_fewshot.py` of google-research/vmoe:
+The following is taken from `vmoe/evaluate/fewshot.py` and `vmoe/configs/common_fewshot.py` of google-research/vmoe:
 
 - Features are standardized: subtract the mean, then divide by the standard deviation + 1e-5.
 - A constant input of 100 provides a bias that is hardly regularized.
 - Targets are -1 and 1.
 - The strength of the L2 regularization is one of 2^-10, 2^-9, ... 2^19.
 
-The official code selects the strength that is best on the test images of nine data sets. This module selects the strength
-with the smallest squared error in leave-one-out cross-validation on the training images. So held-out images don't influence
-the choice.
+The official code selects the strength that is best on the test images of nine data sets. This module selects the
+strength with the smallest squared error in leave-one-out cross-validation on the training images. So held-out images
+don't influence the choice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:
 
     def left_out_errors(strength: float) -> Array:
         shrinkage = singular**2 / (singular**2 + strength)
-        own_share = (u**2 @ shrinkage)[:, None]  # leverage: the weight of each image in its own prediction
+        own_share = (u**2 @ shrinkage)[:, None]  # leverage: how much each image influences its own prediction
         errors: Array = (targets - u @ (shrinkage[:, None] * projected)) / (1 - own_share)
         return errors
 

@@ -1,4 +1,7 @@
-"""The agreement of two bundles of one model, such as two precisions: of their outputs and routing on the same images."""
+"""The agreement of two bundles of one model, for example in two precisions.
+
+It compares the bundles' outputs and routing on the same images.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ class Agreement:
 
     Attributes:
         images: number of images.
-        same_top1: share of the images with the same predicted class; None if the bundles don't return logits.
+        same_top1: share of the images for which both bundles predict the same class; None if they don't return logits.
         max_difference: the largest absolute difference of the logits or, without logits, of the main outputs.
         mean_difference: the mean absolute difference.
         same_experts: by MoE layer, the share of the tokens that exactly the same experts keep in both bundles. A token that
-            both bundles drop counts as the same. Empty for a dense ViT, and for a Soft MoE, whose experts all process every
-            token.
+            both bundles drop counts as the same. Empty for a dense ViT, and for a Soft MoE, in which all experts process
+            every token.
     """
 
     images: int
@@ -33,7 +36,7 @@ class Agreement:
 
 
 class AgreementCount:
-    """A count of the agreement of two bundles over batches."""
+    """Counts over batches how far two bundles agree."""
 
     def __init__(self, *, has_top1: bool) -> None:
         """Start with no batches.
@@ -53,8 +56,8 @@ class AgreementCount:
 
         Args:
             ours, theirs: f32[N, ...], the outputs of the two bundles.
-            our_routing, their_routing: the routing of the two bundles, by MoE layer. The routing groups may differ, because
-                tokens are compared in the order of the images.
+            our_routing, their_routing: the routing of the two bundles, by MoE layer. The bundles may have different routing
+                groups, because tokens are compared in the order of the images.
         """
         difference = absolute_differences(ours, theirs)
         self._images += len(ours)
@@ -70,7 +73,7 @@ class AgreementCount:
             self._alike.setdefault(name, []).append(alike)
 
     def result(self) -> Agreement:
-        """Return the agreement over all batches; there must be at least one."""
+        """Return the agreement over all batches. At least one batch must have been added."""
         return Agreement(
             images=self._images,
             same_top1=self._same / self._images if self._has_top1 else None,

@@ -70,13 +70,13 @@ def inspect(
 ) -> None:
     """Describe a bundle, show how it routes images, or compare settings on one picture.
 
-    BUNDLE alone: the model and its parameters, MoE layers, profiles and their FLOPs, results of validation, source and
+    BUNDLE alone: shows the model and its parameters, MoE layers, profiles and their FLOPs, validation results, source and
     files, and the backends that run it on this machine. The model is not loaded.
 
-    With --images: the load of each expert, dropped pairs, gates, and the classes of each expert, at one --profile (default:
-    the first stored one). All options below --images apply here.
+    With --images: shows the load of each expert, dropped pairs, gates, and the classes of each expert, at one --profile
+    (default: the first stored profile). All options below --images apply here.
 
-    With PICTURE: the classes and the dropped patches of the picture at each --profile (default: all stored ones), side by
+    With PICTURE: shows the picture's classes and dropped patches at each --profile (default: all stored profiles), side by
     side.
     """
     profiles, changes = given.pop("profiles"), {name: given.pop(name) for name in SETTINGS}
@@ -151,7 +151,7 @@ def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
-    """Refuse a folder that can't or must not be written to, before the user waits for the pictures to write there."""
+    """Refuse a folder that can't or must not be written to. The check runs before the user waits for the pictures."""
     if out is None:
         return
     import vmoe_tools.patch_pictures  # noqa: F401
@@ -160,7 +160,7 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
         raise click.UsageError(f"--out {out} exists and is not a folder")
     if not out.absolute().parent.is_dir():
         raise click.UsageError(f"--out {out} can't be created: there is no folder {out.absolute().parent}")
-    # Use os.path.realpath: Path.resolve would raise if links form a loop.
+    # Use os.path.realpath, because Path.resolve raises an error if links form a loop.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
         raise click.UsageError(f"--out {out} is inside an input of this command, or is a bundle; choose another folder")
@@ -189,7 +189,10 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
 
 
 def _draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Path]:
-    """Draw all pictures that the model and the images allow, and return their paths. A dense ViT has no pictures."""
+    """Draw all pictures that the model and the images allow. Return their paths.
+
+    A dense ViT has no pictures.
+    """
     from vmoe_tools.charts import chart_classes, chart_gates, chart_loads, write_picture
     from vmoe_tools.patch_pictures import picture_capacities, picture_experts
 

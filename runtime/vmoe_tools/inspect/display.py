@@ -1,4 +1,4 @@
-"""Functions that print the summary of a bundle, the routing of images, and the comparison of settings on one picture."""
+"""Functions that print a bundle's summary, the routing of images, and the comparison of settings on one picture."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
 
-_WIDTH_OF_A_LIST = 1000  # line width if the output is not a terminal, so that each tensor fits on one line
+_WIDTH_OF_A_LIST = 1000  # line width if the output is not a terminal; each tensor fits on one line
 _DIGITS_OF_A_HASH = 16
 _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
-_WIDTH = 78  # line width for grids of patches side by side
-_SIGNS = string.digits + string.ascii_letters + "+."  # signs of experts 0 to 61, of further experts, and of a dropped patch
+_WIDTH = 78  # line width for grids of patches that are printed side by side
+_SIGNS = string.digits + string.ascii_letters + "+."  # signs of experts 0 to 61, further experts, and dropped patches
 _IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
 """Columns to leave out first: profile names and slots contain the same information."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
@@ -35,7 +35,7 @@ Summary = Mapping[str, Any]
 
 
 def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = False) -> None:
-    """Print a summary; with `list_tensors`, also a line for each tensor."""
+    """Print a summary. If `list_tensors` is true, also print one line for each tensor."""
     print_section(stream, Path(summary["bundle"]).resolve().name, [("format", f"version {summary['format_version']}")])
     for title, rows in summary_sections(summary):
         print_section(stream, title, rows)
@@ -76,7 +76,7 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
 
 
 def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
-    """Return the titles and rows of a summary's sections, except profiles, files and this machine's backends."""
+    """Return the titles and rows of a summary's sections. Profiles, files and this machine's backends are left out."""
     routing, origin = summary["routing"], summary["origin"]
     sections = [("Model", _model(summary))]
     if routing is not None:
@@ -132,7 +132,7 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] =
 
 
 def print_picture(report: PictureReport, stream: TextIO) -> None:
-    """Print the answer at each setting, where the answer changes, and the expert of each patch in each layer."""
+    """Print the prediction at each setting, where it changes, and the expert of each patch in each layer."""
 
     def answer(setting: SettingAnswer, rank: int) -> str:
         index, share = setting.classes[rank]
@@ -159,7 +159,7 @@ def print_picture(report: PictureReport, stream: TextIO) -> None:
 
 
 def _flips(report: PictureReport) -> str:
-    """Return a sentence that says at which settings the answer changes."""
+    """Return a sentence that says at which settings the predicted class changes."""
     settings = report.settings
     names = [report.named(setting.top1) for setting in settings]
     if not report.flips:
@@ -169,7 +169,7 @@ def _flips(report: PictureReport) -> str:
 
 
 def _signs(patches: np.ndarray[Any, np.dtype[Any]]) -> Callable[[int], str]:
-    """Return a function that formats one row of `patches`, given the row's index, with one sign per patch."""
+    """Return a function that takes a row's index and formats that row of `patches`, with one sign per patch."""
     return ["".join(_SIGNS[min(expert, len(_SIGNS) - 2)] for expert in row) for row in patches].__getitem__
 
 
@@ -276,7 +276,7 @@ def _print_agreement(report: ImageReport, stream: TextIO) -> None:
 
 
 def _setting_text(row: SettingRow, profile: Summary) -> str:
-    """Format one setting of a profile for the setting's column."""
+    """Format one setting of a profile for the table column of that setting."""
     value = profile[row.stored]
     return one_line(value) if value is None or row.type != "flag" else row.text(value)
 

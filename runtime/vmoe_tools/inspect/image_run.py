@@ -1,4 +1,4 @@
-"""A run of bundles on all images: the routing of the first bundle, and how far the other bundles agree with it."""
+"""Runs bundles on all images. Records the first bundle's routing, and how far the other bundles agree with it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _IMAGES_PER_CALL = 16
 
 @dataclass(frozen=True)
 class OtherBundle:
-    """Another bundle of the same model, such as another precision, compared with the inspected one.
+    """Another bundle of the same model, such as another precision, compared with the inspected bundle.
 
     Attributes:
         bundle: name of the bundle, or its path if several bundles have the same name.
         precision: precision of the bundle's large matrix products.
         group: the images that share slots; None for a dense ViT.
         backend: description of the backend that the bundle ran on.
-        agreement: agreement of its outputs and routing with those of the inspected bundle.
+        agreement: agreement of the bundle's outputs and routing with those of the inspected bundle.
     """
 
     bundle: str
@@ -42,13 +42,13 @@ class OtherBundle:
 
 @dataclass(frozen=True)
 class ImageReport:
-    """The results of a bundle on the user's images; the field names are keys of the JSON.
+    """The results of a bundle on the user's images. The field names are keys of the JSON.
 
     Attributes:
         images: number of images that were run, in whole routing groups.
         top1: accuracy of the bundle; None if there are no labels.
         layers: statistics of each MoE layer, by its name.
-        others: the other bundles, and their agreement with this one.
+        others: the other bundles, and their agreement with this bundle.
         bundle: name of the bundle.
         source: the npz file or folder.
         left_over: number of images at the end that were not run, because they don't fill a routing group.
@@ -56,7 +56,7 @@ class ImageReport:
         class_names: class names of the model; None if the bundle has none.
         backend: description of the backend.
         group: the images that share slots: "image", "batch", a number of images or "tokens:S"; None for a dense ViT.
-        profile: the setting; None for a dense ViT and a Soft MoE.
+        profile: the setting; None for a dense ViT or a Soft MoE.
         notes: sentences about this kind of model, and about missing information.
     """
 
@@ -92,7 +92,7 @@ def run_images(
     """Run each image once. Images at the end that don't fill a routing group are skipped.
 
     Args:
-        bundles: bundles of one model, the inspected one first.
+        bundles: bundles of one model, the inspected bundle first.
         source: the images.
         profile: the setting of the inspected bundle; None for a model without profiles. The other bundles run at their
             profile of the same name.
@@ -100,7 +100,7 @@ def run_images(
         name: name of the npz file or folder.
 
     Raises:
-        ImageError: there are fewer images than a routing group has.
+        ImageError: the images don't fill a routing group.
         VmoeError: the images don't fit the model, or a bundle can't be run with the profile.
     """
     first, *others = engines = [each.engine for each in bundles]

@@ -18,9 +18,9 @@ _IMAGES_PER_CALL = 16
 class Interference:
     """The changes in the outputs for images if their neighbours in the batch change.
 
-    Every image is first run with one set of neighbours, then with other sets. Differences are absolute differences from the
-    first outputs (logits or other outputs). If every image is its own routing group, all differences and changes are exactly
-    0.
+    Every image is run with a first set of neighbours, and then with other sets. Differences are absolute differences from
+    the outputs (logits or others) with the first set. If every image is its own routing group, all differences and changes
+    are exactly 0.
 
     Attributes:
         images: number of images.
@@ -28,8 +28,8 @@ class Interference:
         images_per_call: images per call: an image and its neighbours.
         max_difference: the largest difference over images, sets and outputs.
         mean_difference: the mean difference over images, sets and outputs.
-        top1_changed: share of the predictions, over images and sets, that differ from the first ones; None if the bundle
-            returns no logits.
+        top1_changed: share of the predictions, over images and sets, that differ from the prediction with the first set;
+            None if the bundle returns no logits.
         images_changed: share of the images whose prediction changed with at least one set; None if the bundle returns no
             logits.
     """
@@ -51,21 +51,21 @@ def interference(
     seed: int = 0,
     after_set: Callable[[int], None] = lambda images: None,
 ) -> Interference:
-    """Run the same images repeatedly, each time in another order, so that each image has other neighbours.
+    """Run the same images repeatedly. The order changes each time, so that each image has other neighbours.
 
     A call has about 16 images, in whole routing groups.
 
     Args:
         engine: the engine.
         images: [N,H,W,C], the result of `engine.batch`. Images at the end that don't fill a call are ignored.
-        setting: as for a call of the engine.
+        setting: the setting, in any form that a call of the engine accepts.
         sets: number of shuffled orders, in addition to the original order, which is run first.
         seed: random seed of the orders.
-        after_set: called each time all images have run in one of the shuffled orders, with the number of images.
+        after_set: called with the number of images after each run of all images in a shuffled order.
 
     Raises:
         ImageError: there are too few images for two calls.
-        VmoeError: as for a call of the engine.
+        VmoeError: any error that a call of the engine raises.
     """
     multiple = engine.manifest.batch_multiple if engine.manifest.batch_multiple > 1 else 2
     if len(images) < 2 * multiple:
@@ -98,7 +98,7 @@ def interference(
 
 
 def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
-    """Run the images in the order `order`, and return the outputs in the original order of the images."""
+    """Run the images in the order `order`, and return the outputs in the images' original order."""
     calls = [engine.outputs(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
     answers = np.concatenate([call[engine.manifest.output] for call in calls])
     original = np.empty_like(answers)

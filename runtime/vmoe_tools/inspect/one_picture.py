@@ -24,12 +24,12 @@ class SettingAnswer:
     """The results of the picture at one setting.
 
     Attributes:
-        name: name of the setting, or of the bundle if it has nothing to set.
+        name: name of the setting, or of the bundle if it has no settings.
         flops_per_image: FLOPs of the matrix products for this picture; None if the manifest lacks the sizes.
         classes: index and probability of all classes, the most likely first.
-        experts: for each MoE layer, a list for each token: the experts that processed the token, the one with the largest
-            gate first. The list is empty if the token was dropped. If there is a classifier token, it comes first; then come
-            the patches, row by row.
+        experts: for each MoE layer, a list for each token. It contains the experts that processed the token, the one with
+            the largest gate first. It is empty if the token was dropped. If there is a classifier token, it comes first,
+            before the patches, which are in order row by row.
         tokens: for each MoE layer, the index of the token that now contains each original token of the picture. Original
             tokens that were merged into one have the same index.
     """
@@ -48,7 +48,7 @@ class SettingAnswer:
 
 @dataclass(frozen=True)
 class PictureReport:
-    """The results of the picture at all settings; the field names are keys of the JSON.
+    """The results of the picture at all settings. The field names are keys of the JSON.
 
     Attributes:
         bundle: name of the bundle.
@@ -75,11 +75,13 @@ class PictureReport:
         return {**asdict(self), "settings": settings}
 
     def named(self, index: int) -> str:
-        """Return the name of a class for use in sentences, shortened if it is long."""
+        """Return the name of a class for use in sentences. A long name is shortened."""
         return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
 
     def patches(self, setting: SettingAnswer, layer: str) -> Array:
-        """Return i64[2,rows,columns]: for each patch, its expert with the largest gate (-1 if dropped), and its token.
+        """Return i64[2,rows,columns]: for each patch, its expert with the largest gate, and its token.
+
+        The expert is -1 if the patch was dropped.
 
         Raises:
             RoutingError: `grid` is None.

@@ -16,12 +16,12 @@ class LayerPatches:
     """The patches of N images in one MoE layer, rows x columns per image.
 
     Attributes:
-        processed: i64[N,rows,columns], number of kept choices of the patch, over all members of an ensemble; 0 if the patch
-            was dropped. In a Soft MoE it is E, because all experts process a part of every patch.
+        processed: i64[N,rows,columns], number of kept choices of the patch, over all members of an ensemble. It is 0 if the
+            patch was dropped. In a Soft MoE it is E, because all experts process a part of every patch.
         expert: i64[N,rows,columns], the expert of the kept choice with the largest gate; -1 if the patch was dropped. If
             several gates are equally large, the first choice counts.
-        weight: f32[N,rows,columns], the gate of the choice in `expert`; in a Soft MoE, the share of that expert in the
-            patch's output. It is 0 if the patch was dropped.
+        weight: f32[N,rows,columns], the gate of the choice in `expert`. In a Soft MoE, it is the share of that expert in
+            the patch's output. It is 0 if the patch was dropped.
     """
 
     processed: Array
@@ -44,7 +44,7 @@ def layer_patches(routing: Routing) -> LayerPatches:
     first = layout.tokens - layout.rows * layout.columns
 
     def of_patches(values: Array) -> Array:
-        """Select the values of patches, and reshape them to [N, rows, columns, choices of all members]."""
+        """Select the values that belong to patches, and reshape them to [N, rows, columns, choices of all members]."""
         by_token = values.reshape(-1, layout.tokens, layout.members * values.shape[1])
         return by_token[:, first:].reshape(-1, layout.rows, layout.columns, by_token.shape[2])
 

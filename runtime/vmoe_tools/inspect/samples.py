@@ -1,4 +1,4 @@
-"""Sample images, and the routing of their patches at several capacities, from which the pictures are drawn."""
+"""Sample images, and the routing of their patches at several capacities. The pictures are drawn from this data."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Frame:
     """The results of the samples at one setting.
 
     Attributes:
-        name: name of the setting; None if the model has nothing to set.
-        effective_ratio: capacity ratio of the setting after rounding to whole slots; None if the model has nothing to set.
+        name: name of the setting; None if the model has no settings.
+        effective_ratio: capacity ratio of the setting after rounding to whole slots; None if the model has no settings.
         answers: i64[n], for each sample, the class with the largest logit; None if the bundle returns no logits.
-        patches: for each MoE layer, i64[2,n,rows,columns]: the expert of each patch (-1 if it was dropped), and the index of
-            the token that contains the patch.
+        patches: for each MoE layer, i64[2,n,rows,columns]: the expert of each patch (-1 if it was dropped), and the index
+            of the token that contains the patch.
     """
 
     name: str | None
@@ -49,7 +49,7 @@ class Samples:
         num_experts: number of experts in each MoE layer.
         own: the results at the inspected setting.
         frames: the results at several ascending capacity ratios, including `own`. If the model has no capacity, or if its
-            graph is fixed to one setting, they contain only `own`.
+            graph is fixed to one setting, `own` is the only frame.
     """
 
     pixels: Array
@@ -98,7 +98,7 @@ def shown_pixels(batch: Array) -> Array:
 
 
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
-    """Return the inspected setting at several capacity ratios. Leave out ratios that repeat a number of slots."""
+    """Return the inspected setting at several capacity ratios, one for each number of slots."""
     rules = engine.manifest.rules
     if profile is None or engine.only_profile is not None:
         return [profile]

@@ -28,9 +28,9 @@ class Choices:
 
     Attributes:
         expert: i32[T,C], the expert of each choice; -1 if a TensorRT graph dropped the choice.
-        kept: bool[T,C], whether the choice got a slot; in a Soft MoE, every choice gets one.
-        weight: f32[T,C], raw gates; in a Soft MoE, the share of the expert's slots in the output of the token.
-        complete: whether each row of `weight` contains the gates of all experts, which then sum to 1.
+        kept: bool[T,C], whether the choice got a slot. In a Soft MoE, every choice gets a slot.
+        weight: f32[T,C], raw gates. In a Soft MoE, it is the share that the expert's slots have in the token's output.
+        complete: whether each row of `weight` contains the gates of all experts. Complete gates sum to 1.
     """
 
     expert: Array
@@ -40,7 +40,7 @@ class Choices:
 
 
 def choices_of(routing: Routing) -> Choices:
-    """Return the choices of one MoE layer, with its G groups of S tokens flattened to one row per token."""
+    """Return the choices of one MoE layer. Its G groups of S tokens are flattened to one row per token."""
     if routing.kept is None:
         assert routing.combine is not None
         weight = routing.combine.sum(axis=3)
@@ -60,29 +60,30 @@ def choices_of(routing: Routing) -> Choices:
 class LayerStatistics:
     """Statistics of one MoE layer with E experts over all added images.
 
-    A pair consists of a token and one of its choices. With expert choice, it consists of a token and any expert, and the
-    pair is kept if the expert chose the token. A Soft MoE has no pairs and drops nothing: an expert's share of a token's
-    output replaces the gate.
+    A pair consists of a token and one of its choices. With expert choice, a pair consists of a token and any expert, and it
+    is kept if the expert chose the token. A Soft MoE has no pairs and drops nothing. In a Soft MoE, an expert's share of a
+    token's output replaces the gate.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
         images: number of images.
-        load: f64[E], number of pairs that each expert kept; in a Soft MoE, the sum of the expert's shares of the outputs of
-            all tokens.
+        load: f64[E], number of pairs that each expert kept. In a Soft MoE, it is the sum of the expert's shares over the
+            outputs of all tokens.
         requested: i64[E], number of pairs that chose each expert; None if tokens do not choose experts, and for TensorRT
             graphs.
-        expert_dropped: f64[E], dropped share of `requested`, which is NaN if `requested` is 0; None if `requested` is None.
+        expert_dropped: f64[E], dropped share of `requested`. It is NaN for experts whose `requested` is 0. The attribute is
+            None if `requested` is None.
         pairs_dropped: share of all pairs that got no slot; None in a Soft MoE.
         patches_dropped: share of the patches that no expert processed; None if the manifest does not say which tokens are
             patches.
         load_entropy: entropy of `load` from 0 to 1, where 1 is an even load; NaN if nothing was kept.
-        gate_entropy: mean entropy of a token's gates from 0 to 1, where 1 means equal gates; None if only the gates of its k
-            choices are known.
+        gate_entropy: mean entropy of a token's gates from 0 to 1, where 1 means equal gates. None if only the gates of the
+            token's k choices are known.
         gates_kept: i64[BINS], histogram of the gates of kept pairs.
         gates_dropped: i64[BINS], histogram of the gates of dropped pairs.
-        class_weight: f64[classes,E], mean routing weight of each class and expert: the sum of the gates of kept pairs,
-            divided by the number of tokens, both over the images of the class. NaN for a class without images. The attribute
-            is None if there are no labels.
+        class_weight: f64[classes,E], mean routing weight of each class and expert. It is computed over the images of the
+            class: the sum of the gates of kept pairs, divided by the number of tokens. NaN for a class without images. The
+            attribute is None if there are no labels.
         class_images: i64[classes], number of images of each class; None if there are no labels.
     """
 
@@ -102,7 +103,7 @@ class LayerStatistics:
 
 
 class RoutingStatistics:
-    """Routing statistics that are accumulated over batches, so that only the routing of one batch is in memory.
+    """Routing statistics that are accumulated over batches. Only the routing of one batch is in memory at a time.
 
     Examples:
         >>> from vmoe_runtime import Engine
@@ -129,11 +130,11 @@ class RoutingStatistics:
 
         Args:
             routing: the result of `Engine.routing`, by MoE layer.
-            images: number of images of the batch.
+            images: number of images in the batch.
             labels: integers[images], from 0 to num_classes - 1; None if there are no labels.
 
         Raises:
-            RoutingError: the routing doesn't fit the number of images, or a label is invalid. In both cases, nothing is
+            RoutingError: the routing doesn't fit the number of images, or a label is invalid. In either case, nothing is
                 added.
         """
         added = {name: _count(layer, images, labels, self._num_classes) for name, layer in routing.items()}
@@ -143,7 +144,10 @@ class RoutingStatistics:
             self._kinds[name] = routing[name].kind
 
     def layers(self) -> dict[str, LayerStatistics]:
-        """Return the statistics of each MoE layer by its name; empty before the first batch, and for a dense ViT."""
+        """Return the statistics of each MoE layer by its name.
+
+        The result is empty before the first batch, and for a dense ViT.
+        """
         return {name: _statistics(self._kinds[name], sums) for name, sums in self._sums.items()}
 
 
@@ -156,7 +160,7 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
     except RoutingError:
         patches = np.zeros(0, bool)
     count, known = as_whole(images) or 0, [patches, patches if routing.token is None else routing.token]
-    # If neither array in `known` shows the number of images, at least check that the tokens divide evenly among the images.
+    # The arrays in `known` may not show the number of images. So also check that the tokens divide evenly among the images.
     if count < 1 or len(choices.kept) % count or any(len(values) not in (0, count) for values in known):
         raise RoutingError(f"the routing is not that of {shown(images)} images")
     by_class: Array = np.zeros((num_classes or 0, experts))
@@ -240,9 +244,9 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def _entropies(shares: Array) -> Array:
-    """Return f64[N]: the entropy of each row of `shares` [N,E], divided by the largest possible one; 1 if E is 1.
+    """Return f64[N]: the entropy of each row of `shares` [N,E], divided by the largest possible entropy.
 
-    Each row must sum to 1.
+    Each row must sum to 1. The result is 1 if E is 1.
     """
     experts = shares.shape[1]
     if experts == 1:

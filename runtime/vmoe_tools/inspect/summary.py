@@ -1,4 +1,4 @@
-"""The summary of a bundle, made without loading the model."""
+"""The summary of a bundle. To make it, the model is not loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_tools.machine import describe_backends
 
 T = TypeVar("T")
 
-_MOST = 2**53  # the largest number that is accepted in fields that the manifest reader doesn't check
+_MOST = 2**53  # largest number accepted in fields that the manifest reader doesn't check
 _DESCRIPTION: Mapping[str, type] = {
     "num_layers": int, "hidden_size": int, "num_heads": int, "mlp_dim": int, "classifier": str, "num_classes": int,
 }  # fmt: skip
@@ -30,11 +30,12 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
 
     Returns:
         - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
-        - `model`: sizes, named as in the official configs, and `expert_mlp_dim` and `dispatch_bf16` of the experts
+        - `model`: sizes, named as in the official configs. It also contains `expert_mlp_dim` and `dispatch_bf16` of the
+          experts.
         - `parameters`: numbers of parameters and tensors:
             - `all`: all parameters
             - `k`: the first profile's `k`
-            - `per_token`: the most parameters that a token uses, at this `k`
+            - `per_token`: the largest number of parameters that a token uses, at this `k`
             - `tensors`: number of tensors
         - `routing`: `kind`, `layers`, `num_experts`, `layer_experts`, `slots_per_expert` (Soft MoE), `group`,
           `group_tokens`, `rounding`, `capacity_multiple_of`, `settings`
@@ -44,8 +45,8 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
           (`flops_per_image` as a share of the dense model's FLOPs)
         - `dense_flops_per_image`: FLOPs of the dense model of the same size
         - `tensorrt`: `precision` and `graphs`
-        - `validation`: `atol`, `relative_limit`, and the worst results of each kind of comparison: `graphs` (with the
-          reference), `from_fp32`, and `tensorrt`
+        - `validation`: `atol`, `relative_limit`, and the worst results of each kind of comparison: `graphs` (compared with
+          the reference), `from_fp32`, and `tensorrt`
         - `origin`: `name`, `format` and `sha256` of the checkpoint, `producer` and `producer_version` of the bundle
         - `files`, `bytes`, `machine` (see `describe_backends`), `tensors` (name, dtype, shape, bytes)
 
@@ -112,7 +113,7 @@ def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> dict[s
 
 
 def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: int | None) -> int | None:
-    """Return how many of the experts' parameters a token doesn't use; None if this isn't known."""
+    """Return how many of the experts' parameters a token doesn't use; None if this number isn't known."""
     if k is None or not manifest.moe_layers:
         return None
     unused = 0
@@ -152,7 +153,7 @@ def _profile(profile: Profile, manifest: Manifest, dense: int | None) -> dict[st
 
 
 def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the results of the validation at export; None if there was none."""
+    """Return the results of the validation at export; None if the bundle was not validated."""
     graphs = _worst(_get(raw, list, "validation", "comparisons"))
     if graphs is None:
         return None
@@ -166,7 +167,10 @@ def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
-    """Return the worst results in `entries`: the largest differences, and the smallest share of equally routed pairs."""
+    """Return the worst results in `entries`.
+
+    They are the largest differences, and the smallest share of equally routed pairs.
+    """
     found = [entry for entry in entries or [] if isinstance(entry, dict)]
     if not found:
         return None
@@ -194,7 +198,7 @@ def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
 
 
 def _get(raw: Any, kind: type[T], *keys: str) -> T | None:
-    """Return the value under nested `keys` of an unchecked part of the manifest; None if the value is not of type `kind`."""
+    """Return the value under nested `keys` in an unchecked part of the manifest. Return None if it is not a `kind`."""
     for key in keys:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return raw if type(raw) is kind and (not isinstance(raw, int) or 0 <= raw <= _MOST) else None

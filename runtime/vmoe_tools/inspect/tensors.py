@@ -1,4 +1,4 @@
-"""The list of a bundle's tensors, from the header of `weights.safetensors`; their data is not read."""
+"""Lists a bundle's tensors. It reads only the header of `weights.safetensors`, not the tensors' data."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
 
 
 def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
-    """Return a tensor, and the range of bytes that its data occupies."""
+    """Return a tensor, and the byte range of its data."""
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (

@@ -33,11 +33,11 @@ _SITE = Path(__file__).parent / "site"
 @options.verbose_option
 @options.errors_only_option
 def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: bool) -> None:
-    """Write a static web page that runs the bundle in a browser, and shows the effect of capacity on a picture.
+    """Write a static web page that runs the bundle in a browser. It shows the effect of capacity on a picture.
 
-    Any web server can serve the folder, and the page requests nothing from other hosts. You draw a digit or drop a picture,
-    change the capacity and the other settings, and see classes, dropped and merged patches, experts, time and FLOPs. The
-    weights are a hard link in the folder, or a copy if the file system doesn't support hard links.
+    Any web server can serve the folder, and the page loads nothing from other hosts. You draw a digit or drop a picture,
+    and change the capacity and the other settings. The page shows classes, dropped and merged patches, experts, time and
+    FLOPs. The weights are a hard link in the folder, or a copy if the file system doesn't support hard links.
     """
     PAGE.check(out, force=force)
     facts, graph = while_unchanged(lambda: _verified(bundle))
@@ -56,7 +56,7 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
 
 
 def _served(name: str) -> str:
-    """Return the name of an onnxruntime-web file in the page, with .js instead of .mjs.
+    """Return the name that an onnxruntime-web file has in the page. It ends in .js instead of .mjs.
 
     nginx and other web servers don't serve .mjs files as scripts.
     """
@@ -64,10 +64,10 @@ def _served(name: str) -> str:
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Check every byte of a bundle. Return the page's data about it, and its graph without default values.
+    """Check every byte of a bundle. Return the page's data about the bundle, and its graph without default values.
 
-    The caller must make hard links only after the bundle is closed. A link changes a file's metadata, so the bundle would
-    seem to have been changed.
+    The caller must make hard links only after the bundle is closed. A link changes a file's metadata, so an open bundle
+    would seem to have been changed.
     """
     with Bundle.open_once(path) as bundle:
         facts, graph = page_facts(bundle), graph_without_defaults(bundle.graph(CANONICAL_GRAPH).data)

@@ -1,4 +1,4 @@
-"""The data of a page about its bundle, as plain values for the JSON file that the page's scripts read."""
+"""A page's data about its bundle, as plain values for the JSON file that the page's scripts read."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 
 """Steps of the capacity slider, in addition to the ratios of the bundle's profiles."""
 
 _GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # field numbers in ModelProto, GraphProto and TensorProto of onnx.proto3
-_MOST_VALUES = 1024  # the most steps of a slider; limits what a manifest can request
-_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB in total, part of which the runtime needs
+_MOST_VALUES = 1024  # maximum number of slider steps; limits what a manifest can request
+_MOST_WEIGHTS = 2**31 - 1  # bytes; WebAssembly in a browser has 4 GiB in total, and the runtime needs part of them
 
 
 def page_facts(bundle: Bundle) -> dict[str, Any]:
@@ -73,8 +73,9 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
 def graph_without_defaults(graph: bytes) -> bytes:
     """Remove the default values of the settings from a canonical graph.
 
-    With default values, onnxruntime-web doesn't let a call set the settings. A default value is an initializer with the name
-    of a setting. So this function replaces its name by an unused name of the same length, which removes the default.
+    With default values, onnxruntime-web doesn't let a call set the settings. A default value is an initializer that has the
+    name of a setting. So this function replaces the initializer's name with an unused name of the same length, which
+    removes the default.
     """
     edited = bytearray(graph)
     for number, part in fields(memoryview(edited)):
@@ -104,7 +105,10 @@ def _neutral(rules: RoutingRules, first: Profile | None) -> dict[str, SettingVal
 
 
 def _values(manifest: Manifest) -> dict[str, list[Any]]:
-    """Return the values offered by the control of each setting. `capacity`, `k` and `merge` are always included."""
+    """Return, for each setting, the values that its control offers.
+
+    `capacity`, `k` and `merge` are always included.
+    """
     rules, profiles = manifest.rules, list(manifest.profiles.values())
     most = {
         "k": min(rules.experts, default=1) // rules.ensemble_size,
@@ -125,7 +129,7 @@ def _values(manifest: Manifest) -> dict[str, list[Any]]:
 
 
 def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tuple[int, ...] | None:
-    """Return the number of slots of an expert in each MoE layer; None if the model refuses the setting."""
+    """Return the number of slots per expert in each MoE layer; None if the model refuses the setting."""
     try:
         return manifest.rules.profile(base, capacity=ratio, k=k if "k" in manifest.rules.settings else None).slots
     except RoutingError:
@@ -133,11 +137,11 @@ def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tu
 
 
 def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
-    """Return the FLOPs of an image; None if the manifest lacks the sizes.
+    """Return the FLOPs per image; None if the manifest lacks the sizes.
 
     Returns:
         - `by_merge`: for each value of `merge`, the FLOPs of everything except experts
-        - `of_row`: FLOPs of an expert per row. A row is a kept pair or, in a Soft MoE, a slot.
+        - `of_row`: an expert's FLOPs per row. A row is a kept pair or, in a Soft MoE, a slot.
         - `dense`: FLOPs of the dense model
         - `of_class_pairs`: whether the last layer computes only the pairs of the class token
     """

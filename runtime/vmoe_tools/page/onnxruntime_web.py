@@ -1,4 +1,4 @@
-"""The files of onnxruntime-web that a page needs, from npm or from a folder."""
+"""Gets the files of onnxruntime-web that a page needs, from npm or from a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INSTEAD = f"--onnxruntime-web DIR takes an unpacked onnxruntime-web {VERSION} i
 
 
 def web_files(folder: Path | None) -> tuple[dict[str, bytes], str]:
-    """Return the contents of the files by name, and a string that names their origin.
+    """Return the contents of the files by name, and a string that describes their origin.
 
     Args:
         folder: an unpacked onnxruntime-web; None to fetch it with npm.

@@ -39,7 +39,7 @@ _OF_A_LAYER = (
 )  # fmt: skip
 _COMPARED_IMAGES, _MOVED_IMAGES = 512, 64
 _SETS_OF_NEIGHBOURS = 10
-_LARGEST_PNG = 64  # pixels per side; larger images are probably photographs, which are much smaller in JPEG format
+_LARGEST_PNG = 64  # pixels per side; larger images are probably photographs, which are smaller as JPEG
 _LARGEST_SIDE = 224
 _QUALITY = 82
 
@@ -51,7 +51,7 @@ class Collected:
     Attributes:
         report: the report.
         layers: statistics of each MoE layer at `report.start`.
-        samples: a few samples at several capacity ratios; all other settings are those of `report.start`. None if the
+        samples: a few samples at several capacity ratios. All other settings are those of `report.start`. None if the
             manifest doesn't say which tokens are patches.
     """
 
@@ -89,7 +89,7 @@ class Collection:
             PointObserver(self.samples, point.engine.manifest, classes, has_routing=point.loaded is self.first)
             for point in plan.points
         ]
-        # Cascades calibrate a margin on some batches and test it on the others.
+        # A cascade's margin is calibrated on some batches and tested on the others, so at least two batches are needed.
         self.may_cascade = has_logits and manifest.batch_multiple == 1 and self.labels is not None
         self.has_halves = all(len(self.source) >= 2 * point.batch_size for point in plan.points)
         cascades = self.may_cascade and self.has_halves
@@ -106,7 +106,7 @@ class Collection:
     def put_together(self, command: str) -> Collected:
         """Assemble the report.
 
-        For interference, agreement and pictures, this also runs the bundles on some of the images.
+        To measure interference and agreement and to draw pictures, this method also runs the bundles on some of the images.
 
         Args:
             command: the command line, which the page shows.
@@ -180,7 +180,7 @@ class Collection:
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
         """Run samples at several capacity ratios.
 
-        If images are routed in groups, run the first images of the source, in whole groups, instead of the chosen samples.
+        If images are routed in groups, the first whole groups of the source are run instead of the chosen samples.
         """
         point = self.plan.points[self.start]
         if not pictures or self.seen[self.start].patches is None:
@@ -191,7 +191,7 @@ class Collection:
         return take_samples(point.engine, source, point.profile)
 
     def _neighbours(self, setting: str | None) -> Interference | None:
-        """Measure how much the output for an image changes with the other images of its batch.
+        """Measure how much the output for an image changes if the other images of its batch change.
 
         The result is None if every image is routed alone, or if there are too few images.
         """
@@ -203,7 +203,7 @@ class Collection:
             return interference(engine, some, setting, _SETS_OF_NEIGHBOURS, after_set=lambda images: advance(1, images))
 
     def _agreements(self, profile: Profile | None) -> tuple[OtherBundle, ...]:
-        """Measure, on some images, the agreement of the model's other bundles with the first one."""
+        """Measure, on some images, how far the model's other bundles agree with the first bundle."""
         others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
         if not others:
             return ()
@@ -236,7 +236,7 @@ class Collection:
 def choose_samples(labels: Array | None, available: int, wanted: int) -> list[int]:
     """Choose the images to show, and return their indices in ascending order.
 
-    If there are labels, choose about equally many images of each class; if not, choose the first images.
+    If there are labels, choose about equally many images of each class. If there are no labels, choose the first images.
 
     Args:
         labels: i64[N]; None if there are no labels.
@@ -258,7 +258,7 @@ def choose_samples(labels: Array | None, available: int, wanted: int) -> list[in
 
 
 def data_address(image: Array) -> str:
-    """Return a `data:` URL of an image, given as an input [H,W,C] of the graph.
+    """Return a `data:` URL that contains an image. The image is given as an input [H,W,C] of the graph.
 
     A small image becomes a PNG. A larger image becomes a JPEG with at most 224 pixels per side.
     """
@@ -278,7 +278,7 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
     Args:
         points: the measured points.
         curve: indices of a curve's settings in `points`, by ascending capacity.
-        max_drop: accuracy that may be lost relative to the curve's best, 0 to 1.
+        max_drop: accuracy that may be lost relative to the curve's best accuracy, 0 to 1.
     """
     known = [(index, top1) for index in curve if (top1 := points[index].top1) is not None]
     if not known:
@@ -290,13 +290,13 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
 
 def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
-    """Return the curve on which the first bundle's most accurate setting lies, as indices of points."""
+    """Return the curve that contains the first bundle's most accurate setting, as indices of points."""
     own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
     return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 
 
 def _start(plan: Plan, points: Sequence[PointResult], recommended: Sequence[int]) -> int:
-    """Choose the point that the page begins with: the first bundle at the recommended setting.
+    """Choose the point that the page shows first: the first bundle at the recommended setting.
 
     If there is no recommendation, or the first bundle was not measured at that setting, choose the largest capacity of the
     first curve.
@@ -313,7 +313,7 @@ def _bundle(loaded: LoadedBundle) -> BundleContents:
 
 
 def _layer(layer: LayerStatistics) -> dict[str, Any]:
-    """Return the statistics of a layer as an item of `SettingContents.layers`."""
+    """Return a layer's statistics as an item of `SettingContents.layers`."""
     found: dict[str, Any] = {
         "load": layer.load / (layer.load.sum() or np.nan),
         "requested": None if layer.requested is None else layer.requested / (layer.requested.sum() or np.nan),

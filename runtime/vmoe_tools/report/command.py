@@ -46,11 +46,12 @@ _PICTURES = ("accuracy", "patches", "experts")
 def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet: bool, **given: Any) -> None:
     """Measure capacity ratios on your images, and write the result as an HTML page.
 
-    BUNDLE... is one bundle, or several precisions of one model; the first is shown in detail. The page shows accuracy,
-    speed, FLOPs and kept pairs over the capacity ratio, cascades, the patches of sample images and their experts, the load
-    of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures are written next to it.
+    BUNDLE... is one bundle, or several precisions of one model. The first bundle is shown in detail. The page shows
+    accuracy, speed, FLOPs and kept pairs for each capacity ratio, cascades, the patches of sample images and their experts,
+    the load of each expert, and a recommended setting. It is one file that loads nothing else. PNG pictures are written
+    next to it.
 
-    By default, the command measures 8 capacity ratios from 0.1 to 2, with all other settings as in --profile. If you pass
+    By default, the command measures 8 capacity ratios from 0.1 to 2, with all other settings from --profile. If you pass
     several values of another setting (--k 1 --k 2, --bpr --no-bpr), the page has a curve for each combination.
     """
     if out.suffix.lower() not in (".html", ".htm"):

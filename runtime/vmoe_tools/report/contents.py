@@ -1,4 +1,7 @@
-"""The contents of a report, as plain values. `vmoe report --json` writes them; the page and the pictures show them."""
+"""The contents of a report, as plain values.
+
+`vmoe report --json` writes them. The page and the pictures show them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Curve:
     Attributes:
         bundle: name of the bundle.
         kind: such as "bpr", "vanilla" or "pool"; "choice" for expert choice.
-        title: the kind, in words for the page.
+        title: the kind in words, for the page.
         points: indices of the settings in the report's points, by ascending capacity.
     """
 
@@ -33,10 +36,10 @@ class BundleContents:
 
     Attributes:
         name: name of the bundle.
-        precision: precision of its large matrix products.
+        precision: precision of the bundle's large matrix products.
         summary: the model in a few words.
         compared: whether the bundle is another model, loaded for comparison.
-        sections: the title of each section, with its rows; a row is a name and a text.
+        sections: the title of each section, with its rows. A row consists of a name and a text.
     """
 
     name: str
@@ -77,8 +80,8 @@ class SettingContents:
             labels). Empty if the bundle returns no logits.
         patches: base64 of unsigned little-endian integers [layers, samples, rows, columns] of `patch_bytes` bytes each. An
             integer is 0 for a dropped patch, else 1 + the index of the patch's expert. If tokens are merged, a second array
-            of the same shape follows, with the token that contains each patch. None if it isn't known which tokens are
-            patches.
+            with the same shape follows. It contains, for each patch, the token that the patch belongs to. `patches` is None
+            if it isn't known which tokens are patches.
     """
 
     point: int
@@ -93,7 +96,7 @@ class Fall:
     """The capacity on a curve below which accuracy begins to fall. All values are indices in the report's points.
 
     Attributes:
-        best: the most accurate setting. If several are equally accurate, the one with the lowest capacity.
+        best: the most accurate setting. If several settings are equally accurate, the one with the lowest capacity.
         last_good: the lowest capacity such that every setting from there up to `best` is accurate enough.
         first_bad: the next capacity below `last_good`; None if even the lowest capacity is accurate enough.
     """
@@ -105,7 +108,7 @@ class Fall:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole report. Parts that the model or the images don't allow are None or empty, and `notes` says why.
+    """The whole report. Parts that the model or the images don't allow are None or empty, and `notes` explains why.
 
     Attributes:
         command: the command line that made the report.
@@ -121,19 +124,20 @@ class Report:
             - there are no labels, logits or FLOPs
             - images share a routing group
             - there is only one batch of images
-            - no setting is cheaper than the most accurate one
+            - no setting is cheaper than the most accurate setting
 
-        same: for each point, the share of the images with the same answer as at the largest capacity of the first curve.
+        same: for each point, the share of the images that get the same prediction as at the largest capacity of the first
+            curve.
         effective: for each point, the capacity ratio after rounding to whole slots; None if the point has no capacity.
         ratios: requested capacity ratios, for the slider.
         curves: the curves of all bundles, beginning with those of the first bundle.
-        others: indices of the points of other models, such as a dense ViT, which are on no curve.
+        others: indices of the points of other models, such as a dense ViT. These points are on no curve.
         fall: where accuracy begins to fall on the curve that contains the first bundle's most accurate setting.
         recommended: index of the recommended setting in `points`.
         equally_fast: indices of the settings that are equally fast within timing noise, the recommended one first.
-        start: index of the point that the page begins with: the recommended setting, or the largest capacity of the first
+        start: index of the point that the page shows first: the recommended setting, or the largest capacity of the first
             curve.
-        batch_multiple: number of images that are routed together; 1 if each is routed alone.
+        batch_multiple: number of images that are routed together; 1 if each image is routed alone.
         experts: number of experts per MoE layer.
         layers: names of the MoE layers.
         grid: rows and columns of patches.
@@ -141,7 +145,7 @@ class Report:
         samples: the sample images.
         settings: detailed results at the settings of the first bundle's curves.
         interference: interference at `start`; None if every image is routed alone, or if there are too few images.
-        agreements: agreement of the other bundles of the same model with the first one, at `start`.
+        agreements: how far the other bundles of the same model agree with the first bundle, at `start`.
         notes: sentences about parts that are left out.
         merged: sentences about ratios that were not measured because they round to the same slots as another ratio.
     """
@@ -189,5 +193,5 @@ class Report:
 
     @property
     def own_curves(self) -> list[Curve]:
-        """The curves of the first bundle."""
+        """The first bundle's curves."""
         return [curve for curve in self.curves if curve.bundle == self.bundles[0].name]

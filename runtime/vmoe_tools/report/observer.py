@@ -1,4 +1,4 @@
-"""An observer of a setting's results on all images: classes, routing statistics, and the patches of the samples."""
+"""Observes a setting's results on all images: classes, routing statistics, and the patches of the samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PointObserver:
             samples: ascending indices of the sample images among all images.
             manifest: the bundle's manifest.
             classes: number of label classes; None if there are no labels.
-            has_routing: whether to record routing, too.
+            has_routing: whether to record routing in addition to classes.
         """
         self._samples = np.array(samples, np.int64)
         self._kind = manifest.probabilities if manifest.output == "logits" else None
@@ -56,12 +56,12 @@ class PointObserver:
 
     @property
     def layers(self) -> dict[str, LayerStatistics]:
-        """Statistics of each MoE layer over all images; empty if `has_routing` is false."""
+        """Statistics of each MoE layer over all images. They are empty if `has_routing` is false."""
         return self._statistics.layers()
 
     @property
     def patches(self) -> dict[str, Array] | None:
-        """The patches of the samples, for each layer i64[2,samples,rows,columns].
+        """The patches of the samples: i64[2,samples,rows,columns] for each layer.
 
         Index 0 of the first axis is the expert of each patch, -1 if the patch was dropped. Index 1 is the token that
         contains the patch. The result is None if `has_routing` is false, or if it isn't known which tokens are patches.

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that loads nothing else, and PNG pictures next to it."""
+"""The page of a report: one HTML file that loads nothing else, with PNG pictures next to it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
 
 
 def inlined(module: str) -> str:
-    """Return the source of a JavaScript module without the keyword `export`, so that another script can contain it.
+    """Return a JavaScript module's source without the keyword `export`, so that another script can contain it.
 
     Examples:
         >>> inlined('export const TEXT = "export it"; // for export \\n')
@@ -95,7 +95,7 @@ def inlined(module: str) -> str:
 def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:
     """Draw the pictures that are written next to the page.
 
-    They are "accuracy" and, if the model and the images allow them, "patches" and "experts".
+    The pictures are "accuracy" and, if the model and the images allow them, "patches" and "experts".
     """
     report, layers = collected.report, collected.layers
     figures = {"accuracy": overview([*report.points, *report.faster_cascades])}
@@ -107,7 +107,7 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
 
 
 def _covered(collected: Collected) -> str:
-    """Return, as CSS, the size of the area of a sample that its patches cover.
+    """Return, as CSS, the size of a sample's area that patches cover.
 
     Pixels at the right and bottom may belong to no patch.
     """
@@ -130,7 +130,7 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
     if report.labelled:
         better += "A star marks the Pareto front: nothing else is as fast and as accurate."
     elif any(share is not None for share in report.same):
-        # Without labels, show the share of equal answers instead of the accuracy.
+        # Without labels, show the share of equal predictions instead of the accuracy.
         points = [replace(point, top1=same) for point, same in zip(points, report.same, strict=True)]
         quality = replace(ACCURACY, label="same answers")
         reference = points[report.curves[0].points[-1]].profile
@@ -175,7 +175,7 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """Return the data for the page's script: the settings of the first bundle, by curve."""
+    """Return the data for the page's script: the first bundle's settings, by curve."""
     settings = {setting.point: setting for setting in report.settings}
     start = next(index for index, curve in enumerate(report.own_curves) if report.start in curve.points)
     ratio = report.points[report.start].capacity_ratio

@@ -1,4 +1,7 @@
-"""The plan of a report: the curves of each bundle, the points on them, and the number of samples that fit on the page."""
+"""The plan of a report.
+
+It contains the curves of each bundle, the points on them, and the number of samples that fit on the page.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from vmoe_tools.report.contents import Curve
 MOST_BYTES = 5_000_000
 """Maximum size of a page, so that it can be mailed."""
 
-# Estimated sizes in bytes, all somewhat too large.
+# Estimated sizes in bytes. All estimates are somewhat too large.
 _EMPTY_PAGE = 700_000  # including the charts
 _POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
 _DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)

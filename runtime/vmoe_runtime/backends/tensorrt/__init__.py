@@ -1,1 +1,1 @@
-"""TensorRT: the backend, the parts of TensorRT's API that it calls, and the cache of engines."""
+"""The TensorRT backend, the parts of TensorRT's API that it calls, and the cache of engines."""

@@ -1,8 +1,8 @@
-"""The cache folder for TensorRT engines. Each file begins with a record of what the engine was built from and for.
+"""The cache folder for TensorRT engines. Each file begins with a record that describes the engine and its key.
 
-An engine is code: whoever can write the file can run anything as the user who loads it. So a file is never read if another
-user owns it or may write to it. Engines are not stored in the bundle, because each one works on only one GPU model with one
-version of TensorRT.
+An engine is code. Whoever can write the file can run any code with the rights of the user who loads the engine. So a file is
+never read if another user owns it or may write to it. Engines are not stored in the bundle, because each engine works on
+only one GPU model with one version of TensorRT.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class EngineRecord:
 
 
 def digest_of(content: object) -> str:
-    """Return a short hash of a value that JSON can represent, for use in file names."""
+    """Return a short hash of a value, for use in file names. JSON must be able to represent the value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -84,7 +84,7 @@ def cache_folder() -> Path:
     """Return the path of the cache folder, whether or not the folder exists.
 
     If the environment variable VMOE_CACHE_DIR is set, its value is the path. Otherwise, the path is the folder `vmoe-export`
-    in the folder that XDG_CACHE_HOME names, which is ~/.cache by default.
+    in the folder that the environment variable XDG_CACHE_HOME specifies. The default of XDG_CACHE_HOME is ~/.cache.
 
     Raises:
         EngineCacheError: there is no home folder.
@@ -122,7 +122,7 @@ def private_folder(*names: str) -> Path:
 
 
 def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
-    """Return the engine that was built for `key` and its record, or None if no engine was built for it.
+    """Return the engine that was built for `key`, with its record. Return None if no engine was built for `key`.
 
     Raises:
         EngineCacheError: the file was changed, or must not be trusted.
@@ -142,7 +142,9 @@ def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
 
 
 def read_private(path: Path) -> bytes | None:
-    """Return the content of a cache file that nobody else can have written, or None if there is no such file.
+    """Return the content of a cache file, or None if there is no such file.
+
+    The file must be one that only this user and root can have written.
 
     Raises:
         EngineCacheError: other users own or may write to the file or a folder above it, or the file can't be read.

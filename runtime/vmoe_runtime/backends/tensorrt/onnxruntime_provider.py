@@ -1,4 +1,7 @@
-"""ONNX Runtime's TensorRT provider on an NVIDIA GPU, for a profile that was exported for TensorRT."""
+"""The backend for ONNX Runtime's TensorRT provider on an NVIDIA GPU.
+
+It runs a profile that was exported for TensorRT.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ _PROVIDER = "TensorrtExecutionProvider"
 def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
     """Prepare the graph that is fixed to a profile.
 
-    ONNX Runtime builds a TensorRT engine from the graph and stores it in the cache folder. Loading turns TF32 off for the
-    whole process, unless NVIDIA_TF32_OVERRIDE is set.
+    ONNX Runtime builds a TensorRT engine from the graph and stores it in the cache folder. When the backend loads the graph,
+    it turns TF32 off for the whole process, unless the environment variable NVIDIA_TF32_OVERRIDE is set.
 
     Raises:
         UnavailableError: the installed onnxruntime, the driver, the GPU, TensorRT or the plugin can't run the graph.
@@ -50,8 +53,9 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     batches = range_from_environment(bundle.manifest)
     description = f"{RUNTIME} TensorRT on {gpu.name}{ops}, batches of {batches.smallest} to {batches.largest}"
-    # The graph is not read from a file. In this case, the provider's own cache key contains little more than the graph's
-    # name, and never the plugin. So each combination of the values below gets its own cache folder.
+    # The provider gets the graph from memory, not from a file. So the provider's own cache key contains little more than
+    # the graph's name, and never the plugin. For this reason, each combination of the values below gets its own cache
+    # folder.
     versions = [onnxruntime.__version__, __version__, plugin_hash]
     digest = digest_of([*versions, bundle.identity, graph, batches.largest])
 
@@ -68,7 +72,8 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
         # used.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         cache = str(private_folder("onnxruntime", digest))
-        # Without shapes, the provider would build the engine during the first call, and again for each new batch size.
+        # Without these shapes, the provider would build the engine during the first call, and again for each new batch
+        # size.
         shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
         options = {
             **plugin_options,

@@ -34,7 +34,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {"FLOAT": np.float32, "INT32": np.int3
 class _Log(tensorrt.ILogger):  # type: ignore[misc]
     """TensorRT's logger for the whole process; TensorRT allows only one.
 
-    It keeps the latest errors, and passes messages on to the listener if there is one.
+    The logger keeps the latest errors. If there is a listener, the logger passes messages on to it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class _Log(tensorrt.ILogger):  # type: ignore[misc]
         self.listener: Callable[[str], None] | None = None
 
     def log(self, severity: Any, msg: str) -> None:
-        """Handle a message. TensorRT calls this method from any thread."""
+        """Handle a message. TensorRT may call this method from any thread."""
         if severity <= tensorrt.ILogger.Severity.ERROR:
             self.errors.append(msg)
         if self.listener is not None and severity <= tensorrt.ILogger.Severity.INFO:
@@ -94,7 +94,7 @@ class LoadedEngine:
 
     Args:
         engine: the engine's bytes, as TensorRT serialised them.
-        plugin: the plugin library; None if the engine contains it or needs none.
+        plugin: the plugin library; None if the engine contains the plugin library or needs none.
         plugin_inside: whether the engine contains the plugin library.
 
     Raises:
@@ -117,8 +117,8 @@ class LoadedEngine:
 class Lane:
     """An execution context with a stream and with memory for the largest batch. It runs one call at a time.
 
-    Its memory on the host is pinned. Copies from pinned memory to the device run at the full rate of the bus, and at the
-    same time as the other lane's call. Copies from pageable memory do neither.
+    Its memory on the host is pinned. A copy from pinned memory to the device runs at the full rate of the bus, and can run
+    at the same time as the other lane's call. A copy from pageable memory does neither.
 
     Raises:
         BackendError: the GPU has too little memory, or TensorRT or CUDA failed.
@@ -167,7 +167,7 @@ class Lane:
         return [results[name].copy() for name in outputs]
 
     def _on_host(self, name: str, shape: Shape) -> Array:
-        """Return the pinned memory of the input or output `name`, as an array of this shape."""
+        """Return the pinned memory of the input or output `name`, as an array of shape `shape`."""
         dtype = self._loaded.dtypes[name]
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         array: Array = self._pinned[name][:size].view(dtype).reshape(shape)
@@ -202,7 +202,7 @@ def _free(stream: Any, memory: Sequence[tuple[Callable[..., Any], Any]]) -> None
 
 @contextmanager
 def _on_device() -> Iterator[None]:
-    """Select the engine's device for the `with` block. After the block, select the device that the thread used before."""
+    """Select the engine's device for the `with` block. After the block, select the thread's previous device again."""
     before = _call(cuda.cudaGetDevice)
     _call(cuda.cudaSetDevice, _DEVICE)
     try:

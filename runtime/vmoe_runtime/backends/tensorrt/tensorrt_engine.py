@@ -1,4 +1,7 @@
-"""TensorRT: runs an engine that `vmoe build` built for one profile and stored in the cache folder."""
+"""The TensorRT backend.
+
+It runs an engine that `vmoe build` built for one profile and stored in the cache folder.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,16 @@ from vmoe_runtime.errors import BackendError, ImageError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
-_LANES = 2  # one call copies while another computes; the GPU runs one at a time, so a third lane would only use memory
+_LANES = 2  # one call copies while the other computes; only one can compute at a time, so a third lane would only use memory
 
 
 class TensorRtBackend:
-    """A loaded engine. Up to two calls run at once; further calls wait.
+    """A loaded engine. Up to two calls run at the same time; further calls wait.
 
     Args:
         engine: the engine's bytes, as TensorRT serialised them.
         record: the description of the engine.
-        plugin: the plugin library; None if the engine contains it or needs none.
+        plugin: the plugin library; None if the engine contains the plugin library or needs none.
 
     Raises:
         BackendError: TensorRT can't load the engine.
@@ -39,16 +42,18 @@ class TensorRtBackend:
         self._record = record
         self.description = _description(record)
         self._loaded = tensorrt_api.LoadedEngine(engine, plugin, record.plugin_inside)
-        # last in, first out, so that existing lanes are used first
+        # The queue is last in, first out. So calls use existing lanes before they create new ones.
         self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()
         for _ in range(_LANES):
             self._lanes.put(None)  # None stands for a lane that is created when it is first needed
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        """Run the engine on the array `image` in `feeds` and return the arrays of `outputs`. Safe to call from many threads.
+        """Run the engine on the array `image` in `feeds` and return the arrays of `outputs`.
+
+        This method is safe to call from many threads.
 
         Raises:
-            ImageError: the engine was built for larger or smaller batches.
+            ImageError: the batch is too small or too large for the engine.
             BackendError: TensorRT or CUDA failed.
         """
         image = feeds[tensorrt_api.INPUT]
@@ -76,7 +81,9 @@ class TensorRtBackend:
 
 
 def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """Prepare the engine that was built for a bundle at a profile, for this GPU and this version of TensorRT.
+    """Prepare the engine that `vmoe build` built for a bundle at a profile.
+
+    The engine must have been built for this GPU and this version of TensorRT.
 
     Raises:
         UnavailableError: there is no GPU, or this installation lacks the plugin, which MoE layers need.
@@ -91,12 +98,13 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     moe = bool(bundle.manifest.moe_layers)
     if cached is None:
         if moe:
-            plugin_library()  # raises an error if the plugin is missing, since no engine can be built without it
+            plugin_library()  # raises an error if the plugin is missing, because the engine can't be built without it
         of_profile = f"profile {profile.name} with " if profile else ""
         raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
     engine, record = cached
     plugin = plugin_library() if moe and not record.plugin_inside else None
-    # The key contains the engine's hash, because the engine may be built again while the old one is still in use.
+    # The key contains the engine's hash, because a new engine may be built for the same bundle while the old engine is
+    # still in use.
     return PreparedBackend(_description(record), lambda: TensorRtBackend(engine, record, plugin), (key, record.sha256))
 
 

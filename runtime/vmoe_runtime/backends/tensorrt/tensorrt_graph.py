@@ -1,4 +1,7 @@
-"""The graphs that are fixed to a profile: TensorRT builds engines from them, and ONNX Runtime's CUDA provider runs them."""
+"""The graphs that are fixed to a profile.
+
+TensorRT builds engines from these graphs, and ONNX Runtime's CUDA provider runs them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
     """Return the graphs that a bundle contains for TensorRT.
 
     Raises:
-        BackendError: the bundle was exported without them.
+        BackendError: the bundle was exported without such graphs.
     """
     graphs = bundle.manifest.tensorrt
     if graphs is None:
