@@ -1,4 +1,4 @@
-"""Fine-tune the MNIST sample on scikit-learn's digits in PyTorch, and export it.
+"""Fine-tune the MNIST sample in PyTorch on scikit-learn's digits, and export the result.
 
 The program then prints the bundle's accuracy at several capacity ratios.
 
@@ -62,7 +62,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch_size: int = 32) -> None:
-    """Train with AdamW, at a learning rate that falls to 0.
+    """Train the model with AdamW. The learning rate falls to 0.
 
     The loss includes the official importance loss, which balances the experts.
     """

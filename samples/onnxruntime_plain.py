@@ -49,9 +49,9 @@ def main() -> None:
         options.register_custom_ops_library(given.op_library)
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
 
-    # The routing settings are graph inputs, so one loaded model serves every profile. Each profile in the manifest has a
-    # field for each of these inputs. `capacity` has one number per MoE layer: the slots per expert. A dense model may have
-    # no profile.
+    # The routing settings are graph inputs, so one loaded model serves every profile. Each profile in the manifest
+    # has one field per routing setting. `capacity` has one number per MoE layer: the slots per expert. A dense model
+    # may have no profile.
     setting = {}
     profiles = {profile["name"]: profile for profile in manifest["profiles"]}
     if name := given.profile or next(iter(profiles), None):
@@ -61,14 +61,14 @@ def main() -> None:
         setting = {each: np.array(profiles[name][each], np.int64).reshape(-1) for each in names}
 
     routing = manifest["routing"]
-    layers = routing["layers"] if routing and routing["kind"] != "soft" else []  # a Soft MoE drops nothing
+    layers = routing["layers"] if routing and routing["kind"] != "soft" else []  # a Soft MoE drops no tokens
     outputs = [output, *(f"{layer}/kept" for layer in layers)]
     predictions, kept = [], []
     step = multiple * max(1, 32 // multiple)
     for start in range(0, len(images), step):
         logits, *kept_of_layers = session.run(outputs, {"image": images[start : start + step], **setting})
         predictions += logits.argmax(-1).tolist()
-        kept += [layer.ravel() for layer in kept_of_layers]  # True for each (token, choice) that got a slot
+        kept += [layer.ravel() for layer in kept_of_layers]  # True for each (token, choice) pair that got a slot
 
     if "labels" in data:
         print(f"top-1 accuracy: {100 * np.mean(predictions == data['labels']):.2f} % of {len(images)} images")

@@ -3,8 +3,8 @@
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
 This command writes b16.safetensors. It also writes b16.json, which contains the part of the model config that can't be read
-from the tensors. The weights are random, but their shapes, the size of the file and the model's speed are the same as for a
-trained model. Only one tensor at a time is in memory.
+from the tensors. The weights are random. The tensor shapes, the file size and the model's speed are those of a trained
+model. Only one tensor at a time is in memory.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def describe(
     layers: Sequence[int],
     representation_size: int | None = None,
 ) -> ModelConfig:
-    """Return the config of a variant for square images of `image_size` pixels.
+    """Return the config of a variant for square images with a side of `image_size` pixels.
 
     If `layers` is empty, the model is a plain ViT.
     """
@@ -110,7 +110,8 @@ def describe(
 def official_config(model: ModelConfig) -> dict[str, Any]:
     """Return the config fields that can't be read from the tensors.
 
-    The names of the fields are official. Values that `model` does not contain are those of the official configs/vmoe_paper.
+    The field names are the official ones. If `model` does not contain a value, it comes from the official
+    configs/vmoe_paper.
     """
     encoder: dict[str, Any] = {"num_heads": model.num_heads}
     if moe := model.moe:
@@ -131,8 +132,8 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
 def random_weights(seed: int) -> MakeTensor:
     """Return a function that makes random float32 tensors from their name and shape.
 
-    Values are from N(0, 0.02) or, for LayerNorm scales, from 1 + N(0, 0.02). Each tensor depends only on `seed` and on the
-    name of the tensor.
+    The values are drawn from N(0, 0.02). For LayerNorm scales, they are drawn from 1 + N(0, 0.02). A tensor's values depend
+    only on `seed`, its name and its shape.
     """
 
     def make(name: str, shape: Shape) -> Array:
@@ -146,7 +147,7 @@ def random_weights(seed: int) -> MakeTensor:
 
 
 def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeTensor) -> None:
-    """Write a safetensors file, either completely or not at all.
+    """Write a safetensors file. If this fails, no partial file is left.
 
     Args:
         path: path of the file.
@@ -205,7 +206,7 @@ def command(prefix: Path, variant: str, **given: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, 2 for a usage error, or 1 for any other error."""
+    """Run the command line. Return 0 for success, 2 for a usage error, or 1 for any other error."""
     try:
         command.main(arguments, standalone_mode=False)
     except click.ClickException as error:

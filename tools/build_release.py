@@ -4,11 +4,11 @@ The release consists of the source archive, the wheels, the C++ SDK, the documen
 
     make release
 
-The same commit gives the same bytes, whichever folder it is built in. The build needs
+The same commit gives the same bytes, whichever folder the release is built in. The build needs
 
-- Debian, and the requirements of tools/build_wheels.py,
+- Debian, and everything that tools/build_wheels.py needs,
 - the documentation site in build/site, which `make release` builds,
-- SOURCE_DATE_EPOCH, the modification time of every file, which `make release` sets.
+- SOURCE_DATE_EPOCH, the modification time for every file, which `make release` sets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ SITE = ROOT / "build" / "site"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build a release, and print one line for each file. Return 0 or, after printing an error on stderr, 1."""
+    """Build a release, and print one line for each file. Return 0 if the build succeeds.
+
+    If it fails, print an error on stderr and return 1.
+    """
     parser = argparse.ArgumentParser(description="Build a release reproducibly.")
     parser.add_argument("out", type=Path, help="folder to create for the release's files")
     out = parser.parse_args(argv).out.resolve()

@@ -1,4 +1,4 @@
-"""Build the source archive and, from it, the wheels:
+"""Build the source archive and, from that archive, the wheels:
 
 - one for each Linux architecture, for glibc 2.28 or newer,
 - one for macOS on Apple silicon,
@@ -40,11 +40,14 @@ MACOS_PLATFORM = "macosx_13_0_arm64"
 
 
 class BuildError(Exception):
-    """Error raised if a step of the build fails. The message says which step failed."""
+    """Error raised if a build step fails. The message says which step failed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build into a folder, and print one line for each file. Return 0 or, after printing an error on stderr, 1."""
+    """Build into a folder, and print one line for each file. Return 0 if the build succeeds.
+
+    If it fails, print an error on stderr and return 1.
+    """
     parser = argparse.ArgumentParser(description="Build wheels for Linux with glibc 2.28 or newer, macOS, and all others.")
     parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=TARGETS, help="default: all")
@@ -71,7 +74,10 @@ def build_sdist(out: Path) -> Path:
 
 
 def build_wheel(sdist: Path, arch: str) -> Path:
-    """Build the wheel for one architecture from a source archive, in a separate folder, and return the wheel's path."""
+    """Build the wheel for one architecture from a source archive, and return the wheel's path.
+
+    The wheel is built into a separate folder.
+    """
     (source,) = unpacked(sdist).iterdir()
     options = ["wheel.cmake=false"] if arch == ANY else native_options(source, arch)
     if arch != ANY:
@@ -87,7 +93,7 @@ def build_wheel(sdist: Path, arch: str) -> Path:
 
 def native_options(source: Path, arch: str) -> list[str]:
     """Return scikit-build-core's settings for a wheel with native libraries."""
-    # Build all libraries except those for GPUs.
+    # Build all libraries except the GPU libraries.
     defines = {"VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
     if arch in ARCHITECTURES:
         defines["VMOE_ARCH"] = arch
@@ -95,14 +101,14 @@ def native_options(source: Path, arch: str) -> list[str]:
     return [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
-        "install.strip=false",  # installing need not strip, because zig's linker does
+        "install.strip=false",  # the install step need not strip, because zig's linker already does
         f"cmake.toolchain-file={source / 'plugins' / 'cmake' / toolchain}",
         *(f"cmake.define.{name}={value}" for name, value in defines.items()),
     ]
 
 
 def compiled_in_licences() -> str:
-    """Return the licences of foreign code in the libraries: headers of Debian packages, and zig's libraries."""
+    """Return the licences of third-party code in the libraries: headers from Debian packages, and zig's libraries."""
     files = [Path("/usr/share/doc", package, "copyright") for package in COMPILED_IN]
     files += [zig().parent / "LICENSE", zig().parent / "lib" / "libcxx" / "LICENSE.TXT"]
     missing = [str(path) for path in files if not path.is_file()]
@@ -114,8 +120,8 @@ def compiled_in_licences() -> str:
 def unpacked(sdist: Path) -> Path:
     """Unpack a source archive into a folder, and return the folder.
 
-    Files whose content has not changed since the last build are taken from that build's folder, so that zig's cache
-    recognizes them.
+    Files whose content has not changed since the last build are taken from that build's folder. This lets zig's cache
+    recognize them.
     """
     target, fresh = WORK / "source", WORK / "source-fresh"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -130,7 +136,7 @@ def unpacked(sdist: Path) -> Path:
 
 
 def zig() -> Path:
-    """Return the path of zig in the package ziglang."""
+    """Return the path of the zig program in the Python package ziglang."""
     found = importlib.util.find_spec("ziglang")
     if found is None or found.origin is None:
         raise BuildError("ziglang is not installed; run pip install -r tools/requirements.txt")
@@ -138,7 +144,7 @@ def zig() -> Path:
 
 
 def platform(arch: str) -> str:
-    """Return the platform tag of the wheel for an architecture."""
+    """Return the wheel's platform tag for an architecture."""
     return MACOS_PLATFORM if arch == MACOS else f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{arch}"
 
 

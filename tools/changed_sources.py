@@ -1,4 +1,4 @@
-"""Print the C++ sources of a build that are affected by changes since a git revision.
+"""Print those C++ sources in a build that are affected by changes since a git revision.
 
 A source is affected if it differs from the revision, or if it includes a header that differs.
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def output(*command: str | Path) -> str:
-    """Return the standard output of a command; empty if it fails."""
+    """Return a command's standard output. If the command fails, return an empty string."""
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
 
@@ -30,7 +30,7 @@ def changed_files(revision: str) -> set[Path]:
 
 
 def dependencies(build: Path) -> Iterator[set[Path]]:
-    """Yield, for each object file of a build, the set of source files and headers from which it was compiled."""
+    """For each object file in a build, yield the set of source files and headers from which it was compiled."""
     for listed in output(Path(sys.executable).with_name("ninja"), "-C", build, "-t", "deps").split("\n\n"):
         yield {(build / line.strip()).resolve() for line in listed.splitlines()[1:]}
 

@@ -1,7 +1,7 @@
-"""Generate the C++ headers with the declarations that Python and C++ share.
+"""Generate the C++ headers that contain the declarations shared by Python and C++.
 
 The declarations are the op table, and the rules for bundles, settings and services. After changing the Python declarations,
-run `python tools/cpp_headers.py`. The program writes the files that `headers` lists.
+run `python tools/cpp_headers.py`. The program writes the files that `headers` returns.
 """
 
 from __future__ import annotations
@@ -148,12 +148,12 @@ namespace vmoe::sdk {{
 def op_table() -> str:
     """Return the text of plugins/ops/op_table.h, which contains the settings and the ops.
 
-    For each op, the header contains the specification and the indices of its inputs, outputs and attributes. Ops with the
-    same inputs, outputs or attributes share one table, which is named after the first of these ops.
+    For each op, the header contains the specifications and the indices of its inputs, outputs and attributes. Ops with the
+    same inputs, outputs or attributes share one table. The table is named after the first of these ops.
 
     Raises:
         KeyError: an attribute has no rule.
-        ValueError: there are more choices of types than bits in C++'s mask, or an int64 input is not a setting.
+        ValueError: there are more type choices than bits in C++'s mask, or an int64 input is not a setting.
     """
     ops = list(OPS.values())
     lines = [_OP_HEAD, *_constants("Setting", SETTINGS), *_array("SettingSpec", "kSettings", [*map(_setting, SETTINGS)])]
@@ -178,13 +178,13 @@ def op_table() -> str:
 
 
 def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -> Iterator[str]:
-    """Yield the lines of an op.
+    """Yield the lines that declare an op.
 
     Args:
-        op: the op.
-        choices: a mask with a bit for each choice of types that the op accepts.
-        first_with: the name of the first op with certain inputs, outputs or attributes, by their table rows. The function
-            adds the op's own rows if they are new.
+            op: the op.
+            choices: a mask with a bit for each type choice that the op accepts.
+            first_with: the name of the first op that has certain inputs, outputs or attributes, by their table rows. The
+            function adds the op's own rows if they are new.
     """
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
@@ -202,8 +202,8 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
             yield f"using {_short(op)}{kind} = {first}{kind};"
         elif rows:
             yield from _constants(first + kind, rows)
-            # The rows of a table refer to inputs as `Input::NAME`. The prefix with the op's name is added only here, because
-            # the comparison above must find equal tables of different ops.
+            # The rows in a table refer to inputs as `Input::NAME`. The prefix with the op's name is added only at this
+            # point, because the comparison above must be able to find equal tables for different ops.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")
@@ -237,7 +237,7 @@ def _value(value: Value, op: Op) -> str:
         f"Setting::{_constant(value.name)}" if is_setting else "kNoSetting",
     ]
     defaults = ["", "", "", "Presence::kRequired", "kNoScale", "nullptr", "kNoSetting"]
-    # Omit fields at the end that have their default values.
+    # Omit trailing fields that have their default values.
     while fields[-1] == defaults[len(fields) - 1]:
         fields.pop()
     return f"{{{', '.join(fields)}}}"
@@ -245,8 +245,8 @@ def _value(value: Value, op: Op) -> str:
 
 def _setting(name: str) -> str:
     row = ROWS[name]
-    # The maximum of a flag is 1. Any other maximum depends on the sizes of a call. Here, `capacity` is the number of slots.
-    # `capacity` and `k` are at least 1.
+    # The maximum of a flag is 1. Any other maximum depends on the sizes in a call. In this table, `capacity` is the number
+    # of slots. `capacity` and `k` are at least 1.
     least = 0 if row.type == "flag" else row.range[0] if row.range else 1
     return f'{{"{name}", {least}, {_maximum(1 if row.type == "flag" else None)}}}'
 
@@ -280,7 +280,10 @@ def _constant(name: str) -> str:
 
 
 def bundle_rules() -> str:
-    """Return the text of plugins/sdk/generated/bundle_rules.h: names, limits, manifest fields, elastic.py's constants."""
+    """Return the text of plugins/sdk/generated/bundle_rules.h.
+
+    It contains names, limits, manifest fields and the constants in elastic.py.
+    """
     lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds}, kOfEnd = {1 << len(routing_kinds.SETTING_KINDS)} }};"]
@@ -306,7 +309,10 @@ def bundle_rules() -> str:
 
 
 def service_table() -> str:
-    """Return the text of plugins/service/generated/endpoints.h: routes, request fields, refusals, options, constants."""
+    """Return the text of plugins/service/generated/endpoints.h.
+
+    It contains routes, request fields, refusals, options and constants.
+    """
     lines = [_SERVICE_HEAD, *_declared(_SERVICE_CONSTANTS), ""]
     for name, refusal in vars(endpoints).items():
         if isinstance(refusal, endpoints.Refusal) and name not in _PYTHON_ONLY:
@@ -347,7 +353,7 @@ def _metric(metric: metrics.Metric) -> str:
 
 
 def batcher_load() -> str:
-    """Return the text of plugins/include/vmoe/batcher_load.hpp: the counts of a batcher."""
+    """Return the text of plugins/include/vmoe/batcher_load.hpp, which contains the counts that a batcher reports."""
     types = {"int": "int64_t", "float": "double"}
     numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
     return f"""\
@@ -487,7 +493,10 @@ typedef struct vmoe_profile {{
 
 
 def settings_cpp() -> str:
-    """Return the text of plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and conversions to and from C structs."""
+    """Return the text of plugins/include/vmoe/settings.hpp.
+
+    It contains `Setting` and `Profile`, and converts them to and from C structs.
+    """
     rows = list(ROWS.values())
     values = {"ratio": "double", "whole": "int64_t", "flag": "bool"}
     setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)
@@ -557,7 +566,8 @@ inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {{
 def setting_rows() -> str:
     """Return the text of plugins/sdk/generated/setting_rows.h.
 
-    It contains the rows of the settings, and a function that visits each row together with its fields in the C structs.
+    The file contains the rows for the settings. It also contains a function that visits each row together with the setting's
+    fields in the C structs.
     """
     rows = list(ROWS.values())
     table = "\n".join(f"  {_setting_row(row)}," for row in rows)
@@ -592,7 +602,7 @@ def _setting_row(row: SettingRow) -> str:
 
 
 def headers() -> dict[Path, str]:
-    """Return the text of each header, by its path."""
+    """Return the text of each header, by the header's path."""
     public, internal = PLUGINS / "include" / "vmoe", PLUGINS / "sdk" / "generated"
     return {
         PLUGINS / "ops" / "op_table.h": op_table(),

@@ -1,6 +1,6 @@
-"""Print the package's dependencies and the requirements of extras in pyproject.toml, one per line.
+"""Print the package's dependencies and the requirements of the given extras in pyproject.toml, one per line.
 
-pip can then install the requirements without the package.
+With this list, pip can install the requirements without the package.
 
 Usage: python tools/list_requirements.py EXTRA...
 """
@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 
 
 def requirements(extras: Iterable[str]) -> Iterator[str]:
-    """Yield the requirements of the extras, and of further extras to which these refer."""
+    """Yield the requirements of the given extras, and of other extras to which they refer."""
     for extra in extras:
         for requirement in PROJECT["optional-dependencies"][extra]:
             own = re.fullmatch(rf"{PROJECT['name']}\[(.*)\]", requirement)

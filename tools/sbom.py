@@ -1,4 +1,7 @@
-"""Write a release's bill of materials in CycloneDX: the dependencies of a wheel, and the foreign code compiled into it."""
+"""Write a release's bill of materials in the CycloneDX format.
+
+It lists a wheel's dependencies, and the third-party code that is compiled into the wheel.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ SCHEMA = "1.6"
 
 
 def write_sbom(wheels: Path, release: str, path: Path) -> None:
-    """Write the bill of materials of a release.
+    """Write a release's bill of materials.
 
     Args:
-        wheels: the folder of the release's wheels.
-        release: the version of the release.
+        wheels: the folder with the release's wheels.
+        release: the release's version.
         path: the file to write.
 
     Raises:
@@ -45,7 +48,10 @@ def write_sbom(wheels: Path, release: str, path: Path) -> None:
 
 
 def compiled_in() -> list[dict[str, Any]]:
-    """Return the foreign components compiled into the libraries: headers of Debian packages, and zig's C++ library."""
+    """Return the third-party components that are compiled into the libraries.
+
+    They are headers from Debian packages, and zig's C++ library.
+    """
     query = ["dpkg-query", "-W", "-f", DEBIAN_FIELDS + "\n", *COMPILED_IN]
     rows = [line.split("\t") for line in run(query, "dpkg-query doesn't know the headers' packages").splitlines()]
     components = [

@@ -1,4 +1,7 @@
-"""Pack the C++ SDK and the op library from a wheel, reproducibly, into a tar archive and a Debian package."""
+"""Pack the C++ SDK and the op library from a wheel into a tar archive and a Debian package.
+
+Both files are reproducible.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
 def unpack(wheel: Path, prefix: Path) -> None:
     """Unpack the SDK from a wheel into an install prefix.
 
-    Libraries, headers and build files keep their folders. Licences go to the top folder of the prefix.
+    Libraries, headers and build files stay in their folders. Licences go to the prefix's top folder.
     """
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
@@ -74,7 +77,10 @@ def unpack(wheel: Path, prefix: Path) -> None:
 
 
 def write_archive(folder: Path, archive: Path) -> None:
-    """Pack a folder reproducibly: sorted names, no owners, and SOURCE_DATE_EPOCH as the time of every file."""
+    """Pack a folder reproducibly.
+
+    Names are sorted, no owners are stored, and SOURCE_DATE_EPOCH is the time of every file.
+    """
     command = 'tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner'
     command += ' --mode=u=rwX,go=rX -C "$1" -c "$2" | gzip -9n >"$3"'
     shell = ["bash", "-euo", "pipefail", "-c", command, "bash", str(folder.parent), folder.name, str(archive)]

@@ -1,4 +1,4 @@
-"""Open checkpoints: choose the reader by the files, and recognize the library by the names of the tensors."""
+"""Open checkpoints. The files determine the reader, and the names of the tensors determine the library."""
 
 from __future__ import annotations
 

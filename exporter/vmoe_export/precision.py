@@ -1,8 +1,8 @@
-"""The table of precisions, shared by the parameters, the weights file, the graphs and validation.
+"""The table of precisions. The parameters, the weights file, the graphs and validation use this table.
 
-A precision determines the type in which the weights of the large products are stored. The type also determines how these
-products are computed; see `weight_types`. Everything else is float32 in every precision: the router, the head, layer norms,
-softmax, biases, and the residual stream.
+A precision determines the type in which the weights of the large products are stored. The type also determines how
+these products are computed; see `weight_types`. In every precision, everything else is float32: the router, the
+head, layer norms, softmax, biases, and the residual stream.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ExportPrecision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts", "fp16"
 
 _LONGEST_ROW = 1024  # maximum number of hidden features in a row that share one scale
 _LONGEST_CHUNK = 512
-_CHUNK_MULTIPLE = 64  # the depth of an int8 tile on CPUs with matrix units
+_CHUNK_MULTIPLE = 64  # depth of an int8 tile on CPUs that have matrix units
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Numbers:
     Attributes:
         dense: type of the weights of linear layers, attention and MLPs, including the patch embedding.
         experts: type of the expert weights.
-        tensorrt: type of the large products in TensorRT graphs; None if this precision has no TensorRT graphs.
-        distance: largest allowed relative difference of a part of the model from the same part in float32. What a part adds
-            to the residual stream changes by less than one percent through rounding to bfloat16, and by a few percent
-            through rounding to int8. If a part changes by far more, the stored type cannot represent its weights or
-            activations.
-        validation_seconds: estimated time, per GB of float32 weights, to read the stored weights back and to compare rounded
-            parts with float32. It was measured on a B/16 with two CPUs.
+        tensorrt: type of the large products in TensorRT graphs. It is None if this precision has no TensorRT graphs.
+        distance: the largest relative difference allowed between a part of the model and the same part in float32.
+            Rounding to bfloat16 changes what a part adds to the residual stream by less than one percent. Rounding to
+            int8 changes it by a few percent. If the change is far larger, the stored type cannot represent the part's
+            weights or activations.
+        validation_seconds: estimated time, per GB of float32 weights, to read the stored weights back and to compare
+            rounded parts with float32. It was measured on a B/16 with two CPUs.
         words: a description of the stored types for users.
     """
 
@@ -48,12 +48,12 @@ class Numbers:
 
     @property
     def attention(self) -> WeightType:
-        """The type to which the inputs of attention's two products are rounded."""
+        """The type to which the inputs of attention's two matrix products are rounded."""
         return FLOAT32 if self.dense is FLOAT32 else BFLOAT16
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the rounding of the experts' weights is optimized for the user's images, if there are any."""
+        """Whether the user's images, if there are any, are used to optimize how the experts' weights are rounded."""
         return self.experts is INT4
 
     @property
@@ -82,10 +82,11 @@ def weight_type(name: str, precision: ExportPrecision) -> WeightType:
 
 
 def hidden_chunk(hidden: int, weights: WeightType) -> int:
-    """Return how many hidden features share one scale of their row, or 0 if the whole row has a single scale or none.
+    """Return the number of hidden features in a row that share one scale.
 
-    A long row is likely to have outliers, so it is split into equal chunks of at most 512 features. In chunks of this size,
-    sums also stay below 2**24, so they are exact in float32.
+    The number is 0 if the whole row has a single scale or none. A long row is likely to have outliers, so it is split
+    into equal chunks of at most 512 features. In chunks of this size, sums stay below 2**24, so they are exact in
+    float32.
     """
     if weights.scales is None or hidden <= _LONGEST_ROW:
         return 0

@@ -1,4 +1,7 @@
-"""Presets for the checkpoints released by google-research/vmoe. They provide what the tensors do not determine."""
+"""Presets for the checkpoints that google-research/vmoe released.
+
+A preset provides the values that no tensor determines.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ class Preset:
     """One released checkpoint.
 
     Attributes:
-        name: the prefix of its files.
+        name: the prefix of the checkpoint's files.
         description: the model, its training data, and which of its values are assumed.
-        config: its model config under the official field names.
+        config: the model config, with the official field names.
         image_size: (height, width) in pixels.
-        class_names: a name in `class_names.CLASS_LISTS`; None if these lists do not have its classes.
+        class_names: a name in `class_names.CLASS_LISTS`. It is None if no list there has the checkpoint's classes.
     """
 
     name: str
@@ -27,8 +30,8 @@ class Preset:
     class_names: str | None
 
 
-# Standard sizes of configs/vmoe_paper: side of a patch in pixels, hidden size, fields of the encoder, and the numbers of the
-# MoE blocks.
+# Standard sizes from configs/vmoe_paper: the side of a patch in pixels, the hidden size, the encoder's fields, and
+# the numbers of the MoE blocks.
 _S32_LAST_2 = (32, 512, {"num_layers": 8, "mlp_dim": 2048, "num_heads": 8}, [5, 7])
 _B16_EVERY_2 = (16, 768, {"num_layers": 12, "mlp_dim": 3072, "num_heads": 12}, [1, 3, 5, 7, 9, 11])
 _EXPERTS = 8
@@ -108,6 +111,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
 
 
 def preset_in(file_name: str) -> Preset | None:
-    """Return the preset whose name occurs in a file name, or None. If several names occur, the longest is chosen."""
+    """Return the preset whose name occurs in a file name, or None if no name occurs.
+
+    If several names occur, return the preset with the longest name.
+    """
     found = [preset for name, preset in PRESETS.items() if name in file_name]
     return max(found, key=lambda preset: len(preset.name), default=None)

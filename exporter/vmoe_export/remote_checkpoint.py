@@ -28,16 +28,16 @@ _FINISHED = "commit_success.txt"
 def checkpoint_at(
     source: str | os.PathLike[str], tell: Callable[[int, int], object] = lambda done, total: None
 ) -> Iterator[Checkpoint]:
-    """Open a checkpoint at a path or a URL. A copy from a URL is deleted when the block ends.
+    """Open a checkpoint at a path or a URL. If it is copied from a URL, the copy is deleted when the block ends.
 
     Args:
         source: a path for `open_checkpoint`, or a URL, such as gs://bucket/b16.
         tell: called during the copy with the number of bytes copied so far and the total number of bytes.
 
     Raises:
-        RemoteError: nothing is at the URL, or it can't be copied.
-        VmoeError: any error of `open_checkpoint`, or any VmoeError raised in the block. Its message contains the URL instead
-            of the copy's path.
+        RemoteError: nothing is at the URL, or the files there can't be copied.
+        VmoeError: any error of `open_checkpoint`, or any VmoeError raised in the block. Its message contains the URL
+            instead of the copy's path.
     """
     if not isinstance(source, str) or not is_address(source):
         with open_checkpoint(source) as checkpoint:
@@ -77,8 +77,9 @@ def _copy(files: RemoteFiles) -> None:
         elif _ORBAX & set(names):
             files.copy_below("")
         elif steps:
-            # Copy the newest finished step. If no step has the marker file of finished steps, as may happen on a file
-            # system, copy the newest step.
+            # Copy the newest finished step. A finished step has a marker file, but some file systems may lack it. If no step
+            # has
+            # the marker, copy the newest step.
             newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
             files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
         else:

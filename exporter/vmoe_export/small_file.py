@@ -8,7 +8,7 @@ _MAX_BYTES = 16 << 20
 
 
 def read_small(path: Path) -> bytes:
-    """Read a whole file, or a pipe such as the shell's `<(...)`.
+    """Read a complete file or a pipe such as the shell's `<(...)`.
 
     Raises:
         OSError: the file can't be read.

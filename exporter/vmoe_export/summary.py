@@ -19,7 +19,7 @@ from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
-_MUCH = 0.1  # a note is shown if the effective capacity ratio is off by more than this fraction
+_MUCH = 0.1  # show a note if the effective capacity ratio is off by more than this fraction
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -69,7 +69,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     # The config is a mapping if it comes from a bundle or from the files of another library's model.
     given = "preset" if plan.preset else "model's files" if isinstance(plan.options.config, dict) else "config"
     origins = {"config": f"From the {given}", **_ORIGINS}
-    # Leave out the values of --capacity and --k, which are in the table of profiles.
+    # Leave out the values of --capacity and --k, because the table of profiles shows them.
     chosen = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
         fields = sorted(name for name, source in model.origins.items() if source == origin and not chosen.get(name))
@@ -81,9 +81,10 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """Return a table with one row per profile: the requested and the effective capacity ratio, slots, and FLOPs.
+    """Return a table with one row per profile. It shows capacity ratios, slots and FLOPs.
 
-    FLOPs are also given relative to the dense ViT of the same size. Other settings of a profile are part of its name.
+    Each row has the requested and the effective capacity ratio. FLOPs are also given relative to the dense ViT of the
+    same size. Other settings of a profile are part of its name.
     """
     rows = [
         {
@@ -107,8 +108,8 @@ def profile_table(plan: ExportPlan) -> Table:
 def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
     """Return notes on profiles that may surprise a user.
 
-    They are profiles that have the same effect as another profile, that have an effective ratio far from the requested one,
-    or that cost more than the dense ViT.
+    There are notes on profiles that have the same effect as another profile, whose effective ratio is far from the
+    requested one, or that cost more than the dense ViT.
     """
     notes = []
     by_setting: dict[object, list[Profile]] = {}
@@ -130,7 +131,7 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 
 
 def validation_lines(result: ExportResult) -> Iterator[str]:
-    """Yield lines that summarize the measurements of validation and their limits.
+    """Yield lines that summarize what validation measured, with the limits.
 
     The output of `result_json` has the measurements for each graph and profile.
     """

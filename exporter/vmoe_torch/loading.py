@@ -53,12 +53,12 @@ def load_model(
         checkpoint: a path, as for `vmoe_export.open_checkpoint`.
         config: an official model config: a mapping, or the path of a JSON file.
         num_classes: number of classes of a new head, which starts with zeros. Default: keep the checkpoint's head.
-        capacity: capacity ratio of calls that pass none.
-        k: number of experts per token of calls that pass none.
-        noise_std: standard deviation of the routers' noise in training, see `Vmoe`; official configs use 1.
-        fields: other settings, see `vmoe_runtime.settings.Choices`. Also the options preset, image_size, group, batch_size,
-            rounding, capacity_multiple_of, dispatch_bf16, ensemble_size, router, output and normalize, as in
-            `vmoe_export.ExportOptions`.
+        capacity: the capacity ratio for calls that pass none.
+        k: the number of experts per token for calls that pass none.
+        noise_std: standard deviation of the routers' noise in training, see `Vmoe`. Official configs use 1.
+        fields: other settings, see `vmoe_runtime.settings.Choices`. The following options of
+            `vmoe_export.ExportOptions` are also accepted: preset, image_size, group, batch_size, rounding,
+            capacity_multiple_of, dispatch_bf16, ensemble_size, router, output and normalize.
 
     Raises:
         VmoeError: the checkpoint can't be read, or an option doesn't fit it.
@@ -99,7 +99,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
         config = replace(config, num_classes=num_classes)
     profile = next(iter(plan.profiles), None)
     model = Vmoe(config, plan.grouping.tokens, output=output, rules=plan.rules, profile=profile, noise_std=noise_std)
-    # Import this late, because it imports onnx, which is slow and not needed if planning fails.
+    # Import this module late. It imports onnx, which is slow and not needed if planning fails.
     from vmoe_export.bundle.weights_file import official_tensor
 
     state = {}

@@ -21,7 +21,7 @@ def importance_loss(logits: Tensor) -> Tensor:
         logits: float32[..., S, E], the `router_logits` of a layer.
 
     Returns:
-        float32[...], one value per group; 0 if all experts are equally important.
+        float32[...], one value per group. The value is 0 if all experts are equally important.
 
     Examples:
         >>> importance_loss(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]))
@@ -33,13 +33,14 @@ def importance_loss(logits: Tensor) -> Tensor:
 def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float = 1.0) -> Tensor:
     """Return the squared coefficient of variation of the experts' load.
 
-    An expert's load is the probability that it is chosen if the router's noise is drawn again, averaged over the tokens.
+    An expert's load is an average over the tokens. For each token, it is the probability that the token chooses the
+    expert if the router's noise is drawn again.
 
     Args:
         logits: float32[..., S, E], the `router_logits` of a layer.
         noisy_logits: float32[..., S, E], the `noisy_router_logits` of the same layer.
         k: experts per token.
-        noise_std: the `noise_std` of the model that added the noise, above 0.
+        noise_std: the `noise_std` of the model that added the noise. It must be above 0.
 
     Returns:
         float32[...], one value per group.

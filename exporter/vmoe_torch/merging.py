@@ -17,7 +17,7 @@ class Merged(NamedTuple):
     """The state of an image's tokens after merging.
 
     Attributes:
-        sizes: f32[N,T], the number of original tokens that each token is the mean of.
+        sizes: f32[N,T], the number of original tokens that were averaged into each token.
         token: i64[N,T0], for each original token, the index of the token that now contains it.
     """
 
@@ -34,12 +34,12 @@ class Merged(NamedTuple):
 def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, prefix: int) -> tuple[Tensor, Merged]:
     """Compute VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D]. Return y and the new state.
 
-    After the first `prefix` tokens, up to `count` candidates are merged, each into the other token with the most similar
-    key.
+    After the first `prefix` tokens, every second token is a candidate. Up to `count` candidates are merged. Each of
+    them is merged into the token with the most similar key among the tokens that are not candidates.
     """
     tokens = x.shape[1]
-    # Every second token after the prefix is a candidate. The first token after the prefix is one of them, except after a
-    # prefix of a single token.
+    # Every second token after the prefix is a candidate, starting with the first one. If the prefix is a single token,
+    # start with the second one.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
     joining, others = len(range(first, tokens, 2)), len(range(joined, tokens, 2))
     count = min(count, tokens // 2, joining) if others else 0

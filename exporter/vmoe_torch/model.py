@@ -29,7 +29,7 @@ LayerRouting = dict[str, Tensor]
 
 
 class _Parameters(nn.Module):
-    """A node of the parameter tree. Children and parameters are added to it by name."""
+    """A node of the parameter tree. Its children and parameters are added by name."""
 
 
 class Vmoe(nn.Module):
@@ -40,12 +40,13 @@ class Vmoe(nn.Module):
 
     Attributes:
         config: the description of the model.
-        group_tokens: S, tokens per routing group; must divide the number of tokens of every batch.
+        group_tokens: S, tokens per routing group. The number of tokens of every batch must be a multiple of S.
         output: "logits", or "features" for the input of the head. For an ensemble (E3), "logits" are the official
-            prediction, the logarithm of the members' mean probability, and "members" are each member's logits.
-        rules: the rules that turn settings into profiles; `RoutingRules("dense")` for a dense ViT.
-        profile: the profile of calls that pass none. You may replace it with a result of `setting`.
-        noise_std: in training, noise with standard deviation noise_std / E is added to the router logits; 0 for none.
+            prediction, which is the logarithm of the members' mean probability, and "members" are each member's logits.
+        rules: the rules that turn settings into profiles. For a dense ViT, they are `RoutingRules("dense")`.
+        profile: the profile for calls that pass none. You may replace it with a result of `setting`.
+        noise_std: in training, noise with standard deviation noise_std / E is added to the router logits. 0 means no
+            noise.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Vmoe(nn.Module):
             self._add_parameter(name, shape)
 
     def setting(self, profile: Profile | str | None = None, **fields: Any) -> Profile | None:
-        """Return the profile that a call with these arguments uses; None for a model without routing and merging.
+        """Return the profile that a call with these arguments uses, or None for a model without routing and merging.
 
         Args:
             profile: a profile, or a systematic name such as `c0.3-k1`. Default: the model's `profile`.
@@ -82,9 +83,10 @@ class Vmoe(nn.Module):
         return self.rules.profile(base, **fields) if fields else base
 
     def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
-        """Run the model on images, with the other arguments as for `setting`.
+        """Run the model on images. The other arguments are those of `setting`.
 
-        The images are float32[N,H,W,C] in [-1, 1]. Images of another float type are converted to the type of the parameters.
+        The images are float32[N,H,W,C] in [-1, 1]. Images of another float type are converted to the type of the
+        parameters.
 
         Returns:
             logits[N, classes], members[N, M, classes] or features[N, size], depending on `output`.
@@ -102,15 +104,15 @@ class Vmoe(nn.Module):
         """Run the model like `forward`, and also return the routing of each MoE layer.
 
         Returns:
-            The output, and a dictionary for each layer by the name of its block, such as `encoderblock_1`. Its entries are
-            those of `Engine.routing`, and router logits:
+            The output, and a mapping from block names, such as `encoderblock_1`, to one dictionary per MoE layer. The
+            dictionary has the entries that `Engine.routing` returns, and router logits:
 
             - Top-k: `expert` i32[G,S,K], `kept` bool[G,S,K] and `weight` [G,S,K].
             - Expert choice: `kept` and `weight` [G,S,E].
             - Soft MoE: `dispatch` and `combine` [G,S,E,P].
             - Any kind, if tokens were merged: `token` [N,T].
-            - Top-k and expert choice: `router_logits` float32[G,S,E]; for an E3 [G,M,S/M,E/M].
-            - Top-k and expert choice: `noisy_router_logits`, equal to `router_logits` if no noise was added.
+            - Top-k and expert choice: `router_logits` float32[G,S,E], or [G,M,S/M,E/M] for an E3.
+            - Top-k and expert choice: `noisy_router_logits`. They equal `router_logits` if no noise was added.
         """
         setting = self.setting(profile, **fields)
         self._check(images)
@@ -131,7 +133,7 @@ class Vmoe(nn.Module):
                     routes[f"encoderblock_{i}"]["token"] = merged.token
             else:
                 x = x + ops.mlp(self._layer_norm(f"{block}.LayerNorm_1", x), *self._mlp(f"{block}.Mlp"))
-        if self.config.classifier in ("token", "0"):  # the norm of a token does not depend on other tokens
+        if self.config.classifier in ("token", "0"):  # each token is normalized separately, so one token is enough
             x = x[:, 0]
         return self._head(self._layer_norm("Encoder.encoder_norm", x), merged.sizes if merged else None), routes
 
@@ -175,7 +177,8 @@ class Vmoe(nn.Module):
         return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
 
     def _dense(self, path: str, x: Tensor) -> Tensor:
-        # Kernels and biases of attention have an extra axis for the heads. The patch kernel has two extra axes for pixels.
+        # Kernels and biases of attention have an extra axis for the heads. The patch kernel has two extra axes for the
+        # pixels.
         kernel, bias = self._layer(path)
         return x @ kernel.reshape(x.shape[-1], -1) + bias.flatten()
 
@@ -210,7 +213,7 @@ class Vmoe(nn.Module):
     def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run multi-head attention of queries[N,Q,D] over keys[N,T,D].
 
-        sizes[N,T] holds the number of original tokens in each key; None if each key is one token.
+        sizes[N,T] holds the number of original tokens in each key. None means that each key is one token.
 
         Returns:
             The output, and the projected keys.
@@ -237,7 +240,7 @@ class Vmoe(nn.Module):
         self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int, merged: Merged | None = None
     ) -> tuple[Tensor, LayerRouting]:
         """Run MoE layer number `layer` of the model, with its layer norm and residual, on x[N,T,D]."""
-        # In a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of a whole image are
+        # Within a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of a whole image are
         # adjacent.
         members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
         images = rows // members
@@ -272,7 +275,7 @@ class Vmoe(nn.Module):
         return ops.combine(out, slot, weight), {**routes, "kept": slot >= 0, "weight": weight}
 
     def _soft(self, block: str, moe: MoeConfig, x: Tensor) -> tuple[Tensor, LayerRouting]:
-        """Run a Soft MoE on groups x[G,S,D]. It has no settings."""
+        """Run a Soft MoE on groups x[G,S,D]. A Soft MoE has no settings."""
         router, bf16 = f"{block}.Moe.Router", moe.dispatch_bf16
         dispatch, combine = ops.soft_router(x, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
         # With bf16, round the tokens and the experts' outputs, but not the mixtures of tokens or of outputs.

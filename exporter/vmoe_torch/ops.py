@@ -1,4 +1,4 @@
-"""The operations of the torch model. Shapes are as in the op table; all tensors are on one device."""
+"""The operations of the torch model. Shapes are those of the op table. All tensors are on one device."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, sizes: Tensor | N
 
 
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
-    """Compute VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
+    """Compute VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32.
+
+    Dropped pairs, whose slot is -1, add nothing.
+    """
     picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()].float()
     return (torch.where(slot < 0, 0.0, weight.float())[..., None] * picked).sum(dim=2).to(out.dtype)
 

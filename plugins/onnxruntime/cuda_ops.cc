@@ -16,7 +16,7 @@ void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw StatusError(std::string("CUDA says: ") + cudaGetErrorString(error));
 }
 
-// Returns ONNX Runtime's description of the memory of the first input. That memory is on the kernel's device.
+// Returns ONNX Runtime's description of the first input's memory. That memory is on the kernel's device.
 const OrtMemoryInfo* device_memory(const Call& call) {
   const OrtValue* value = nullptr;
   const OrtMemoryInfo* memory = nullptr;

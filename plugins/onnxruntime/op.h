@@ -24,7 +24,7 @@ struct Op {
   bool in_place = false;  // output 0 may use the memory of input 0
 };
 
-// Creates the kernel of an op whose kernel does not depend on the node: kCompute.
+// Creates the kernel for an op whose kernel, kCompute, does not depend on the node.
 template <void (*kCompute)(const Call&)>
 Kernel without_state(const NodeInfo&) {
   return kCompute;
@@ -37,7 +37,7 @@ using OpList = std::vector<const OrtCustomOp*>;
 // the CPU if `provider` is null.
 void add_op(OpList& list, const Op& op, const char* provider = nullptr);
 
-// These functions add the ops with kernels for the CPU, each function those of one subject.
+// Each of these functions adds the ops of one subject, with kernels for the CPU.
 void add_routing_ops(OpList& list);
 void add_expert_ops(OpList& list);
 void add_dense_ops(OpList& list);

@@ -1,4 +1,7 @@
-"""Text for a terminal: progress, sections, tables and numbers. This is the only module of the package that needs rich."""
+"""Text for a terminal: progress, sections, tables and numbers.
+
+This is the only module of the package that needs rich.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ _PACE_SECONDS = 600  # the time left is estimated from the pace in the last 600 
 
 
 class Progress:
-    """The progress of a command's steps: a bar if the stream is a terminal, else a line every minute."""
+    """The progress of a command's steps. It is a bar if the stream is a terminal; otherwise it is a line every minute."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
-        """Show progress from now on, until the command ends."""
+        """Show progress from this call until the command ends."""
         self._console = Console(file=stream, markup=False, emoji=False)
         self._off = quiet or not stream.isatty()
         self._line = "loading"
@@ -52,8 +55,8 @@ class Progress:
             total: amount of work, in any unit.
 
         Yields:
-            A function advance(amount, images) that reports the work since its last call: the amount in the unit of `total`,
-            and the number of images.
+            A function advance(amount, images). Each call reports the work since the previous call: its amount, in the unit
+            of `total`, and its number of images.
         """
         columns = (
             progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
@@ -119,18 +122,21 @@ def print_section(
         console.print(Text(printable(title), style="bold", overflow="fold"))
         for content in contents:
             console.print(Padding(content, (0, 0, 0, 2), expand=False))
-    # Remove the blanks that rich appends to the last column of a table.
+    # rich appends blanks to a table's last column. Remove them.
     lines = [line.rstrip() for line in captured.get().splitlines()]
     stream.write("\n".join([*lines, "", ""]))
 
 
 def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> TableWithout:
-    """Return a function that makes a table with a row for each item, without the columns whose headings it receives.
+    """Return a function that makes a table with one row per item.
+
+    The function receives the headings of columns to leave out.
 
     Args:
         items: the items, one per row.
-        columns: by heading, a function that returns the cell of an item.
-        text: headings of the columns of text, whose cells may be wrapped to several lines. All other columns are numbers.
+        columns: for each heading, a function that returns an item's cell.
+        text: headings of the columns that contain text. Their cells may be wrapped to several lines. All other columns
+            contain numbers.
     """
     rows = list(items)
 
@@ -150,7 +156,7 @@ def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text
 
 
 def one_line(text: object) -> str:
-    """Put text from a user or a bundle on one line, and cut it if it is too long. Return a dash for None."""
+    """Put text from a user or a bundle on one line, and cut it if it is too long. If it is None, return a dash."""
     words = "-" if text is None else str(text)
     return printable(words if len(words) <= _LONGEST_TEXT else f"{words[:_LONGEST_TEXT]}...")
 

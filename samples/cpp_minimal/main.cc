@@ -19,8 +19,8 @@ int main(int argc, char** argv) {
   int file_width = 0, file_height = 0;
   stbi_uc* file = stbi_load(argv[2], &file_width, &file_height, nullptr, channels);
   if (file == nullptr) return fail(std::string(argv[2]) + " is not a readable image: " + stbi_failure_reason());
-  // A bundle that routes images in groups can only run whole groups. The picture becomes the first image of a group,
-  // and the other images stay zero.
+  // A bundle that routes images in groups can only run whole groups. So the picture becomes the first image of a
+  // group, and the group's other images are all zeros.
   std::vector<uint8_t> images(batch * info.image_bytes());
   auto prepared = engine->prepare_image({file, file_height, file_width, channels}, images.data(), info.image_bytes());
   stbi_image_free(file);

@@ -19,8 +19,8 @@
 
 using Integers = std::vector<int64_t>;
 
-// A profile's values by the name of their graph input. "capacity" has one number per MoE layer: the slots per expert
-// and group. Every other setting of the model is a single number, such as "k", the number of experts per token.
+// The values of a profile. The keys are the names of graph inputs. "capacity" has one number per MoE layer: the slots
+// per expert and group. Every other setting is a single number, such as "k", the number of experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -36,7 +36,7 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    // The integers and flags of a profile are graph inputs. The profile's name and ratios are only for people to read.
+    // A profile's integers and flags are graph inputs. Its name and its ratios are only information for people.
     for (const auto& [name, value] : profile.items()) {
       if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
@@ -62,7 +62,7 @@ Ort::Value tensor(std::vector<T>& values, const std::vector<int64_t>& shape) {
   return Ort::Value::CreateTensor<T>(memory, values.data(), values.size(), shape.data(), shape.size());
 }
 
-// Returns the class of each image in the batch `images`, float32[N,H,W,C], at one profile.
+// Classifies the images in the batch `images`, float32[N,H,W,C], at one profile. Returns the class of each image.
 std::vector<int64_t> classify(Ort::Session& session, const Model& model, std::vector<float>& images, Profile profile) {
   const int64_t count = static_cast<int64_t>(images.size()) / (model.shape[0] * model.shape[1] * model.shape[2]);
   std::vector<const char*> names = {"image"};
@@ -91,8 +91,8 @@ int main(int argc, char** argv) try {
 
   const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "service");
   Ort::SessionOptions options;
-  // Registers kernels for the ops of the domain `vmoe`. Without these kernels, model.onnx also runs, on standard ops,
-  // but more slowly.
+  // Registers kernels for the ops in the domain `vmoe`. Without these kernels, model.onnx runs on standard ops, which
+  // are slower.
   options.RegisterCustomOpsLibrary(VMOE_OP_LIBRARY);
   Ort::Session session(env, (bundle + "/model.onnx").c_str(), options);
 

@@ -1,4 +1,4 @@
-"""Run an exported MNIST bundle on the test images at every capacity ratio, and plot accuracy over capacity.
+"""Run an exported MNIST bundle on the test images at every capacity ratio, and plot accuracy against capacity.
 
 python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 """
@@ -38,7 +38,10 @@ def main() -> None:
 
 
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
-    """Print and return the accuracy at each (capacity ratio, k, bpr). The table also shows the official model's accuracy."""
+    """Print and return the accuracy at each (capacity ratio, k, bpr).
+
+    The printed table also shows the official model's accuracy.
+    """
     settings = [engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS]
     times = time_interleaved([partial(engine, images[:256], setting) for setting in settings], duration=0)
     table = Table()
@@ -64,7 +67,7 @@ def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
 
 
 def draw(accuracy: Result, path: Path) -> None:
-    """Plot accuracy over capacity ratio, with Batch Priority Routing and in vanilla order, for k = 1 and 2."""
+    """Plot accuracy against capacity ratio, with Batch Priority Routing and in vanilla order, for k = 1 and 2."""
     from matplotlib.figure import Figure
 
     figure = Figure((8, 4.2), dpi=150, layout="constrained")

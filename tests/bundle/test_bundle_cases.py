@@ -1,4 +1,7 @@
-"""Both bundle readers, in Python and in C++, agree on every good and bad bundle, and name the fault of a bad one."""
+"""Check that the Python and the C++ bundle reader agree on every good and bad bundle.
+
+For a bad bundle, the message must name the fault.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ Verdicts = dict[tuple[str, str], str | None]
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    """Return, by reader and case, the message with which the reader refuses the bundle, or None if it accepts it."""
+    """Return what each reader says about each case.
+
+    The value is the message with which the reader refuses the bundle, or None if the reader accepts it.
+    """
     folder = tmp_path_factory.mktemp("cases")
     paths = []
     for i, case in enumerate(CASES):

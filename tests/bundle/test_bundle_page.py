@@ -1,4 +1,4 @@
-"""docs/bundle.md documents every field of a manifest, and the limits that readers check."""
+"""Check that docs/bundle.md documents every field of a manifest, and the limits that readers check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capacity ratios are rounded to the same numbers of slots as in the official code, and settings become profiles."""
+"""Check that capacity ratios give the official code's numbers of slots, and that settings become profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both readers, Python's and C++'s, accept or refuse the same mutated manifests and graphs."""
+"""Check that the Python and the C++ reader agree on which mutated manifests and graphs to accept."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 
 
 def manifests(kept: list[bytes]) -> Iterator[bytes]:
-    """Yield each manifest in `kept`, both unchanged and with bytes appended. Then yield 4,000 mutations of them.
+    """Yield each manifest in `kept`, first unchanged and then with bytes appended. Then yield 4,000 mutations.
 
-    A third of the mutations change bytes of the text, and the rest change values of the JSON.
+    A third of the mutations change bytes of the text. The rest change values in the JSON.
     """
     chance = random.Random(11)
     for data in kept:

@@ -1,4 +1,4 @@
-"""Both readers, Python's and C++'s, read the same setting from each profile name, or both refuse the name."""
+"""Check that the Python and the C++ reader get the same setting from each profile name, or both refuse it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def random_names() -> list[str]:
 
 
 def described(profile: Profile) -> str:
-    """Return a profile as `sdk_readers` prints it, with 0 for missing values."""
+    """Return a profile in the format in which `sdk_readers` prints it. Missing values become 0."""
     values = (repr(value or 0.0) if name == "capacity" else int(value or 0) for name, value in setting_values(profile))
     return " ".join(map(str, (profile.name, repr(profile.effective_ratio or 0.0), *values, *profile.slots)))
 
@@ -83,7 +83,10 @@ def setting_values(profile: Profile) -> list[tuple[str, Any]]:
 
 
 def python_answer(rules: RoutingRules, name: str) -> tuple[str, str]:
-    """Return what Python makes of a profile name, in the format in which `sdk_readers` prints what C++ makes of it."""
+    """Return how Python reads a profile name.
+
+    The format is the one in which `sdk_readers` prints how C++ reads a profile name.
+    """
     try:
         return "ok", described(rules.named(name))
     except RoutingError as error:

@@ -1,6 +1,6 @@
-"""The SDK's SHA-256 equals Python's.
+"""Check that the SDK computes the same SHA-256 digests as Python.
 
-The test covers every method that this processor supports and, in an emulator, every method for 64-bit ARM.
+The tests cover every method that this processor supports. In an emulator, they also cover every method for 64-bit ARM.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def test_the_instructions_of_64_bit_arm_are_right() -> None:
 
 
 def check(*program: str | Path) -> list[str]:
-    """Run a program that hashes by every method, compare the digests with hashlib's, and return the methods' names."""
+    """Run a program that hashes data by every method, and return the methods' names.
+
+    Also check that the program's digests equal those of hashlib.
+    """
     command = [*program, *map(str, LENGTHS)]
     lines = subprocess.run(command, input=DATA, capture_output=True, check=True).stdout.decode().splitlines()
     methods = list(dict.fromkeys(line.split()[0] for line in lines))

@@ -1,4 +1,7 @@
-"""A checkpoint file that shrinks while it is read gives one error message. The process never ends with SIGBUS."""
+"""Check that a checkpoint file that shrinks while it is read gives one error message.
+
+The process must never end with SIGBUS.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from damaged_files import assert_one_sentence, refusal, written
 from vmoe_export import CheckpointError, open_checkpoint
 from vmoe_export.checkpoint import safetensors_file as reader
 
-# This program runs in a separate process, because SIGBUS would end the tests.
+# This program runs in a separate process, because SIGBUS would end the process that runs the tests.
 PROGRAM = """
 import os, sys
 from vmoe_export import CheckpointError, open_checkpoint

@@ -1,4 +1,7 @@
-"""An engine runs exactly the bytes that were verified: loading notices if files are swapped at any moment."""
+"""Check that an engine runs exactly the bytes that were verified.
+
+The loader must notice if files are swapped, whenever that happens.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")
 CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
-Change = Callable[[Path, Path], None]  # changes a bundle with the help of another one, or undoes this change
+Change = Callable[[Path, Path], None]  # changes a bundle with the help of another one, or undoes the change
 
 
 @pytest.fixture
@@ -39,7 +42,10 @@ def other(bundle: Path, tmp_path: Path) -> Path:
 
 
 class Meanwhile:
-    """A hook that calls `before` and `after` around the first `times` times that a backend opens files."""
+    """A hook that runs when a backend opens files. It calls `before` first and `after` last.
+
+    It does so only for the first `times` times that a backend opens files.
+    """
 
     def __init__(self) -> None:
         self.before = self.after = lambda: None
@@ -89,7 +95,7 @@ def exchange_graphs(bundle: Path, other: Path) -> None:
 
 
 def put_a_link_in_place(bundle: Path, other: Path) -> None:
-    """Replace the weights by a hard link to the other bundle's weights. A second call undoes this.
+    """Replace the bundle's weights by a hard link to the other bundle's weights. A second call undoes this.
 
     The first call also keeps the bundle's own weights, under a second name.
     """
@@ -194,7 +200,7 @@ def test_a_bundle_of_this_moment_is_waited_for_until_its_next_change_shows(bundl
 
 
 def descriptors(folder: Path) -> list[Path]:
-    """Return the paths of the files in `folder` that this process has open."""
+    """Return the paths of those files in `folder` that this process has open."""
     targets = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [target for target in targets if target.is_relative_to(folder)]
 

@@ -1,4 +1,7 @@
-"""The C++ SDK runs exactly the bytes that were verified, and notices any change of the files while it loads them."""
+"""Check that the C++ SDK runs exactly the bytes that were verified.
+
+The SDK must notice any change to the files while it loads them.
+"""
 
 from __future__ import annotations
 

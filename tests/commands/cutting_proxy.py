@@ -1,4 +1,4 @@
-"""A proxy that breaks connections in the middle of an answer."""
+"""A proxy that breaks connections while a server's response is being sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 class CuttingProxy:
     """A proxy that forwards connections to a port of this machine, and cuts some of them.
 
-    A connection is cut after a random number of bytes of its answers.
+    A connection is cut after the proxy has forwarded a random number of bytes from the server.
 
     Attributes:
         port: the proxy's own port, to which clients connect.

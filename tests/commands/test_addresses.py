@@ -1,4 +1,7 @@
-"""Checkpoints, bundles and images at URLs give the same results as local files, or one error and no result."""
+"""Tests for checkpoints, bundles and images at URLs.
+
+The commands must give the same results as with local files, or one error and no result.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
-    # torch makes this folder when it is imported; it must not be in `folder`, which has to stay empty
+    # torch makes this folder when it is imported; the folder must be outside `folder`, which has to stay empty
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
     # a cached instance would still be connected to an earlier server
     fsspec.get_filesystem_class("s3").clear_instance_cache()
@@ -66,7 +69,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """Start an S3 server with a bucket, whose public files anyone can read, and yield the bucket's URL."""
+    """Start an S3 server, and yield the URL of a bucket. Anyone can read the bucket's public files."""
     with s3_server(BUCKET):
         yield f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
 
@@ -104,14 +107,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a bundle from local files, for comparison."""
+    """Export a bundle from local files. Tests compare other bundles with it."""
     bundle = tmp_path_factory.mktemp("local") / "local.vmoe"
     export_bundle(MNIST / "vmoe_mnist", bundle, capacity=[0.3], k=[1], validate=False)
     return bundle
 
 
 def assert_same_bundle(bundle: Path, local: Path, source: str) -> None:
-    """Assert that two bundles have the same bytes, except in the lines that name the source."""
+    """Assert that two bundles have the same bytes, except in the lines that contain the source."""
     found, expected = folder_bytes(bundle), folder_bytes(local)
     assert json.loads(found["manifest.json"])["source"]["name"] == source
     for name in ("manifest.json", "README.md"):
@@ -205,7 +208,8 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
             sent.clear()
             told = vmoe.complaint(1, *words)
             assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
-            # At most seven requests: two that detect that the web server does not support ranges, and five that time out.
+            # At most seven requests are sent. Two detect that the web server does not support range requests, and five time
+            # out.
             assert len([path for path in sent if path == sent[-1]]) <= 7
 
 
@@ -243,8 +247,8 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
     with web_server(checkpoint) as server:
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
-        # Each cut comes after half of a file, so it interrupts the transfer of a whole file. Without range requests, at most
-        # these four cuts are tolerated.
+        # Each cut comes after half of a file has been sent, so it interrupts the transfer of a whole file. If a server
+        # does not support range requests, at most these four cuts are tolerated.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

@@ -1,4 +1,4 @@
-"""`vmoe bench`: its measurements, the order of its calls, and its messages."""
+"""Tests for `vmoe bench`: its measurements, the order of its calls, and its messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_interval_of_the_median_has_the_true_median_in_95_of_100_measurement
 
 
 class Stopwatch:
-    """A source of calls that take a known time on a fake clock. It records the order of the calls."""
+    """A source of calls that take a known time on a fake clock. It records the order in which they are run."""
 
     def __init__(self, *durations: float) -> None:
         self.now = 0.0

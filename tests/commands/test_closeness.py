@@ -1,4 +1,7 @@
-"""`vmoe bench` on several bundles: how close each one's outputs are to the most exact bundle's, and the recommendation."""
+"""Tests for `vmoe bench` on several bundles.
+
+They check how close each bundle's outputs are to those of the most exact bundle, and they check the recommendation.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The option --compare of `vmoe bench` and `vmoe report`: a dense ViT beside a V-MoE, the ratios, and the timing noise."""
+"""Tests for the option --compare of `vmoe bench` and `vmoe report`.
+
+They compare a dense ViT with a V-MoE, and they check the ratios and the timing noise.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ LIMIT = ("--max-drop-in-accuracy", "50%", *capacities(0.1, 1), *QUICK)
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a dense ViT for digits of 32 pixels."""
+    """Export a dense ViT for images of digits with a side of 32 pixels."""
     path = tmp_path_factory.mktemp("dense") / "dense.vmoe"
     variant = Variant("dense", "token", "learned", (8, 8), (32, 32), channels=1, classes=10)
     return export_bundle(variant.write(path.parent), path, validate=False, **variant.export_options).path

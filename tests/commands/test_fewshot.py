@@ -1,4 +1,4 @@
-"""`vmoe fewshot`: a head for new classes, fitted to a few images of each class."""
+"""Tests for `vmoe fewshot`, which fits a head for new classes to a few images per class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def animals(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Make a folder with two classes as subfolders, which contain 9 and 3 pictures of digits."""
+    """Make a folder with two classes. Their subfolders contain 9 and 3 pictures of digits."""
     images, labels = mnist_images["images"], mnist_images["labels"]
     for name, digit, count in (("zebra", 0, 9), ("ant", 1, 3)):
         write_pictures(tmp_path / "animals" / name, images[labels == digit][:count])
@@ -59,8 +59,8 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     features_bundle: Path, animals: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     found = vmoe.json("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
-    # One of the three pictures of class "ant" is held out, so the head is fitted to the other two and to five of the other
-    # class.
+    # The class "ant" has three pictures, and one of them is held out. So the head is fitted to the other two and to
+    # five pictures of the class "bee".
     assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
     (animals / "bee").mkdir()
     words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
@@ -79,8 +79,8 @@ def test_a_head_is_refused_by_a_model_with_other_features(
     eighth, head, changed = tmp_path / "int8.vmoe", tmp_path / "head.npz", tmp_path / "changed.safetensors"
     export_bundle(features_bundle, eighth, precision="int8", validate=False)
     vmoe.run("fewshot", eighth, "--images", mnist_data, "-o", head)
-    # These models have the same features as the one that the head was fitted to, except for rounding and settings: the
-    # bundle in another precision, and its checkpoint.
+    # The head was fitted to features of `features_bundle`. These two models have the same features, except for
+    # rounding and settings: the bundle itself in another precision, and its checkpoint.
     for source, options in ((features_bundle, ()), (mnist_checkpoint, ("--precision", "bf16", "--exif", "--group", "8"))):
         vmoe.run("export", source, "--head", head, *options, "--no-validate", "--force", "-o", tmp_path / "x.vmoe")
     tensors = load_file(features_bundle / "weights.safetensors")
@@ -99,7 +99,10 @@ def test_a_head_is_refused_by_a_model_with_other_features(
 
 @pytest.mark.parametrize(("images", "width"), [(40, 12), (12, 40)], ids=["more images", "more features"])
 def test_a_head_is_the_closed_form_at_the_strength_that_left_out_images_choose(images: int, width: int) -> None:
-    """Compare a fitted head with direct solutions of the equations, one for each strength and left-out image."""
+    """Compare a fitted head with direct solutions of the equations.
+
+    There is one direct solution for each strength and left-out image.
+    """
     generator = np.random.default_rng(0)
     labels = np.arange(images) % 3
     features = (generator.normal(size=(images, width)) + np.eye(3, width)[labels] * 2 + 5).astype(np.float32)

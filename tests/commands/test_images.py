@@ -1,4 +1,7 @@
-"""Sources of images for measurements: npz files, folders of pictures, their labels, and synthetic images."""
+"""Tests for the sources of images for measurements.
+
+The sources are npz files, folders of pictures, their labels, and synthetic images.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ RGB = InputSpec("float32", 32, 48, 3, squash(32, 48))
 def npz(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Callable[..., Path]:
     """Return a function that writes an npz file.
 
-    By default, the file has 70 labelled digits, which are four batches of 16 and six more.
+    By default, the file has 70 labelled digits: four batches of 16, and six more digits.
     """
 
     def write(**changed: np.ndarray | None) -> Path:
@@ -58,7 +61,7 @@ def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
 
 
 def opened(path: Path, manifest: Manifest) -> ImageSource:
-    """Open the images at a path, as commands do for a bundle with this manifest."""
+    """Open the images at a path in the same way as commands do for a bundle with this manifest."""
     return open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)
 
 

@@ -1,4 +1,7 @@
-"""`vmoe inspect`: the summary of a bundle, the routing of images as JSON, and messages about bad bundles and images."""
+"""Tests for `vmoe inspect`.
+
+They check a bundle's summary, the routing of images as JSON, and messages about bad bundles and images.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 
 def changed(folder: Path, kind: str, **fields: Any) -> Path:
-    """Copy the stored bundle `kind`, and change `fields` of its manifest. The value `...` (Ellipsis) removes a field."""
+    """Copy the stored bundle `kind`, and change `fields` in its manifest. The value `...` (Ellipsis) removes a field."""
 
     def edit(manifest: dict[str, Any]) -> None:
         manifest.update(fields)
@@ -112,7 +115,7 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, vmoe
             expected[key] = {"name": key, "dtype": dtype, "shape": part.get_shape(), "bytes": size * width}
             if not key.endswith("kernel_scale"):
                 count += size
-                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # at k = 1, a token uses only one of four experts
+                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # at k = 1, a token uses only one of the four experts
     assert {tensor["name"]: tensor for tensor in found["tensors"]} == expected
     text = stored.read_bytes()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
@@ -190,7 +193,7 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe
     target = changed(tmp_path, "fp32")
     assert vmoe.json("inspect", target, "--verify")["verified"] is True
     text = bytearray((target / file).read_bytes())
-    # Change the last byte of the weights, or a letter in the graph's text.
+    # Change one byte: the last byte of the weights, or a letter in the graph's text.
     text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
     (target / file).write_bytes(text)
     assert vmoe.json("inspect", target)["verified"] is False
@@ -199,7 +202,7 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe
     assert not (tmp_path / "x.json").exists()
 
 
-# Values that the manifest is allowed to contain.
+# Each of these values is allowed in a manifest.
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,10 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
 
 @pytest.fixture
 def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Install the fake TensorRT, with an empty cache for built engines and a plugin, and return the backend's module."""
+    """Install the fake TensorRT and return the backend's module.
+
+    The fixture also sets up an empty cache for built engines, and a plugin.
+    """
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     fake_tensorrt.install(monkeypatch)
     backend = import_module("vmoe_runtime.backends.tensorrt.tensorrt_engine")

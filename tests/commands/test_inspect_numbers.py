@@ -1,4 +1,4 @@
-"""Numbers about the routing of images, compared with simple counts of (token, expert) pairs.
+"""Tests for numbers about the routing of images, compared with simple counts of (token, expert) pairs.
 
 The numbers are about patches, statistics, neighbours and agreement.
 """
@@ -29,7 +29,7 @@ from vmoe_tools.inspect.statistics import BINS, LayerStatistics, RoutingStatisti
 pytestmark = pytest.mark.fast
 
 IMAGES = max(BUNDLES.glob("v*.npz"))
-EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model; its first token is the class token
+EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # sizes of the MNIST model; its first token is the class token
 
 Pair = tuple[int, int, float, bool]
 """A choice: its token over all images, its expert (-1 if unknown), its gate, and whether it was kept."""
@@ -154,7 +154,7 @@ def test_statistics_are_the_count_over_all_batches(
     whole = grouped.routing(images, setting)
     for name, found in statistics.layers().items():
         assert_statistics(found, whole[name], labels, EXPERTS, TOKENS)
-        assert found.gate_entropy is None  # unknown, because the routing contains only the gates of the k choices
+        assert found.gate_entropy is None  # unknown, because the routing contains only the gates of the k chosen experts
 
 
 def test_all_gates_have_an_entropy(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:

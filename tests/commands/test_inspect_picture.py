@@ -1,4 +1,7 @@
-"""`vmoe inspect BUNDLE PICTURE`: one picture at several settings, as text, as JSON and as a drawing."""
+"""Tests for `vmoe inspect BUNDLE PICTURE`.
+
+The command shows one picture at several settings, as text, as JSON and as a drawing.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ PROFILES = ("c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2")
 
 @pytest.fixture
 def nine(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Write an image of a nine. Only the cheapest setting classifies it wrongly, as a seven."""
+    """Write an image of a nine. Only the cheapest setting classifies it wrongly: as a seven."""
     Image.fromarray(mnist_images["images"][101]).save(tmp_path / "nine.png")
     return tmp_path / "nine.png"
 

@@ -1,4 +1,4 @@
-"""Pictures of the routing: the files that are written, and the numbers that they show."""
+"""Tests for pictures of the routing: the files that are written, and the numbers that the pictures show."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def samples(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> Samples:
 
 
 def overlay(figure: Any, row: int, column: int, columns: int) -> np.ndarray:
-    """Return the RGBA colours drawn over the patches in a panel. The panel in column 0 shows only the image."""
+    """Return the RGBA colours that a panel draws over the patches. The panel in column 0 shows only the image."""
     layers = figure.axes[row * columns + column].images
     return np.asarray(layers[1].get_array())
 
@@ -105,9 +105,9 @@ def test_merged_patches_are_outlined(mnist_image_bundle: Path, mnist_images: dic
 
 
 def assert_outlined(pixels: np.ndarray, token: np.ndarray) -> None:
-    """Assert that the opaque pixels of `pixels`, f64[56,56,RGBA], outline the merged patches.
+    """Assert that the opaque pixels in `pixels`, f64[56,56,RGBA], outline the merged patches.
 
-    Each merged token has its own colour. `token` is the token of each patch.
+    Each merged token has its own colour. `token` is the index of each patch's token.
     """
     of_patch = pixels.reshape(7, 8, 7, 8, 4).swapaxes(1, 2)
     is_drawn = of_patch[..., 3] == 1

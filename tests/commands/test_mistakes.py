@@ -1,6 +1,6 @@
-"""A mistake on a command line gives an error of one line, and leaves no files behind.
+"""Check that a mistake on a command line gives a one-line error and leaves no files behind.
 
-The exit code is 2 for wrong usage, and 1 otherwise.
+The exit code is 2 for wrong usage, and 1 for any other error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.fast
 
-# The tests replace words in capitals by the paths in `paths`.
+# In these commands, the tests replace words in capitals by the paths in `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),
     ("run x.vmoe", 2, "Missing argument 'IMAGE|DIR...'"),
@@ -165,7 +165,7 @@ REPORT = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
-    """Make the folder that the commands read. After the tests, check that no command has changed it."""
+    """Make the folder that the commands read. At the end, check that no command has changed it."""
     folder = tmp_path_factory.mktemp("mistakes")
     images, labels = mnist_images["images"][:8], mnist_images["labels"][:8]
     np.savez(folder / "EIGHT.npz", images=images, labels=labels)

@@ -1,6 +1,6 @@
-"""`vmoe page`: a folder that runs a bundle in a browser.
+"""Tests for `vmoe page`, which writes a folder that runs a bundle in a browser.
 
-The page's answers equal the engine's, and the page sends no requests to other hosts.
+The page's results must equal the engine's. The page must not send requests to other hosts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.long
 SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("g4", {}), "ensemble": ("g5", {"group": "image"})}
-NO_GPU = {"No available adapters."}  # the only message of the browser that is allowed
+NO_GPU = {"No available adapters."}  # the only message from the browser that is allowed
 SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
 
 
@@ -65,7 +65,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(page: Path, browser: Browser) -> Iterator[Page]:
-    """Open the page in a window 1440 px wide, and wait until its images have answers."""
+    """Open the page in a window 1440 px wide, and wait until it shows a result for each image."""
     with served(page) as address:
         shown = show(browser, address, 1440)
         until_answered(shown)
@@ -126,10 +126,10 @@ def test_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
 
 
 def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
-    """Compare the page's answers with the engine's.
+    """Compare the page's results with the engine's.
 
     Logits must agree within 1e-4. In each layer, patches must have the same experts and belong to the same merged tokens. At
-    most `most_near_ties` images, which are near ties, may be routed differently.
+    most `most_near_ties` images may be routed differently, because they are near ties.
     """
     profile = engine.setting(setting)
     logits, routing = engine.logits_and_routing(images, profile)
@@ -162,7 +162,8 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         began = time.monotonic()
         drop(shown, picture_file(images[0]))
         told = re.search("took ([0-9.]+) s", until_answered(shown))
-        assert told and float(told[1]) <= time.monotonic() - began + 0.01  # does not include the time before the drop
+        # the time does not include the time before the drop
+        assert told and float(told[1]) <= time.monotonic() - began + 0.01
         assert state(shown)["problem"] == ""
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         assert shown.locator(".drops").is_visible() == (kind not in ("dense", "soft"))
@@ -178,7 +179,10 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
 def test_every_precision_is_answered(
     precision: str, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, browser: Page
 ) -> None:
-    """Compare the page with the engine on standard ops. Sums in another order may round to a neighbouring int8 value."""
+    """Compare the page with the engine on standard ops, in each precision.
+
+    The two add numbers in different orders, so a value may round to a neighbouring int8 value.
+    """
     options: dict[str, Any] = {"precision": precision, "input": "uint8"}
     bundle = export_bundle(mnist_checkpoint, tmp_path / "m.vmoe", capacity=[0.3], k=[1], validate=False, **options).path
     with Engine.load(bundle) as engine, served(write_page(bundle, tmp_path / "site")) as address:
@@ -226,9 +230,9 @@ def test_a_long_name_is_cut_between_characters(opened: Page) -> None:
 
 
 def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
-    """Compare a picture that the page has prepared with the same picture prepared by the engine.
+    """Check that the page and the engine prepare a picture in the same way.
 
-    They may differ by a few grey levels in smooth areas, and must show the same part.
+    In smooth areas, the two results may differ by a few grey levels. They must show the same part of the picture.
     """
     across, down = np.meshgrid(np.arange(96), np.arange(72))
     pixels = np.stack([across * 2.6, down * 3.5, (across + down) * 1.5], axis=2).astype(np.uint8)
@@ -297,9 +301,9 @@ def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: B
         until_answered(shown)
         requests = [request.url for request in shown.requests()]
         assert [asked for asked in requests if not asked.startswith((address, "data:", "blob:"))] == []
-        assert any(asked.endswith(".wasm") for asked in requests)  # proves that the requests of web workers are recorded
+        assert any(asked.endswith(".wasm") for asked in requests)  # proves that requests from web workers are recorded
         weights = hashlib.sha256((page / "weights.safetensors").read_bytes()).hexdigest()
-        # the digest in the URL keeps the browser from using a file of an earlier page from its cache
+        # the URL contains the digest, so the browser can't use an earlier page's file from its cache
         assert f"{address}/weights.safetensors?{weights}" in requests
         assert faults_of(shown, width) == [] and {*problems(shown)} <= NO_GPU
         assert shown.locator("img").count() == 0
@@ -335,7 +339,7 @@ def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser
 def test_without_a_gpu_webgpu_falls_back_to_webassembly(opened: Page) -> None:
     used = opened.evaluate("""Promise.all([import('./session.js'), fetch('page.json').then(found => found.json())]).then(
       ([{ open }, facts]) => open(facts, 'webgpu', () => {}))""")
-    assert used["device"] == "wasm" and used["bytes"] > 18e6  # size of the build for WebGPU, which also runs WebAssembly
+    assert used["device"] == "wasm" and used["bytes"] > 18e6  # size of the WebGPU build, which also runs WebAssembly
 
 
 def test_the_folder_says_nothing_of_this_machine(page: Path) -> None:

@@ -1,4 +1,7 @@
-"""The program `vmoe`: its commands, one line per error, signals, and files that are complete or absent."""
+"""Tests for the program `vmoe`.
+
+They check its commands, one-line errors, signals, and that each output file is either complete or absent.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def test_the_version_is_that_of_the_package(vmoe: Vmoe) -> None:
 
 
 def leaves(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
-    """Yield the words of each command, including the subcommands of `vmoe serve`."""
+    """Yield the words of each command. The subcommands of `vmoe serve` are included."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -181,7 +184,8 @@ def test_a_signal_ends_a_report_and_leaves_nothing(
 ) -> None:
     words = ["report", mnist_image_bundle, "--images", mnist_digits, "--duration", 60, "-o", tmp_path / "r.html"]
     found, complaint = ended_by(number, [VMOE, *words], seconds)
-    # If the signal arrives while Python starts or creates a class, the signal itself ends Python, so there is no exit code.
+    # If the signal arrives while Python starts or creates a class, it ends Python directly. There is no exit code in that
+    # case.
     assert found in (code, -number)
     assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
     name = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"

@@ -1,4 +1,7 @@
-"""Long commands show their progress and the remaining time, in a bar or in lines that never repeat."""
+"""Check that long commands show their progress and the remaining time.
+
+They show them in a bar, or in lines that never repeat.
+"""
 
 from __future__ import annotations
 
@@ -88,5 +91,5 @@ def test_a_terminal_shows_a_bar_for_each_step_of_an_export(mnist_checkpoint: Pat
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # on Linux, raised once the last writer has closed the terminal
+    except OSError:  # Linux raises it once the last writer has closed the terminal
         return b""

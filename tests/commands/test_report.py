@@ -1,4 +1,7 @@
-"""`vmoe report`: its numbers equal those of `vmoe bench` and of simple counts, and its page shows all its numbers."""
+"""Tests for `vmoe report`.
+
+Its numbers must equal those from `vmoe bench` and from simple counts. Its page must show all its numbers.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ HOSTILE = (
     "\x1b[31m",
     *"789",
 )
-ASKED = slice(64, 192)  # test images whose answers differ between the settings
+ASKED = slice(64, 192)  # test images whose results differ between the settings
 
 
 def data_of(page: str) -> Any:
@@ -77,7 +80,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.
 
 
 def report_of(vmoe: Vmoe, page: Path, *words: object) -> tuple[str, dict[str, Any]]:
-    """Make a report; return the page and the numbers."""
+    """Make a report. Return its page and its numbers."""
     found = vmoe.json("report", *words, "-o", page, *QUICK)
     return page.read_text(encoding="utf-8"), found
 
@@ -193,8 +196,8 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], group="image", capacity_multiple_of=4, validate=False)
     words = (bundle, "--images", images, *capacities(0.1, 0.2, 0.64, 1), "--bpr", "--no-bpr", "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
-    # The capacity ratios give 4 or 8 slots for each of 8 experts, in groups of 50 tokens. 0.2 and 0.64 give as many slots as
-    # 0.1.
+    # For 8 experts and groups of 50 tokens, the capacity ratios give each expert 4 or 8 slots. 0.2 and 0.64 give as many
+    # slots as 0.1.
     effective = {one["capacity_ratio"]: ratio for one, ratio in zip(report["points"], report["effective"], strict=True)}
     assert effective == {0.1: 4 * 8 / 50, 1: 8 * 8 / 50}
     shown = [(each["slots"], each["effective"]) for curve in data_of(page)["curves"] for each in curve]

@@ -1,6 +1,6 @@
-"""The report in a browser: on a phone and on a large screen, with the keyboard, and without requests to other hosts.
+"""Tests for the report in a browser: on a phone, on a large screen, and with the keyboard.
 
-The report must also cause no errors and have no accessibility faults.
+The report must send no requests to other hosts, cause no errors and have no accessibility faults.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Browser) -> 
     shown.select_option("#layer", index=4)
     assert "encoderblock_4" in (shown.locator("canvas").first.get_attribute("aria-label") or "")
     shown.click("#tint")
-    # this warning comes from the test itself, which reads pixels back
+    # the test itself causes this warning, because it reads pixels back
     assert [each for each in problems(shown) if "readback" not in each] == []
     assert shown.evaluate("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]") > 0
 

@@ -1,4 +1,4 @@
-"""`vmoe run`: classes and probabilities of image files, and messages about unreadable files."""
+"""Tests for `vmoe run`: classes and probabilities of image files, and messages about unreadable files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def digits(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> list[Path]:
-    """Write twenty numbered digits as PNG files into a folder with an odd name."""
+    """Write twenty numbered digits as PNG files to a folder with an unusual name."""
     return write_pictures(tmp_path / "my [b]digits", mnist_images["images"][:20])
 
 
 @pytest.fixture
 def named(tmp_path: Path, mnist_image_bundle: Path) -> Path:
-    """Copy the MNIST bundle, with class names that contain control sequences and markup of the package rich."""
+    """Copy the MNIST bundle. Its class names contain control sequences and markup for the package rich."""
     return with_odd_names(mnist_image_bundle, tmp_path)
 
 
 def run(vmoe: Vmoe, *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
-    """Run `vmoe run`, check its exit code, and return its lines on standard output and on standard error."""
+    """Run `vmoe run` and check its exit code. Return its lines on standard output and those on standard error."""
     out, err = vmoe.run("run", *arguments, "--threads", 1, code=code)
     return out.splitlines(), err.splitlines()
 
@@ -150,7 +150,7 @@ def test_a_file_whose_name_is_no_text_is_classified(mnist_image_bundle: Path, di
 
 
 def read_columns(path: Path) -> dict[str, Any]:
-    """Read the columns of a file of answers, as lists."""
+    """Read the columns of a results file, as lists."""
     if path.suffix == ".npz":
         with np.load(path) as data:
             return {name: values.tolist() for name, values in data.items()}
@@ -180,7 +180,7 @@ def test_a_file_has_the_classes_or_features_of_each_image(
     np.testing.assert_array_equal(np.array(shares[:3], float), [answer[0][1] for answer in answers])
     assert run(vmoe, features, *digits[:3], "-o", out, "-q") == ([], [])
     if suffix == ".parquet":
-        # the type of the column is string even if no image has an error
+        # the column has the type string even if no image has an error
         assert pyarrow.parquet.read_schema(out).field("error").type == "string"
     found = read_columns(out)
     rows = [[float(found[f"features_{i}"][row]) for i in range(1, 65)] for row in range(3)] if is_csv else found["features"]

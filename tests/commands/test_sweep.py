@@ -1,4 +1,7 @@
-"""`vmoe bench --sweep`: the measured settings, its results on MNIST, its recommendations, and cascades."""
+"""Tests for `vmoe bench --sweep`.
+
+They check the measured settings, the results on MNIST, the recommendations, and cascades.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
             assert point["top1"] == np.mean(logits.argmax(1) == labels)
             kept = np.stack([layer.kept for layer in routing.values()])
             assert point["kept_pairs"] == kept.mean()
-            # The last layer computes only the class tokens, so only every 50th token is counted there.
+            # The last layer computes only the class tokens. So in that layer, only every 50th token is counted.
             steps = [1] * (len(routing) - 1) + [50]
             used = [
                 len(np.unique(layer.expert[group, ::step][layer.kept[group, ::step]]))
@@ -165,9 +168,9 @@ SETTING = {"capacity_ratio": 0.5, "k": 1, "bpr": True, "pool": False, "max_exper
 
 
 def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: float = 0.0) -> PointResult:
-    """Return a measured point of batch size 1.
+    """Return a measured point with batch size 1.
 
-    `noise` is half the width of the confidence interval of the speed, relative to the speed.
+    `noise` is half the width of the speed's confidence interval, relative to the speed.
     """
     ms = 1000 / speed
     return PointResult(
@@ -179,7 +182,7 @@ def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: fl
 def recommended(
     points: list[PointResult], max_drop: float | None = None, target_ms: float | None = None
 ) -> list[str | None]:
-    """Return the names of the settings that are as fast as the recommended one, which comes first."""
+    """Return the name of the recommended setting, followed by the names of equally fast settings."""
     return [points[index].profile for index in recommend(points, range(len(points)), max_drop, target_ms)]
 
 
@@ -242,7 +245,7 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
-    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one image in five has its right label
+    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one image in five keeps its right label
     odd, right = (npz(tmp_path / f"{i}.npz", images=images, labels=each) for i, each in enumerate((shuffled, labels)))
     words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
     chance = np.bincount(shuffled).max() / 50
@@ -315,8 +318,8 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
 def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     """Return the smallest margin at which a cascade is at least as accurate as its second step alone.
 
-    `margins` are the margins of the first step. `low` and `high` are bool[N]: for each image, whether the first or the
-    second step classifies it correctly.
+    `margins` are the margins of the first step. `low` and `high` are bool[N]. For each image, `low` says whether the first
+    step classifies it correctly, and `high` says whether the second step does.
     """
     found = 2.0
     for margin in sorted({0.0, *margins.tolist(), 2.0}, reverse=True):

@@ -1,4 +1,7 @@
-"""`vmoe bench --tune` searches settings on one half of the images, and measures the results on the other half."""
+"""Check that `vmoe bench --tune` searches settings on one half of the images.
+
+It must measure the results on the other half.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ DROP = 0.05
 
 @pytest.fixture
 def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> dict[str, np.ndarray]:
-    """Return 160 digits and write them to tmp_path / "digits.npz". One half of them is for the search."""
+    """Return 160 digits, and write them to tmp_path / "digits.npz". Half of them are for the search."""
     digits = {name: mnist_images[name][:160] for name in ("images", "labels")}
     np.savez(tmp_path / "digits.npz", **digits)
     return digits

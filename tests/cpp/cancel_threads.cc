@@ -1,11 +1,11 @@
-// Cancels calls from other threads: before they start, while they run, and after they end. Exits with 0 if every call
-// behaves as expected. Otherwise, prints the first deviation.
+// Cancels calls from other threads: before the calls start, while they run, and after they end. If every call behaves
+// as expected, exits with 0. Otherwise, prints the first deviation.
 //
 //   cancel_threads BUNDLE ONNXRUNTIME MOMENTS
 //
 // Cancels MOMENTS calls at random moments, and prints how many of them were cancelled and how many returned results.
-// Other calls, which are not cancelled, run at the same time. The program also prints how many of these calls returned
-// the right results, and their total number.
+// At the same time, other calls run that are not cancelled. The program also prints how many of those other calls
+// returned the right results, and how many there were.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -40,7 +40,7 @@ vmoe::Cancellation make_cancellation() {
   return *std::move(cancellation);
 }
 
-// Makes calls of an engine on one batch, and stores the expected results.
+// Calls an engine on one batch, and stores the expected results.
 class Calls {
  public:
   Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine), noise_(engine.info(), count) {
@@ -58,7 +58,7 @@ class Calls {
   bool is_right(const Answer& answer) const { return answer && *answer == expected_; }
   Answer run() const { return engine_.run(noise_.images); }
   Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(noise_.images, {}, cancellation); }
-  double seconds() const { return seconds_; }  // the shortest measured duration of a call
+  double seconds() const { return seconds_; }  // the shortest measured call time
 
   // Runs a call and returns whether it was cancelled. A cancelled call must leave the output unchanged. Any other call
   // must write the right results.
@@ -95,7 +95,7 @@ void cancel_before_and_after(const Calls& calls) {
   expect(calls.is_right(calls.run()), "other calls go on");
 }
 
-// Runs calls on several threads until one cancellation ends them all.
+// Runs calls on several threads until a single cancellation ends all of them.
 void cancel_many(const Calls& calls) {
   const vmoe::Cancellation cancellation = make_cancellation();
   std::vector<std::thread> threads;
@@ -109,8 +109,8 @@ void cancel_many(const Calls& calls) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// Cancels `moments` calls, each at a random time between 0 and twice the duration of a call. Returns the number of
-// cancelled calls.
+// Cancels `moments` calls. Each is cancelled at a random time between 0 and twice the time that a call takes. Returns
+// the number of cancelled calls.
 int cancel_at_random(const Calls& calls, int moments) {
   std::mt19937 random(2);
   std::uniform_real_distribution<double> moment(0, 2 * calls.seconds());

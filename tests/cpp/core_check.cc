@@ -1,5 +1,6 @@
-// Compares every layer of the core, on every CPU path of this machine, with the scalar path, which is in plain C++.
-// Prints one line per path, and the name of the default path. The optional argument is the number of sizes to test.
+// On every CPU path that this machine supports, compares every layer of the core with the scalar path, which is in
+// plain C++. Prints one line per path, and the name of the default path. The optional argument is the number of sizes
+// to test.
 //
 // tests/op_library/test_op_library_maths.py compares the scalar path with numpy.
 #include <algorithm>
@@ -22,15 +23,15 @@ void require(bool holds, const std::string& what, CpuPath path) {
   std::exit(1);
 }
 
-// Returns the largest allowed difference. Paths add in different orders, so sums differ slightly. If a sum is then
-// rounded to a shorter type, it may round to the neighbouring value. In int8, neighbouring values differ by 1/127 of
-// the largest value in the row.
+// Returns the largest allowed difference. Paths add numbers in different orders, so sums differ slightly. If a sum is
+// then rounded to a shorter type, it may become the neighbouring value of that type. In int8, neighbouring values
+// differ by 1/127 of the row's largest value.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
 }
 
-// Returns another path that must give the same bits as `path`, or `path` itself if there is none.
+// Returns another path that must give the same bits as `path`. If there is no such path, returns `path` itself.
 CpuPath twin_of(CpuPath path) {
   switch (path) {
     case CpuPath::kNeonDot:
@@ -69,8 +70,7 @@ void check_layers(const Kernels& kernels, ElementType type, unsigned number) {
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-// Returns the current configuration of the tile registers. It is read in assembly, so that no compiler option is
-// needed.
+// Returns the current configuration of the tile registers. Assembly reads it, so no compiler option is needed.
 vmoe::TileConfiguration tile_registers() {
   vmoe::TileConfiguration configuration;
   asm volatile("sttilecfg %0" : "=m"(configuration));
@@ -93,8 +93,8 @@ vmoe::TileConfiguration eight_tiles(uint8_t rows, uint16_t line_bytes) {
   return configuration;
 }
 
-// ONNX Runtime's own matrix products may have configured the thread's tile registers. Layers must work with any such
-// configuration, and must restore it afterwards.
+// ONNX Runtime's own matrix products may have configured the thread's tile registers. Layers must work with every
+// such configuration, and must restore it when they are done.
 void check_tile_configuration(const Kernels& kernels) {
   if (!kernels.needs_tile_configuration) return;
   for (const vmoe::TileConfiguration& before : {vmoe::TileConfiguration{}, eight_tiles(16, 64), eight_tiles(5, 20)}) {

@@ -1,5 +1,5 @@
-// Computes every layer of the core in turn, on generated tokens and with generated weights of one type. All sizes
-// follow from one number.
+// Computes every layer of the core in turn. The tokens and the weights are generated, and the weights have one type.
+// All sizes follow from one number.
 #pragma once
 
 #include <cstddef>
@@ -55,12 +55,13 @@ struct Layer {
   vmoe::LinearWeights weights() const { return {packed, bias.data(), scale.data()}; }
 };
 
-// Makes a layer. `form` contains the number and size of the matrices, and how to pack them. Threads with the same
-// arguments make the same weights. They therefore share the packed weights, and pack and free them concurrently.
+// Makes a layer. `form` contains the number and size of the matrices, and says how to pack them. If threads pass the
+// same arguments, they make the same weights. They therefore share the packed weights, and pack and free them
+// concurrently.
 inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
-  std::vector<int8_t> whole;  // int4 uses only the first half, because a byte holds two values
+  std::vector<int8_t> whole;  // int4 uses only its first half, because a byte holds two values
   const size_t groups = vmoe::divide_up(form.depth, 64);
   const std::vector<uint16_t> group_scale(form.matrices * groups * form.columns, 0x2bff);  // nearly 1 / 16
   form.scale = group_scale.data();
@@ -141,7 +142,7 @@ class Layers {
   Answer::Kind kind(bool rounds) const {
     return rounds || type_ != ElementType::kFloat32 ? Answer::kRounded : Answer::kFloat32;
   }
-  // Adds an answer with `count` values, and returns the memory to which the layer must write them.
+  // Adds a result with `count` values, and returns the memory to which the layer must write them.
   float* give(const char* layer, size_t count, Answer::Kind kind) {
     answers_.push_back({layer, kind, Floats(count)});
     return answers_.back().values.data();
@@ -150,7 +151,7 @@ class Layers {
     answers_.push_back({layer, Answer::kExact, Floats(numbers.begin(), numbers.end())});
   }
 
-  // Makes both layers of one MLP, or of the MLPs of `experts` experts.
+  // Makes the two layers of one MLP, or the two layers of the MLPs of `experts` experts.
   std::pair<Layer, Layer> make_mlp(size_t experts) const {
     StoredWeights second = make_form(experts, expert_hidden_, hidden_);
     second.depth_chunk = chunk();
@@ -159,7 +160,7 @@ class Layers {
   }
   size_t chunk() const { return is_quantized() && heads_ > 1 ? 64 : 0; }
   bool is_quantized() const { return type_ == ElementType::kInt8 || type_ == ElementType::kInt4; }
-  // int4 is only for MLPs, so the other layers use int8 instead.
+  // Only MLPs support int4, so the other layers use int8.
   ElementType linear_type() const { return type_ == ElementType::kInt4 ? ElementType::kInt8 : type_; }
   vmoe::MlpWeights mlp_weights(const std::pair<Layer, Layer>& mlp) const {
     return {mlp.first.weights(), mlp.second.weights(), chunk(), activation_};
@@ -220,7 +221,7 @@ class Layers {
                                   give("a merging block", images * (tokens - count) * hidden_, kind(false)), runner_);
   }
 
-  // Runs the MLP half of a dense and of a sparse encoder block. Both halves overwrite their input.
+  // Runs the MLP half of a dense encoder block, and then that of a sparse one. Each half overwrites its input.
   void run_blocks() {
     float* y = give("a dense block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);
@@ -262,8 +263,8 @@ class Layers {
     give_numbers("sources of experts that choose", src);
   }
 
-  // Runs the router, dispatch and combine of Soft MoE. No experts run in between, so combine reads the dispatched
-  // slots.
+  // Runs the router, dispatch and combine of Soft MoE. No experts run between dispatch and combine, so combine reads
+  // the dispatched slots.
   void run_soft_experts() {
     constexpr size_t kSlots = 7;
     const vmoe::SoftShape shape{shape_.groups, shape_.tokens, hidden_, shape_.experts, kSlots};

@@ -1,6 +1,6 @@
-// Runs the layers without ONNX Runtime. There are 8 concurrent callers, each with its own workers, and they share
+// Runs the layers without ONNX Runtime. There are 8 concurrent callers. Each has its own workers, and they share
 // weights of every type. Results must have the same bits as on a single thread. All code is compiled with the thread
-// sanitizer, which therefore sees every memory access.
+// sanitizer, so the sanitizer sees every memory access.
 //
 //   core_threads [race]
 //
@@ -53,8 +53,8 @@ int main(int argc, char** argv) {
     callers.emplace_back([&, caller] {
       for (unsigned round = 0; round < kRounds; ++round) {
         const ElementType type = kTypes[(caller / 4 + round) % std::size(kTypes)];
-        // In a round, callers 0 to 3 have the same sizes, and so have callers 4 to 7. Callers with the same sizes share
-        // weights.
+        // In each round, callers 0 to 3 have the same sizes as each other, and so do callers 4 to 7. Callers with the
+        // same sizes share weights.
         const unsigned number = 10 + caller / 4 * 3 + round;
         const auto alone = Layers(kernels, type, number, vmoe::serial_runner()).compute();
         equal += same_bits(alone, Layers(kernels, type, number, threads_runner()).compute()) ? 1 : 0;

@@ -1,5 +1,5 @@
-// Runs the program of the gates kernel on the CPU, on memory that checks every access. The Python tests call this
-// library.
+// Runs the program of the gates kernel on the CPU. The memory that it uses checks every access. The Python tests
+// call this library.
 #include <cstdint>
 
 #include "cuda/gate_phases.h"
@@ -8,10 +8,10 @@
 
 struct GatesCall {
   int64_t tokens, hidden, experts;
-  int64_t wide;           // use 16-byte words instead of single numbers
+  int64_t wide;           // use 16-byte words, not single numbers
   int64_t few;            // use the program that supports at most 32 experts
-  int64_t seed;           // seed of the order of lanes and blocks
-  int64_t lost_distance;  // at this distance, exchanges return the lane's own value, which is a fault; 0: at none
+  int64_t seed;           // seed for the random order of lanes and blocks
+  int64_t lost_distance;  // exchanges over this distance return the lane's own value, which is a fault; 0: no fault
   const void* x;
   const void* router;
   float* gates;
@@ -65,7 +65,7 @@ void gates_run(const GatesCall* call, char* fault, size_t fault_bytes) {
   machine.tell(fault, fault_bytes);
 }
 
-// Computes exp(x) for `count` numbers that are not positive.
+// Computes exp(x) for `count` numbers, each of which is zero or negative.
 void gates_exp(const float* x, int64_t count, float* y) {
   for (int64_t i = 0; i < count; ++i) y[i] = vmoe::cuda::exp_of_negative(x[i]);
 }

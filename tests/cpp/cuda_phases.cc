@@ -1,5 +1,5 @@
-// Runs the programs of the kernels for routing, dispatch and combine on the CPU. Threads, blocks and launches are the
-// same as on the GPU, and the memory checks every access. The Python tests call this library.
+// Runs the programs of the routing, dispatch and combine kernels on the CPU. They have the same threads, blocks and
+// launches as on the GPU, and the memory checks every access. The Python tests call this library.
 #include <cstdint>
 
 #include "cuda/limits.h"
@@ -10,13 +10,13 @@
 
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
-  int64_t fused;          // run route_dispatch instead of route; then, a group must fit into one tile
+  int64_t fused;          // run route_dispatch, not route; each group must then fit into one tile
   int64_t parts;          // blocks that share a group in the fused program
   int64_t rows;           // grid rows, at most one per group; row r processes groups r, r + rows, r + 2 rows, ...
   int64_t words;          // 16-byte words per row
-  int64_t seed;           // seed of the order of threads and blocks
+  int64_t seed;           // seed for the random order of threads and blocks
   int64_t lost_barrier;   // the barrier after this phase is omitted; -1: no barrier is omitted
-  int64_t lost_distance;  // at this distance, exchanges return the lane's own value, which is a fault; 0: at none
+  int64_t lost_distance;  // exchanges over this distance return the lane's own value, which is a fault; 0: no fault
   const float* gates;
   const void* x;
   int32_t* slot;
@@ -126,7 +126,7 @@ void run_as(const PhasesCall& call, const RoutingShape& shape, Machine& machine)
   weight.copy_to(call.weight);
 }
 
-// Uses 16-byte words if the gates of a token fill whole words, and otherwise single gates. The launches on a GPU choose
+// If a token's gates fill whole 16-byte words, uses such words; otherwise uses single gates. Launches on a GPU choose
 // in the same way.
 void run(const PhasesCall& call, Machine& machine) {
   const RoutingShape shape{static_cast<size_t>(call.groups),   static_cast<size_t>(call.tokens),
@@ -164,7 +164,8 @@ void combine_as(const CombineCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call and returns its number of phases. If there are faults, writes a message about the first one to `fault`.
+// Runs one call and returns the number of phases in it. If there are faults, writes a message about the first one to
+// `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
   run(*call, machine);
@@ -172,7 +173,7 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   return machine.phases();
 }
 
-// Runs combine with the rows in a random order. If `wide` is set, it moves words of 16 bytes, otherwise single
+// Runs combine with the rows in a random order. If `wide` is set, moves words of 16 bytes; otherwise moves single
 // elements.
 void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), -1, 0);

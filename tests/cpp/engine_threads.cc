@@ -1,6 +1,6 @@
-// Runs 8 threads on one engine, each with its own setting. Meanwhile, each thread loads two more engines of the same
-// bundle: it keeps one engine, and frees the other one halfway. Results must have the same bits as on a single thread.
-// Exits with 0 if all results are right.
+// Runs 8 threads on one engine, each with its own setting. Meanwhile, each thread loads two more engines from the same
+// bundle: it keeps one of them, and frees the other one halfway. Results must have the same bits as on a single
+// thread. Exits with 0 if all results are right.
 //
 //   engine_threads BUNDLE ONNXRUNTIME ROUNDS [race]
 //
@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, i] {
-      if (race) ++unguarded;  // must come first, because the locks of loading would synchronize the threads
+      if (race) ++unguarded;  // must come first, because the locks in the loading code would synchronize the threads
       engines[i] = load(i);
       for (int round = 0; round < rounds; ++round) {
         ask(*shared, i);

@@ -1,12 +1,11 @@
 // On every CPU path and in every weight type, runs the experts' MLP while the weights of unused experts are unreadable.
-// An expert without rows is unused. A call that reads a single byte of the weights of an unused expert ends the
-// process.
+// An expert without rows is unused. If a call reads even one byte of an unused expert's weights, the process ends.
 //
 //   expert_bytes used|unused
 //
 // "unused": experts 0 and 5 of 6 have rows, and the weights of experts 1 to 4 are unreadable. Prints "PATH TYPE WIDTH:
-// right" if the outputs have the same bits as when all weights are readable. "used": expert 2 has rows as well, so a
-// signal ends the process.
+// right" if the outputs have the same bits as when all weights are readable. "used": expert 2 has rows too, although
+// its weights are unreadable, so a signal ends the process.
 //
 // Prefetching unreadable memory raises no signal. Therefore a wrapper around the float32 kernels checks the ranges that
 // they would prefetch.
@@ -35,8 +34,8 @@ constexpr size_t kRows = 5;  // for each expert that has rows
 
 using Range = std::pair<const char*, const char*>;
 
-// State of the wrapper: the ranges that kernels must not prefetch, the wrapped kernel, and whether a kernel was asked
-// to prefetch from one of these ranges.
+// State of the wrapper: the ranges that kernels must not prefetch, the wrapped kernel, and whether a caller told a
+// kernel to prefetch from one of these ranges.
 std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT
@@ -76,7 +75,7 @@ Range unused_panels(const PackedWeights& weights) {
   return {weights.panel_at(kFirstUnused, 0), weights.panel_at(kEndUnused, 0)};
 }
 
-// Sets the protection of the pages that lie completely within a range.
+// Sets the access protection of those pages that lie completely within a range.
 void protect(const Range& range, int protection) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.first) + page - 1) / page * page;

@@ -1,9 +1,9 @@
-// A GPU emulator. It provides the C++ interface of the kernels, computed on the CPU, and the few CUDA runtime functions
-// that callers of the kernels need. With it, machines without a GPU can test the code that calls the kernels, but not
-// the kernels themselves.
+// A GPU emulator. It provides the kernels' C++ interface, computed on the CPU, and the few CUDA runtime functions that
+// callers of the kernels need. With it, machines without a GPU can test the code that calls the kernels, but not the
+// kernels themselves.
 //
-// The callers are the C++ code of the GPU benchmark and, if VMOE_ADAPTER is defined, the op library for ONNX Runtime's
-// CUDA provider. The ops of that library then run as CPU ops.
+// The callers are the GPU benchmark's C++ code and, if VMOE_ADAPTER is defined, the op library for ONNX Runtime's CUDA
+// provider. In this case, the library's ops run as CPU ops.
 //
 // If the environment variable VMOE_EMULATOR_FAULT is set, each dispatch writes one wrong bit.
 #include <cuda_runtime_api.h>
@@ -35,14 +35,14 @@ bool refuses([[maybe_unused]] size_t row_bytes) {
 #endif
 }
 
-// If launches are being counted, adds `launches` and returns true, so that the caller runs nothing. Otherwise returns
-// false.
+// If launches are being counted, adds `launches` and returns true, which means that the caller must not run anything.
+// Otherwise returns false.
 bool count_instead(size_t launches) {
   if (g_counting) g_nodes += launches;
   return g_counting;
 }
 
-// Returns null if the kernels may run, and otherwise the reason why not. Overwrites the whole workspace, because real
+// Returns null if the kernels may run; otherwise returns why they may not. Overwrites the whole workspace, because real
 // kernels may use all of it.
 const char* refusal(const vmoe::RoutingShape& shape, void* workspace, size_t bytes) {
   if (bytes > 0 && workspace == nullptr) return "no workspace";

@@ -1,4 +1,4 @@
-// Loads the engine that a test program's arguments name, and makes images for it.
+// Loads the engine that a test program's arguments specify, and makes images for it.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 #include "vmoe/engine.hpp"
 
-// Loads an engine. `argv` are the arguments of a program that begin with BUNDLE and ONNXRUNTIME.
+// Loads an engine. `argv` contains a program's arguments, which begin with BUNDLE and ONNXRUNTIME.
 inline vmoe::Result<vmoe::Engine> load_engine(char** argv, int threads = 1, bool verify = true) {
   vmoe::LoadOptions options;
   options.onnxruntime = argv[2];

@@ -1,17 +1,17 @@
-// Runs ops of the op library. Each input and output is in a heap buffer of exactly its size, so that the address
-// sanitizer detects accesses past the ends.
+// Runs ops from the op library. Each input and output is in a heap buffer of exactly its size, so that the address
+// sanitizer detects accesses outside the buffer.
 //
 //   op_calls ONNXRUNTIME OP_LIBRARY
 //
-// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64.
-// Strings and data begin with their size in bytes, and lists begin with their length.
+// tests/support/random_calls.py writes commands to stdin, and reads a reply to each command from stdout. Numbers are
+// int64. Strings and data begin with their size in bytes, and lists begin with their length.
 //
-//   l MODEL FILE THREADS      loads the file as model number MODEL; answer: the error, or nothing
-//   f MODEL                   frees the model; answer: nothing
-//   r MODEL INPUTS OUTPUTS    runs the model; answer: the error, or nothing, then shape and data of each output
+//   l MODEL FILE THREADS      loads the file as model number MODEL; reply: the error, or nothing
+//   f MODEL                   frees the model; reply: nothing
+//   r MODEL INPUTS OUTPUTS    runs the model; reply: the error, or nothing, then shape and data of each output
 //
 // An input is its name, ONNX type, shape and data. An output is its name, ONNX type, shape and size. A size of -1 means
-// an int32 output that the op allocates itself. Elements that the op has not written contain 0x7fa5.
+// an int32 output that the op allocates itself. Output elements that the op has not written contain 0x7fa5.
 #define ORT_API_MANUAL_INIT
 #include <dlfcn.h>
 #include <onnxruntime_cxx_api.h>
@@ -129,7 +129,7 @@ class Runner {
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::map<int64_t, Ort::Session> sessions_;
 
-  // Runs a function, and writes its error or, if it succeeds, an empty string. Returns whether it succeeded.
+  // Runs a function. If it fails, writes its error, and otherwise an empty string. Returns whether it succeeded.
   template <class Function>
   bool answer(const Function& function) {
     std::string error;

@@ -1,5 +1,5 @@
-// Tests the library's buffers as if the system's page size were another one, which is the argument. The program
-// replaces sysconf, mmap and munmap by versions that behave as on such a system. Prints the results.
+// Tests the library's buffers with another page size than the system's. The argument is that page size. The program
+// replaces sysconf, mmap and munmap by versions that behave as on a system with that page size. Prints the results.
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>

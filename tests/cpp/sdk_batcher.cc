@@ -1,7 +1,7 @@
 // Tests a batcher with 8 threads. They submit requests with their own settings, some of them elastic, and cancel or
-// drop some requests. The queue is short enough to fill up at times. Then the batcher is closed, with or without
-// draining. Every request must get exactly one answer, and the outputs in it must have the same bits as if the engine
-// ran only that request's images. Exits with 0 if this is true for every request.
+// drop some requests. The queue is so short that it sometimes fills up. At the end, the batcher is closed, with or
+// without draining. Every request must get exactly one reply. The outputs in a reply must have the same bits as if the
+// engine ran only that request's images. Exits with 0 if this is true for every request.
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
@@ -72,10 +72,10 @@ void count_answer(const Model& model, const vmoe::Images& images, const vmoe::Re
 void ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Counts& counts) {
   for (int round = 0; round < rounds; ++round) {
     const std::string& setting = kSettings[static_cast<size_t>(thread + round) % kSettings.size()];
-    // Submits two requests at once, and cancels or drops some of them.
+    // Submit two requests at once, and cancel or drop some of them.
     const auto one = model.images(thread, 1), many = model.images(0, 1 + round % kMostImages);
     auto first = batcher.submit(one, setting), second = batcher.submit(many, setting);
-    if (batcher.load().calls < 0) ++counts.other;  // tests reading values that the batcher's thread writes
+    if (batcher.load().calls < 0) ++counts.other;  // tests that values that the batcher's thread writes can be read
     if (first && round % 5 == 0) first->cancel();
     if (second && round % 7 == 0)
       (void)vmoe::Pending(std::move(*second));
@@ -95,7 +95,7 @@ vmoe::BatcherOptions make_options(const vmoe::TimedLevels& timed) {
   return options;
 }
 
-// Closes the batcher in the callback of a request. That request must get its result, and a waiting request must get an
+// Closes the batcher in a request's callback. That request must get its result, and a waiting request must get an
 // error, without a deadlock.
 bool closes_in_a_callback(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
@@ -117,14 +117,14 @@ bool closes_in_a_callback(const Model& model) {
   return answered == 1 && closed == 1;
 }
 
-// Checks that callbacks that throw exceptions do not change the answers of other requests in the same call.
+// Checks that a callback that throws an exception does not change the results of other requests in the same call.
 bool outlives_a_callback_that_throws(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
   const auto image = model.images(0, 1);
   std::promise<void> done;
   int answered = 0;  // on the batcher's thread
-  // Submit from a callback, which runs on the batcher's thread, so that all three requests are in the same call.
+  // Submit from a callback. Callbacks run on the batcher's thread, so all three requests are in the same call.
   const auto submit_three = [&](const vmoe::Result<vmoe::Answer>&) {
     for (int request = 0; request < 3; ++request) {
       const auto ticket = batcher->submit(image, "", [&, request](const vmoe::Result<vmoe::Answer>& answer) {
@@ -141,7 +141,8 @@ bool outlives_a_callback_that_throws(const Model& model) {
   return answered == 3;
 }
 
-// Checks that the batcher counts all profiles that are neither in the bundle nor among the levels together, as "other".
+// Checks which profiles the batcher counts together, as "other": all those that are neither in the bundle nor among the
+// levels.
 bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;
@@ -215,7 +216,7 @@ int main(int argc, char** argv) {
       threads.emplace_back([&, thread] { ask(model, *batcher, thread, std::atoi(argv[3]), counts); });
     }
     for (auto& thread : threads) thread.join();
-    // Close a batcher with waiting requests, whose callbacks store the answers, and check the answers.
+    // Close a batcher that has waiting requests, and check their results, which the requests' callbacks store.
     const auto one = model.images(0, 1);
     std::vector<std::optional<vmoe::Result<vmoe::Answer>>> answers(20);
     int submitted = 0;

@@ -1,15 +1,15 @@
-// Tests a batcher in whose thread allocations fail. In the first call, the first allocation fails; in the second call,
-// the second allocation fails, and so on. There are two series of such calls: in one, allocations fail for lack of
-// memory, in the other with another error. Only allocations by the header itself fail, because some failed allocations
-// would make ONNX Runtime end the process.
+// Tests a batcher whose thread fails to allocate memory. In the first call, the first allocation fails; in the second
+// call, the second allocation fails, and so on. There are two series of such calls. In one series, allocations fail for
+// lack of memory; in the other, they fail with another error. Only the header's own allocations fail, because ONNX
+// Runtime ends the process after some failed allocations.
 //
-// Every request must get exactly one answer, an error must name its cause, and the next call must succeed. A C function
+// Every request must get exactly one reply, an error must state its cause, and the next call must succeed. A C function
 // must return a status even if every allocation fails. Exits with 0 if all of this is true.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //
-// Prints "right N memory N runtime N other N spared N": the number of answers of each kind. "spared" is the number of
-// right answers that came after an error in the same call.
+// Prints "right N memory N runtime N other N spared N": the number of replies of each kind. "spared" is the number of
+// right results that came after an error in the same call.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -22,15 +22,15 @@
 #include "loaded_engine.h"
 #include "vmoe/batcher.hpp"
 
-extern "C" const char __executable_start, etext;  // limits of the program's own code, defined by the linker
+extern "C" const char __executable_start, etext;  // bounds of the program's own code, defined by the linker
 
 namespace {
 
 constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
-thread_local int left = kPlenty;  // own allocations of this thread before the one that fails
-thread_local bool none = false;   // if true, every allocation of this thread fails, including those in the library
-bool lacks_memory = true;         // whether failing allocations report a lack of memory, not another error
+thread_local int left = kPlenty;  // how many of this thread's own allocations succeed before one fails
+thread_local bool none = false;   // if true, all allocations on this thread fail, including those in the library
+bool lacks_memory = true;         // whether failures report a lack of memory, not another error
 constexpr char kOtherFailure[] = "no allocation today";
 
 void* allocate(size_t size, const void* caller) {
@@ -47,7 +47,7 @@ void* allocate(size_t size, const void* caller) {
 
 }  // namespace
 
-// These functions are not inlined, for two reasons: their return address must be in the code that allocates. And if the
+// These functions are not inlined, for two reasons. Their return address must be in the code that allocates. And if the
 // compiler saw their bodies, it would warn that memory from new is passed to free.
 #define NOT_INLINED __attribute__((noinline))
 NOT_INLINED void* operator new(size_t size) { return allocate(size, __builtin_return_address(0)); }
@@ -79,7 +79,7 @@ int main(int argc, char** argv) {
     std::promise<void> all;
     std::atomic<int> open{kRequests};
     std::atomic<bool> has_failed{false};
-    // Submit the requests of the next call from the batcher's thread, so that they are all in one call.
+    // Submit the next call's requests from the batcher's thread, so that they are all in the same call.
     const auto submit = [&](const vmoe::Result<vmoe::Answer>&) {
       for (int request = 0; request < kRequests; ++request) {
         auto ticket = batcher->submit(noise.images, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {

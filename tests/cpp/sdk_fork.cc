@@ -1,5 +1,5 @@
-// Loads an engine and forks. The child calls the parent's engine, which must refuse the call, and then loads and calls
-// an engine of its own. All engines are freed.
+// Loads an engine and forks. The child calls the parent's engine, which must refuse the call. The child then loads its
+// own engine and calls it. All engines are freed.
 //
 //   sdk_fork BUNDLE ONNXRUNTIME
 #include <sys/wait.h>
@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
   if (!expected) return 1;
   const pid_t forked = fork();
   if (forked == 0)
-    return child(*engine, *expected, argv);  // returning from main also frees the parent's engine in the child
+    return child(*engine, *expected, argv);  // when main returns in the child, the child also frees the parent's engine
   int status = 0;
   if (waitpid(forked, &status, 0) != forked) return 1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;

@@ -51,7 +51,7 @@ void run_nan(const vmoe::Engine& engine) {
       engine.run(vmoe::Images::float32(pixels.data(), info.batch_multiple, info.height, info.width, info.channels)));
 }
 
-// A callback that calls the library in every allowed way. Finally it throws an exception, which is not allowed.
+// A callback that calls the library in every allowed way. At the end, it throws an exception, which is not allowed.
 class Caller {
  public:
   Caller(const vmoe::Engine& engine, char** argv) : engine_(engine), argv_(argv) {}

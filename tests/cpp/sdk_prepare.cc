@@ -1,9 +1,9 @@
-// Prepares one picture with the public API. While it is prepared, at most 64 MB may be allocated.
+// Prepares one picture with the public API. During the preparation, at most 64 MB may be allocated.
 //
 //   sdk_prepare BUNDLE ONNXRUNTIME HEIGHT WIDTH CHANNELS PIXELS IMAGE
 //
 // PIXELS is a file with raw uint8 pixels, or "-" for black pixels. IMAGE is the output file. Prints the preprocessing
-// steps or, if the picture is refused, the error message.
+// steps. If the picture is refused, prints the error message instead.
 #include <sys/resource.h>
 #include <unistd.h>
 

@@ -30,8 +30,8 @@ namespace {
 using vmoe::sdk::Manifest;
 using vmoe::sdk::Profile;
 
-// Formats a profile: its name, effective ratio, the value of every setting, and the slots of each layer. Returns "none"
-// if there is no profile.
+// Formats a profile: its name, its effective ratio, the value of every setting, and each layer's slots. If there is no
+// profile, returns "none".
 std::string described(const std::optional<Profile>& profile) {
   if (!profile) return "none";
   std::string text = profile->name + " " + vmoe::sdk::shortest(profile->effective_ratio);
@@ -50,7 +50,7 @@ std::string prepared(const Manifest& manifest, const std::string& bytes) {
   int64_t numbers[4];
   std::memcpy(numbers, bytes.data(), sizeof(numbers));
   const std::string pixels =
-      bytes.substr(sizeof(numbers));  // has exactly the size of the pixels, so that overruns are detected
+      bytes.substr(sizeof(numbers));  // has exactly the size of the pixels, so that reads past the end are detected
   vmoe_picture picture = VMOE_PICTURE_INIT;
   picture.height = numbers[0];
   picture.width = numbers[1];

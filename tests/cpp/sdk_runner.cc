@@ -1,10 +1,10 @@
-// Loads a bundle with the C++ SDK. Each line of stdin is one command, and the program answers it with one line of
+// Loads a bundle with the C++ SDK. Each line of stdin is one command. For each command, the program prints one line to
 // stdout.
 //
 //   sdk_runner BUNDLE ONNXRUNTIME THREADS
 //
 // The fields of a command are separated by tabs. SETTING stands for seven fields: profile, capacity ratio, k, bpr,
-// pool, max_experts and merge. Each is "-" if it is not set.
+// pool, max_experts and merge. A field that is not set is "-".
 //   info
 //   profiles
 //   setting SETTING
@@ -75,7 +75,7 @@ void print_info(const vmoe::Info& info) {
   std::printf("\n");
 }
 
-// Images, and the bytes to which they point.
+// Images, and the bytes that they point to.
 struct ImageFile {
   std::string bytes;
   vmoe::Images images;

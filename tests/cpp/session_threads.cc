@@ -1,6 +1,6 @@
-// Finds, loads and releases shared sessions under a few keys on 8 threads. While one thread holds a session, no thread
-// may load another session under the same key. Prints the number of tries in which this was true, and the number of all
-// tries. Exits with 0 if the numbers are equal.
+// On 8 threads, finds, loads and releases shared sessions under a few keys. While one thread holds a session, no thread
+// may load another session under the same key. Prints how often this was true, and the number of all tries. Exits with
+// 0 if the two numbers are equal.
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kThreads = 8, kRounds = 500, kKeys = 3;
 
-// Returns a fake session, because the test of sharing does not use it.
+// Returns a fake session. The program never uses the session itself, because it only tests sharing.
 std::shared_ptr<vmoe::sdk::Session> fake_session() {
   auto held = std::make_shared<char>();
   return {held, reinterpret_cast<vmoe::sdk::Session*>(held.get())};

@@ -1,5 +1,5 @@
-// Hashes prefixes of standard input with every method of this processor. The arguments are the lengths of the prefixes
-// in bytes. Prints a line "METHOD BYTES DIGEST" for each method and length.
+// Hashes prefixes of standard input with every method that this processor supports. The arguments are the prefixes'
+// lengths in bytes. Prints a line "METHOD BYTES DIGEST" for each method and length.
 #include <cstdio>
 #include <cstdlib>
 #include <string>

@@ -1,5 +1,5 @@
-// A fake TensorRT that has only a plugin registry and a logger. The TensorRT headers with which it is built determine
-// the memory layout of its objects.
+// A fake TensorRT that has only a plugin registry and a logger. The memory layout of its objects is determined by the
+// TensorRT headers with which it is built.
 //
 // FAKE_MAJOR is the version that it reports. The environment variable FAKE_TENSORRT makes it misbehave: with "refuses",
 // it refuses every creator, and with "no_registry", it returns no registry.
@@ -59,8 +59,8 @@ class Registry final : public nvinfer1::IPluginRegistry {
   }
   int32_t releasePluginResource(const char*) noexcept override { return 0; }
 
-  // Only some versions of TensorRT declare these functions, as virtual functions. With such a version, the functions
-  // below override them. With any other version, they are additional members.
+  // Only some versions of TensorRT declare these functions, as virtual functions. With such a version, these functions
+  // override TensorRT's. With any other version, they are additional members.
   virtual bool registerCreator(nvinfer1::IPluginCreator&, const char*) noexcept { return false; }
   virtual nvinfer1::IPluginCreator* const* getPluginCreatorList(int32_t*) const noexcept { return nullptr; }
   virtual nvinfer1::IPluginCreator* getPluginCreator(const char*, const char*, const char*) noexcept { return nullptr; }

@@ -1,5 +1,5 @@
-// Opens the libraries that its arguments name, in order. Then prints one line for each fake TensorRT among them. The
-// line lists the creators that are registered with it.
+// Opens the libraries listed in its arguments, in order. Then prints one line for each fake TensorRT among these
+// libraries. The line lists the creators that are registered with that fake TensorRT.
 #include <dlfcn.h>
 
 #include <cstdio>

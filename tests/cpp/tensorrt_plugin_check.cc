@@ -1,8 +1,9 @@
-// Uses the plugin library as TensorRT does, without TensorRT: tensorrt_plugin_check PLUGIN FAKE_TENSORRT.
+// Uses the plugin library in the same way as TensorRT does, but without TensorRT:
+// tensorrt_plugin_check PLUGIN FAKE_TENSORRT.
 //
-// Reads commands from stdin, one per line, and answers each with one line. A command is COMMAND OP FIELD... SHAPE... A
+// Reads commands from stdin, one per line, and prints one line for each. A command is COMMAND OP FIELD... SHAPE... A
 // FIELD is name:type:length:value, where type is the number of a PluginFieldType. A SHAPE is written like 2,3,4. If the
-// creator can't make a plugin from the fields, the answer is: refused MESSAGE
+// creator can't make a plugin from the fields, the printed line is: refused MESSAGE
 //
 //   fields    prints the fields of the op's creator
 //   create    makes a plugin from its fields, recreates it from the fields that it serializes, and clones it;
@@ -76,7 +77,7 @@ class Builder final : public IExprBuilder, public apiv::VExprBuilder {
   std::deque<std::unique_ptr<Expression>> expressions_;
 };
 
-// Plugin fields in the form in which TensorRT passes them, with the memory of their names and values.
+// Plugin fields in the form in which TensorRT passes them. The object owns the memory for their names and values.
 class Fields {
  public:
   void add(const std::string& text) {
@@ -110,10 +111,10 @@ std::string to_text(const PluginFieldCollection& fields) {
   return text;
 }
 
-// Returns the plugin's messages since the last call, on one line.
+// A function that returns the plugin's messages since the last call, on one line.
 std::string (*read_messages)() = nullptr;
 
-// A plugin, its capabilities for building and for running, and the commands that test them.
+// A plugin, the interfaces that TensorRT uses to build and to run it, and the commands that test them.
 class Node {
  public:
   Node(IPluginV3* plugin, std::vector<Dims> shapes) : plugin_(plugin), shapes_(std::move(shapes)) {
@@ -181,7 +182,8 @@ class Node {
     std::vector<PluginTensorDesc> fixed(shapes_.size());
     for (size_t i = 0; i < shapes_.size(); ++i) {
       dynamic[i].max = fixed[i].dims = shapes_[i];
-      // Only the maximum sizes are certain to be known, so the plugin must not read other sizes. They are set to -1.
+      // Only the maximum sizes are certain to be known. The other sizes are set to -1, because the plugin must not
+      // read them.
       dynamic[i].desc.dims = dynamic[i].min = dynamic[i].opt =
           Dims{shapes_[i].nbDims, {-1, -1, -1, -1, -1, -1, -1, -1}};
     }

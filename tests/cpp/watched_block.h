@@ -1,6 +1,6 @@
-// A grid of blocks on the CPU, with the interface that the programs of GPU kernels use. Three things run in a random
-// order that a seed determines: the threads of a phase, the lanes of a team, and the blocks of a launch. A test may
-// make the grid omit a barrier or an exchange.
+// A grid of blocks on the CPU, with the interface that GPU kernel programs use. Three things run in a random order that
+// a seed determines: the threads in a phase, the lanes in a team, and the blocks in a launch. A test may make the grid
+// omit a barrier or an exchange.
 #pragma once
 
 #include <algorithm>
@@ -20,10 +20,10 @@ using vmoe::cuda::BlockPlace;
 
 class Machine;
 
-// A team of lanes, which run in random order from one exchange to the next.
+// A team of lanes. Between two exchanges, the lanes run in random order.
 class Team {
  public:
-  // One value per lane. If a lane accesses the value of another lane, that is a fault.
+  // One value per lane. If a lane accesses another lane's value, that is a fault.
   template <class T>
   class Lanes {
    public:
@@ -102,14 +102,14 @@ class Machine {
       function(team);
       exchanges[index] = team.exchanges();
     }
-    // An exchange involves all lanes of a warp, so all teams of a warp must take part in it.
+    // An exchange involves all lanes in a warp, so all teams in that warp must take part.
     for (const uint32_t done : exchanges) {
       if (done != exchanges[0]) report("some teams of a block exchange more often than others");
     }
     pass_barrier();
   }
 
-  // Records that `thread` of the block runs now.
+  // Records that `thread` in the current block is now running.
   void act(uint32_t thread) const {
     shared_.actor = thread;
     device_.actor = block_ * threads_ + thread;
@@ -117,8 +117,8 @@ class Machine {
   uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
   void report(const std::string& what) const { shared_.report(what); }
 
-  // Writes the first fault in shared memory to `fault` or, if there is none, the first fault in device memory. Writes
-  // "" if there are no faults.
+  // Writes the first fault in shared memory to `fault`. If there is none, writes the first fault in device memory,
+  // or "" if there are no faults at all.
   void tell(char* fault, size_t fault_bytes) const {
     std::snprintf(fault, fault_bytes, "%s", (shared_.fault.empty() ? device_ : shared_).fault.c_str());
   }

@@ -1,12 +1,12 @@
-// Memory that checks which actors read and write it. The tests run the phases of GPU kernels on the CPU with such
-// memory.
+// Memory that checks which actors read and write it. With such memory, the tests run the phases of GPU kernels on the
+// CPU.
 //
-// Each barrier begins a new period. If an actor writes an element, no other actor may read or write the element in the
-// same period. The meaning of period and actor depends on the memory:
+// Each barrier begins a new period. If an actor writes an element, no other actor may read or write that element in the
+// same period. What a period and an actor are depends on the memory:
 // - In shared memory, a period is a phase, and an actor is a thread of the block.
 // - In device memory, a period is a launch, because barriers don't synchronize blocks. An actor is any thread of the
 //   launch.
-// Reading unwritten elements and accessing memory out of bounds are faults as well.
+// Reading unwritten elements and accessing memory out of bounds are also faults.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +39,7 @@ class Array {
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
-  // Marks all values as unwritten, as in the shared memory of a new block.
+  // Marks all values as unwritten. The shared memory of a new block is in this state.
   void forget() {
     for (Mark& mark : marks_) mark = {};
     for (T& value : values_) value = garbage();

@@ -1,14 +1,15 @@
-"""Record the outputs of transformers, timm and CLIP-MoE models with generated weights, in families.json and families.npz.
+"""Record the outputs of transformers, timm and CLIP-MoE models in families.json and families.npz.
 
-The script runs in a separate environment, with a checkout of OpenSparseLLMs/CLIP-MoE (commit 971b29f):
+The models have generated weights. The script runs in a separate environment, with a checkout of OpenSparseLLMs/CLIP-MoE
+(commit 971b29f):
 
     $ pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 timm==1.0.31 safetensors pillow
     $ PYTHONPATH=tests/support:CLIP-MoE/clipmoe python tests/data/make_families.py
 
-A case consists of a model's config.json and preprocessor_config.json as its library saves them, the names and shapes of the
-model's tensors, and its outputs in float32 and in float64. The outputs are for two pictures of the model's own size, and two
-of another size. CLIP-MoE supports only one size. Its code saves no configs, so the entry "arguments" contains the arguments
-of that code instead.
+A case consists of three parts: a model's config.json and preprocessor_config.json as its library saves them, the names and
+shapes of its tensors, and its outputs in float32 and in float64. The outputs are for two pictures of the model's own size,
+and two pictures of another size. CLIP-MoE supports only one size, and its code saves no configs. So for CLIP-MoE, the entry
+"arguments" contains the arguments of that code.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ Case = tuple[str, dict[str, Any], str]
 
 
 def of_timm(architecture: str, more: dict[str, Any], output: str = "logits") -> Case:
-    """Return the case of a timm model, which gets the arguments in `more` in addition to `ARGS`."""
+    """Return the case of a timm model. The model gets the arguments in `ARGS` and those in `more`."""
     return architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else output
 
 
@@ -195,7 +196,10 @@ def save(name: str, folder: Path) -> None:
 
 
 def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
-    """Run the saved model in a folder, and return its outputs [2,outputs] in the type of the images."""
+    """Run the model that is saved in a folder.
+
+    Return its outputs [2,outputs] in the type of the images.
+    """
     made_by, settings, output = CASES[name]
     size = tuple(images.shape[2:])
     if timm.is_model(made_by):
@@ -219,7 +223,7 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
 
 
 def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the entry of a case in families.json, and its outputs."""
+    """Return a case's entry in families.json, and the outputs of its model."""
     made_by, given, output = CASES[name]
     save(name, folder)
     weights = folder / "model.safetensors"

@@ -1,6 +1,6 @@
-"""Record gradients and loss curves of the official JAX code, in `gradients.npz`.
+"""Record gradients and loss curves from the official JAX code, in `gradients.npz`.
 
-tests/exporter/test_torch_training.py compares them with those of vmoe_torch.
+tests/exporter/test_torch_training.py compares them with those from vmoe_torch.
 
 The script runs in a separate environment, with checkouts of google-research/vmoe (commit 942a78b) and vision_transformer:
 
@@ -8,8 +8,8 @@ The script runs in a separate environment, with checkouts of google-research/vmo
     $ PYTHONPATH=vmoe:vision_transformer python tests/data/make_gradients.py
 
 The loss is the one that `train_step` in the official vmoe/train/trainer.py computes, but without noise in the router. It is
-the mean of softmax_xent plus the model's auxiliary loss. The auxiliary loss is the importance loss, unless the weight of the
-importance loss is 0.
+the mean of softmax_xent plus the model's auxiliary loss. If the importance loss has a weight other than 0, it is the
+auxiliary loss.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def with_moe(**fields: Any) -> dict[str, Any]:
-    """Return a copy of the config TOP_K in which the values in `fields` replace those of the MoE layers."""
+    """Return a copy of the config TOP_K. The values in `fields` replace those of its MoE layers."""
     config = copy.deepcopy(TOP_K)
     config["encoder"]["moe"] |= fields
     return config

@@ -2,7 +2,7 @@
 
     python tests/exporter/compiled_models.py g1 mnist-pool ...
 
-The outputs and gradients of a compiled model are compared with those of the uncompiled model.
+The results are a compiled model's outputs and gradients. They are compared with those of the uncompiled model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def model_and_images(name: str) -> tuple[Vmoe, torch.Tensor]:
 def compare(name: str) -> None:
     torch.compiler.reset()
     network, images = model_and_images(name)
-    # Run the compiled model first. An uncompiled call would cache values, and the compiler would then not trace their code.
+    # Run the compiled model first. If the uncompiled model ran first, it would cache values, and the compiler would not
+    # trace the code that computes them.
     found = torch.compile(network, fullgraph=True, backend="aot_eager")(images)
     found.square().sum().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}

@@ -1,7 +1,8 @@
-"""A fake device in the CPU's memory. It records operations that would wait for a real device or fail on one.
+"""A fake device in the CPU's memory.
 
-The device's tensors claim to be on `meta`, the device where torch expects no data, but they have data. Code for a GPU can
-therefore run without a GPU, and its results can be compared.
+It records operations that would fail on a real device, or that would wait for one. The device's tensors claim to be on
+`meta`, the device where torch expects no data, but they do have data. So code for a GPU can run without a GPU, and its
+results can be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LOOKS_AT_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shap
 
 
 class ForeignTensor(Tensor):
-    """A tensor on the device; `data_on_cpu` is its data."""
+    """A tensor on the fake device. `data_on_cpu` is its data."""
 
     data_on_cpu: Tensor
 
@@ -45,7 +46,7 @@ class ForeignDevice(TorchDispatchMode):
     """A context in which `device="meta"` means the fake device.
 
     Attributes:
-        faults: operations that would wait for a real device or fail on one, in the order of the calls.
+        faults: operations that would fail on a real device, or that would wait for one, in the order of the calls.
     """
 
     def __init__(self) -> None:
@@ -74,7 +75,10 @@ class ForeignDevice(TorchDispatchMode):
 
 
 def _looks_at_data(function: Any, args: Any) -> bool:
-    """Return whether the CPU needs data from the device for this call: a result, or the size of a result."""
+    """Return whether this call makes the CPU need data from the device.
+
+    This is true if the CPU needs a result itself or the size of a result.
+    """
     if function in _INDEXING:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return bool(_LOOKS_AT_DATA & set(function.tags))
@@ -89,10 +93,10 @@ def _there(value: Any) -> Any:
 
 
 def to_device(values: Any) -> Any:
-    """Move tensors to the fake device, also inside containers; leave None and numbers unchanged."""
+    """Move tensors to the fake device, including tensors inside containers. Leave None and numbers unchanged."""
     return tree_map(_there, values)
 
 
 def from_device(values: Any) -> Any:
-    """Move tensors back to the CPU."""
+    """Move tensors from the fake device back to the CPU."""
     return tree_map(_data, values)

@@ -1,6 +1,6 @@
-"""Models whose MLPs use another activation than the official one.
+"""Tests for models whose MLPs use another activation than the official one.
 
-They are tested in every graph, in every engine and in torch.
+The models are tested in every graph, in every engine and in torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(checkpoint: Path, bundle: Path, activation: Activation, precision: str) -> Path:
     """Export a bundle for a model with this activation.
 
-    The export validates the bundle's graphs, including those for TensorRT if there are any, against the reference.
+    The export compares the bundle's graphs with the reference, including the graphs for TensorRT if there are any.
     """
     with open_checkpoint(checkpoint) as opened:
         tensorrt = precision in ("fp32", "bf16")

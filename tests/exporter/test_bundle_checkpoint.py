@@ -1,4 +1,7 @@
-"""Exporting a float32 bundle gives the same files as exporting its checkpoint, and keeps the bundle's settings."""
+"""Check that exporting a float32 bundle gives the same files as exporting its checkpoint.
+
+The new bundle must also keep the settings of the first one.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def test_another_precision_has_the_files_that_the_checkpoint_gives(variant: Vari
     for manifest in manifests:
         del manifest["source"], manifest["model"]["origins"]
         if manifest["output"]["name"] == "features":
-            # A bundle that returns features has no head, so exporting it can't determine the number of classes.
+            # A bundle that returns features has no head. So an export from it can't determine the number of classes.
             del manifest["model"]["num_classes"], manifest["flops_per_image"]
     assert manifests[0] == manifests[1]
 

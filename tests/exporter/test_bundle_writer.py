@@ -1,4 +1,4 @@
-"""`--force` replaces an existing bundle, but no other files and no inputs of the export."""
+"""Check that `--force` replaces an existing bundle, but no other files and no inputs of the export."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 
 
 def write_over(target: Path, **settings: bool) -> None:
-    """Replace `target` by a new bundle that consists of one small file and a manifest."""
+    """Replace `target` by a new bundle that contains only one small file and a manifest."""
     with new_bundle(target, force=True, **settings) as folder:
         (folder / "weights.safetensors").write_bytes(b"new")
         (folder / "manifest.json").write_text('{"format": "vmoe-bundle", "files": {"weights.safetensors": {}}}')
 
 
-# Functions that add a foreign file to a bundle.
+# Each of these functions adds a foreign file to a bundle.
 
 
 def claim_file(bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of checkpoint reader returns the same tensors under the official names, one tensor at a time."""
+"""Check that every kind of checkpoint reader returns the same tensors under the official names, one at a time."""
 
 from __future__ import annotations
 

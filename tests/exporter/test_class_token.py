@@ -1,4 +1,7 @@
-"""If the last block computes only the class token, the answers have the same bits as if it computed all tokens."""
+"""Check models whose last block computes only the class token.
+
+Their results must have the same bits as if the block computed all tokens.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
         _export(variant, precision, every)
     graphs = [onnx.load(path / "model.onnx", load_external_data=False).graph for path in (alone, every)]
     assert [node.op_type for node in graphs[0].node] != [node.op_type for node in graphs[1].node]
-    # the graph must state the shapes of these outputs, because ONNX Runtime would otherwise compute the head differently
+    # the graph must state the shapes of these outputs; otherwise, ONNX Runtime would compute the head differently
     for graph in graphs:
         blocks = {node.output[0] for node in graph.node if node.op_type in ("VmoeExpertBlock", "VmoeMlpBlock")}
         assert blocks <= {value.name for value in graph.value_info}
@@ -66,7 +69,7 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
 
 
 def _export(variant: Variant, precision: str, path: Path) -> Path:
-    """Export a bundle with validation, which compares its graphs with the reference, part by part."""
+    """Export a bundle with validation. The validation compares its graphs with the reference, part by part."""
     options = variant.export_options
     if "router" in options:
         del options["k"], options["bpr"]

@@ -1,4 +1,4 @@
-"""Routing groups that split images give correct results for each batch of whole groups."""
+"""Check that routing groups that split images give correct results for each batch of whole groups."""
 
 from __future__ import annotations
 

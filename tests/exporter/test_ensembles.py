@@ -1,4 +1,7 @@
-"""Ensembles of experts (E3): how the exporter recognizes them, their outputs, and which options it refuses."""
+"""Tests for ensembles of experts (E3).
+
+They check how the exporter recognizes ensembles, the outputs, and which options the exporter refuses.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_runtime import ClassifyError, Engine, RoutingError
 
-# the routers of the pre-trained model have shape [D, E], those of the fine-tuned one [D, M, E/M] with M = 2
+# routers have shape [D, E] in the pre-trained model, and [D, M, E/M] with M = 2 in the fine-tuned one
 PRE_TRAINED, FINE_TUNED = golden.FOLDER / "g5p", golden.FOLDER / "g5"
 PLAIN = golden.FOLDER / "g1"
 
@@ -44,7 +47,7 @@ def test_the_routers_of_a_fine_tuned_one_tell() -> None:
 
 
 def test_a_pre_trained_one_is_what_the_user_says() -> None:
-    assert planned(PRE_TRAINED).model.ensemble_size == 1  # the tensors don't show that it is an ensemble
+    assert planned(PRE_TRAINED).model.ensemble_size == 1  # the tensors don't show that this model is an ensemble
     assert planned(PRE_TRAINED, ensemble_size=2).model.ensemble_size == 2
     assert planned(PRE_TRAINED, config={"encoder": {"moe": {"ensemble_size": 4}}}).model.ensemble_size == 4
     unsaid = {"encoder": {"moe": {"ensemble_size": None}}}
@@ -122,7 +125,7 @@ def test_members_keep_to_their_own_experts(members: Path, images: np.ndarray) ->
     with Engine.load(members) as engine:
         for route in engine.routing(images, k=2).values():
             assert route.expert is not None and route.kept is not None
-            assert route.expert.shape == (4, 2 * 26, 2)  # the two members of a token are consecutive
+            assert route.expert.shape == (4, 2 * 26, 2)  # a token's two members follow each other
             member = np.arange(2 * 26)[None, :, None] % 2
             assert route.kept.any()
             assert (route.expert // 4 == member).all()

@@ -1,4 +1,4 @@
-"""Successful runs of `vmoe export`, and invalid options of the Python function."""
+"""Tests for successful runs of `vmoe export`, and for invalid options of the Python function."""
 
 from __future__ import annotations
 

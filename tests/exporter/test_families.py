@@ -1,6 +1,6 @@
-"""Bundles of other libraries' ViTs give the outputs of those libraries.
+"""Check that bundles for other libraries' ViTs have the same outputs as those libraries.
 
-Files of models that only look like such ViTs are refused.
+Files of models that only look like such ViTs must be refused.
 """
 
 from __future__ import annotations
@@ -61,14 +61,17 @@ SOME = [
 def in_range(pictures: np.ndarray, mean: Any, std: Any) -> np.ndarray:
     """Convert preprocessed pictures [N,3,h,w] to float32[N,h,w,3] in [-1, 1], the input of bundles.
 
-    The function undoes the normalization by `mean` and `std`. The resulting pixels are from 0 to 1, and are then scaled.
+    The function first undoes the normalization by `mean` and `std`, which gives pixels from 0 to 1. It then scales them.
     """
     pixels = pictures.transpose(0, 2, 3, 1).astype(np.float64) * np.array(std) + np.array(mean)
     return np.asarray(2 * pixels - 1, np.float32)
 
 
 def run(result: ExportResult, images: np.ndarray, *, library: bool = True) -> list[np.ndarray]:
-    """Run an exported bundle's graph directly, because an engine refuses pixels outside [-1, 1]. Return its outputs."""
+    """Run an exported bundle's graph, and return its outputs.
+
+    The graph runs without an engine, because an engine refuses pixels outside [-1, 1].
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if library and (path := usable_library()[0]):
@@ -292,7 +295,7 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
         (several, family.tensors, {}, "sigmoid"),
         (several, family.tensors, {"probabilities": "softmax"}, "softmax"),
         ("regression", one, {}, "softmax"),
-        (alone, one, {}, "sigmoid"),  # not softmax, which is always 1 for a single logit
+        (alone, one, {}, "sigmoid"),  # not softmax, which would always give 1 for a single logit
     ):
         folder = tmp_path / f"{kind}{len(options)}{tensors is one}"
         write_files(folder, own | {"problem_type": kind}, tensors)
@@ -304,7 +307,7 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
 
 def test_names_that_are_given_replace_those_of_the_config(tmp_path: Path, vmoe: Vmoe) -> None:
     folder, names = families()["vit"].write(tmp_path / "model"), tmp_path / "names.txt"
-    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # a byte order mark precedes them, as on Windows
+    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # starts with a byte order mark, as on Windows
     vmoe.run("export", folder, "--class-names", names, "-o", tmp_path / "x.vmoe", "--no-validate")
     assert Engine.load(tmp_path / "x.vmoe").class_names == ("eins", "zwei", "drei", "vier", "fünf")
     with pytest.raises(OptionError, match="0 class names, but the model has 5 outputs"):
@@ -322,7 +325,7 @@ def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
     folder = families()["clip"].write(tmp_path / "model")
     pictures = {"image_processor_type": "CLIPImageProcessor", "crop_size": 32, "resample": 2}
     for size, whole, steps in (
-        # older versions of transformers write the size as a single number
+        # 40: older versions of transformers write the size as a single number
         (40, {}, "exif|pillow_bilinear_small(40)|central_crop(32)"),
         (50, {"image_processor": pictures | {"size": 36}}, "exif|pillow_bilinear_small(36)|central_crop(32)"),
     ):

@@ -1,6 +1,6 @@
-"""Properties of other libraries' ViTs that tensors don't show: options, configs and architectures.
+"""Tests for properties of other libraries' ViTs that tensors don't show: options, configs and architectures.
 
-The tests also include samples of a sweep over such properties.
+The tests also include samples from a sweep over such properties.
 """
 
 from __future__ import annotations
@@ -181,7 +181,10 @@ def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) 
 
 
 def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:
-    """Export a model of `family_files` with the config that `change` has edited, or without a config if `change` is None."""
+    """Export a `family_files` model with the config that `change` has edited.
+
+    If `change` is None, export the model without a config.
+    """
     family = families()[name]
     config = json.loads(json.dumps(family.config))
     if change:

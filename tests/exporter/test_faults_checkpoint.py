@@ -1,4 +1,4 @@
-"""A damaged or malicious checkpoint file is refused with one sentence, and nothing is written."""
+"""Check that a damaged or malicious checkpoint file is refused with one sentence, and that nothing is written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RunsCode:
 
 
 class Described:
-    """A tensor of six zeros whose pickle states another offset, shape and strides."""
+    """A tensor with six zeros. Its pickle states another offset, shape and strides than those of the tensor."""
 
     def __init__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         self.description = (torch.zeros(6)._typed_storage(), offset, shape, strides, False, OrderedDict())
@@ -71,7 +71,10 @@ def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
 
 
 def index(shape: Any, *details: Any, code: int = INDEX_INFO, **fields: Any) -> Build:
-    """Return a function that writes an index of a single array. `details` are the array's dtype, slices and shards."""
+    """Return a function that writes an index with a single array.
+
+    `details` are the array's dtype, slices and shards.
+    """
     return lambda folder: index_of(folder, array_entry(shape, *details, code=code), **fields)
 
 
@@ -80,7 +83,10 @@ def shard(edit: Edit) -> Build:
 
 
 def file(name: str, data: bytes, opened: str = "") -> Build:
-    """Return a function that writes a single file. It returns the path of `opened` or, by default, of the file."""
+    """Return a function that writes a single file.
+
+    That function returns the path of `opened`, or by default the path of the file that it wrote.
+    """
 
     def build(folder: Path) -> Path:
         (folder / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""`vmoe export` names an invalid option, config or target in one sentence, and leaves nothing behind."""
+"""Check that `vmoe export` reports an invalid option, config or target in one sentence, and leaves no files behind."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ OPTIONS = {
 @pytest.mark.parametrize(("options", "name"), OPTIONS.values(), ids=OPTIONS)
 def test_a_wrong_option_is_named_and_exits_2(options: list[str], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     out = refuse_export(SPARSE, *options, names=[name], code=USAGE)
-    # the position embedding is resized late, when export has already printed output
+    # the position embedding is resized late, when the export has already printed some output
     assert not out or name == "position embedding"
 
 
@@ -103,7 +103,7 @@ def test_class_names_must_be_text_with_one_line_per_class(
 
 
 def moe(**router: Any) -> dict[str, Any]:
-    """Return a config that contains only the given fields of the router."""
+    """Return a config that contains only these fields of the router."""
     return {"encoder": {"moe": {"router": router}}}
 
 
@@ -239,8 +239,8 @@ def test_a_failing_export_with_force_leaves_the_old_bundle(
 
 
 def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
-    # The change leaves the float32 model the same: one feature is smaller by a factor of 1e4, and the weights that multiply
-    # it are larger by the same factor.
+    # The change does not affect the results of the float32 model. One feature becomes smaller by a factor of 1e4, and the
+    # weights that multiply it become larger by the same factor.
     tensors = read_tensors(DENSE)
     for name, array in tensors.items():
         if "LayerNorm" in name:
@@ -279,7 +279,7 @@ def test_export_refuses_images(make: Callable[[Path], Path], name: str, tmp_path
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mount a file system at `folder`. If the user who runs the tests has no right to mount, skip the test."""
+    """Mount a file system at `folder`. If the user who runs the tests may not mount file systems, skip the test."""
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("mounting is not permitted here")

@@ -1,4 +1,7 @@
-"""Each invalid argument of `export_bundle` raises one error that names the argument, and leaves no files behind."""
+"""Check that each invalid argument of `export_bundle` raises one error that contains the argument's name.
+
+The export must leave no files behind.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from vmoe_runtime import RoutingError
 
 
 def config(**dispatcher: Any) -> dict[str, Any]:
-    """Return a config that contains only the given fields of the dispatcher."""
+    """Return a config that contains only these fields of the dispatcher."""
     return {"encoder": {"moe": {"router": {"dispatcher": dispatcher}}}}
 
 

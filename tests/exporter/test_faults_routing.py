@@ -1,4 +1,4 @@
-"""Routing options that don't fit the kind of model give one sentence, exit code 2, and no bundle."""
+"""Check that routing options that don't fit the kind of model give one sentence, exit code 2, and no bundle."""
 
 from __future__ import annotations
 

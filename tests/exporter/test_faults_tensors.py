@@ -1,4 +1,4 @@
-"""A readable checkpoint with wrong tensors is refused with one sentence, and nothing is written."""
+"""Check that a readable checkpoint with wrong tensors is refused with one sentence, and that nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every golden case of the official model, in torch, numpy, ONNX Runtime (both graphs) and OpenVINO."""
+"""Run every golden case of the official model in torch, numpy, ONNX Runtime (both graphs) and OpenVINO."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROUNDED = [case for case in TOP_K if case.bfloat16]
 
 
 def test_the_golden_set_is_whole() -> None:
-    # Each tuple contains cases, and how many of them are in float32 and in bfloat16. For ensembles, there are twice as many,
-    # because an ensemble has two outputs: the prediction and the members' logits.
+    # Each tuple contains a list of cases, the number of its cases in float32, and the number in bfloat16. Ensembles have
+    # two cases per setting, because an ensemble has two outputs: the prediction and the members' logits.
     for cases, exact, rounded in ((golden.cases(), 203, 24), (golden.ensemble_cases(), 2 * 87, 2 * 2), (CHOICE, 52, 12)):
         assert [case.bfloat16 for case in cases].count(False) == exact
         assert [case.bfloat16 for case in cases].count(True) == rounded

@@ -1,4 +1,7 @@
-"""The texts of a graph in a viewer: nodes are named after their block, and the graph describes the file and its use."""
+"""Tests for the texts in a graph that viewers show.
+
+Nodes must be named after their block, and the graph must describe the file and its use.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def test_a_graph_names_the_runtimes_that_run_it(name: str, tmp_path: Path) -> No
     texts = {path.name: onnx.load(path, load_external_data=False).doc_string for path in tmp_path.glob("x.vmoe/*.onnx")}
     (fixed,) = (text for file, text in texts.items() if "tensorrt" in file)
     tensorrt = "TensorRT" if name == "g4" else f"TensorRT from {oldest_supported('tensorrt')} on with the vmoe plugin"
-    # the text does not mention ONNX Runtime, which has no bfloat16 matrix product on CPUs
+    # the text omits ONNX Runtime, because ONNX Runtime has no bfloat16 matrix product on CPUs
     assert f"For {tensorrt}. " in fixed
     settings = "merge" if name == "g4" else "capacity, k, bpr, pool, max_experts, merge"
     assert f"Its settings are inputs that have default values: {settings}. " in texts["model.onnx"]

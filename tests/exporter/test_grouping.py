@@ -1,4 +1,4 @@
-"""The routing group: its number of tokens, and the batch sizes that are whole groups."""
+"""Tests for the routing group: its number of tokens, and the batch sizes that consist of whole groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Merged tokens in every runtime, on recorded cases of the official MNIST model and on models of every kind."""
+"""Tests for merged tokens in every runtime.
+
+They use recorded cases of the official MNIST model, and models of every kind.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +182,7 @@ def test_models_of_every_kind_merge_alike_in_every_runtime(tmp_path: Path, varia
             with pytest.raises((OptionError, RoutingError), match="merged in groups that cut an image"):
                 plan_export(checkpoint, choices)
             return
-        # The export's validation compares all graphs with the reference, part by part.
+        # The export validates all graphs: it compares them with the reference, part by part.
         path = write_bundle(plan_export(checkpoint, choices), tmp_path / "b.vmoe", validation=ValidationOptions()).path
     images = variant.images(3 * variant.batch_multiple)
     answers = []

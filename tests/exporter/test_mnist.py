@@ -1,4 +1,7 @@
-"""The trained MNIST model at all 24 settings: official predictions in float32, and small errors in other precisions."""
+"""Check the trained MNIST model at all 24 settings.
+
+In float32, predictions must be the official ones. In other precisions, errors must be small.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,18 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Largest loss of accuracy compared with float32, as a share of the 1,536 images. In groups of 16 images, it is the mean over
-# all settings. If each image is routed separately, it is the mean over the settings with BPR.
+# Largest loss of accuracy compared with float32, as a share of the 1,536 images. In groups of 16 images, the loss is
+# the mean over all settings. If each image is routed separately, it is the mean over the settings with BPR.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
-# Largest loss of accuracy at any single setting. It is larger in groups of 16 images, because a token that changes its
-# expert also takes slots from the tokens of other images.
+# Largest loss of accuracy at any single setting. It is larger in groups of 16 images. There, a token that changes its
+# expert also takes slots from other images' tokens.
 MOST_LOST_AT_ONE_SETTING = {
     "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
     "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
-# Smallest shares of the pairs kept in float32 that must also be kept in another precision, by layer. The shares decrease
-# from layer to layer, because differences accumulate.
+# Of the pairs that are kept in float32, the smallest share that must also be kept in another precision, for each
+# layer. The shares decrease from layer to layer, because differences accumulate.
 FEWEST_KEPT = {
     "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
     "int8": (0.965, 0.95, 0.925, 0.905, 0.885),
@@ -45,7 +48,7 @@ needs_op_library = pytest.mark.skipif(find_library() is None, reason="this insta
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers for the 1,536 images.
+    """The model's results for the 1,536 images.
 
     Attributes:
         logits: the logits.
@@ -61,7 +64,7 @@ class Answers:
 
     @property
     def pairs(self) -> list[np.ndarray]:
-        """Return the kept (token, expert) pairs of each layer as bool[G,S,E]."""
+        """Return each layer's kept (token, expert) pairs as bool[G,S,E]."""
         return [golden.kept_pairs(layer, layer >= 0, EXPERTS) for layer in self.kept]
 
 
@@ -76,7 +79,7 @@ def answers_of(
     mnist_image_bundle: Path,
     mnist_images: dict[str, np.ndarray],
 ) -> AnswersOf:
-    """Return a function that computes the model's answers for a group, a precision and a setting, and caches them.
+    """Return a function that computes the model's results for a group, a precision and a setting, and caches them.
 
     The group is "16" for groups of 16 images, or "image" if each image is routed separately.
     """
@@ -137,5 +140,5 @@ def test_answers_and_kept_pairs_are_those_of_float32_but_for_a_few(
     assert np.mean(lost) <= MOST_LOST[precision]
     assert max(lost) <= MOST_LOST_AT_ONE_SETTING[group][precision]
     assert (np.min(kept, axis=0) >= FEWEST_KEPT[precision]).all()
-    # Check that the bundle is not float32: some pairs must differ.
+    # Check that the bundle is not in float32. In float32, no pairs would differ.
     assert np.max(np.mean(kept, axis=0)) < 1

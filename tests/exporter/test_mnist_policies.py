@@ -1,4 +1,7 @@
-"""How a pool and a limit on experts affect the official MNIST model, on the images of docs/routing.md."""
+"""Tests that check how a pool and a limit on experts affect the official MNIST model.
+
+They use the same images as docs/routing.md.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from vmoe_runtime import Engine
 pytestmark = pytest.mark.long
 
 ACCURACY = [
-    # number of images, setting, accuracy in %
+    # columns: number of images, setting, accuracy in %
     (1536, {"capacity": 0.1, "k": 1}, 90.4),
     (1536, {"capacity": 0.1, "k": 1, "pool": True}, 95.2),
     (1536, {"capacity": 0.2, "k": 1}, 94.3),
@@ -75,7 +78,7 @@ def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dic
         official = engine(images, name)
         for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
             np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
-    # Where the capacity is so large that no pair is dropped, a pool makes no difference.
+    # If the capacity is so large that no pair is dropped, a pool makes no difference.
     np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
 
 

@@ -1,4 +1,7 @@
-"""Every kind of model in every precision, in torch and in every runtime, compared with the numpy reference of validation."""
+"""Compare every kind of model in every precision with the numpy reference that validation uses.
+
+The models run in torch and in every runtime.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +52,14 @@ class Exported:
 
     @property
     def runners(self) -> list[str]:
-        """Names of the implementations to compare with the reference. Torch is included only in float32."""
+        """Names of the implementations to compare with the reference. Torch is included only if the bundle is in float32."""
         return ["canonical", *self.engines, *["torch"] * (self.plan.stored_precision == "fp32")]
 
     def expected(self, count: int, setting: Setting | None) -> Answer:
-        """Return the reference's outputs for the first `count` images. They are computed once for each count and setting."""
+        """Return the reference's outputs for the first `count` images.
+
+        They are computed only once for each count and setting.
+        """
         if (count, setting) not in self.known:
             self.known[count, setting] = self.run("numpy", self.variant.images(count), setting)
         return self.known[count, setting]
@@ -96,7 +102,7 @@ class Exported:
 
 
 def _as_used(name: str, tensors: Tensors) -> np.ndarray | None:
-    """Return a stored tensor in the shape and type in which the graphs use it."""
+    """Return a stored tensor in the shape and type that the graphs use."""
     if name in tensors and tensors[name].dtype == np.float16:
         return tensors[name]
     if name not in tensors or name.endswith("_scale"):
@@ -150,8 +156,8 @@ def test_outputs_and_kept_pairs_are_those_of_the_reference(exported: Exported) -
                 scale = max(1.0, float(np.abs(expected).max()))
                 atol = (3e-3 if variant.options.get("dispatch_bf16") else 1e-5) * scale
                 np.testing.assert_allclose(output, expected, rtol=0, atol=atol, err_msg=f"{runner} at {setting}")
-        # A few values are so close to the middle between two representable numbers that sums in another order round
-        # differently. Most outputs don't depend on such a value.
+        # A few values lie almost exactly halfway between two representable numbers. If numbers are added in another order,
+        # such a value may round differently. Most outputs don't depend on such a value.
         assert max(differences) <= 2e-2, runner
         assert np.median(differences) <= 1e-5, runner
 
@@ -170,7 +176,10 @@ def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) ->
 
 @pytest.mark.sample(8)
 def test_settings_tell_apart_what_they_keep(exported: Exported) -> None:
-    """Check that the models test something: their routers drop tokens, and their tokens prefer different experts."""
+    """Check that the models are useful for tests.
+
+    Their routers must drop tokens, and their tokens must prefer different experts.
+    """
     variant = exported.variant
     images = 3 * variant.batch_multiple
     results = [exported.expected(images, setting) for setting in variant.every_setting or DENSE]

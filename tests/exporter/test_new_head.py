@@ -1,4 +1,4 @@
-"""`vmoe export --head`: replacing the head of a model by a head from a user's file."""
+"""Tests for `vmoe export --head`, which replaces a model's head by a head from a user's file."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_old_names_and_the_old_number_of_classes_are_not_those_of_the_new_he
     with pytest.raises(OptionError, match="0 class names, but the model has 3 outputs"):
         export_bundle(named, tmp_path / "z.vmoe", head=head, class_names=[])
     sources = [json.loads((path / "manifest.json").read_text())["source"]["sha256"] for path in (named, bundle.path)]
-    assert sources[0] != sources[1]  # the digest of the export's source includes the head
+    assert sources[0] != sources[1]  # the digest of the export's source also covers the head
 
 
 @pytest.mark.parametrize("separator", "/.")
@@ -148,8 +148,8 @@ def test_what_does_not_fit_is_refused_before_it_is_unpacked(
         for name, shape in (("kernel", (features, classes)), ("bias", (classes,))):
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-                # The content is shorter than the shape in the header says. A file of that shape alone would still be within
-                # the limit on the size of all unpacked files.
+                # The content is shorter than the shape in the header implies. A file that really had this shape would
+                # still be within the limit on the total size of unpacked files.
                 file.write(bytes(4096))
         archive.writestr("filler", os.urandom(1 << 20 if classes > 64 else 4 << 20))
     tracemalloc.start()

@@ -1,4 +1,7 @@
-"""The official checkpoint format: every tree of arrays is read bit for bit, however its arrays were cut into pieces."""
+"""Tests for the official checkpoint format.
+
+Every tree of arrays must be read bit for bit, however its arrays were cut into pieces.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ PROPERTY = hypothesis_settings(max_examples=100, deadline=None, suppress_health_
 
 @st.composite
 def arrays(draw: st.DrawFn) -> np.ndarray:
-    """Return an array of random bits, with any dtype and up to four dimensions, some of which may be of size 0."""
+    """Return an array of random bits, with any dtype and up to four dimensions. Some dimensions may have size 0."""
     shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
     return random_bits(draw(st.sampled_from(DTYPES)), shape, draw(st.integers(0, 2**32)))
 
@@ -49,7 +52,10 @@ TREES = st.tuples(st.dictionaries(KEYS, SUBTREES, max_size=4), arrays()).map(
 
 
 def random_cut(random: Random, shards: int) -> Any:
-    """Return a function that divides an array into random boxes. Each box is in a random shard, with random sub-chunks."""
+    """Return a function that divides an array into random boxes.
+
+    Each box is in a random shard, and has random sub-chunks.
+    """
 
     def cut(name: str, array: np.ndarray) -> list[Chunk]:
         boxes = _split(random, tuple((0, extent) for extent in array.shape), depth=3)
@@ -147,7 +153,7 @@ def test_a_checkpoint_is_opened_by_prefix_by_index_or_by_folder(tmp_path: Path, 
 
 @pytest.mark.parametrize("model", ["g2", "g4"])
 def test_what_was_read_from_an_official_file_is_written_again_byte_for_byte(tmp_path: Path, model: str) -> None:
-    # Compare the project's reader, and the writer of these tests, with files that the official code wrote.
+    # Compare the project's reader, and these tests' writer, with files that the official code wrote.
     write_checkpoint(tmp_path / model, nest(read_tensors(GOLDEN / model)), cut=whole)
     for name in (f"{model}.index", f"{model}.data-00000-of-00001"):
         assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()

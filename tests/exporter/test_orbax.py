@@ -1,4 +1,7 @@
-"""Orbax checkpoints are read bit for bit. Unfinished, damaged and hostile checkpoints are refused."""
+"""Check that Orbax checkpoints are read bit for bit.
+
+Unfinished, damaged and hostile checkpoints must be refused.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ Change = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the checkpoints that `make_orbax.py` wrote with three versions of Orbax."""
+    """Return a folder with the checkpoints that `make_orbax.py` wrote with three versions of Orbax."""
     folder = tmp_path_factory.mktemp("orbax")
     with tarfile.open(LAYOUTS) as archive:
         archive.extractall(folder, filter="data")
@@ -226,6 +229,6 @@ def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:
         shutil.copytree(layouts / "0.12.8 trainer", folder)
         (folder / file.relative_to(layouts / "0.12.8 trainer")).write_bytes(b"damaged" * 99)
         try:
-            assert_holds(folder, "orbax", parameters())  # succeeds if no parameter needs the damaged node
+            assert_holds(folder, "orbax", parameters())  # succeeds, provided that no parameter needs the damaged node
         except CheckpointError as error:
             assert "\n" not in str(error)

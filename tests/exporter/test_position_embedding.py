@@ -1,4 +1,4 @@
-"""Position embeddings that the exporter computes: sincos2d, and the official resize, bit for bit."""
+"""Tests for position embeddings that the exporter computes: sincos2d, and the official resize, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Precisions shorter than float32, on the MNIST model: stored values, answers, and how far answers are from float32's."""
+"""Tests for precisions shorter than float32, on the MNIST model.
+
+They check stored values and results, and how much the results differ from those in float32.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> dict[str, ExportResult]:
-    """Export the MNIST model in each short precision, with validation, at two profiles and in groups of 16 images."""
+    """Export the MNIST model in each short precision, with validation.
+
+    The bundles have two profiles and groups of 16 images.
+    """
     folder = tmp_path_factory.mktemp("precision")
     return {
         precision: export_bundle(
@@ -66,8 +72,8 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 def is_short(name: str, precision: str) -> bool:
     """Return whether a tensor is stored in a type shorter than float32.
 
-    With `bf16-experts`, these are only the kernels of experts. In every other precision, they are all kernels except those
-    of routers and of the head.
+    With `bf16-experts`, only the experts' kernels are. In every other precision, all kernels are, except those of the
+    routers and the head.
     """
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False
@@ -82,7 +88,7 @@ def columns(name: str, kernel: np.ndarray) -> np.ndarray:
 
 
 def stored(result: ExportResult) -> dict[str, np.ndarray]:
-    """Read the tensors of an export's weights file. bfloat16 tensors have the type from ml_dtypes."""
+    """Read the tensors in an export's weights file. For bfloat16 tensors, use the type from ml_dtypes."""
     return safetensors.numpy.load_file(result.path / "weights.safetensors")
 
 
@@ -213,11 +219,11 @@ def test_the_users_images_show_how_many_answers_change(
     result = export_bundle(mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=some)
     (distance,) = result.distances
     assert distance.images == 160
-    # The rounding of int4 is optimized on the images. Plain rounding to nearest would give an error of 7 %.
+    # The rounding to int4 is optimized on the images. With plain rounding to the nearest value, the error would be 7 %.
     assert distance.part_difference < 0.05
     graphs = [OnnxRuntimeBackend(plain_graph(path / "model.inlined.onnx"), 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
-    feeds.pop("merge")  # these graphs don't have this input
+    feeds.pop("merge")  # these graphs have no input for merging
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)
     # torch and ONNX Runtime may choose different experts for one token in a thousand.
     for found, expected in (
@@ -230,7 +236,7 @@ def test_the_users_images_show_how_many_answers_change(
 
 def test_parts_are_compared_on_every_image(tmp_path: Path, images: np.ndarray) -> None:
     some = images[:40].copy()
-    some[39, 0, 0] = np.nan  # this image is long after the first batch; its outputs are NaN from the embedding on
+    some[39, 0, 0] = np.nan  # this image comes long after the first batch; its outputs are NaN from the embedding on
     options = {"capacity": [1.05], "k": [1], "images": npz(tmp_path / "some.npz", images=some)}
     with pytest.raises(ExportError, match=r"output of embedding at .* is nan%"), pytest.warns(ImageWarning):
         export_bundle(MNIST / "vmoe_mnist", tmp_path / "x.vmoe", precision="bf16", **options)

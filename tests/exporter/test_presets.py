@@ -1,6 +1,6 @@
-"""Presets of the released checkpoints.
+"""Tests for presets for the released checkpoints.
 
-Each preset accepts only tensors with the shapes of its checkpoint, and sets the options that the user omits.
+Each preset must accept only tensors with its checkpoint's shapes, and must set the options that the user omits.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """A released checkpoint as its authors describe it.
+    """A released checkpoint, as described by its authors.
 
-    `router` is the shape of a router's kernel after its first dimension, D.
+    `router` is the shape of a router's kernel without the first dimension, D.
     """
 
     variant: str
@@ -113,9 +113,10 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
-    """Test that each preset refuses the checkpoints of all other presets, except for the pairs in SAME_SHAPES.
+    """Check that each preset refuses the checkpoints of all other presets, except for the pairs in SAME_SHAPES.
 
-    Shapes can't distinguish light1, medium and the E3 that isn't fine-tuned, because this E3 has the shapes of a V-MoE.
+    Shapes can't distinguish three checkpoints: light1, medium, and the E3 that isn't fine-tuned. This E3 has the shapes of a
+    V-MoE.
     """
     for other in PRESETS:
         if other == name or {name, other} <= SAME_SHAPES:
@@ -157,7 +158,7 @@ def test_tensors_of_another_image_size_are_not_resized_in_silence(writer: Module
     ("stem", "found"),
     [
         (LIGHT1, LIGHT1),
-        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # must not match light1, whose name it contains too
+        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # must not match light1, although it contains the name light1
         ("vmoe_s32_last2_ilsvrc2012", None),
     ],
 )
@@ -194,14 +195,17 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
     assert (len(set(imagenet)), len(set(cifar))) == (1000, 100)
     assert [imagenet[i] for i in (0, 207, 517, 985)] == ["tench", "golden retriever", "crane (n03126707)", "daisy"]
     assert list(cifar) == sorted(cifar)
-    # Pictures are labelled by the names of their folders, so class names must be valid folder names.
+    # Pictures get their labels from the names of their folders, so class names must be valid folder names.
     assert all(text == text.strip() != "" and "/" not in text for text in (*imagenet, *cifar))
 
 
 def test_class_names_by_the_name_of_a_list(
     files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Give class names by the name of a built-in list. A file of the same name must be passed with ./ before its name."""
+    """Check that class names can be given by the name of a built-in list.
+
+    If a file has the same name as a list, the user must write ./ before it to select the file.
+    """
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
     assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0

@@ -1,4 +1,7 @@
-"""`vmoe prune`: kept experts, outputs and refusals; and models whose layers have different numbers of experts."""
+"""Tests for `vmoe prune`, and for models whose layers have different numbers of experts.
+
+They check which experts are kept, the outputs, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def saved(path: Path, tensors: Tensors) -> Path:
 
 
 def before(tensors: Tensors) -> Tensors:
-    """Return the tensors as they might have been before fine-tuning: each expert's router weights are scaled randomly."""
+    """Return the tensors as they might have been before fine-tuning.
+
+    Each expert's router weights are scaled by a random factor.
+    """
     rng = np.random.default_rng(7)
     return {
         name: t * rng.uniform(0.5, 1.5, t.shape[1:]) if name.endswith("dense/kernel") else t for name, t in tensors.items()
@@ -54,7 +60,7 @@ def before(tensors: Tensors) -> Tensors:
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the MNIST model with 8, 5, 8, 3 and 4 experts in its layers."""
+    """Export the MNIST model. Its layers have 8, 5, 8, 3 and 4 experts."""
     folder = tmp_path_factory.mktemp("pruned")
     checkpoint = folder / "few.safetensors"
     tensors = read_tensors(MNIST / "vmoe_mnist")
@@ -104,7 +110,7 @@ def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
 
 @pytest.mark.parametrize(("model", "words"), [("g5", ()), ("g5p", ("--ensemble-size", 2))])
 def test_each_member_of_an_ensemble_keeps_as_many(model: str, words: tuple[Any, ...], tmp_path: Path, vmoe: Vmoe) -> None:
-    tensors = read_tensors(golden.FOLDER / model)  # routers have shape [D,M,E/M] or, as in pre-trained models, [D,E]
+    tensors = read_tensors(golden.FOLDER / model)  # routers have shape [D,M,E/M], or [D,E] in pre-trained models
     saved(tmp_path / "before.safetensors", before(read_tensors(golden.FOLDER / "g5")))
     out = tmp_path / "few.safetensors"
     words = ("prune", golden.FOLDER / model, "--before", tmp_path / "before.safetensors", "-o", out, *words)
@@ -186,7 +192,7 @@ def test_layers_of_different_experts_route_alike_everywhere(pruned: Path, mnist_
             np.testing.assert_allclose(others[0], logits, rtol=0, atol=1e-4)
             names = ["logits", *(f"{layer}/{what}" for layer in routing for what in ("expert", "kept"))]
             feeds = {"image": images[..., None].astype(np.float32) / 127.5 - 1, **engine.setting(setting).inputs}
-            feeds.pop("merge")  # this graph doesn't have this input
+            feeds.pop("merge")  # this graph has no input for merging
             output, *routes = plain.run(feeds, names)
             np.testing.assert_allclose(output, logits, rtol=0, atol=1e-4)
             for i, (name, layer) in enumerate(routing.items()):
@@ -230,7 +236,7 @@ def test_one_expert_in_each_layer_is_exported_by_default_without_drops(tmp_path:
     for block in range(len(COUNTS)):
         keep_first(tensors, block, 1)
     one = saved(tmp_path / "one.safetensors", tensors)
-    for config in ((), ("--config", MNIST / "config.json")):  # also with the config of the unpruned model, where k is 2
+    for config in ((), ("--config", MNIST / "config.json")):  # also with the unpruned model's config, where k is 2
         found = vmoe.json("export", one, "--dry-run", *config)
         assert [profile["name"] for profile in found["profiles"]] == ["c1-k1"]
         assert found["model"]["moe"]["routing"]["k"] == 1

@@ -1,4 +1,7 @@
-"""`vmoe export --tensorrt`: the graphs for TensorRT, which ONNX Runtime runs unchanged here, and their allowed ops."""
+"""Tests for `vmoe export --tensorrt`, which writes the graphs for TensorRT.
+
+ONNX Runtime runs these graphs unchanged here. The tests also check that they contain only allowed ops.
+"""
 
 from __future__ import annotations
 
@@ -134,8 +137,8 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
         setting = {} if profile is None else {"capacity": profile.slots[0], "k": profile.k, "bpr": int(profile.bpr)}
         assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
         assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
-    # Runtimes without the plugin run the functions. The main graph calls only the functions for the plugin's ops. These
-    # functions call VmoeRoute and VmoeDispatch.
+    # Runtimes without the plugin run the graph's functions. The main graph calls only the functions for the plugin's
+    # ops. These functions in turn call VmoeRoute and VmoeDispatch.
     expected = {*PLUGINS, "VmoeRoute", "VmoeDispatch"} if layers else set()
     assert {function.name for function in model.functions} == expected
     names = [node.name for node in graph.node]
@@ -188,7 +191,10 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element type of every value of a graph, including inputs and initializers, by strict type inference."""
+    """Return the element type of every value in a graph, from strict type inference.
+
+    The values include inputs and initializers.
+    """
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
     types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
@@ -219,7 +225,7 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
     path.write_bytes(emulate_short(graph).SerializeToString())
     logits, *routes = session(path).run(None, {"image": case.images})
     assert np.abs(logits - case.logits).max() > 1e-4
-    # In such small models, an image's logits change by a tenth if one token gets another expert.
+    # In models as small as these, an image's logits change by a tenth if one token gets another expert.
     assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.2 * np.sqrt(np.mean(case.logits**2))
     assert kept_alike(case, routes) > 0.94
 
@@ -227,7 +233,7 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
 def kept_alike(case: golden.Case, routes: Outputs) -> float:
     """Return the share of (token, expert) pairs that are kept or dropped as in the official model.
 
-    The share is that of the layer where it is smallest.
+    The share is computed for each layer, and the smallest one is returned.
     """
     shares = [1.0]
     for slot, (_, kept) in zip(routes[::2], case.layers(), strict=True):
@@ -241,7 +247,7 @@ def kept_alike(case: golden.Case, routes: Outputs) -> float:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Mapping[str, Path]:
-    """Export the MNIST model with groups of 16 images, for TensorRT in every precision, without validation."""
+    """Export the MNIST model for TensorRT in every precision, without validation. Groups have 16 images."""
     folder = tmp_path_factory.mktemp("tensorrt")
     for precision in PRECISIONS:
         export_bundle(

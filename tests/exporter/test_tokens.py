@@ -1,4 +1,7 @@
-"""Bundles that return tokens: all tokens after the last norm, or the residual stream after chosen blocks."""
+"""Tests for bundles that return tokens.
+
+The tokens are all tokens after the last norm, or the residual stream after selected blocks.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The torch model on a device: nothing waits for the device, nothing stays on the CPU, and results equal the CPU's.
+"""Check the torch model on a device.
 
-No GPU is needed, because `foreign_device` is a fake device.
+Nothing may wait for the device or stay on the CPU, and results must equal those on the CPU. No GPU is needed, because
+`foreign_device` is a fake device.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def test_only_a_pool_waits_for_the_device_and_once() -> None:
 
 
 def model_cases() -> Iterator[golden.Case]:
-    """Yield one case for each golden model, for each of its outputs, and for bfloat16 if there is such a case."""
+    """Yield one case for each golden model and each of its outputs.
+
+    If the model also has a case in bfloat16, yield that too.
+    """
     seen = set()
     for case in [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]:
         if (key := (case.model, case.bfloat16, case.output)) not in seen:
@@ -84,6 +88,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
         moved.load_state_dict(weights, assign=True)
         found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
-    # Sums in another order may round differently to bfloat16.
+    # If numbers are added in another order, a sum may round to another bfloat16 value.
     atol = 3e-3 if case.bfloat16 else 1e-5
     check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]), atol)

@@ -1,4 +1,7 @@
-"""A torch zip file is read only if its sizes and CRC-32 are right, although torch.load doesn't check them."""
+"""Check that a torch zip file is read only if its sizes and CRC-32 are right.
+
+torch.load doesn't check them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def saved(folder: Path, tensor: torch.Tensor | None = None) -> Path:
 
 
 def rewritten(path: Path, edit: Callable[[dict[str, bytes]], None], method: int = zipfile.ZIP_STORED) -> Path:
-    """Edit the contents of the records in a torch file with `edit`, and write it again with correct sizes and CRC-32."""
+    """Edit the contents of the records in a torch file with `edit`.
+
+    The new file has correct sizes and CRC-32.
+    """
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     edit(records)
@@ -45,7 +51,10 @@ def read(path: Path, name: str = NAME) -> np.ndarray:
 
 
 def entry(path: Path, name: str = "ckpt/data/0") -> tuple[int, int]:
-    """Return two positions in a torch file: of a record's data, and of the record's entry in the zip directory."""
+    """Return two positions in a torch file.
+
+    The first is that of a record's data, and the second that of the record's entry in the zip directory.
+    """
     data = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name).header_offset
@@ -61,7 +70,7 @@ def patched(path: Path, pieces: dict[int, bytes]) -> Path:
     return path
 
 
-# Files that are read with the values that were saved.
+# Each of these files is read, and gives the values that were saved.
 
 
 @pytest.mark.parametrize(

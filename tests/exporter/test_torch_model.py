@@ -1,4 +1,7 @@
-"""`load_model`: any checkpoint as a torch module with an engine's settings, and the module's export."""
+"""Tests for `load_model`.
+
+It loads any checkpoint as a torch module with an engine's settings. The tests also export the module.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.errors import ImageError, RoutingError
 from vmoe_torch import Vmoe, load_model
 
-# Dense, V-MoE with each kind of classifier, both layouts of E3's routers, Soft MoE, expert choice.
+# A dense model, V-MoE with each kind of classifier, E3 with both router layouts, Soft MoE, and expert choice.
 MODELS = ["g1", "g2", "g4", "g5", "g5p", "g6", "g7"]
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -84,7 +87,7 @@ def test_settings_are_those_of_an_engine(
 
 @pytest.mark.slow
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
-    # Run in a separate process: torch.compile traces Python, which conflicts with measuring coverage.
+    # The script runs in a separate process: torch.compile traces Python, which conflicts with coverage measurement.
     script = Path(__file__).with_name("compiled_models.py")
     done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool")
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr

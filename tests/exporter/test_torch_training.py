@@ -1,4 +1,4 @@
-"""Gradients, losses and loss curves of vmoe_torch, compared with the official JAX code without router noise.
+"""Compare gradients, losses and loss curves from vmoe_torch with the official JAX code, without router noise.
 
 `tests/data/make_gradients.py` recorded the official values.
 """
@@ -34,7 +34,7 @@ def part(prefix: str) -> dict[str, np.ndarray]:
 
 
 def model_of(case: str, folder: Path) -> tuple[Vmoe, float]:
-    """Return the model of a case with its recorded parameters, and the weight of the importance loss."""
+    """Return a case's model with its recorded parameters, and the weight of the importance loss."""
     config = json.loads(str(recorded()[f"{case}/config"]))
     moe = config["encoder"]["moe"]
     path = folder / "parameters.safetensors"
@@ -66,8 +66,8 @@ def loss_of(model: Vmoe, weight: float, images: Tensor, labels: Tensor) -> Tenso
 def check_close(found: np.ndarray, official: np.ndarray, relative: float, floor: float, name: str) -> None:
     """Assert that `found` differs little from the official gradient.
 
-    The norm of the difference, divided by the norm of `official`, is at most `relative`. If the norm of `official` is below
-    `floor`, it is divided by `floor`.
+    The norm of the difference is divided by the norm of `official` or, if that is below `floor`, by `floor`. The quotient
+    may be at most `relative`.
     """
     limit = relative * max(float(np.linalg.norm(official)), floor)
     assert float(np.linalg.norm(found - official)) <= limit, name
@@ -83,12 +83,12 @@ def test_gradients_of_every_parameter_are_the_official_ones(case: str, tmp_path:
     official = part(f"{case}/gradients/")
     found = {name.replace(".", "/"): parameter.grad for name, parameter in model.named_parameters()}
     assert found.keys() == official.keys()
-    # The bias of the keys adds the same number to all scores of a query. Its true gradient is therefore 0, and the computed
-    # one is only rounding error.
+    # The keys' bias adds the same number to all scores of a query. Its true gradient is therefore 0, and the computed
+    # gradient is only rounding error.
     floor = 1e-3 * max(float(np.linalg.norm(gradient)) for gradient in official.values())
     for name, gradient in found.items():
         assert gradient is not None, name
-        # Soft MoE rounds to bfloat16, which may enlarge a difference in the last bit of a float32 value.
+        # Soft MoE rounds to bfloat16. This may enlarge a difference in the last bit of a float32 value.
         check_close(gradient.numpy(), official[name], 1e-3 if case == "soft" else 1e-4, floor, name)
 
 

@@ -1,4 +1,7 @@
-"""Validation accepts correct graphs of any depth and kind, and names the part of a graph that has a fault."""
+"""Check that validation accepts correct graphs of any depth and kind.
+
+If a graph has a fault, validation must report the part that has it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`vmoe zeroshot` and `--normalize`: classes given by name get the probabilities of transformers and open_clip."""
+"""Tests for `vmoe zeroshot` and `--normalize`.
+
+Classes given by name must get the same probabilities as in transformers and open_clip.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def labels(folder: Path) -> Path:
 
 
 def zeroshot(model: Zeroshot, folder: Path, *words: str) -> None:
-    """Run `vmoe zeroshot` for a model. It writes the bundle `x.vmoe` into `folder`."""
+    """Run `vmoe zeroshot` on a model. The command writes the bundle `x.vmoe` to `folder`."""
     given = [model.folder, "--class-names", labels(folder), "-o", folder / "x.vmoe", "-q"]
     assert main(["zeroshot", *map(str, given), *words]) == 0
 

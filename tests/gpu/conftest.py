@@ -1,4 +1,4 @@
-"""The bundles of most tests of GPU backends, and replacements for a GPU."""
+"""Fixtures for the tests of GPU backends: the bundles that most tests use, and replacements for a GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Run the ONNX Runtime backends for GPUs on the CPU instead. Return a list of the options that each one requested."""
+    """Make ONNX Runtime's GPU backends run on the CPU.
+
+    Return a list, to which each backend adds the options that it requested.
+    """
     asked: list[dict[str, Any]] = []
 
     def session(graph: Any, **options: Any) -> OnnxRuntimeBackend:

@@ -1,8 +1,8 @@
-"""Runs ONNX Runtime's own CUDA provider, from its wheel, on fakes of NVIDIA's libraries instead of a GPU.
+"""Runs ONNX Runtime's own CUDA provider, from its wheel, on fakes of NVIDIA's libraries and without a GPU.
 
-Most fake functions only return "success". Only the few functions that loading a model needs do something: memory is
-allocated on the host, copies are made, and there is one GPU. ONNX Runtime therefore loads models as with a GPU: it assigns
-nodes to providers, and inserts copies between providers. Kernels don't run, so outputs are meaningless.
+Most fake functions only return "success". Only the few functions that are needed to load a model do something: they allocate
+memory on the host, make copies, and report one GPU. ONNX Runtime therefore loads models in the same way as with a GPU: it
+assigns nodes to providers, and inserts copies between providers. Kernels don't run, so outputs are meaningless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CUDA_INCLUDE = Path("/usr/local/cuda/include")
 DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # the only driver function that the provider needs
 _OF_NVIDIA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|curand|cudnn|cufft)\.so\.\d+")
 
-# The runtime functions that loading a model needs.
+# The runtime functions that are needed to load a model.
 _RUNTIME = r"""
 #include <cuda_runtime_api.h>
 #include <stdlib.h>

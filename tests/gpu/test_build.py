@@ -1,4 +1,7 @@
-"""`vmoe build` and the backend `tensorrt`, on the fake TensorRT and fake CUDA runtime in fake_tensorrt.py."""
+"""Tests for `vmoe build` and the backend `tensorrt`.
+
+They use the fake TensorRT and the fake CUDA runtime in fake_tensorrt.py.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ Images = dict[str, np.ndarray]
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the backends use an empty file as the TensorRT plugin, because many installations don't have the plugin."""
+    """Make the backends use an empty file as the TensorRT plugin.
+
+    Many installations don't have the real plugin.
+    """
     library = tmp_path / "libvmoe_tensorrt.so"
     library.touch()
     find = installation.find_native
@@ -57,7 +63,7 @@ def tensorrt(cache: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Fake
 
 
 def build(*arguments: object) -> int:
-    """Run `vmoe build`; return its exit code."""
+    """Run `vmoe build` and return its exit code."""
     return program.main(["build", *map(str, arguments)])
 
 
@@ -66,7 +72,10 @@ def files(folder: Path) -> list[str]:
 
 
 def assert_refuses(vmoe: Vmoe, arguments: list[object], code: int, *names: str) -> None:
-    """Assert that `vmoe build` ends with the exit code `code`, and with one line on stderr that contains `names`."""
+    """Assert that `vmoe build` ends with exit code `code`.
+
+    It must print one line on stderr that contains `names`.
+    """
     out, err = vmoe.run("build", *arguments, code=code)
     assert out == ""
     *progress, last = err.splitlines()
@@ -90,7 +99,7 @@ def test_an_engine_is_built_checked_kept_and_run(
         np.testing.assert_allclose(engine(images), cpu(images), rtol=0, atol=1e-5)
         for found, wanted in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
             np.testing.assert_array_equal(found.kept, wanted.kept)
-            # A graph for TensorRT returns -1 as the expert of a dropped pair.
+            # For a dropped pair, a graph for TensorRT returns -1 as the expert.
             np.testing.assert_array_equal(found.expert, np.where(wanted.kept, wanted.expert, -1))
             np.testing.assert_allclose(found.weight, wanted.weight, rtol=0, atol=1e-6)
 

@@ -1,6 +1,6 @@
-"""GPUs, drivers, profiles and bundles that the CUDA backends refuse before they load anything.
+"""Tests for GPUs, drivers, profiles and bundles that the CUDA backends refuse before they load anything.
 
-Drivers and op libraries are fakes. Graphs that are loaded run in ONNX Runtime's CPU provider.
+Drivers and op libraries are fakes. If a graph is loaded, it runs in ONNX Runtime's CPU provider.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Setup = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export a bundle at two profiles. One of them also gets a graph for TensorRT, in float16."""
+    """Export a bundle with two profiles. For one of them, the bundle also has a graph for TensorRT, in float16."""
     target = tmp_path_factory.mktemp("choice") / "own.vmoe"
     options: dict[str, Any] = {"precision": "fp16", "tensorrt": True, "validate": False}
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], **options)
@@ -75,7 +75,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
 
 @pytest.fixture
 def real_library(machine: Setup, on_cpu: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this machine seem to have a GPU, and use the real op library for CUDA. Graphs for CUDA run on the CPU."""
+    """Make this machine seem to have a GPU, with the real op library for CUDA. Graphs for CUDA run on the CPU."""
     machine()
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: REAL_LIBRARY)
 

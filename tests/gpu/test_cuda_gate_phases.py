@@ -1,6 +1,6 @@
-"""The code of the kernel that computes gates, softmax(x . router), run on the CPU.
+"""Run the code of the kernel that computes gates, softmax(x . router), on the CPU.
 
-The gates must have the same bits in any order in which the lanes run.
+The gates must have the same bits for every order in which the lanes run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def gates_of(
     few: bool | None = None,
     lost_distance: int = 0,
 ) -> np.ndarray:
-    """Compute gates [tokens,E]. If there is a fault, fail with the first one.
+    """Compute gates [tokens,E]. If there are faults, fail with the first one.
 
     By default, `wide` and `few` follow from the sizes.
     """
@@ -118,7 +118,7 @@ def test_numbers_that_are_none(library: ctypes.CDLL, experts: int) -> None:
     x = np.random.default_rng(experts).normal(0, 1, (7, 32)).astype(np.float32)
     router = np.random.default_rng(1).normal(0, 1, (32, experts)).astype(np.float32)
     x[1, 3], x[2, 4], x[3, 5] = np.nan, np.inf, -np.inf
-    x[4] *= 1e4  # one gate is 1, the others are 0
+    x[4] *= 1e4  # one gate is 1, and the others are 0
     x[5] = 0  # all gates are equal
     gates = gates_of(library, x, router)
     assert np.isnan(gates[1:4]).all()

@@ -1,4 +1,7 @@
-"""The machine code of the GPU kernels: it spills no registers, and moves 16 bytes at a time where possible."""
+"""Check the GPU kernels' machine code.
+
+It must not spill registers, and must move 16 bytes at a time where possible.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from kept_build import kept
 from sdk_build import built
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-KERNELS = {"gates": 4, "route": 9, "rows": 8}  # kernels in each source file; each type counts separately
+KERNELS = {"gates": 4, "route": 9, "rows": 8}  # number of kernels in each source file; each type counts separately
 REGISTERS, BLOCK_THREADS = 64, 512  # so a multiprocessor, with 65,536 registers, can hold two such blocks at once
 GATES_REGISTERS, GATES_THREADS = 144, 32  # so 65,536 registers are enough for 14 such blocks
-GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane, and words that a lane copies or combines at a time
-# 16-byte loads per step: a word for each of four tokens and, for each of the four numbers in a word, two words with the
-# weights of eight experts
+GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane; words that a lane copies or combines at a time
+# 16-byte loads per step. There is one word for each of four tokens. For each of the four numbers in a word, there are
+# also two words, which contain the weights of eight experts.
 MULTIPLIED = 4 + 4 * 2
 
 if not shutil.which("nvcc") or not shutil.which("c++filt"):
@@ -29,7 +32,7 @@ if not shutil.which("nvcc") or not shutil.which("c++filt"):
 class Kernel:
     """A kernel compiled for one architecture.
 
-    `loads` and `stores` are the numbers of its instructions that load or store 16 bytes of device memory.
+    `loads` counts its instructions that load 16 bytes from device memory. `stores` counts those that store 16 bytes there.
     """
 
     name: str
@@ -76,14 +79,17 @@ def test_kernels_fit_spill_nothing_and_move_whole_words(source: str) -> None:
 
 
 def architectures() -> list[str]:
-    """Return the GPU architectures that the product's machine code is for, as numbers without the prefix "sm_"."""
+    """Return the GPU architectures for which the product contains machine code.
+
+    They are numbers without the prefix "sm_".
+    """
     listed = re.search(r"set\(VMOE_CUDA_ARCHITECTURES ([^\n]*)", (PLUGINS / "cmake" / "Prerequisites.cmake").read_text())
     assert listed is not None
     return re.findall(r"(\d+)-real", listed[1])
 
 
 def compile_kernels(source: str) -> Iterator[Kernel]:
-    """Compile all kernels of a source file for all architectures, with the product's options."""
+    """Compile all kernels in a source file for all architectures, with the product's options."""
     options = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", (PLUGINS / "cuda" / "CMakeLists.txt").read_text())
     assert options is not None
     command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "-DNDEBUG", *options[1].split(";"), f"-I{PLUGINS}", "-Xptxas=-v"]

@@ -1,4 +1,7 @@
-"""The GPU kernels' code, run on the CPU: its phases give the reference's bits in any order of threads, and have no races."""
+"""Run the GPU kernels' code on the CPU.
+
+For every order of threads, its phases must give the same bits as the reference, and they must have no races.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +146,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         hidden = int(rng.integers(1, 20)) * (8 if wide else 1) + (0 if wide else number % 2)
         out = rng.normal(0, 1, (slots, hidden)).astype(dtype)
         slot = rng.integers(-1, slots, (tokens, k), np.int32)
-        slot[rng.random(slot.shape) < 0.05] = slots + 3  # invalid, so these pairs must add nothing
+        slot[rng.random(slot.shape) < 0.05] = slots + 3  # invalid slots, so these pairs must add nothing
         weight = rng.random((tokens, k), np.float32)
         y = np.zeros((tokens, hidden), dtype)
         sizes = slots, tokens, k, hidden
@@ -189,8 +192,8 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     sorting = [2 + merges(pairs) for pairs in tiles]
     ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
     assert phases == groups * (sum(sorting) + len(tiles)) + ranking
-    # The last phase of a block needs no barrier. The last phase of a group needs no barrier either, provided that the next
-    # group first writes to the buffer that does not contain this group's keys.
+    # A block's last phase needs no barrier. A group's last phase needs no barrier either, provided that the next group
+    # first writes to the buffer that does not contain this group's keys.
     needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
     assert len(found) == phases - needless
 
@@ -204,8 +207,9 @@ def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library
 
 
 def merges(pairs: int) -> int:
-    """Return the number of rounds in which runs are merged. Runs begin with 32 keys, and each round merges four runs into
-    one.
+    """Return the number of rounds in which sorted runs are merged.
+
+    At first, each run has 32 keys. Each round merges four runs into one.
     """
     return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
 
@@ -233,8 +237,8 @@ def run_phases(
     Without `x`, run Route and return slot, weight, src and expert. With `x`, run RouteDispatch and return slot, weight and
     buf. Each row of `x`, of type uint32, consists of whole 16-byte words.
 
-    In a grid of `rows` rows, each block processes every rows-th group. If `rows` is None, it depends on `seed`, so that the
-    tests cover all ways to divide a few groups among blocks.
+    If the grid has `rows` rows, each block processes every rows-th group. If `rows` is None, the number of rows depends on
+    `seed`. The tests then cover all ways to divide a few groups among blocks.
     """
     groups, tokens, experts = case.gates.shape
     rows = rows or min(seed, groups)
@@ -256,7 +260,7 @@ def run_phases(
 
 
 def faultless(function: Any, *arguments: Any) -> int:
-    """Call a function of the library and return its result. If it reports a fault, fail with that fault."""
+    """Call a function in the library and return its result. If it reports a fault, fail with that fault."""
     fault = ctypes.create_string_buffer(500)
     returned = function(*arguments, fault, ctypes.c_size_t(len(fault)))
     assert fault.value == b"", fault.value.decode()

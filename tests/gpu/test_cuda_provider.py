@@ -1,6 +1,6 @@
-"""The backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider, which cuda_provider.py makes loadable.
+"""Check the backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider.
 
-The backends load their graphs, but no kernel runs.
+cuda_provider.py makes the provider loadable. The backends load their graphs, but no kernel runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["fp32", "fp16", "bf16"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Export a bundle with five MoE layers and a graph for TensorRT, in the precision of the test's parameter."""
+    """Export a bundle with five MoE layers and a graph for TensorRT. The test's parameter is the precision."""
     target = tmp_path_factory.mktemp("provider") / f"{request.param}.vmoe"
     precision: TensorRtPrecision = request.param
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], tensorrt=True, precision=precision, validate=False)
@@ -56,7 +56,10 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load(bundle: Path, backend: str, libraries: Path) -> tuple[str, Counter[str], Counter[str]]:
-    """Load an engine. Return its description, and the number of nodes of each type on CUDA and on the CPU."""
+    """Load an engine and return its description.
+
+    Also return the number of nodes of each type on CUDA and on the CPU.
+    """
     path = os.pathsep.join([str(wheel_folder(GPU_WHEEL)), str(Path(vmoe_runtime.__file__).parents[1])])
     variables = {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(libraries)}
     done = sdk_build.run(sys.executable, "-c", LOAD, bundle, backend, **variables)

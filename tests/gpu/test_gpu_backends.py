@@ -1,4 +1,7 @@
-"""On a machine without a GPU, GPU backends, run with the real packages, name what is missing in one sentence."""
+"""Check GPU backends with the real packages, on a machine without a GPU.
+
+Each backend must report in one sentence what is missing.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 
 
 def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a script in Python. Packages in the folder `packages` take precedence over packages of this environment."""
+    """Run a script in Python. Packages in the folder `packages` take precedence over those in this environment."""
     path = os.pathsep.join(map(str, (packages, RUNTIME) if packages else (RUNTIME,)))
     return sdk_build.run(sys.executable, "-c", script, *map(str, arguments), PYTHONPATH=path)
 
@@ -145,8 +148,8 @@ def test_no_package_of_a_gpu_is_imported_where_there_is_none(bundle: Path) -> No
 
 
 def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
-    # The bindings are real. The real package `tensorrt`, which only re-exports them, can't be installed without TensorRT's
-    # libraries, so a small file replaces it.
+    # The bindings are real. The real package `tensorrt` only re-exports them, and can't be installed without TensorRT's
+    # libraries. So a small file replaces it.
     packages = wheel_folder(*TENSORRT_WHEELS[1:])
     (tmp_path / "tensorrt.py").write_text(
         f"import sys\nsys.path.insert(0, {str(packages)!r})\nfrom tensorrt_bindings import *\n"
@@ -163,7 +166,7 @@ def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: 
 def names_used(roots: set[str]) -> set[str]:
     """Return the names of all attributes that the modules read from objects whose names are in `roots`.
 
-    For example, if `roots` contains `config`, then `config.set_flag` adds `set_flag`.
+    For example, if `roots` contains `config`, the expression `config.set_flag` adds `set_flag`.
     """
 
     def root(node: ast.expr) -> str:
@@ -184,7 +187,7 @@ def test_every_name_of_tensorrt_that_is_used_is_in_its_bindings(wheel: str) -> N
     used = names_used({"tensorrt", *enums, *objects}) - {"__version__", "__init__"}
     assert {"execute_async_v3", "plugins_to_serialize", "STRONGLY_TYPED", "get_tensor_profile_shape", "TF32"} <= used
     bindings = (wheel_folder(wheel) / "tensorrt_bindings" / "tensorrt.so").read_bytes()
-    # Check only where each name ends, because linkers may store a string as the end of a longer one.
+    # Check only where each name ends, because a linker may store a string as the end of a longer string.
     assert {name for name in used if name.encode() + b"\0" not in bindings} == set()
 
 

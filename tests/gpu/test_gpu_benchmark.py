@@ -1,4 +1,7 @@
-"""The GPU benchmark without a GPU: a complete run on an emulator, a run of models, and messages about missing parts."""
+"""Tests for the GPU benchmark without a GPU.
+
+They make a complete run on an emulator and a run of models, and they check messages about missing parts.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ SHAPE = Shape(2, 50, 8, 2, 9, 16)
 
 @pytest.fixture(scope="module")
 def emulator() -> Path:
-    """Build the library of the GPU kernels for the CPU. Without nvcc, skip the test."""
+    """Build the GPU kernels' library for the CPU. If nvcc is missing, skip the test."""
     return build_emulator()
 
 
 @pytest.fixture
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reduce the benchmark to a few cases and shapes, without compute-sanitizer."""
+    """Reduce the benchmark to a few cases and shapes, and omit compute-sanitizer."""
     monkeypatch.setattr(cases, "named_cases", lambda seed: [Case(SHAPE, "tied", seed)])
     monkeypatch.setattr(command, "WHOLE", command.WHOLE | {"random_cases": 3, "repeats": 2})
     monkeypatch.setattr(checks, "LAUNCH_SHAPES", checks.LAUNCH_SHAPES[:3])

@@ -1,4 +1,4 @@
-"""The options that the backend `ort-tensorrt` passes to ONNX Runtime's TensorRT provider.
+"""Check the options that the backend `ort-tensorrt` passes to ONNX Runtime's TensorRT provider.
 
 The tests run the graphs on the CPU.
 """
@@ -31,7 +31,10 @@ def plugin(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def requested(cache: Path, plugin: Path, on_cpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Make this machine seem to meet all requirements. Return a list of the options of each graph that is loaded."""
+    """Make this machine seem to meet all requirements.
+
+    Return a list, to which each loaded graph adds its options.
+    """
     monkeypatch.setattr(onnxruntime_provider, "require_provider", lambda *_: Gpu(fake_gpu.NAME, "9.0", (13, 0)))
     monkeypatch.setattr(onnxruntime_provider, "native_path", lambda *_: plugin.with_name("libvmoe_tensorrt_register.so"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")

@@ -1,7 +1,7 @@
-"""The graphs for TensorRT, in TensorRT-RTX's parser and builder, which are NVIDIA's own and need no GPU.
+"""Run the parser and the builder of NVIDIA's TensorRT-RTX, which need no GPU, on the graphs for TensorRT.
 
 TensorRT-RTX doesn't support plugins. The parser therefore replaces each op by its function in the file. The builder gets a
-graph without the ops, in which the outputs of the ops are inputs of the graph.
+graph without the ops. The ops' outputs are inputs of that graph.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def graph_of(bundle: Bundle) -> Path:
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
     """Return a report with the parser's messages.
 
-    If `shapes` of the inputs are given, the report also contains the builder's result.
+    If the inputs' `shapes` are given, the report also contains the builder's result.
     """
     command = (sys.executable, "-c", PARSE, graph, *([] if shapes is None else [json.dumps(shapes)]))
     report: Mapping[str, Any] = json.loads(sdk_build.built(*command, PYTHONPATH=str(wheel_folder(*RTX_WHEELS))))
@@ -76,16 +76,17 @@ def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
 
 
 def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
-    """Remove each op: its inputs become outputs of the graph, and its outputs become inputs of the graph.
+    """Remove each op from a graph.
 
-    Return the path of the graph, and the range of shapes of each input.
+    The op's inputs become outputs of the graph, and its outputs become inputs of the graph. Return the path of the graph,
+    and the range of shapes for each input.
     """
     graph = graph_of(bundle)
     model = onnx.load(graph, load_external_data=False)
     manifest, rules = bundle.manifest, bundle.manifest.rules
     assert rules is not None
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
-    # With merging, the layers have different numbers of tokens.
+    # If tokens are merged, the layers have different numbers of tokens.
     shapes_of = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
     left = [shapes_of[f"{layer}/slot"][1].dim_value for layer in bundle.manifest.moe_layers]
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
@@ -151,10 +152,10 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     }
     report = parsed(*without_ops(bundle, precision, "dispatch_bf16" in options))
     assert report["built"]
-    # The products of routers and of the head are in float32 in every precision.
+    # In every precision, the matrix products in routers and in the head are in float32.
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        # three products per layer: similarities of keys, counts of merged tokens, and their means
+        # each layer has three products: key similarities, counts of merged tokens, and means of merged tokens
         in_merging = 3 * len(layers) if "merge" in options else 0
         assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

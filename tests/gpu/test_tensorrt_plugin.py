@@ -1,4 +1,7 @@
-"""The TensorRT plugin without TensorRT: what it creates, refuses, accepts and returns through TensorRT's interfaces."""
+"""Check the TensorRT plugin without TensorRT.
+
+The tests check what it creates, refuses, accepts and returns through TensorRT's interfaces.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +57,9 @@ def made() -> Build:
 
 
 def ask(made: Build, questions: Sequence[str]) -> list[str]:
-    """Return the answer to each question.
+    """Return the program's output for each question.
 
-    tests/cpp/tensorrt_plugin_check.cc describes the formats of questions and answers.
+    tests/cpp/tensorrt_plugin_check.cc describes the formats of questions and outputs.
     """
     command = (made.program("plugin_check"), made.plugin, made.fake())
     text = "".join(f"{question}\n" for question in questions)
@@ -68,7 +71,7 @@ def ask(made: Build, questions: Sequence[str]) -> list[str]:
 
 
 def settings(name: str, values: Sequence[int | str] = (3, 2, 1)) -> str:
-    """Return the fields capacity, k and bpr for an op that routes, and "" for any other op."""
+    """Return the fields capacity, k and bpr if the op routes. For any other op, return ""."""
     fields = zip(("capacity", "k", "bpr"), values, strict=True)
     return " ".join(f"{field}:5:1:{value}" for field, value in fields) if name in ROUTING else ""
 
@@ -76,7 +79,8 @@ def settings(name: str, values: Sequence[int | str] = (3, 2, 1)) -> str:
 def with_fields(case: str) -> str:
     """Return `case` with its second word replaced by the fields of the op's settings.
 
-    A case is `OP 3,2,1 SHAPE...`, where the numbers are capacity, k and bpr, or `OP - SHAPE...` for an op without settings.
+    If the op has settings, a case is `OP 3,2,1 SHAPE...`, where the numbers are capacity, k and bpr. Otherwise, it is
+    `OP - SHAPE...`.
     """
     name, values, shapes = case.split(" ", 2)
     return f"{name} {settings(name, values.split(',')) if name in ROUTING else ''} {shapes}".replace("  ", " ")

@@ -1,4 +1,7 @@
-"""The library that registers the TensorRT plugin when it is opened: it succeeds every time, or reports the reason."""
+"""Check the library that registers the TensorRT plugin when it is opened.
+
+Each time, it must either succeed or report the reason why it fails.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ def made() -> Build:
 
 
 def opened(made: Build, *libraries: Path, **environment: str) -> tuple[str, str]:
-    """Run a program that opens these libraries. Return the creators registered with each TensorRT, and stderr."""
+    """Run a program that opens these libraries.
+
+    Return the creators that are registered with each TensorRT, and the program's stderr.
+    """
     done = run(made.program("parent"), *libraries, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr

@@ -1,4 +1,7 @@
-"""A short form of `make hostile`: Python and C++ either refuse a mutated bundle or return the good bundle's answers."""
+"""A short form of `make hostile` for bundles.
+
+For a mutated bundle, Python and C++ must either refuse it or return the same results as for the good bundle.
+"""
 
 from __future__ import annotations
 

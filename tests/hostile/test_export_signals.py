@@ -1,6 +1,6 @@
-"""A signal ends `vmoe export` with one line and exit code 128 + the signal's number, and leaves no files.
+"""Check that a signal ends `vmoe export` with one line and exit code 128 + the signal's number.
 
-A kill leaves either a whole bundle or none.
+No files may be left. If the process is killed, it must leave either a whole bundle or none.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Checks of the kernels that need a GPU. `benchmarks/gpu.py` runs these checks."""
+"""Checks of the kernels that need a GPU. `benchmarks/gpu.py` runs them."""

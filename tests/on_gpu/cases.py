@@ -24,7 +24,7 @@ class Case:
     Attributes:
         shape: the sizes.
         kind: the kind of gates.
-        seed: seed of the random gates and tokens.
+        seed: seed for the random gates and tokens.
         offset: number of bytes by which the tokens are misaligned.
     """
 
@@ -42,7 +42,7 @@ class Case:
 def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
     """Make float32 gates[G,S,E] of one kind.
 
-    They are outputs of a softmax, or values that no softmax returns but that an op must nevertheless route.
+    Some kinds are outputs of a softmax. The others are values that no softmax returns, but an op must route them too.
     """
     shape = groups, tokens, experts
     if kind == "equal":
@@ -64,13 +64,16 @@ def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.
 
 
 def make_bits(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Make elements of random bits, some of them NaN. Ops that only copy elements must keep every bit."""
+    """Make elements of random bits, some of which are NaN. If an op only copies elements, it must keep every bit."""
     size = (*shape[:-1], shape[-1] * TYPE_BYTES[type])
     return torch.randint(0, 256, size, dtype=torch.uint8, generator=source).view(TORCH_TYPES[type])
 
 
 def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Make numbers of both signs and many magnitudes. Some are zeros, and some are rounded when they are scaled."""
+    """Make numbers of both signs and many magnitudes.
+
+    Some are zeros, and some are rounded when they are scaled.
+    """
     numbers = torch.randn(shape, generator=source) * 10.0 ** torch.randint(-3, 3, shape, generator=source)
     for odd in (-0.0, 6e4, 1e-40):
         numbers[torch.rand(shape, generator=source) < 0.02] = odd
@@ -87,7 +90,7 @@ def make_inputs(case: Case) -> dict[str, Tensor]:
 
 
 def named_cases(seed: int) -> Iterator[Case]:
-    """Yield cases with every kind of gates, token type and order of service, then with the extremes of every size."""
+    """Yield cases with every kind of gates, token type and order of service, then cases with extreme sizes."""
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):

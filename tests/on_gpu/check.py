@@ -1,4 +1,4 @@
-"""The result of a check."""
+"""Defines the result of a check."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ class Check(NamedTuple):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error, without the advice that torch adds."""
+    """Return the first line of an error's text, without the advice that torch adds."""
     return str(error).strip().partition("\n")[0][:400]

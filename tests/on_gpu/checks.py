@@ -42,7 +42,7 @@ LAUNCH_SHAPES = (
 def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Library, seed: int, random_cases: int) -> None:
     """Compare all kernels with torch on the CPU: on one stream, on several streams, and in CUDA graphs.
 
-    Every failure names its seed.
+    Every failure message contains its seed.
     """
     steps: dict[str, Callable[[], Check]] = {
         "named cases": lambda: check_cases(device, kernels, "named cases", cases.named_cases(seed)),
@@ -69,7 +69,7 @@ def expected_of(case: Case, inputs: Tensors) -> Tensors:
 
 
 def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str] = OUTPUTS) -> list[str]:
-    """Describe how a problem's outputs differ from the expected ones."""
+    """Describe how a problem's outputs differ from the expected outputs."""
     found = []
     for name in names:
         got, wanted = problem.get(name), expected[name]

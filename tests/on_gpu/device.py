@@ -16,7 +16,7 @@ class Device:
     """The first GPU that torch finds.
 
     Attributes:
-        torch_device: the torch device, for making tensors.
+        torch_device: the torch device on which to make tensors.
         name, architecture: such as "NVIDIA H100 80GB HBM3" and "sm_90".
         l2_bytes: size of the L2 cache in bytes.
         facts: further properties, for the report.

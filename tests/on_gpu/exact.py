@@ -12,7 +12,10 @@ _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # integer types fo
 
 
 def same_bits(first: Tensor, second: Tensor) -> Tensor:
-    """Return, for each element, whether its bits are the same in both tensors, which have the same dtype and shape."""
+    """Return, for each element, whether its bits are the same in both tensors.
+
+    The tensors must have the same dtype and shape.
+    """
     bits = _UNSIGNED[first.element_size()]
     return first.contiguous().view(bits) == second.contiguous().view(bits)
 
@@ -20,12 +23,12 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
 def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Compute VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
-    The slot of a pair is the number of earlier pairs of the same expert. Pairs are ordered by choice: all first choices come
-    before all second choices. Within a choice, tokens are ordered by descending best gate if `bpr` is true, and otherwise by
-    position.
+    A pair's slot is the number of earlier pairs with the same expert. Pairs are ordered by choice: all first choices come
+    before all second choices. Within a choice, the order depends on `bpr`. If it is true, tokens are ordered by descending
+    best gate. Otherwise, they are ordered by position.
 
-    Only timings set `fast`. With it, ties between experts may be broken differently, because topk does not specify their
-    order, and gates must not be NaN.
+    Only timings set `fast`. If it is set, ties between experts may be broken differently, because topk does not specify
+    their order, and gates must not be NaN.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device
@@ -61,7 +64,10 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
 
 
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
-    """Compute VmoeDispatch: x [G,S,D], src i32[E,M] -> buf [E,M,D]. Rows of buf are zero where src is -1."""
+    """Compute VmoeDispatch: x [G,S,D], src i32[E,M] -> buf [E,M,D].
+
+    If a value in src is -1, its row in buf is zero.
+    """
     buf = x.flatten(0, 1)[src.clamp(min=0).long()]
     buf[src < 0] = 0
     return buf

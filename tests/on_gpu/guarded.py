@@ -1,4 +1,7 @@
-"""The tensors of a layer, surrounded by guard bytes, which reveal kernels that write past the ends of tensors."""
+"""The tensors of a layer, surrounded by guard bytes.
+
+The guard bytes reveal kernels that write past the ends of tensors.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class GuardedProblem(Problem):
         return whole[begin:end].view(dtype).view(sizes)
 
     def set(self, inputs: dict[str, Tensor]) -> None:
-        """Copy `inputs` to the GPU, and fill all other tensors, which kernels write, with garbage."""
+        """Copy `inputs` to the GPU, and fill all other tensors with garbage. Kernels write those tensors."""
         for name, tensor in self.tensors.items():
             if name in inputs:
                 assert (tensor.shape, tensor.dtype) == (inputs[name].shape, inputs[name].dtype)

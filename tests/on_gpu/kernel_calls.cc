@@ -1,5 +1,5 @@
-// A C interface to the GPU kernels. Functions return 0 or CUDA's error code, except for the first two: the first
-// returns CUDA's text for an error code, and the second returns a number of bytes.
+// A C interface to the GPU kernels. The first function returns CUDA's text for an error code, and the second returns a
+// number of bytes. All other functions return 0 or CUDA's error code.
 //
 // A shape is an array of groups, tokens, experts, choices, slots per expert and group, and 1 for Batch Priority
 // Routing. A type is 0 for float32, 1 for float16 and 2 for bfloat16. Pointers are addresses in device memory. A stream

@@ -17,7 +17,7 @@ KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
 _EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
-_SMALL_PAIRS = 2048  # groups with at most this number S * K of pairs are routed in one launch
+_SMALL_PAIRS = 2048  # groups with at most this many pairs (S * K) are routed in one launch
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
@@ -62,7 +62,7 @@ def build(command: list[str]) -> Path:
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        # Search for the line with the error, because the output begins with warnings of g++, which are not the cause.
+        # Search for the line with the error. The output begins with g++ warnings, which are not the cause.
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         why = next((line for line in lines if "error" in line or "fatal" in line), "; ".join(lines[-2:]))
         raise BenchmarkError(f"nvcc can't build the kernels: {why[:400]}")
@@ -107,7 +107,10 @@ class Library:
         return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
-        """Launch the kernel of KERNELS named `kernel` on a stream. `at` contains the addresses of tensors and workspace."""
+        """Launch a kernel on a stream.
+
+        `kernel` is its name in KERNELS. `at` contains the addresses of tensors and workspace.
+        """
         routed = at["slot"], at["weight"]
         if kernel == "Route":
             self.call("route", c_shape(shape), at["gates"], *routed, at["src"], at["workspace"], stream)

@@ -26,7 +26,7 @@ def find_sanitizer() -> Path | None:
 
 
 def run_watched(tool: list[str], library: Path, layers: int, seed: int, name: str) -> Check:
-    """Run `on_gpu.watched` under the command `tool` or, if `tool` is empty, without it.
+    """Run `on_gpu.watched` under the command `tool`. If `tool` is empty, run it directly.
 
     If the run fails, the message of the returned check contains the run's output.
     """

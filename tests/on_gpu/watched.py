@@ -34,12 +34,12 @@ def random_shape(draw: random.Random, index: int) -> Shape:
 
 
 def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
-    """Run all kernels on blocks of memory of exactly the right size. Return the names of results that differ.
+    """Run all kernels on blocks of memory of exactly the right size.
 
-    They are the results in which RouteDispatch differs from Route and Dispatch.
+    Return the names of the results in which RouteDispatch differs from Route and Dispatch.
     """
     slots = shape.all_slots
-    # gates are drawn from a set of random bits, which include NaN; if the set is small, there are ties
+    # gates are drawn from a set of numbers with random bits, which include NaN; a small set gives ties
     few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),

@@ -1,7 +1,7 @@
-"""The op library and the SDK on 64-bit ARM in an emulator.
+"""Tests for the op library and the SDK on 64-bit ARM in an emulator.
 
 The core runs on the paths of several processors, and whole models run on every path. With VMOE_ARM_SIZES=24, the core is
-checked completely. With VMOE_ARM_IMAGES=N, N images of MNIST are used.
+checked completely. With VMOE_ARM_IMAGES=N, N images from MNIST are used.
 """
 
 from __future__ import annotations
@@ -92,9 +92,10 @@ def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> M
 def test_paths_threads_and_neighbours_change_no_bit(
     precision: ExportPrecision, paths: Sequence[str], mnist: Mapping[str, ExportResult], images: np.ndarray
 ) -> None:
-    """Run the model on CPU paths that compute bfloat16 products alike. Each path gets another number of threads.
+    """Run the model on CPU paths that compute bfloat16 products in the same way.
 
-    All paths must give the same bits, for images in a batch and for single images.
+    Each path gets a different number of threads. All paths must give the same bits, both for images in a batch and for
+    single images.
     """
     found = []
     for threads, path in enumerate(paths, 1):
@@ -147,9 +148,9 @@ class Closeness:
         self._same: list[bool] = []
 
     def add(self, found: np.ndarray, expected: np.ndarray, result: ExportResult) -> None:
-        """Add a bundle's logits f32[N,C] on both machines.
+        """Add a bundle's logits f32[N,C] from both machines.
 
-        An image is close if its logits differ by no more than sums in another order may change them.
+        An image is close if its logits differ only by as much as another order of additions may change them.
         """
         model = result.plan.exported
         parts = 2 * model.config.num_layers + 2
@@ -158,13 +159,16 @@ class Closeness:
         self._same += list(found.argmax(axis=1) == expected.argmax(axis=1))
 
     def check(self) -> None:
-        """Check that nearly all images are close. In the others, rounding may have changed the expert of a token."""
+        """Check that nearly all images are close. In the other images, rounding may have changed a token's expert."""
         assert np.mean(self._close) >= 0.9
         assert np.mean(self._same) >= 0.98
 
 
 def on_arm(bundle: Path, processor: str = "max", path: str = "", threads: int = 1) -> closing[Runner]:
-    """Start an engine in the emulator, on the CPU path `path` or, by default, on the best path of the processor."""
+    """Start an engine in the emulator, on the CPU path `path`.
+
+    By default, use the processor's best path.
+    """
     program = arm_program("sdk_runner", "libvmoe_engine.so")
     return arm_runner(program, bundle, ["-cpu", processor, "-E", f"VMOE_CPU_PATH={path}"], threads)
 

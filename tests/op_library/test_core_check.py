@@ -1,4 +1,4 @@
-"""The core without ONNX Runtime, on every CPU path.
+"""Tests for the core without ONNX Runtime, on every CPU path.
 
 Every layer is compared with the path in plain C++, and the experts' MLP runs next to unreadable memory. The tested paths are
 those for this machine. test_arm.py tests the paths for 64-bit ARM.
@@ -46,7 +46,10 @@ def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
 @on_this_machine
 @pytest.mark.parametrize("page", ["4096", "16384", "65536"])
 def test_buffers_are_whole_pages_of_the_system_and_all_go_back(page: str) -> None:
-    """Test several page sizes. The program imitates them by replacing system calls, because real pages here have 4 KiB."""
+    """Test buffers at several page sizes.
+
+    The program imitates these sizes by replacing system calls, because real pages have 4 KiB on this machine.
+    """
     assert built(_program("page_sizes"), page).splitlines() == ["0 calls failed, 0 pages stay"]
 
 

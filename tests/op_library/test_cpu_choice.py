@@ -1,4 +1,4 @@
-"""The op library uses the CPU paths that the operating system reports as supported, and prefers the best one."""
+"""Check that the op library uses the CPU paths that the operating system supports, and prefers the best one."""
 
 from __future__ import annotations
 

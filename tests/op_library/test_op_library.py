@@ -1,4 +1,7 @@
-"""An installation contains the op library. The ONNX Runtime backend uses the library, or reports why it can't."""
+"""Check that an installation contains the op library.
+
+The ONNX Runtime backend must use the library, or report why it can't.
+"""
 
 from __future__ import annotations
 

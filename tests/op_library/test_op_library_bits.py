@@ -1,6 +1,6 @@
-"""An image's answer always has the same bits.
+"""Check that an image's result always has the same bits.
 
-The bits don't depend on the number of threads, on the other images in the batch, or on whether settings and weights are
+The bits must not depend on the number of threads, on the other images in the batch, or on whether settings and weights are
 inputs, attributes or constants.
 """
 
@@ -88,13 +88,13 @@ def engine(model: Model) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def logits(model: Model, engine: Engine) -> dict[str | None, np.ndarray]:
-    """Return the logits of all images in one batch on two threads, by profile."""
+    """Return the logits for each profile. All images are in one batch, on two threads."""
     return {profile: engine(model.images, profile) for profile in model.profiles}
 
 
 @pytest.mark.sample(4)
 def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> None:
-    """Check that no two answers are equal, because otherwise equal bits in the other tests would prove nothing."""
+    """Check that no two results are equal. If some were, equal bits in the other tests would prove nothing."""
     everything = np.concatenate(list(logits.values()))
     assert np.isfinite(everything).all()
     assert len(np.unique(everything, axis=0)) == len(everything)

@@ -1,4 +1,4 @@
-"""The op library for ONNX Runtime's CUDA provider, tested as far as possible without a GPU.
+"""Tests for the op library for ONNX Runtime's CUDA provider, as far as is possible without a GPU.
 
 Its CPU kernels run unchanged. The adapter between ONNX Runtime and the GPU kernels also runs: it is built as a library for
 the CPU, with emulated kernels (tests/cpp/gpu_emulator.cc).
@@ -31,7 +31,7 @@ PLUGINS = ROOT / "plugins"
 ADAPTER = ("cuda_ops", "kernel_info", "registration")
 KERNELS = ("routing", "dispatch", "workspace")
 NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
-INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # faults in values of indices, which only the CPU kernels check
+INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # faults in index values, which only the CPU kernels check
 
 found_library = find_native("lib", NAME)
 needs_library = pytest.mark.skipif(found_library is None, reason=f"{NAME} was not built here: it needs nvcc")
@@ -44,7 +44,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def emulated() -> Path:
-    """Build the adapter for the GPU as a library that runs on the CPU."""
+    """Build the GPU adapter as a library that runs on the CPU."""
     headers = [Path("/usr/include/onnxruntime"), Path("/usr/local/cuda/include")]
     wanted = [headers[0] / "onnxruntime_c_api.h", headers[1] / "cuda_runtime_api.h"]
     missing = [str(path) for path in wanted if not path.is_file()]

@@ -1,4 +1,7 @@
-"""Each bad call of the op library gives an error that names the op and the fault, and none ends the process."""
+"""Check that each bad call to the op library gives an error that contains the op's name and the fault.
+
+No call may end the process.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,10 @@ def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[st
 
 
 def shape_faults(op: Op) -> Iterator[Fault]:
-    """Yield calls in which one input is omitted, or has a wrong rank or type, or a size that contradicts another input."""
+    """Yield calls with one bad input.
+
+    The input is omitted, or it has a wrong rank or type, or a size that contradicts another input.
+    """
     good = good_inputs(op)
     optional = ("capacity", "k", "bpr") if "capacity" in good else ()
     shared = [dim for value in op.inputs if not value.scale_of for dim in value.dims]

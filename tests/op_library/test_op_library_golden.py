@@ -1,4 +1,4 @@
-"""The official model's logits from the op library, on every CPU path of this machine."""
+"""Check the op library's logits for the official model, on every CPU path that this machine supports."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_logits_and_kept_pairs_are_the_official_ones(path: str) -> None:
         if case.bfloat16 and case.kind not in ("soft", "experts-choice"):
             difference = np.abs(found[str(case)][0] - case.logits)
             close += list(difference.reshape(len(difference), -1).max(axis=1) <= 5e-5)
-    # Count images, not logits: if a token of an image changes its expert, all logits of that image differ.
+    # Count images, not logits: if one token in an image changes its expert, all of that image's logits differ.
     assert len(close) == 128 + 12
     assert np.mean(close) >= 0.9
 
 
 @functools.cache
 def answers(path: str | None) -> dict[str, Outputs]:
-    """Return, for every case on the CPU path `path`, the logits and then the outputs of each MoE layer."""
+    """Run every case on the CPU path `path`. Return each case's logits, followed by the outputs of each MoE layer."""
     calls, unmerged = [], []
     for case in CASES:
         folder, network, *_ = golden.parts(case.model, case.group, case.bfloat16, case.output)

@@ -1,4 +1,7 @@
-"""Expert choice and Soft MoE in the op library on every CPU path: slots, sums, and that groups don't affect each other."""
+"""Tests for expert choice and Soft MoE in the op library, on every CPU path.
+
+They check slots and sums, and that groups don't affect each other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The float ops of the op library compared with the float64 reference, at odd sizes, on the scalar and the best path."""
+"""Compare the op library's float ops with the float64 reference.
+
+The tests use odd sizes, and run on the scalar and on the best CPU path.
+"""
 
 from __future__ import annotations
 
@@ -125,5 +128,5 @@ def activation_of(op_name: str, number: int) -> dict[str, int]:
 
 
 def small(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Return random weights that preserve the magnitude of what they multiply."""
+    """Return random weights. Multiplying values by them does not change the values' magnitude much."""
     return normal(rng, *shape) / np.float32(np.sqrt(shape[-2]))

@@ -1,13 +1,13 @@
-"""Every layer op with weights in int8, int4 or bfloat16, on every CPU path.
+"""Tests for every layer op with weights in int8, int4 or bfloat16, on every CPU path.
 
-The results of an op have the same bits as those of its ONNX function in stock ONNX Runtime. In int4, they are compared with
-the reference instead, because ONNX can't express the order of the sums.
+An op's results must have the same bits as those of its ONNX function in stock ONNX Runtime. In int4, they are compared with
+the reference, because ONNX can't express the order in which the sums are computed.
 
 The numbers are chosen so that only the products under test round:
 
 - Normalized rows equal ln_bias.
 - Hidden values are so large that GELU returns them unchanged.
-- All tokens of an image attend equally.
+- All tokens in an image attend equally.
 - Sums in bfloat16 are integers that float32 represents exactly.
 """
 
@@ -159,7 +159,7 @@ def made_layers(
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
     mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))
-    # If there are several chunks, the order of additions would matter. Therefore the bias is 0 then, and x is 0 as well.
+    # If there are several chunks, the order of additions would matter. Therefore the bias and x are 0 in that case.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
     # Each token has one expert and one dropped choice. With a second expert, the order of additions would matter.
@@ -185,7 +185,7 @@ def made_layers(
 
 
 def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[int, ...], width: int, hidden: int) -> Inputs:
-    """Return weights and biases of an MLP. Its hidden values are at least 16, and differ from one another."""
+    """Return an MLP's weights and biases. Its hidden values are at least 16, and differ from one another."""
     inputs = matrix(rng, weights, "w1", experts, width, hidden) | matrix(rng, weights, "w2", experts, hidden, width)
     inputs["b1"] = np.float32(40 * width) + rng.integers(16, 90, (*experts, hidden)).astype(np.float32)
     inputs["b2"] = rows_of(rng, weights, *experts, width)
@@ -195,7 +195,7 @@ def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[in
 def matrix(
     rng: np.random.Generator, weights: ElementType, name: str, experts: tuple[int, ...], depth: int, columns: int
 ) -> Inputs:
-    """Return a weight matrix, or one per expert, and the scales if the weights' type needs them."""
+    """Return a weight matrix, or one matrix per expert. If the weights' type needs scales, return them too."""
     if weights == "i8":
         scale = rng.random((*experts, columns), np.float32) / 128 + np.float32(1e-3)
         return {name: int8(rng, *experts, depth, columns), f"{name}_scale": scale}

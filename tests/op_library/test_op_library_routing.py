@@ -1,4 +1,7 @@
-"""VmoeRoute and VmoeRouterBlock in the op library: on every CPU path, tokens get the same slots as in the reference."""
+"""Tests for VmoeRoute and VmoeRouterBlock in the op library.
+
+On every CPU path, tokens must get the same slots as in the reference.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The routing ops of the op library have numpy's bits, in every combination of types and every ONNX Runtime."""
+"""Check that the op library's routing ops have the same bits as numpy.
+
+The tests cover every combination of types and every ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ def test_weights_are_the_bits_of_the_gates() -> None:
 
 
 def test_sums_in_half_precision_are_rounded_once() -> None:
-    """Combine 1 + 3 * 2^-12, which rounds to 1 + 2^-10 in float16. It would stay 1 if each addition were rounded."""
+    """Check that the sum 1 + 3 * 2^-12 is rounded only once in float16, to 1 + 2^-10.
+
+    If each addition were rounded, the sum would stay 1.
+    """
     out = np.array([1, 2**-12], np.float16).reshape(1, 2, 1)
     slot = np.array([0, 1, 1, 1], np.int32).reshape(1, 1, 4)
     call = MoeCall("VmoeCombine", "fp16", {"out": out, "slot": slot, "weight": np.ones((1, 1, 4), np.float32)}, {})

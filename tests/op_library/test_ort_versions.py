@@ -1,4 +1,7 @@
-"""One binary of the op library runs in every supported ONNX Runtime, and needs only certain libraries of the system."""
+"""Check that one binary of the op library runs in every supported ONNX Runtime.
+
+The binary may need only certain system libraries.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Expert choice and Soft MoE from checkpoint to answer: their settings, outputs and guarantees."""
+"""Tests for expert choice and Soft MoE, from checkpoint to result.
+
+They check the settings, outputs and guarantees of both kinds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native libraries under the sanitizers: random op calls, and many threads on one engine."""
+"""Run the native libraries under the sanitizers, with random op calls and with many threads on one engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""If the op library can't be loaded, bundles run on standard ops, with a warning, in Python and in C++."""
+"""Check that bundles run on standard ops, with a warning, if the op library can't be loaded.
+
+The tests cover Python and C++.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def test_an_engine_goes_on_with_standard_ops_says_why_and_warns_once(
     damaged.write_bytes(damage(library.read_bytes()))
     monkeypatch.setattr(op_library, "find_library", lambda: damaged)
     with pytest.warns(RuntimeWarning) as warned, Engine.load(mnist_image_bundle, backend=backend) as engine:
-        # If "auto" selects OpenVINO, only the warning contains the reason, not the description.
+        # If "auto" selects OpenVINO, the reason appears only in the warning, not in the backend's description.
         reasons = (f"; the op library {damaged}", reason) if engine.backend == "onnxruntime" else ()
         assert_one_sentence(engine.backend_description, "CPU, standard ops", *reasons)
         np.testing.assert_allclose(engine(mnist_images["images"][:4]), expected, rtol=0, atol=1e-4)

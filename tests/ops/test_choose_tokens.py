@@ -1,4 +1,4 @@
-"""VmoeChooseTokens in every runtime, compared with the official router (golden cases) and with the numpy reference."""
+"""Compare VmoeChooseTokens in every runtime with the official router (golden cases) and the numpy reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The vectors of conformance/: writing them again gives the same bytes, implementations pass, and faults are detected."""
+"""Check the vectors in conformance/.
+
+Writing them again must give the same bytes, implementations must pass, and faults must be detected.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,9 @@ VECTORS = list(vectors())
 
 
 class NodeSession:
-    """A session, in the interface of conformance/score.py, on a model with one node.
+    """Runs a model with one node, in the interface that conformance/score.py expects.
 
-    `run_node` computes the outputs of the node's op from its inputs and attributes, both by name.
+    `run_node` computes the outputs of the node's op from its inputs and attributes. Both are given by name.
     """
 
     def __init__(self, run_node: Callable[..., Any], path: Path) -> None:
@@ -106,7 +109,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Any]] = {
 LEFT_OUT: dict[str, set[str]] = {
     "torch": {op for op in OPS if op not in TORCH},
     "openvino": {"test_vmoe_expert_mlp_int4"},  # OpenVINO needs fixed sizes for int4
-    "onnx-reference": {"experts_256", "b16"},  # too large for the TopK of ONNX's reference evaluator
+    "onnx-reference": {"experts_256", "b16"},  # too large for TopK in ONNX's reference evaluator
 }
 
 
@@ -171,7 +174,8 @@ def test_the_runner_scores_any_session_and_says_what_differs(tmp_path: Path) -> 
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
 
-# Columns: fault | function of the reference | text to replace in it | replacement | a vector that detects the fault
+# Columns: fault | function of the reference | text to replace in that function | replacement | a vector that detects
+# the fault
 _FAULTS = """
 the higher tied expert | route | np.argsort(-ranked, | num_experts - 1 - np.argsort(-ranked[..., ::-1], | tied_experts
 the higher tied token | route | argsort(-priority | argsort(-priority - 1e-12 * bpr * np.arange(num_tokens) | tied_tokens

@@ -1,4 +1,4 @@
-"""The declarations in the C++ adapters are exactly those of the op table."""
+"""Check that the declarations in the C++ adapters are exactly those in the op table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""MLPs and attention blocks with each set of optional inputs, on every implementation and CPU path, in every weight type.
+"""Tests for MLPs and attention blocks with each set of optional inputs.
 
-The cases are plain and gated MLPs, layer and RMS norms, norms inside layers, rotated queries and keys, and merged tokens.
+They run on every implementation and CPU path, in every weight type. The cases are plain and gated MLPs, layer and RMS norms,
+norms inside layers, rotated queries and keys, and merged tokens.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ NEAR = {"float": 2e-5, "bf16": 5e-2, "i8": 0.15}
 
 
 def made(op: str, weights: ElementType, given: frozenset[str], tokens: int) -> Inputs:
-    """Return inputs for a node of an op, with the optional inputs in `given`, for `tokens` tokens."""
+    """Return inputs for a node that runs an op on `tokens` tokens.
+
+    `given` contains the names of the optional inputs to include.
+    """
     rng = np.random.default_rng(tokens)
     sizes, inputs = SIZES | {"T": tokens}, {}
     for value in given_inputs(OPS[op], "float", given):

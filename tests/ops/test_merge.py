@@ -1,4 +1,7 @@
-"""Every implementation of VmoeMerge, compared with tokens merged one by one; and attention with merged tokens."""
+"""Compare VmoeMerge in every implementation with tokens merged one by one.
+
+Also test attention with merged tokens.
+"""
 
 from __future__ import annotations
 

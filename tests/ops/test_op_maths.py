@@ -1,4 +1,7 @@
-"""The float ops in float32, compared with the numpy reference in float64; and rounding to bfloat16, bit by bit."""
+"""Compare the float ops in float32 with the numpy reference in float64.
+
+Also check rounding to bfloat16, bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ def test_no_groups_give_empty_outputs(op: Op, given: frozenset[str], name: str) 
     if ("merge" in inputs or op.name == "VmoeRotate") and name != OP_LIBRARY:
         pytest.skip("ONNX Runtime makes one Reshape of several that can't tell no images, which no engine asks for")
     found = runner(name, op.name, given=given)(*inputs.values())
-    # With a pool, one slot remains even if there are no images; it is empty. In expert choice, each token has one choice per
-    # expert, so K = E = 4.
+    # With a pool, one slot remains even if there are no images; that slot is empty. In expert choice, each token has one
+    # choice per expert, so K = E = 4.
     one_slot = {"M": 1 if given == WITH_POLICIES and op.name in ("VmoeRoute", "VmoeRouterBlock") else 0}
     choices = sizes | one_slot | ({"K": 4} if op.name == "VmoeChooseTokens" else {})
     choices["U"] = 5 if "merge" in inputs else 7
@@ -86,7 +89,7 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
 
 
 def _rounding(name: str) -> Run:
-    """Return a function that only rounds to bfloat16, in the same way as ops do in that runtime."""
+    """Return a function that only rounds to bfloat16, in the same way as the ops in this runtime."""
     model = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
         f"rounding (float[n] x) => (float[n] y) {{ {round_bf16_lines('x', 'y')} }}"

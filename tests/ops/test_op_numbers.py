@@ -1,4 +1,4 @@
-"""In every runtime: matrix products in int8, compared bit by bit, and the expert block."""
+"""Tests for matrix products in int8, which are compared bit by bit, and for the expert block, in every runtime."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attr
     (expected,) = run_reference(OPS[op], *inputs, **attributes)
     if name == "openvino":
         size = np.abs(expected).max()
-        # If values are rounded to bfloat16, a few may round to the neighbouring value.
+        # If values are rounded to bfloat16, a few of them may become the neighbouring bfloat16 value.
         assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if attributes.get("dispatch_bf16") else 1)
         assert np.abs(found - expected).max() <= 2**-7 * size
     else:

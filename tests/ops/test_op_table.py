@@ -1,4 +1,4 @@
-"""Every implementation of an op has the names, types and shapes that the op table declares."""
+"""Check that every implementation of an op has the names, types and shapes that the op table declares."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_onnx_function_has_the_names_of_the_table(
     options = BodyOptions(dense=kind, experts=kind, dispatch_bf16=dispatch_bf16, given=given, activation=activation)
     function = function_body(op.name, options)
     assert function.domain == DOMAIN
-    # A function must also declare an omitted input if a later input is present.
+    # If a later input is present, a function must also declare the omitted inputs before it.
     last = op.inputs.index(given_inputs(op, weights, given)[-1])
     assert list(function.input) == [value.name for value in op.inputs[: last + 1]]
     assert list(function.output) == [value.name for value in made_outputs(op, given)]

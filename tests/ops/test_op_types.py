@@ -1,4 +1,7 @@
-"""Ops on float16 and bfloat16 tokens, in every runtime: tokens are copied bit by bit, and summed in float32."""
+"""Tests for ops on float16 and bfloat16 tokens, in every runtime.
+
+Tokens must be copied bit by bit, and summed in float32.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
     weight[slot == -1] = np.nan
     (y,) = runner(name, "VmoeCombine", tokens=tokens)(out, slot, weight)
     assert y.dtype == out.dtype
-    # A sum of two float32 products does not depend on the order. It can differ only if a runtime fuses multiplication and
-    # addition.
+    # A sum of two float32 products does not depend on the order of the products. It can differ only if a runtime fuses
+    # multiplication and addition.
     (expected,) = run_reference(OPS["VmoeCombine"], out, slot, weight)
     different = y != expected
     assert different.mean() < 2e-3

@@ -1,4 +1,4 @@
-"""Rotary position embeddings in every implementation."""
+"""Tests for rotary position embeddings in every implementation."""
 
 from __future__ import annotations
 

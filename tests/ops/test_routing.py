@@ -1,4 +1,4 @@
-"""In every runtime, VmoeRoute assigns the slots of the official router (golden cases)."""
+"""Check that VmoeRoute assigns the same slots as the official router (golden cases), in every runtime."""
 
 from __future__ import annotations
 

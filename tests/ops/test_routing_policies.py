@@ -1,4 +1,7 @@
-"""VmoeRoute and VmoeRouterBlock with a pool and a limit of experts have the reference's outputs in every runtime."""
+"""Tests for VmoeRoute and VmoeRouterBlock with a pool and a limit on experts.
+
+In every runtime, their outputs must equal those of the reference.
+"""
 
 from __future__ import annotations
 
@@ -90,8 +93,8 @@ def test_a_group_uses_the_experts_of_largest_mass_not_of_most_tokens(name: str) 
 @EVERYWHERE
 def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
     nan, inf = np.nan, np.inf
-    # The first choice of the first two tokens is expert 0 (NaN ranks as 0), of the next two it is expert 1, and of the last
-    # it is expert 2.
+    # The first choice of the first two tokens is expert 0, because NaN ranks as 0. The first choice of the next two tokens
+    # is expert 1, and that of the last token is expert 2.
     gates = np.float32([[[nan, -1.0, -2.0], [-1.0, -2.0, -inf], [-1.0, 0.25, -1.0], [0.0, 3e38, 0.0], [nan, -1.0, inf]]])
     for limit, used in ((1, [1]), (2, [1, 2]), (3, [0, 1, 2])):
         _, _, src, expert = run(name, Case(gates, 9, 1, True, False, limit))
@@ -117,7 +120,10 @@ def test_large_masses_choose_the_experts_that_numpy_does(tokens: int, experts: i
 
 @functools.cache
 def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs]]:
-    """Return cases in which the experts' sums of gates are large and nearly equal, with the reference's outputs."""
+    """Return cases in which the experts' sums of gates are large and nearly equal.
+
+    Each case comes with the reference's outputs.
+    """
     rng = np.random.default_rng(tokens + experts)
     gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
     # Each expert is the first choice of equally many tokens. These tokens' gates are the same for every expert, except for
@@ -220,7 +226,7 @@ def answers() -> list[Outputs]:
 def run(name: str, case: Case) -> Outputs:
     if name == "reference":
         return route(case)
-    # Test both forms of a node in the op library: official cases omit the inputs of policies, and all others have them.
+    # Test both forms of a node in the op library: official cases omit the policy inputs, and all other cases have them.
     policies = name != OP_LIBRARY or not case.is_official
     inputs = list(case.inputs.values())
     return runner(name, "VmoeRoute", given=WITH_POLICIES if policies else USUAL)(*(inputs if policies else inputs[:4]))

@@ -1,4 +1,4 @@
-"""The ops of Soft MoE in float32, in every runtime, compared with the numpy reference in float64."""
+"""Compare the Soft MoE ops in float32 with the numpy reference in float64, in every runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the Dockerfile's image without a daemon from a fresh Debian, and runs a container of it."""
+"""Builds the Dockerfile's image from a fresh Debian, without a daemon, and runs a container from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build_image(folder: Path) -> str:
 
 
 class Container(HttpClient):
-    """A running container of an image, with the image's user and entry point. It listens on a port that it chooses."""
+    """A running container, with the image's user and entry point. It listens on a port that it chooses itself."""
 
     def __init__(self, image: str, bundle: Path) -> None:
         self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]

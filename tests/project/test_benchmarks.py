@@ -1,4 +1,4 @@
-"""Each CPU benchmark runs on a tiny model, and the peers' outputs agree with the engine's.
+"""Check that each CPU benchmark runs on a tiny model, and that the peers' outputs agree with the engine's.
 
 Each peer runs in a separate process, so a peer that crashes fails only its own test.
 """
@@ -27,7 +27,7 @@ FORKING.set_forkserver_preload(["torch", "openvino", "vmoe_export"])  # imported
 
 
 def timed(names: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Run `speed.py --quick` on the runs in `names`, and return its points."""
+    """Run `speed.py --quick` for the runs in `names`, and return the points that it measures."""
     timing.PAUSE_SECONDS = 0.0
     return speed.run(speed.parse_arguments(["--quick", "-o", str(folder), "--runs", *names]))[0]
 

@@ -1,4 +1,4 @@
-"""A test that crashes its process counts as one failed test, and the remaining tests still run."""
+"""Check that a test that crashes its process counts as one failed test, and that the remaining tests still run."""
 
 from __future__ import annotations
 

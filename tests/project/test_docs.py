@@ -1,4 +1,4 @@
-"""The documentation works: links have targets, commands and programs run, the site builds."""
+"""Check the documentation: links have targets, commands and programs run, and the site builds."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
     """Check that no page builds in build/native, the folder in which pip builds.
 
-    If builds shared the folder, CMake's cache would name another generator or a ninja that has been removed, so the second
-    build would fail.
+    If pip and a manual build shared the folder, the second build would fail. CMake's cache would contain another
+    generator, or a ninja that has been removed.
     """
     assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
 
@@ -78,7 +78,10 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path, mnist_image_bundle: Path) -> Path:
-    """Make the folder in which the examples run. It contains the samples and the bundles that the pages name."""
+    """Make the folder in which the examples run.
+
+    It contains the samples and the bundles that the pages mention.
+    """
     folder = tmp_path_factory.mktemp("examples")
     (folder / "samples").symlink_to(ROOT / "samples")
     for name, bundle in {"mnist": mnist_image_bundle, "mnist-16": mnist_bundle}.items():

@@ -1,4 +1,7 @@
-"""The headline benchmark (published accuracy over measured time) and the times of an image's layers, on a tiny model."""
+"""Tests of the headline benchmark and of the layer times, on a tiny model.
+
+The headline benchmark plots published accuracy over measured time. The layer times are those of a single image.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every document, header and test names the same oldest versions of runtimes as pyproject.toml."""
+"""Check that documents, headers and tests state the same oldest runtime versions as pyproject.toml."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def oldest(package: str) -> str:
 
 
 def named(text: str, package: str) -> Iterator[str]:
-    """Yield the versions that a text names as the oldest supported ones of a package.
+    """Yield the package versions that a text states as the oldest supported ones.
 
     The recognized forms are "NAME ... 1.21 or newer", "NAME 1.21 and 1.32", and "package>=1.21".
     """
@@ -31,7 +31,7 @@ def named(text: str, package: str) -> Iterator[str]:
     between = r"(?:(?!\. |CUDA|nvcc|capability)[^|]){0,80}?"
     yield from re.findall(rf"\b{RUNTIMES[package]}\b{between} \(?([\d.]*\d) (?:or|and)(?: all)? newer", text)
     yield from re.findall(rf"\b{RUNTIMES[package]} ([\d.]*\d) and [\d.]*\d", text)
-    if package == "pillow":  # documents name the Pillow version whose resized grey levels equal this project's
+    if package == "pillow":  # for Pillow, documents state the version whose resized grey levels equal this project's
         yield from re.findall(r"\bPillow (\d+)", text)
     yield from re.findall(rf"\b{package}>=([\d.]*\d)", text)
 

@@ -1,4 +1,7 @@
-"""The package installs with native libraries if they can be built. Otherwise, it installs without them and says why."""
+"""Check that the package installs with native libraries if they can be built.
+
+Otherwise, it must install without them and report the reason.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,10 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
-    """Run a picture file while only the runtime and `packages` can be imported. The run would need a backend and Pillow."""
+    """Run a picture file while only the runtime and `packages` can be imported.
+
+    The run also needs a backend and Pillow. The error message must name the extra that installs what is missing.
+    """
     modules = {"numpy": np, "onnxruntime": onnxruntime}
     for name in packages:
         place = Path(str(modules[name].__file__)).parent

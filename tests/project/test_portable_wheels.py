@@ -1,6 +1,6 @@
-"""Portable wheels run at full speed in a root folder without a compiler, on x86-64 and on 64-bit ARM in an emulator.
+"""Tests that run portable wheels in a root folder without a compiler and check that they are as fast as usual.
 
-`make wheel` builds the wheels and runs these tests.
+The tests cover x86-64, and 64-bit ARM in an emulator. `make wheel` builds the wheels and runs these tests.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ pytestmark = [
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
-# Symbols that libraries built by zig for macOS export in addition: names from zig's linker, and C++'s operators new and
-# delete. All libraries of a macOS process share these operators in any case.
+# Additional symbols that macOS libraries export if zig built them: names from zig's linker, and C++'s operators new and
+# delete. In a macOS process, all libraries share these operators in any case.
 ZIG_EXPORTS = re.compile(r"__mh_dylib_header|___dso_handle|__Z(n[wa]|d[la])\w+")
 
-# This program prints the engine's description and every file name below the root, saves the logits of images, and then runs
-# `vmoe run`.
+# This program prints the engine's description and the names of all files below the root. It then saves the logits for some
+# images and runs `vmoe run`.
 IN_BARE_ROOT = """
 import json, os, sys
 places = [name for name in os.listdir("/") if name not in ("proc", "sys", "dev")]
@@ -71,7 +71,7 @@ def unpacked(arch: str, folder: Path) -> Path:
     return folder / "vmoe_runtime"
 
 
-# This program imitates macOS, as far as possible on Linux, and prints the libraries that the package finds there.
+# This program imitates macOS as far as possible on Linux, and prints the libraries that the package finds on that system.
 ON_MACOS = """
 import sys
 sys.platform = "darwin"
@@ -99,8 +99,7 @@ def test_the_wheel_for_macos_needs_no_more_than_its_name_says_and_exports_what_t
 ) -> None:
     """Check the files in the wheel, without running them.
 
-    libc++ is linked statically. The only functions that may be replaced by those of the system's libc++ are destructors of
-    strings.
+    libc++ is linked statically. At load time, the system's libc++ may replace only one kind of function: string destructors.
     """
     monkeypatch.syspath_prepend(str(wheel_folder("lief==1.0.0")))
     import lief
@@ -143,9 +142,9 @@ def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
 def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
     runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """Build the program with g++ and its standard library. The SDK was built with zig and zig's standard library.
+    """Build the program with g++ and its standard library, although zig and its standard library built the SDK.
 
-    An error in the SDK must nevertheless reach the program.
+    Check that an error in the SDK still reaches the program.
     """
     package = unpacked("x86_64", tmp_path / "wheel")
     assert cpu_paths.supported_paths(package / "lib" / OP_LIBRARY) == promised_paths()

@@ -1,6 +1,6 @@
-"""A release has exactly the files in its list. They work on a Debian that contains nothing else of this project.
+"""Check that a release has exactly the files in its list, and that they work on a plain Debian.
 
-`make release` builds the files and runs these tests.
+This Debian contains nothing else from this project. `make release` builds the files and runs these tests.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def release_file(pattern: str) -> Path:
 
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Iterator[Path]:
-    """Install a Debian with the C++ sample and its requirements, ONNX Runtime and a bundle, but without the SDK."""
+    """Install a Debian with ONNX Runtime, a bundle, and the C++ sample with its requirements, but without the SDK."""
     root = install_debian(tmp_path_factory.mktemp("root") / "debian", "g++", "cmake", "make", "libstb-dev")
     shutil.copytree(ROOT / "samples" / "cpp_minimal", root / "sample")
     shutil.copy(ROOT / "samples" / "mnist" / "seven.png", root)
@@ -89,7 +89,7 @@ def test_the_checksums_are_those_of_every_file() -> None:
 
 @pytest.mark.parametrize(("arch", "debian_arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
 def test_the_sdk_has_the_libraries_of_the_wheel(arch: str, debian_arch: str, tmp_path: Path) -> None:
-    """Check only the files, because the wheel tests already run the code of both architectures.
+    """Check the SDK's files without running them, because wheel tests already run the code on both architectures.
 
     The libraries must not contain the path of the source folder.
     """

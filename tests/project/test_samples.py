@@ -1,4 +1,7 @@
-"""The samples for users to copy: the writer of random checkpoints, and the runner that needs only ONNX Runtime."""
+"""Tests of two samples that users can copy.
+
+One sample writes random checkpoints. The other one runs a bundle and needs only ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 @pytest.fixture
 def tiny(writer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the writer of random checkpoints. Its S/32 is reduced to a few kB, with 12 blocks."""
+    """Return the module that writes random checkpoints, with its S/32 model reduced to a few kB and 12 blocks."""
     monkeypatch.setitem(writer.VARIANTS, "S/32", writer.Variant(16, 12, 24, 2, 8))
     return writer
 
@@ -120,7 +123,10 @@ def test_a_random_checkpoint_exports_and_answers(tiny: ModuleType, tmp_path: Pat
 
 
 def run_plain(*arguments: str | Path, blocked: Path) -> subprocess.CompletedProcess[str]:
-    """Run the sample in an environment that can't import `vmoe_runtime`, to prove that the sample doesn't need it."""
+    """Run the sample in an environment that can't import `vmoe_runtime`.
+
+    The run proves that the sample doesn't need this package.
+    """
     (blocked / "vmoe_runtime").mkdir(exist_ok=True)
     (blocked / "vmoe_runtime" / "__init__.py").write_text("raise ImportError\n")
     command = (sys.executable, SAMPLES / "onnxruntime_plain.py", *arguments)
@@ -175,7 +181,7 @@ def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Pa
     pytest.importorskip("sklearn")
     command = (sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3")
     said = sdk_build.built(*command, folder=tmp_path, OMP_NUM_THREADS="1")
-    assert said.startswith("epoch 1 of 3, step 1: loss ")  # also shows progress within an epoch
+    assert said.startswith("epoch 1 of 3, step 1: loss ")  # progress is also shown within an epoch
     rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| 0") or "1.05" in line]
     accuracy = {float(ratio): float(bpr.rstrip("%")) for ratio, bpr, _ in rows}
     assert accuracy[1.05] >= 95 and accuracy[0.1] >= 80

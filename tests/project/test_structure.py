@@ -1,4 +1,4 @@
-"""The imports that each folder may use, and the absence of import cycles in Python, C++ and JavaScript."""
+"""Check which modules each folder imports, and that Python, C++ and JavaScript code has no import cycles."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return, for each C or C++ file, which of the other files in `sources` it includes.
+    """For each C or C++ file, return which other files in `sources` it includes.
 
-    A header and the files that implement it count as one file. The files that implement a header have its name with .c, .cc
-    or .cu or, if they include the header, with -inl.h.
+    A header and the files that implement it count as one file. A file implements a header if it has the header's name with
+    .c, .cc or .cu. A file with the name and -inl.h also implements the header if it includes the header.
     """
 
     def module(name: str) -> str:
@@ -118,7 +118,7 @@ def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return, for each JavaScript file, which of the other files in `sources` it imports or starts as a worker."""
+    """For each JavaScript file, return which other files in `sources` it imports or starts as a worker."""
     return {
         name: {normpath(Path(name).parent / path) for path in _LOADED.findall(source)} & sources.keys()
         for name, source in sources.items()
@@ -126,7 +126,7 @@ def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
-    """Return the import cycles, as sets of modules that import one another, directly or indirectly."""
+    """Return the import cycles. Each cycle is a set of modules that import one another, directly or indirectly."""
     reached = {}
     for module, imported in graph.items():
         found, left = set(), set(imported)

@@ -1,10 +1,10 @@
-"""A server that forks its workers before they load the bundle, as gunicorn does.
+"""A server that, like gunicorn, forks its workers before they load the bundle.
 
     python tests/runtime/prefork_server.py BUNDLE BACKEND BEFORE
 
-BEFORE says what the parent does before it forks: "nothing", "import" (imports the backend) or "engine" (loads an engine).
-Each worker answers one image over its socket; the server then prints a line of JSON. On SIGTERM, the server ends and prints
-a line with the workers' exit codes.
+BEFORE specifies what the parent does before it forks: "nothing", "import" (imports the backend) or "engine" (loads an
+engine). Each worker classifies one image and sends the result over its socket. The server then prints a line of JSON. On
+SIGTERM, the server ends and prints a line with the workers' exit codes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from vmoe_runtime import BackendError, Engine
 
 WORKERS = 4
 IMAGE = -np.ones((1, 12, 12, 3), np.float32)
-PATIENCE = 60  # seconds to wait for an answer; after that, the test fails, because a worker hangs
-ENDING = 15  # seconds until all workers must have ended; measured: 0.1 idle, 1.1 on an overloaded machine
+PATIENCE = 60  # seconds to wait for an answer; without an answer, a worker hangs and the test fails
+ENDING = 15  # seconds until all workers must have ended; measured: 0.1 on an idle machine, 1.1 on an overloaded one
 
 
 def work(listener: socket.socket, bundle: str, backend: str, inherited: Engine | None) -> NoReturn:
@@ -89,6 +89,6 @@ def end(workers: list[int]) -> list[int]:
 
 
 if __name__ == "__main__":
-    # the parent waits for SIGTERM with sigwait, which requires that this signal is blocked
+    # sigwait, with which the parent waits for SIGTERM, requires that this signal is blocked
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     main(*sys.argv[1:])

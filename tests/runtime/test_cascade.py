@@ -1,4 +1,7 @@
-"""Two-step inference: which images are escalated, their answers, and the calibration of the margin."""
+"""Tests of two-step inference.
+
+They check which images are escalated, which results the images get, and how the margin is calibrated.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine, mnist_images: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Return the results of each setting without a cascade.
+    """Return each setting's results when it runs alone, without a cascade.
 
-    They are the logits, f32[1536,10], and each image's number of kept pairs, i64[1536].
+    They are the logits, f32[1536,10], and the number of kept pairs for each image, i64[1536].
     """
 
     def run(setting: str, part: np.ndarray) -> list[np.ndarray]:
@@ -140,11 +143,11 @@ def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Escalating the first image corrects its answer. Escalating the second image makes its answer wrong, because the second
-    # setting answers it wrongly.
+    # Escalating the first image makes its result right. Escalating the second image makes its result wrong, because the
+    # second setting misclassifies this image.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
-    # the margins are equal, so both images are escalated or neither is
+    # the margins are equal, so either both images are escalated or neither one
     low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))
     assert calibrated_margin(low, high, np.zeros(2, np.int64)) == 0.0
 

@@ -1,4 +1,7 @@
-"""`Engine.classify`, which returns the most likely classes and their probabilities; and an engine's description."""
+"""Tests of `Engine.classify` and of engine descriptions.
+
+`Engine.classify` returns the most likely classes and their probabilities.
+"""
 
 from __future__ import annotations
 

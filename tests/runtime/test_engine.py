@@ -1,4 +1,7 @@
-"""The engine: profiles, images, groups and threads, and answers that don't depend on the other images in a batch."""
+"""Tests of the engine: profiles, images, groups and threads.
+
+They also check that an image's result doesn't depend on the other images in the batch.
+"""
 
 from __future__ import annotations
 

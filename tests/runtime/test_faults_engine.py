@@ -1,4 +1,7 @@
-"""A call that an engine can't make raises a named exception with one sentence; runtimes print nothing."""
+"""Check that a call that an engine can't make raises a specific exception with one sentence.
+
+The runtimes must print nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from vmoe_runtime.backends import prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UsageError
 
-BATCH = np.zeros((16, 28, 28, 1), np.float32)  # the bundle routes in groups of 16 images
+BATCH = np.zeros((16, 28, 28, 1), np.float32)  # the bundle routes images in groups of 16
 
 
 class Runner(NamedTuple):
@@ -30,7 +33,7 @@ class Runner(NamedTuple):
 
 @pytest.fixture(params=["op library", "standard ops", "openvino"])
 def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """Return a backend and its graph. Tests run once for each way to run a bundle on a CPU."""
+    """Return a backend and its graph. Tests with this fixture run once for each way to run a bundle on a CPU."""
     if request.param == "op library":
         if op_library.find_library() is None:
             pytest.skip("this installation has no op library")

@@ -1,4 +1,7 @@
-"""The FLOPs that commands print equal the FLOPs of all matrix products in the graph of standard ops."""
+"""Check that the FLOPs that commands print equal the FLOPs of all matrix products in the graph.
+
+The graph is the one that contains only standard ops.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ MODELS = {
 def products_of(bundle: Path, feeds: dict[str, np.ndarray]) -> int:
     """Return the FLOPs of all matrix products in a run of `model.inlined.onnx`.
 
-    The FLOPs are computed from the shapes of the products. Each multiply-add counts as two.
+    The FLOPs are computed from the shapes of the matrices. Each multiply-add counts as two FLOPs.
     """
     graph = onnx.load(bundle / "model.inlined.onnx", load_external_data=False)
     constant = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}

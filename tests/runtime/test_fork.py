@@ -1,4 +1,4 @@
-"""Servers that fork their workers: each worker answers with its own engine, and ends on request."""
+"""Check that each worker of a server that forks can run its own engine, and ends when it is told to."""
 
 from __future__ import annotations
 

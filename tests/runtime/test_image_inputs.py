@@ -1,4 +1,4 @@
-"""The engine accepts several forms of images, and refuses everything else with a message."""
+"""Check that the engine accepts several forms of images, and refuses all other inputs with a message."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_images_are_refused_that_are(images: Any, words: str) -> None:
 @pytest.mark.parametrize(("mode", "spec"), [("LAB", GREY), ("La", GREY), ("La", RGB)])
 def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> None:
     given: list[Any] = [Image.new(mode, (12, 12))]
-    if mode == "LAB":  # of these modes, image files can have only this one
+    if mode == "LAB":  # among the tested modes, image files can only have this one
         given.append(picture_file(given[0], "TIFF"))
     for image in given:
         with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
@@ -220,8 +220,8 @@ def test_images_within_nought_and_one_and_nan_are_warned_of_once_per_engine() ->
 def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) -> None:
     batch = np.random.default_rng(0).uniform(-2, 2, (1, 12, 12, 3)).astype(np.float32)
     assert not warned(engine, batch, np.zeros((1, 12, 12, 3), np.uint8))
-    # None of these inputs may cause a warning. uint8 images are right, because the engine scales them. A single bright image
-    # proves nothing, because it does not show the range of a batch.
+    # None of these inputs may cause a warning. uint8 images are valid, because the engine scales them. A single bright image
+    # doesn't justify a warning either, because it does not show the value range of a whole batch.
     bright = np.full((12, 12, 3), 200, np.uint8)
     floats = np.full((1, 12, 12, 3), 0.5, np.float32)
     for given in (

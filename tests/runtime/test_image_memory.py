@@ -1,6 +1,6 @@
-"""Preparing a picture of any shape needs memory for a small multiple of the picture's pixels and the model's.
+"""Check that preparing a picture of any shape needs little memory.
 
-The tests limit the memory of the process to check this.
+The tests limit the memory of the process to a small multiple of the picture's and the model's pixels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import squash
 
-# While this program prepares a picture, it may use only 64 MB and 8 bytes per value more than before. The number of values
-# is the sum of the picture's and the model's pixels, times the larger number of channels.
+# While this program prepares a picture, its memory may grow by only 64 MB plus 8 bytes per value. To get the number of
+# values, the picture's pixels and the model's pixels are added and multiplied by the larger number of channels.
 PROGRAM = """
 import io, resource, sys
 import numpy as np

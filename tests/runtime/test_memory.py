@@ -1,4 +1,4 @@
-"""The peak memory of a call: each image in a large batch adds little more than its residual stream."""
+"""Check the peak memory of a call: each image in a large batch adds little more than its residual stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A NaN in one image of a batch changes no bit of the other images' answers. Every image gets an answer."""
+"""Check that a NaN in one image doesn't change a single bit of the results for the other images in the batch.
+
+Every image must get a result.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def test_every_position_of_a_batch(load: Callable[[], Any], mnist_images: dict[s
             mixed = images.copy()
             mixed[position][pixels] = np.nan
             found[position, pixels != np.s_[:]] = answers(loaded, mixed)
-    # the run without NaN must come last: values that it leaves in buffers would hide the effects of NaN
+    # the run without NaN must come last; otherwise, the values that it leaves in buffers would hide the effects of NaN
     expected = answers(loaded, images)
     loaded.close()
     for (position, _), answer in found.items():

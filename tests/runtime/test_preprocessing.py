@@ -1,4 +1,7 @@
-"""Preprocessed pictures equal recorded outputs of the official code, bit for bit if the file format is PNG."""
+"""Check that preprocessed pictures equal recorded outputs of the official code.
+
+If the file format is PNG, they must be equal bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,10 @@ def test_a_picture_becomes_what_the_official_code_makes_of_it(case: str) -> None
     expected = OFFICIAL[case]
     found = to_batch(DATA / name, spec_of(steps, *expected.shape[:2]))[0]
     if name.endswith(".png"):
-        # For PNG, all operations are the same as in the official code, so even the last bit is equal.
+        # For PNG, the official code uses exactly the same operations, so even the last bit is equal.
         np.testing.assert_array_equal(found, expected)
     else:
-        # TensorFlow decodes JPEG with a faster method than Pillow.
+        # TensorFlow's JPEG decoder is faster than Pillow's and gives slightly different values.
         assert np.abs(found - expected).max() <= 8.001 * LEVEL
 
 
@@ -249,7 +252,7 @@ def test_steps_are_read_as_the_official_configs_write_them() -> None:
     ],
 )
 def test_official_steps_are_refused_as_those_of_a_manifest_are(steps: str, sentence: str) -> None:
-    with refusal(ValueError, sentence):  # bundle_manifest_cases.py contains the manifests that are refused
+    with refusal(ValueError, sentence):  # the refused manifests are listed in bundle_manifest_cases.py
         parse_steps(steps)
 
 

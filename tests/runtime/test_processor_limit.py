@@ -1,4 +1,4 @@
-"""The default number of an engine's threads, in Python and in C++.
+"""Tests of the default number of threads that an engine uses, in Python and in C++.
 
 The number is limited by the CPUs that the process may use, and by a container's limit on CPU time.
 """
@@ -42,7 +42,7 @@ print(python, cpp)
 
 
 def threads_of_engines(bundle: Path, threads: str, group: Path) -> list[int]:
-    """Return how many threads an engine uses, in Python and in C++, if /sys/fs/cgroup is replaced by the folder `group`."""
+    """Return how many threads an engine uses in Python and in C++ if `group` replaces the folder /sys/fs/cgroup."""
     program = ("env", f"PYTHONPATH={SUPPORT}", sys.executable, "-c", THREADS_OF_ENGINE, bundle, threads)
     return [*map(int, built(*INTO_NAMESPACE, group, *program).split())]
 

@@ -1,4 +1,4 @@
-"""The settings of each routing kind: names, profiles, and the messages for invalid settings."""
+"""Tests of the settings for each routing kind: names, profiles, and the messages for invalid settings."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_experts_choice_counts_tokens_and_not_choices() -> None:
 
 def test_slots_are_those_of_each_layers_own_experts() -> None:
     rules = RoutingRules("top-k", (8, 5), 50)
-    assert rules.profile(capacity=0.3, k=1).slots == (2, 3)  # 50 * 0.3 / 8 = 1.9 and 50 * 0.3 / 5 = 3 slots, rounded up
+    assert rules.profile(capacity=0.3, k=1).slots == (2, 3)  # 8 experts: 50 * 0.3 / 8 = 1.9; 5: 50 * 0.3 / 5 = 3; rounded up
     assert rules.profile(capacity=0.3, k=1).effective_ratio == (2 * 8 + 3 * 5) / (2 * 50)
     assert rules.profile(capacity=6, k=2).slots == (
         75,

@@ -1,4 +1,4 @@
-"""Engines in the same process share one loaded graph wherever callers can't notice it."""
+"""Check that engines in the same process share one loaded graph if callers can't notice the sharing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
 
 @pytest.fixture
 def bundle(mnist_image_bundle: Path, tmp_path: Path) -> Path:
-    """Copy a bundle, so that the engines of other tests do not share anything with it."""
+    """Copy a bundle, so that the engines in other tests share nothing with the engines that load the copy."""
     return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
 
 

@@ -1,4 +1,4 @@
-"""An engine uses no CPU between calls, so that it doesn't slow down the rest of the process."""
+"""Check that an engine uses no CPU between calls, so that it doesn't slow down the rest of the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CALLS, _PAUSE_SECONDS = 10, 0.03
 
 
 def seconds_between_calls(call: Callable[[], object]) -> float:
-    """Return the CPU seconds that this process uses in the pauses after calls of `call`."""
+    """Return how many CPU seconds this process uses in the pauses after it has called `call`."""
     taken = 0.0
     for _ in range(_CALLS):
         call()
@@ -49,7 +49,8 @@ def test_threads_sleep_between_calls_unless_they_are_told_to_spin(
     mnist_images: dict[str, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Restore the real SessionOptions. The tests share CPUs, and therefore replace it by one that never lets threads spin.
+    # Restore the real SessionOptions. Because tests share CPUs, they usually run with a replacement that never lets threads
+    # spin.
     monkeypatch.setattr(onnxruntime, "SessionOptions", onnxruntime.capi.onnxruntime_pybind11_state.SessionOptions)
     images = mnist_images["images"][:4]
     spinning = between_calls(mnist_image_bundle, images, spin=True)

@@ -1,4 +1,7 @@
-"""No program looks up a host or writes outside the cache folder, although ONNX Runtime might do both by default."""
+"""Check that no program looks up a host or writes outside the cache folder.
+
+By default, ONNX Runtime might do both.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ while time.monotonic() < end and not os.path.exists(os.environ["LOOKUPS"]) and n
 
 @pytest.fixture(scope="module")
 def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a library that records each host lookup of a process, and makes it fail."""
+    """Build a library that records each host lookup of a process, and makes the lookup fail."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to build the watch with")
@@ -62,7 +65,8 @@ def traces(watch: Path, home: Path, *command: str | Path, **environment: str) ->
     """Run a command. Return the hosts that the command looked up, and the files that it wrote to its home folder."""
     home.mkdir()
     lookups = home.parent / f"{home.name}.lookups"
-    # Don't pass on variables that reveal continuous integration, because with them ONNX Runtime never sends anything.
+    # Don't pass on variables that show that this is a continuous integration run, because ONNX Runtime never sends anything
+    # in such runs.
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     subprocess.run(
         command,
@@ -89,7 +93,7 @@ def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path
     environment = {"PYTHONPATH": str(packages)}
     assert traces(watch, tmp_path / "home", *command, "3", **environment) == ([], [])
     lookups, files = traces(watch, tmp_path / "other", *command, "120", ORT_DISABLE_TELEMETRY="0", **environment)
-    assert lookups or files  # proves that this test and the previous one would notice telemetry
+    assert lookups or files  # proves that this test and the previous one can detect telemetry
 
 
 @pytest.mark.parametrize("start", ["import vmoe_runtime", "from vmoe_export import export_bundle"])

@@ -1,4 +1,7 @@
-"""After a bad call or for a bad bundle, the C++ SDK returns a status with one sentence. It never ends the process."""
+"""Check that the C++ SDK returns a status with one sentence after a bad call or for a bad bundle.
+
+It must never end the process.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ from vmoe_runtime.installation import oldest_supported
 pytestmark = pytest.mark.fast
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
-NOWHERE = byref(ctypes.c_void_p())  # where a successful call stores its result
+NOWHERE = byref(ctypes.c_void_p())  # where a call would store its result if it succeeded
 RATIO, BPR, POOL = 1, 4, 8  # VMOE_SET_*
 
 
 class Call:
-    """Valid arguments for calls on an MNIST engine. Each case makes one argument invalid."""
+    """Valid arguments for calls on an MNIST engine. Each test case makes one of the arguments invalid."""
 
     def __init__(self, engine: ctypes.c_void_p, bundle: Path) -> None:
         self.engine, self.bundle = engine, bytes(bundle)
@@ -232,7 +235,7 @@ def programs() -> Path:
 
 
 def status(programs: Path, bundle: Path) -> tuple[int, str]:
-    """Load a bundle with the SDK, and return the code and message of the status."""
+    """Load a bundle with the SDK, and return the code and the message of the resulting status."""
     done = sdk_build.run(programs / "sdk_c_only", bundle, sdk_build.onnxruntime_library())
     assert (done.returncode, done.stderr) == (0, "")
     _, code, sentence = done.stdout.removesuffix("\n").split(" ", 2)
@@ -244,7 +247,7 @@ def status(programs: Path, bundle: Path) -> tuple[int, str]:
     ["weights with one bit changed", "a graph behind a link", "a pipe as manifest", "100,000 lists", "a profile of k 9"],
 )
 def test_a_bundle_is_refused(name: str, programs: Path, tmp_path: Path) -> None:
-    # The names are those of cases that both readers are tested on.
+    # These names refer to cases on which the Python reader and the C++ reader are tested too.
     case = next(case for case in bundle_cases.CASES if case.name == name)
     code, sentence = status(programs, case.build(tmp_path))
     assert code == BUNDLE
@@ -288,7 +291,7 @@ def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, 
 
 
 def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    # These invalid libraries come before an ONNX Runtime that is installed on the usual library path.
+    # The library path lists these invalid libraries before any ONNX Runtime that is installed in the usual place.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (tmp_path / name).write_text("this is no library")
     variables = {"VMOE_ONNXRUNTIME": "", "LD_LIBRARY_PATH": str(tmp_path)}

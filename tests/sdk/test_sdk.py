@@ -1,4 +1,7 @@
-"""The C++ SDK in a project outside the repository has the same bits as the Python engine, on any number of threads."""
+"""Check that the C++ SDK, in a project outside the repository, gives the same bits as the Python engine.
+
+The bits must not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
     """Load the Python engine with the same graph and op library as the SDK in `prefix`."""
     library = prefix / "lib" / sdk_build.OP_LIBRARY
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # loading gives a warning if there is no op library
+        warnings.simplefilter("ignore")  # loading an engine without an op library causes a warning
         patch.setattr(op_library, "find_library", lambda: library if library.is_file() else None)
         return Engine.load(bundle, backend="onnxruntime", threads=threads)
 
@@ -71,7 +74,7 @@ def bits(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 
 def assert_same_bits(runner: Runner, engine: Engine, images: np.ndarray, **setting: Any) -> None:
-    """Assert that the SDK's answers have the same bits as the Python engine's."""
+    """Assert that the SDK's outputs have the same bits as the Python engine's outputs."""
     assert bits(runner.logits(images, **setting)) == bits(engine(images, **setting)), setting
 
 
@@ -158,8 +161,8 @@ def golden_config(case: golden.Case) -> GoldenConfig:
     return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1, case.output
 
 
-# Each entry of GOLDEN is an export that some cases need. The ensembles' cases have groups of half an image, of one image, or
-# of several images.
+# Each entry in GOLDEN is an export that some cases need. In the ensemble cases, a group consists of half an image, of one
+# image, or of several images.
 CASES = [*golden.cases(), *(c for c in golden.ensemble_cases() if c.group in ("tokens:26", "tokens:52", "tokens:96"))]
 GOLDEN = sorted({golden_config(case) for case in CASES})
 
@@ -226,7 +229,7 @@ def described(profile: Any) -> str:
 
 
 def c_hex(value: float) -> str:
-    """Format a number like C's `%a`, which omits trailing zeros."""
+    """Format a number in the same way as C's `%a`, which omits trailing zeros."""
     mantissa, exponent = value.hex().split("p")
     digits = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"{digits}p{exponent}"
@@ -258,7 +261,10 @@ def test_onnxruntime_is_found_by_the_environment_variable(prefix: Path, mnist_bu
 
 
 def assert_loads(program: Path, bundle: Path, **environment: str) -> None:
-    """Assert that the program `sdk_c_only` loads the bundle. It then prints the version, and a status without a message."""
+    """Assert that the program `sdk_c_only` loads the bundle.
+
+    It must also print the version and a status without a message.
+    """
     done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__} 0 \n", "")
 
@@ -344,7 +350,7 @@ file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FI
     for compiled in json.loads((build / "compile_commands.json").read_text()):
         assert compiled["command"].rindex("-fno-fast-math") > compiled["command"].rindex("-ffast-math")
     assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
-    # CMake names the file with the library's location after the build type, which is empty here.
+    # CMake uses the build type in the name of the file that contains the library's location. The build type is empty here.
     assert "-noconfig.cmake" in (build / "vmoe" / "sdk" / "cmake_install.cmake").read_text()
 
 

@@ -1,4 +1,7 @@
-"""The SDK's batcher: every request gets exactly one answer with the engine's bits, or a message if it is invalid."""
+"""Tests of the SDK's batcher.
+
+Every valid request must get exactly one response with the engine's bits, and every invalid one a message.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C++ SDK's features for services: warm-up, a log callback, and cancelling calls."""
+"""Tests of the C++ SDK's features for services: warm-up, a log callback, and call cancellation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_warm_engine_answers_as_a_cold_one(
 def all_logged(
     prefix: Path, bundle: Path, level: int, library: Path | str | None = None, *, mode: str = "all", **environment: str
 ) -> tuple[Messages, str]:
-    """Run sdk_log. Return its lines and its text on stderr. A line is a pair of a level or event and a message."""
+    """Run sdk_log, and return its output lines and its text on stderr. A line is a (level or event, message) pair."""
     library = sdk_build.onnxruntime_library() if library is None else library
     done = sdk_build.run(sdk_build.program(prefix, "sdk_log"), bundle, library, mode, str(level), **environment)
     assert done.returncode == 0
@@ -47,9 +47,9 @@ def all_logged(
 
 
 def logged(*arguments: Any, **options: Any) -> Messages:
-    """Run sdk_log like `all_logged`, and assert that stderr is empty.
+    """Run sdk_log in the same way as `all_logged`, and assert that stderr is empty.
 
-    The result omits the lines about a missing op library.
+    The result omits the lines that report a missing op library.
     """
     messages, printed = all_logged(*arguments, **options)
     assert printed == ""
@@ -140,7 +140,10 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle:
 
 
 def row_that_is_not_there(model: onnx.ModelProto) -> None:
-    """Replace the model's output by the output's millionth row. Only a run can notice that this row does not exist."""
+    """Make the model return the millionth row of its output.
+
+    This row does not exist, but only a run can detect that.
+    """
     graph = model.graph
     output = graph.output[0].name
     for node in graph.node:
@@ -169,7 +172,8 @@ def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, 
     assert first[0] == str(INFO) and "was loaded" in first[1]
     assert info == ("info", "0")
     assert refusal == ("failed", "a log callback can't load a bundle: a load may be waiting for it")
-    assert [level for level, _ in later] == [str(INFO)]  # the second load logs to the callback that the first one set
+    # the second load logs to the callback that was set by the first load
+    assert [level for level, _ in later] == [str(INFO)]
 
 
 @pytest.mark.sample(1)

@@ -1,4 +1,4 @@
-"""For each routing kind, the C++ SDK has the bits, the routing and the messages of the Python engine."""
+"""Check that, for each routing kind, the C++ SDK gives the same bits, routing and messages as the Python engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The C++ SDK prepares pictures with the same bits as Python, reads the same steps, and needs little memory."""
+"""Tests of pictures in the C++ SDK.
+
+The SDK must prepare pictures with the same bits as Python, accept the same preprocessing steps, and need little memory.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
 
 
 def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list[bytes | str]:
-    """Prepare pictures in C++, each for its manifest. Return the bytes of each image, or the message of a refusal.
+    """Prepare pictures in C++, each for its own manifest. Return each image's bytes or a refusal message.
 
-    `pairs` contains manifests and pictures, uint8[H,W,C].
+    `pairs` contains (manifest, picture) pairs. Pictures are uint8[H,W,C].
     """
     pictures = [
         with_manifest(text, struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()) for text, pixels in pairs
@@ -45,7 +48,7 @@ def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list
 
 
 def python(text: bytes, pixels: np.ndarray, orientation: int = 0) -> bytes | str:
-    """Prepare one picture in Python. As in `ask`, return the bytes of the image, or the message of a refusal."""
+    """Prepare one picture in Python. In the same way as `ask`, return the image's bytes or a refusal message."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image.getexif()[0x112] = orientation
     try:
@@ -93,7 +96,7 @@ def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
         for chosen in ("pillow_bicubic(24)", "pillow_bilinear(24)", "pillow_bicubic_small(24)|round_central_crop(24)"):
             pixels = generator.integers(0, 2, shape, np.uint8) * np.uint8(255)
             cases.append((manifest({"steps": chosen}, 24, 24, shape[2], "uint8"), pixels))
-    # A picture so long that float32 can't represent all positions.
+    # This picture is so long that float32 can't represent all positions in it.
     cases.append((manifest({"steps": "resize(24)"}, 24, 24, 1), generator.integers(0, 256, (1, 20_000_001, 1), np.uint8)))
     expected = [python(*case) for case in cases]
     assert sum(isinstance(answer, bytes) for answer in expected) > 400

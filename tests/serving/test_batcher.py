@@ -1,4 +1,8 @@
-"""The batcher: right answers for concurrent clients, whole requests in order, limits, cancellation, and elastic levels."""
+"""Tests of the batcher.
+
+They check that concurrent clients get the right results and that requests stay whole and in order. They also cover limits,
+cancellation, and elastic levels.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +78,8 @@ def test_calls_take_whole_requests_of_one_setting_in_their_order(engine: Engine,
         assert batcher.load().waiting == 13
         gate.let_through.release(1000)
         answers = [answer_of(future) for future in futures]
-    # With the third request at LOW, the call would exceed the limit of eight images. The fourth must not overtake the third.
+    # If the call included the third request at LOW, it would exceed the limit of eight images. The fourth request at LOW
+    # must not overtake the third one.
     assert gate.calls == [(1, HIGH), (6, LOW), (3, HIGH), (4, LOW)]
     assert [answer.batch_size for answer in answers] == [6, 3, 6, 4, 3, 4]
     assert all(answer.waited > 0 and answer.seconds > 0 for answer in answers)

@@ -1,4 +1,7 @@
-"""The HTTP service in C++: the engine's bits, a message for each mistake, and resistance to misbehaving clients."""
+"""Tests of the HTTP service in C++.
+
+They check that results have the engine's bits and that each mistake gets a message. Clients that misbehave must do no harm.
+"""
 
 from __future__ import annotations
 
@@ -169,7 +172,7 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
 
 
 def tasks(server: CppServer) -> dict[str, int]:
-    """Return, for each thread of the server's process, how often the thread has waited."""
+    """For each thread of the server's process, return how often the thread has waited."""
     files = Path(f"/proc/{server.process.pid}/task").glob("*/status")
     return {file.parent.name: int(file.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for file in files}
 
@@ -180,14 +183,14 @@ def test_idle_connections_cost_no_thread_and_wake_none(mnist_image_bundle: Path)
     with ExitStack() as stack:
         for index in range(200):
             connection = stack.enter_context(connected(server.port))
-            if index % 2:  # half of the connections send one request first, the other half none
+            if index % 2:  # half of the connections send one request first; the others send nothing
                 connection.sendall(HEALTH)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         idle = tasks(server)
         assert idle.keys() == before.keys()
         time.sleep(1)
         woken = sum(tasks(server).values()) - sum(idle.values())
-    assert woken < 100  # one check of each connection would wake threads 200 times
+    assert woken < 100  # if each connection were checked even once, threads would wake up 200 times
     assert server.stop() == (0, "")
 
 
@@ -204,7 +207,7 @@ def test_a_connection_without_a_request_is_closed_after_a_minute(mnist_image_bun
 
 
 def test_a_client_that_takes_no_answer_is_closed(mnist_image_bundle: Path) -> None:
-    """Send requests without reading answers, until the answers have filled the buffers on both sides."""
+    """Send requests but read no responses, until the responses have filled the send and receive buffers."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     with connected(server.port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
         while True:
@@ -244,7 +247,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
     request = infer_request("mnist", np.zeros((8, 28, 28, 1), np.float32), "c2-k2")
     for _ in range(100):
         with connected(patient.port) as connection:
-            connection.sendall(request + bytes(70000))  # more bytes than the server reads before it answers
+            connection.sendall(request + bytes(70000))  # more bytes than the server reads before it responds
     deadline = time.monotonic() + PATIENCE
     while json.loads(patient.ask("GET", "/healthz")[1])["waiting"]:
         assert time.monotonic() < deadline
@@ -254,7 +257,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
-    """Send requests on new and on open connections, and a signal before the server has read the requests."""
+    """Send requests on new and on open connections. Then send a signal before the server has read the requests."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
     images = np.zeros((8, 28, 28, 1), np.float32)
     expected = engine(images, "c1.05-k2").tobytes()
@@ -324,7 +327,8 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
         for _ in range(3):
             connection.request("POST", "/v1/classify?top=1", SEVEN.read_bytes())
             assert json.loads(connection.getresponse().read())["predictions"][0][0]["class"] == "7"
-    # first a request together with the first byte of a second one, then the second request byte by byte
+    # first send a request together with the first byte of a second request, then send the rest of the second one byte by
+    # byte
     with context.wrap_socket(connected(secure.port)) as connection:
         connection.sendall(HEALTH + POST[:1])
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -389,7 +393,7 @@ def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bun
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    """Concurrently, send good and bad requests and disconnect clients. Meanwhile, send a signal to the service."""
+    """Concurrently send good and bad requests, and disconnect clients. Meanwhile, send a signal to the service."""
     levels = ("--slo-ms", "200", "--sweep", "0.2:1.05", "--max-waiting", "64")
     tsan = "ignore_noninstrumented_modules=1"
     server = CppServer(cpp_http.program(sanitizers), mnist_image_bundle, *levels, *OPTIONS, TSAN_OPTIONS=tsan)

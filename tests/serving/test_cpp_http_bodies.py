@@ -1,6 +1,6 @@
-"""Malicious bodies for the HTTP service in C++.
+"""Tests that send malicious bodies to the HTTP service in C++.
 
-The bodies are deep or wide JSON, and pictures that are larger or smaller than they claim.
+The bodies are deep or wide JSON, or pictures whose real size is larger or smaller than their headers claim.
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ def ask(server: CppServer, path: str, body: bytes, content_type: str = JSON) -> 
 
 
 def memory(server: CppServer, field: str) -> int:
-    """Return the field `field` of a server's memory status in bytes: VmHWM is its peak memory, VmSize its mapped memory."""
+    """Return a field of the server's memory status in bytes, such as VmHWM (peak memory) or VmSize (mapped memory)."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) << 10
 
 
 def deflated(size: int) -> bytes:
-    """Return `size` zeros as a zlib stream. Its parts are repeated blocks of a megabyte, a last block, and the checksum."""
+    """Return a zlib stream that contains `size` zeros.
+
+    Its parts are a megabyte block that is repeated, a last block, and the checksum.
+    """
     whole, last = zlib.compressobj(9, wbits=-15), zlib.compressobj(9, wbits=-15)
     megabyte = whole.compress(bytes(1 << 20)) + whole.flush(zlib.Z_FULL_FLUSH)
     rest = last.compress(bytes(size % (1 << 20))) + last.flush()
@@ -74,7 +77,10 @@ def filled(before: str, part: str, after: str) -> bytes:
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("part", ["[]", "{}", "1", '""', "keys"])
 def test_wide_json_takes_no_more_memory_than_its_bodies(part: str, server: CppServer) -> None:
-    """Send eight concurrent bodies of 16 MB. The parsed data must not need much more memory than the received bytes."""
+    """Send eight concurrent bodies of 16 MB each.
+
+    The parsed data must not need much more memory than the received bytes.
+    """
     before = memory(server, "VmHWM")
     if part == "keys":
         path, body = CLASSIFY, ("{" + ",".join(f'"{number:x}":1' for number in range(1_300_000)) + "}").encode()
@@ -87,9 +93,9 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(part: str, server: CppSe
 
 
 def test_more_objects_than_a_request_needs_are_refused(server: CppServer) -> None:
-    """Send many objects in a list. Without a limit on objects, they would take the parser minutes.
+    """Send a list that contains many objects. Without a limit on objects, parsing the list would take minutes.
 
-    The parser walks the whole list after each object.
+    The parser walks through the whole list after each object.
     """
     status, text = ask(server, INFER, (DATA + ",".join(["{}"] * 3000) + "]}]}").encode())
     assert status == 400 and "the request has more values than the model can need" in text
@@ -127,8 +133,9 @@ def test_large_pictures_delay_nobody_and_not_the_end(
 ) -> None:
     """Send 60 large pictures concurrently, and then a signal.
 
-    Meanwhile, other requests are answered. The service ends as soon as each picture has got an answer or, after a second, a
-    refusal.
+    While the pictures are processed, other requests get responses. The service ends as soon as every picture has been
+    answered
+    or refused. A picture is refused if it has to wait for longer than a second.
     """
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")

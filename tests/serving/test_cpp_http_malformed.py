@@ -1,4 +1,7 @@
-"""The C++ service refuses HTTP that two servers might read as different requests, and never gives it two answers."""
+"""Check that the C++ service refuses HTTP data that two servers might read as different requests.
+
+The service must never send two responses to such data.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def with_length(field: bytes, body: bytes = LAST_CHUNK + SMUGGLED) -> bytes:
-    """Return a request with the header lines `field` and Content-Length, which contradict each other.
+    """Return a request whose header lines contradict each other: `field` and Content-Length.
 
     A server that obeys `field` finds a second request in the body.
     """

@@ -1,6 +1,6 @@
-"""Elastic capacity in simulations: it stays within bounds, settles and meets the target.
+"""Tests that simulate elastic capacity: it must stay within its bounds, settle and meet the target.
 
-The C++ code makes the same decisions as the Python code.
+The C++ code must make the same decisions as the Python code.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Trace:
     """The record of a simulation.
 
     Attributes:
-        events: the decisions and the calls, in order. A decision is ("decide", Seen, state afterwards). A call is ("served",
-            (level, images, seconds), state afterwards).
-        waits: seconds from arrival to answer, for each image.
+        events: the decisions and the calls, in order. A decision is ("decide", Seen, state after the decision). A call is
+            ("served", (level, images, seconds), state after the call).
+        waits: seconds from arrival to response, for each image.
         levels: the level at which each image was served.
     """
 
@@ -68,12 +68,12 @@ class Trace:
 
     @property
     def changes(self) -> list[tuple[float, int, int]]:
-        """The time, old level and new level of each change of the level. The first level is not a change."""
+        """The time, old level and new level of each level change. The first level does not count as a change."""
         found = self.decisions
         return [(after[0], before[1], after[1]) for before, after in itertools.pairwise(found) if before[1] != after[1]]
 
     def in_time(self, target: float) -> float:
-        """Return the share of images that were answered within `target` seconds."""
+        """Return the share of images that got a response within `target` seconds."""
         return sum(wait <= target for wait in self.waits) / len(self.waits)
 
 
@@ -83,16 +83,16 @@ def simulate(
     seconds: Callable[[float, int, int], float] | None = None,
     fixed: int | None = None,
 ) -> Trace:
-    """Simulate a server for images that arrive at given times.
+    """Simulate a server to which images arrive at given times.
 
     The server makes one call after another, each as soon as possible.
 
     Args:
-        plan: the plan that makes the decisions.
-        arrivals: arrival times in seconds, ascending.
-        seconds: function from time, level and number of images to the duration of a call. The default is the duration in the
-            plan.
-        fixed: a level for all calls, which overrides the decisions.
+            plan: the plan that makes the decisions.
+            arrivals: arrival times in seconds, ascending.
+            seconds: a function that returns how long a call takes, given the time, the level and the number of images. By
+            default, a call takes as long as the plan states.
+            fixed: a level for all calls, which overrides the decisions.
     """
     took = seconds or (lambda time, level, images: plan.levels[level].fixed + plan.levels[level].each * images)
     state, trace, queue = plan.start(), Trace(), deque[float]()
@@ -118,7 +118,7 @@ def simulate(
 
 
 def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
-    """Return regular arrival times for successive pairs of a rate and its duration.
+    """Return regular arrival times for successive (rate, duration) pairs.
 
     Rates are in images per second, durations in seconds. `pause` returns the time between two arrivals at a rate.
     """
@@ -131,18 +131,21 @@ def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float]
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
-    """Return the arrival times of a Poisson process for successive pairs of a rate and its duration, as in `evenly`."""
+    """Return the arrival times of a Poisson process for successive (rate, duration) pairs.
+
+    The units are the same as in `evenly`.
+    """
     return evenly(rates, random.Random(seed).expovariate)
 
 
 def capacity_of(plan: Elastic, level: int) -> float:
-    """Return the number of images per second that can be served at a level."""
+    """Return how many images per second can be served at a level."""
     at, images = plan.levels[level], images_per_call(plan, plan.start(), level)
     return images / (at.fixed + at.each * images)
 
 
 def random_plan(source: random.Random) -> Elastic:
-    """Return a random plan with one to eight levels and a feasible target. An image takes at most about a second."""
+    """Return a random plan with one to eight levels and a feasible target. Each image takes at most about a second."""
     each, levels = 10 ** source.uniform(-5, -1), []
     fixed = each * source.choice([0.0, 0.5, 5.0, 20.0])
     for _ in range(source.randint(1, 8)):
@@ -157,7 +160,7 @@ def random_plan(source: random.Random) -> Elastic:
 def uneven(plan: Elastic, seed: int) -> Trace:
     """Simulate Poisson arrivals at changing rates.
 
-    Calls take more or less time than in the plan, and some take 20 times as long.
+    Calls take more or less time than the plan states, and some take 20 times as long.
     """
     source = random.Random(seed)
     lowest, time = capacity_of(plan, 0), min(4 * plan.target, 200 / capacity_of(plan, 0))
@@ -185,7 +188,7 @@ def assert_in_bounds(plan: Elastic, trace: Trace) -> None:
 
 
 class CElastic:
-    """The elastic decisions in C++, for the plan that these levels and `options` describe."""
+    """The elastic decisions of the C++ code, for the plan that the levels and `options` describe."""
 
     def __init__(self, levels: Sequence[Level], **options: float) -> None:
         if c_engine.sdk() is None:
@@ -252,8 +255,8 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         directions = [by > 0 for _, by in changes]
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
-        # The level at the end must not be overloaded, unless it is the lowest level. The next higher level, if any, must not
-        # have enough headroom.
+        # The level at the end must not be overloaded, unless it is the lowest level. If there is a higher level, the next
+        # one must not have enough headroom.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)
@@ -306,7 +309,7 @@ def test_after_a_rise_a_higher_level_waits_as_long_again() -> None:
         at(0.01 * step, 0.9 * capacity_of(PLAN, 0))
     assert state.level == 0
     rise = next(step for step in range(300, 600) if at(0.01 * step, 0.75 * capacity_of(PLAN, 1)) == 1)
-    # From now on no images arrive, so all levels would be fast enough at once.
+    # From this moment no images arrive, so every level would be fast enough immediately.
     assert [at(0.01 * rise + later) for later in (2, 2.9, 3.1)] == [1, 1, 4]
     assert_cpp_decides_the_same(PLAN, trace)
 
@@ -378,8 +381,8 @@ def test_a_level_is_fitted_to_the_times_of_calls() -> None:
     assert level.profile == "c1-k1"
     assert level.fixed == pytest.approx(0.002) and level.each == pytest.approx(0.001)
     assert fitted_level("x", [(4, 0.008)]) == Level("x", 0.0, 0.002)
-    # A fixed time can't be estimated if the larger call was faster, or more than proportionally slower, than the smaller
-    # call.
+    # The fixed time of a call can't be estimated in two cases: if the larger call took less time than the smaller one, or if
+    # its time grew more than proportionally.
     assert fitted_level("x", [(1, 0.004), (3, 0.002)]) == Level("x", 0.0, 0.0015)
     assert fitted_level("x", [(1, 0.001), (2, 0.005)]).fixed == 0.0
     for times in ([], [(0, 1.0)], [(1, 0.0)], [(1, math.nan)]):

@@ -1,4 +1,7 @@
-"""Python, the C++ service, Ray and batch jobs all give the same answer for a picture, or all refuse the picture."""
+"""Check that Python, the C++ service, Ray and batch jobs agree on each picture.
+
+They must either all give the same result for a picture, or all refuse it.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,13 @@ from vmoe_serve.batch.job import Job, manifest_digest  # noqa: E402
 from vmoe_serve.batch.pipeline import Classifier  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-JPEG_DIFFERENCE = 0.02  # allowed difference of probabilities, because decoders differ by a few grey levels
+JPEG_DIFFERENCE = 0.02  # allowed difference between probabilities, because JPEG decoders differ by a few grey levels
 
-Verdict = dict[str, float] | None  # class name -> probability, or None for a refusal
+Verdict = dict[str, float] | None  # a dict from class name to probability, or None for a refusal
 
 
 class Readers:
-    """The four readers of pictures, with one bundle."""
+    """The four programs that read pictures, all with the same bundle."""
 
     def __init__(self, bundle: Path, engine: Engine, server: CppServer) -> None:
         self._engine, self._server = engine, server
@@ -69,7 +72,7 @@ class Readers:
         return {best["class"]: best["probability"] for best in json.loads(body)["predictions"][0]} if status == 200 else None
 
     def unturned(self) -> float:
-        """Return for how many pictures the C++ service says that it has ignored the EXIF orientation."""
+        """Return the number of pictures for which the C++ service reports that it ignored the EXIF orientation."""
         text = self._server.ask("GET", "/metrics")[1].decode()
         return float(text.split("vmoe_pictures_unturned_total{")[1].split()[1])
 

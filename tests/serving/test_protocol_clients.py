@@ -1,6 +1,7 @@
-"""Both HTTP services, on Ray and in C++, answer the clients of Triton and KServe, and conform to /openapi.json.
+"""Check that the HTTP services on Ray and in C++ work with Triton's and KServe's clients.
 
-The clients have a separate environment, which `make test-all` creates in build/clients/venv.
+The services must also conform to /openapi.json. The clients have a separate environment, which `make test-all` creates in
+build/clients/venv.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def port(request: pytest.FixtureRequest, mnist_image_bundle: Path) -> Iterator[i
 
 @pytest.fixture(scope="module")
 def answers(port: int, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run the clients, and return the answers that they got, by client and request."""
+    """Run the clients, and return the responses that they received, by client and request."""
     images = tmp_path_factory.mktemp("clients") / "images.npy"
     np.save(images, IMAGES)
     found: dict[str, Any] = json.loads(built(ENVIRONMENT / "python", CLIENTS, str(port), "mnist", images))

@@ -1,6 +1,6 @@
-"""`vmoe serve batch` gives each picture exactly one answer, which is the engine's, even if processes are killed.
+"""Check that `vmoe serve batch` writes the engine's result for each picture exactly once.
 
-The command also reports users' mistakes.
+This must be true even if processes are killed. The command must also report users' mistakes.
 """
 
 from __future__ import annotations
@@ -52,13 +52,19 @@ def start(cluster: Mapping[str, str], *words: object) -> subprocess.Popen[str]:
 
 
 def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
-    """Run `vmoe serve batch`. Return its exit code, standard output, and standard error without lines of progress."""
+    """Run `vmoe serve batch`, and return its exit code, standard output and standard error.
+
+    Progress lines are removed from standard error.
+    """
     code, out, errors, _ = run_with_progress(cluster, *words)
     return code, out, errors
 
 
 def run_with_progress(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str, list[str]]:
-    """Run the command as `run` does, and also return the number of answered pictures in each progress line."""
+    """Run the command in the same way as `run`, but return one more result.
+
+    This result contains, for each progress line, the number of pictures that were done.
+    """
     process = start(cluster, *words)
     out, errors = process.communicate()
     lines = re.findall(r"(?m)^([\d,]+) of [\d,]+ pictures(?:, [\d,.]+ a second, 0:[\d:]+ left)?\n", errors)
@@ -203,7 +209,7 @@ def test_what_is_done_needs_no_ray(
 ) -> None:
     before = contents(finished)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    # A resumed job may have another number of replicas, threads and images per call than before.
+    # When a job is resumed, it may have other numbers of replicas, threads and images per call than before.
     words = (mnist_image_bundle, digits, finished, "--part-size", 10, "--replicas", 3, "--batch-size", 2)
     assert vmoe.json("serve", "batch", *words)["kept_parts"] == 6 and contents(finished) == before
 
@@ -248,7 +254,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 def mistaken(
     tmp_path_factory: pytest.TempPathFactory, digits: Path, finished: Path, mnist_image_bundle: Path
 ) -> dict[str, Path]:
-    """Make the inputs for the cases of mistakes."""
+    """Make the inputs for the test cases in which users make mistakes."""
     folder = tmp_path_factory.mktemp("mistakes")
     pq.write_table(pa.table({"id": [1], "image": [b"a"]}), folder / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "none.parquet")

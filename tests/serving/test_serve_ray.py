@@ -1,4 +1,7 @@
-"""`vmoe serve ray`: the real command with a real Ray on loopback, over HTTP, and its messages about mistakes."""
+"""Tests that run the real command `vmoe serve ray` with a real Ray on loopback.
+
+They send HTTP requests, and check the messages for mistakes.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,9 @@ class Server(HttpClient):
         self.first_line = lines.get(timeout=PATIENCE)
 
     def stop(self) -> tuple[int, str]:
-        """Send SIGTERM to each process of the command, and wait until the command ends, as `ended` does.
+        """Send SIGTERM to each of the command's processes, and return what `ended` returns when the command has ended.
 
-        systemd also sends SIGTERM to each process. `timeout` sends it to their process group.
+        systemd also sends SIGTERM to each process. `timeout` sends the signal to the process group.
         """
         for process in (*descendants(self.process.pid), self.process.pid):
             os.kill(process, signal.SIGTERM)
@@ -78,12 +81,12 @@ class Server(HttpClient):
         return self.process.wait(PATIENCE), unexpected(re.sub(STEP, "", rest))
 
     def replicas(self) -> list[int]:
-        """Return the ids of the replicas' processes, which Ray names ServeReplica."""
+        """Return the process ids of the replicas. Ray gives these processes the name ServeReplica."""
         return sorted(child for child in descendants(self.process.pid) if b"ServeReplica" in command_line(child))
 
 
 def descendants(process: int) -> set[int]:
-    """Return the ids of all descendants of a process. If it has ended, there are none."""
+    """Return the process ids of all descendants. If the process has ended, the result is empty."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return {child.pid for child in psutil.Process(process).children(recursive=True)}
     return set()
@@ -133,7 +136,7 @@ def test_a_replica_that_is_killed_loses_no_answer(server: Server, engine: Engine
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(400)))
-    # Clients of the killed replica may get an error, but never an invalid answer.
+    # Clients of the killed replica may get an error, but they must never get a wrong result.
     assert set(refusals) <= {503}
     deadline = time.monotonic() + PATIENCE
     while len(after := server.replicas()) < 2 or before[0] in after:
@@ -204,7 +207,7 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     first, second, *others = server.steps
     assert first == "Ray's own processes"
     assert re.fullmatch(r"replicas to start \(2, each with 1 of Ray's [0-9]+ CPUs\)", second)
-    last = "a replica to time the levels"  # the previous message, about loading, is absent if loading is fast
+    last = "a replica to time the levels"  # the previous message, which is about loading, doesn't appear if loading is fast
     assert {last} <= set(others) <= {last, "a replica to load the bundle"}
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
@@ -278,14 +281,14 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
     while process.poll() is None:
         children |= (own := descendants(process.pid))
         for child in own:
-            if b"raylet/raylet" in command_line(child):  # stop this process: Ray waits for it, and gives up after 30 s
+            if b"raylet/raylet" in command_line(child):  # stop this process: Ray waits for it and gives up after 30 s
                 os.kill(child, signal.SIGSTOP)
         time.sleep(0.05)
     errors = re.sub(STEP, "", process.communicate()[1]).splitlines()
     assert process.returncode == 1 and len(errors) == 2
     assert errors[1].startswith("vmoe: Ray can't be started: The current node timed out during startup")
     assert errors[1].endswith("try again, or serve with vmoe-serve-http, the C++ service")
-    deadline = time.monotonic() + PATIENCE  # allow time for the processes that were killed last to end
+    deadline = time.monotonic() + PATIENCE  # wait until the processes that were killed last have ended
     while left := list(filter(None, map(command_line, children))):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

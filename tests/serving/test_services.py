@@ -1,4 +1,7 @@
-"""What both HTTP services, on Ray and in C++, have in common: the engine's bits, and a message for each mistake."""
+"""Tests that both HTTP services, on Ray and in C++, must pass.
+
+They check that results have the engine's bits and that each mistake gets a message.
+"""
 
 from __future__ import annotations
 
@@ -77,14 +80,17 @@ def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
 def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "") -> None:
     """Assert that a reply has this status and a one-line error message that contains `words`.
 
-    Double and single quotes count as equal, because the services on Ray and in C++ use different ones.
+    Double and single quotes count as equal, because the Ray service and the C++ service use different ones.
     """
     error = json.loads(reply[1])["error"]
     assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error.replace('"', "'"), error
 
 
 def assert_declared(answer: Any, kind: str) -> None:
-    """Assert that every field of an answer of kind `kind` has the type that `ANSWERS` declares, or is null if empty."""
+    """Assert that the fields of a response of kind `kind` have the types that `ANSWERS` declares.
+
+    Empty fields may be null.
+    """
     if kind.endswith("[]"):
         for item in answer:
             assert_declared(item, kind.removesuffix("[]"))

@@ -1,4 +1,7 @@
-"""The serving benchmark and the soak test run against the service in C++, and report their measurements."""
+"""Run the serving benchmark and the soak test against the C++ service.
+
+Both must report their measurements.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Triton requests with their own settings are parsed correctly, and get the same answers as calls of the engine."""
+"""Check that Triton requests with their own settings are parsed correctly.
+
+Such requests must get the same results as engine calls.
+"""
 
 from __future__ import annotations
 

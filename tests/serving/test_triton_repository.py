@@ -1,4 +1,7 @@
-"""`vmoe serve triton`: the model repository that it writes, whose graphs run in ONNX Runtime, and what it refuses."""
+"""Tests of `vmoe serve triton`.
+
+They check the model repository that it writes, run the repository's graphs in ONNX Runtime, and check what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ def read_configs(*paths: Path) -> list[dict[str, Any]]:
 
 
 def as_triton_loads(folder: Path) -> onnxruntime.InferenceSession:
-    """Load a model in ONNX Runtime as Triton does: by its path, and with the op library that config.pbtxt names."""
+    """Load a model in ONNX Runtime in the same way as Triton.
+
+    The model is loaded by its path, with the op library given in config.pbtxt.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(library_path())
@@ -57,7 +63,10 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the bundle. Repositories contain hard links to its files, and onnx's checker refuses files with hard links."""
+    """Return a copy of the bundle, because onnx's checker refuses files with hard links.
+
+    Repositories contain hard links to the files of their bundle.
+    """
     return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
 
 
@@ -194,7 +203,7 @@ def test_digits_at_profiles_that_are_not_stored(
             folder = tmp_path / "repo" / f"m-{profile}"
             (logits,) = as_triton_loads(folder).run(None, {"image": images})
             assert np.array_equal(logits, engine(images, profile))
-    # onnx's checker refuses weights with hard links, so check a copy.
+    # Check a copy, because onnx's checker refuses weights with hard links.
     copy = shutil.copytree(folder / "1", tmp_path / "copy")
     onnx.checker.check_model(copy / "model.onnx")
 

@@ -1,6 +1,6 @@
-"""A real Triton server on a repository that `vmoe serve triton` wrote.
+"""Tests that run a real Triton server on a repository that `vmoe serve triton` wrote.
 
-Over HTTP and gRPC, its answers have the engine's bits at the settings of the requests.
+Over HTTP and gRPC, its outputs must have the engine's bits at the requested settings.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Path:
-    """Write a repository with the models in OTHERS and the model `mnist`.
+    """Write a repository that contains the models in OTHERS and the model `mnist`.
 
-    For `mnist`, Triton delays calls, so that they can include more requests.
+    For `mnist`, Triton delays calls so that each call can include more requests.
     """
     repository = tmp_path_factory.mktemp("triton") / "repository"
     options = ["--name", "mnist", "--batch-size", "256", "--threads", "1", "-q"]
-    # Copy the bundle. Repositories contain hard links to its files, and onnx's checker refuses files with hard links.
+    # Copy the bundle, because repositories contain hard links to the files of their bundle, and onnx's checker refuses files
+    # with hard links.
     mnist = shutil.copytree(mnist_image_bundle, repository.with_name("own"))
     assert main(["serve", "triton", str(mnist), str(repository), *options]) == 0
     other = repository.with_name("other")
@@ -72,7 +73,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def images(engine: Engine, mnist_images: dict[str, np.ndarray]) -> np.ndarray:
-    """Return digits of the test set, float32[256,28,28,1]."""
+    """Return digits from the test set, float32[256,28,28,1]."""
     return engine.batch(mnist_images["images"][:256])
 
 

@@ -1,4 +1,7 @@
-"""A served model as an ASGI application: the engine's bits, and a status and one line of error for bad requests."""
+"""Tests of a served model as an ASGI application.
+
+They check the engine's bits, and that a bad request gets an error status and one line of text.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
 ) -> None:
     large = picture_file(np.zeros((5000, 5000, 3), np.uint8))
     decoded = threading.Event()
-    # occupies the thread for large pictures, as a very large picture would
+    # Keep the thread for large pictures busy, as if it decoded a very large picture.
     service.large_pictures.submit(decoded.wait, 60)
 
     async def ask_all() -> tuple[Reply, list[Reply]]:

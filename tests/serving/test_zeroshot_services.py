@@ -1,4 +1,4 @@
-"""Zero-shot bundles give the same probabilities as transformers wherever they are served.
+"""Check that zero-shot bundles give the same probabilities as transformers, whatever serves them.
 
 The tests run both HTTP services, Triton's repository, batch jobs and the page.
 """
@@ -70,7 +70,10 @@ def server(request: pytest.FixtureRequest, bundle: Path) -> Iterator[HttpClient]
 
 
 def by_name(answers: list[Any]) -> np.ndarray:
-    """Convert lists of classes with their probabilities, which may be in any order, to float64[images, classes]."""
+    """Convert lists of classes and their probabilities to float64[images, classes].
+
+    The lists may be in any order.
+    """
     return np.array([[dict(answer)[name] for name in NAMES] for answer in answers])
 
 

@@ -19,7 +19,10 @@ _ONNXRUNTIME = "1.32.0"
 
 
 def arm_emulator() -> list[str]:
-    """Return the command of the emulator of 64-bit ARM; skip if this machine lacks the emulator or the compiler."""
+    """Return the command that starts the 64-bit ARM emulator.
+
+    If this machine lacks the emulator or the compiler, skip the test.
+    """
     if not shutil.which("qemu-aarch64") or not shutil.which(ARM_COMPILER) or not _LIBRARIES.is_dir():
         pytest.skip("no emulator of 64-bit ARM, or no compiler or C library for it")
     return ["qemu-aarch64", "-L", str(_LIBRARIES)]
@@ -27,9 +30,9 @@ def arm_emulator() -> list[str]:
 
 @functools.cache
 def arm_program(name: str, library: str) -> Path:
-    """Build a program of tests/cpp and a library of the product, such as libvmoe_core.a, for 64-bit ARM, and link them.
+    """Build a test program and one of this project's libraries for 64-bit ARM, and link them.
 
-    The program and the library are kept in build/.
+    The program is in tests/cpp. An example of a library is libvmoe_core.a. The results are kept in build/.
     """
     arm_emulator()
     folder = ROOT / "build" / "arm"

@@ -92,7 +92,7 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(data=[True] * 784), b"", "must be a list of numbers"),
     (inputs(data=[True] + [0.5] * 783), b"", "must be a list of numbers"),
     (inputs(datatype="UINT8", data=[True] + [1] * 783), b"", "must be a list of numbers"),
-    # numpy would pad each of these strings to the longest one, which takes 72 GB
+    # numpy would pad each string to the length of the longest one, so the strings would take 72 GB
     (inputs(data=["x" * 900_000] + ["x"] * 20_000), b"", "must be a list of numbers"),
     (inputs(data=[[0.5], [0.5] * 783, 0.5]), b"", ""),
     (inputs(data=[0.5] * 783), b"", "has 784 values, and 'data' has 783"),
@@ -150,7 +150,10 @@ OWN_LIMITS = ("1 to 8 items", "not 33", "not 9")
 
 
 def malformed(model: str) -> list[tuple[bytes, int]]:
-    """Return complete requests that a service must refuse, whatever its model. Each comes with the expected status."""
+    """Return complete requests that a service must refuse, whatever its model is.
+
+    Each request is paired with the expected status.
+    """
     infer = f"/v2/models/{model}/infer"
     requests = [
         http_request("/v1/classify?" + "&".join(map("=".join, query.items())), encoded(body), f"Content-Type: {kind}")
@@ -180,5 +183,5 @@ def no_http() -> list[bytes]:
 
 
 def oversized(model: str, most_bytes: int) -> list[tuple[bytes, int]]:
-    """Return requests whose bodies exceed `most_bytes` by one byte. Each comes with the expected status."""
+    """Return requests whose bodies exceed `most_bytes` by one byte, each paired with the expected status."""
     return [(http_request(path, bytes(most_bytes + 1)), 413) for path in (f"/v2/models/{model}/infer", "/v1/classify")]

@@ -1,6 +1,7 @@
 """A root folder in which Python runs without a compiler, a shell or OpenSSL.
 
-It contains the Python that runs this test, the project's wheel and the packages of the wheel's extras `[cpu,images]`.
+The folder contains the Python that runs this test, the project's wheel, and the packages that the wheel's extras
+`[cpu,images]` require.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _INTO_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 class BareRoot:
     """A root folder, built in `folder`, in which Python programs can run.
 
-    Large folders are mounted in a namespace that exists only while a program runs; all other files are copied. Skips the
-    test if this machine doesn't allow such namespaces.
+    Large folders are mounted in a namespace that exists only while a program runs. All other files are copied. If this
+    machine doesn't allow such namespaces, the test is skipped.
     """
 
     def __init__(self, folder: Path, wheel: Path) -> None:
@@ -52,7 +53,10 @@ class BareRoot:
         self._copy_python()
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run Python code in the root without any of this process's environment variables, and return the output."""
+        """Run Python code in the root folder and return its output.
+
+        The code gets none of this process's environment variables.
+        """
         lines = [f"mount --rbind '{source}' '{self._inside(target)}'" for source, target in self._mounts.items()]
         home = self._stdlib.parents[1]
         variables = f"PYTHONHOME={home} PYTHONPATH=/{_PACKAGES} HOME=/"
@@ -78,6 +82,6 @@ class BareRoot:
 
 
 def _libraries(files: list[Path]) -> set[Path]:
-    """Return the shared libraries that the dynamic loader finds for these programs and libraries."""
+    """Return the shared libraries that the dynamic loader finds for the given programs and libraries."""
     printed = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False).stdout
     return {Path(found) for found in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", printed, re.MULTILINE)}

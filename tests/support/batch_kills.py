@@ -2,7 +2,7 @@
 
     python tests/support/batch_kills.py --kills 20 --s3 10
 
-prints one line for each failure and then a summary as JSON. The exit code is 1 if there was a failure.
+The program prints one line for each failure and then a summary as JSON. If there was a failure, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ class Jobs:
         """Write the input pictures of the jobs.
 
         Args:
-            report: counts kills and failures.
-            bundles: the bundle of the jobs, and another bundle. Once a job has started, it must refuse the other bundle.
-            root: a folder or a URI that contains the pictures and the outputs.
-            cluster: environment variables with which a command joins a Ray cluster.
-            pictures: number of pictures.
-            seed: random seed for the moments of the kills.
+                report: an object that counts kills and failures.
+                bundles: the bundle that the jobs use, and another bundle. Once a job has started, it must refuse the other
+                bundle.
+                root: a folder or a URI that contains the pictures and the outputs.
+                cluster: environment variables with which a command joins a Ray cluster.
+                pictures: number of pictures.
+                seed: random seed that determines when jobs are killed.
         """
         self._bundles, self._root, self._cluster, self._pictures = bundles, root, cluster, pictures
         self._random, self._report = random.Random(seed), report
@@ -64,11 +65,11 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # estimated duration of a job; raised if a killed job has written nothing
+        self._seconds = 20.0  # estimated duration of a job; increased if a killed job has written nothing
 
     @property
     def output(self) -> str:
-        """The output of the current job, as a path on the file system."""
+        """The current job's output, as a path on the file system."""
         return f"{self._path}/out{self._number}"
 
     def kill(self) -> None:
@@ -94,9 +95,10 @@ class Jobs:
         self.kill()
 
     def finish(self) -> None:
-        """Run the current job to its end, check the whole output, and switch to a new job.
+        """Run the current job to its end, check its whole output, and switch to a new job.
 
-        Also checks that a command for the finished job is refused if it names another setting or another bundle.
+        Also check that a command that continues the finished job is refused if it specifies another setting or another
+        bundle.
         """
         self._check(self._start(), 0, "")
         if sorted(self._rows()) != list(range(self._pictures)):
@@ -150,11 +152,11 @@ def kill_jobs(
     """Kill jobs on a disk and on S3.
 
     Args:
-        bundles: the bundle of the jobs, and another bundle. Once a job has started, it must refuse the other bundle.
+        bundles: the bundle that the jobs use, and another bundle. Once a job has started, it must refuse the other bundle.
         cluster: the variables from `ray_cluster`, which must have started inside an `s3_server` with the bucket `BUCKET`.
-        kills, s3: number of kills on the disk and number of kills on S3.
+        kills, s3: how many jobs to kill on the disk and on S3.
         pictures: pictures per job.
-        seed: random seed for the moments of the kills.
+        seed: random seed that determines when jobs are killed.
     """
     report = Report()
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:

@@ -1,4 +1,4 @@
-"""Changes that turn a test bundle into another good bundle or into a bad one, for the lists of cases."""
+"""Changes that turn a test bundle into another good bundle or into a bad one. The lists of test cases use them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Cases(list[Case]):
         self.append(Case(name, change, good=False, words=words, base=base))
 
     def bad_values(self, path: str, values: Sequence[object], *words: str, base: str = "v3-plain") -> None:
-        """Add a bad case for each of `values`, which the change puts into the field `path` of the manifest.
+        """Add one bad case for each of `values`. The change puts the value into the manifest field `path`.
 
         Readers must refuse each bundle with a message that contains all of `words`.
         """
@@ -96,7 +96,10 @@ def field(value: bytes) -> Change:
 
 
 def holds(name: str, data: bytes) -> Change:
-    """Return a change that replaces a file's content by `data` and, as an attacker would, updates its SHA-256 and size."""
+    """Return a change that replaces a file's content with `data`.
+
+    The change also updates the file's SHA-256 and size in the manifest, as an attacker would.
+    """
 
     def change(bundle: Path) -> None:
         (bundle / name).write_bytes(data)
@@ -112,7 +115,7 @@ def graph(edit: Edit, name: str = CANONICAL) -> Change:
 
 
 def appended(data: bytes, name: str = INLINED) -> Change:
-    """Return a change that appends `data` to a graph. A parser reads these bytes as further fields of the model."""
+    """Return a change that appends `data` to a graph. A parser reads the added bytes as further fields of the model."""
     return lambda bundle: holds(name, (bundle / name).read_bytes() + data)(bundle)
 
 
@@ -155,7 +158,10 @@ def replaced(name: str, make: Change) -> Change:
 
 
 def reads(name: str = INLINED, **entries: str) -> Change:
-    """Return a change that adds a weight with external data to the graph `name`; `entries` describe where the data is."""
+    """Return a change that adds a weight with external data to the graph `name`.
+
+    `entries` specify where the external data is.
+    """
     return graph(lambda model: model.graph.initializer.append(external_tensor(**entries)), name)
 
 
@@ -211,7 +217,7 @@ def chunk(number: int, payload: bytes, bits: int = 0) -> bytes:
 
 def nested(levels: int) -> bytes:
     data = b""
-    for _ in range(levels):  # nest a graph in an attribute of a node
+    for _ in range(levels):  # nest a graph in a node attribute
         data = chunk(1, chunk(5, chunk(6, data)))
     return chunk(7, data)
 
@@ -223,7 +229,7 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
 def calling(*calls: str, inside: bool = False) -> Edit:
     """Return an edit that adds functions to a model. Each function calls one other function.
 
-    For example, "ab" adds a function `a` that calls `b`. If `inside`, the call is in a branch of an If node.
+    For example, "ab" adds a function `a` that calls `b`. If `inside` is true, the call is in a branch of an If node.
     """
 
     def edit(model: onnx.ModelProto) -> None:
@@ -238,7 +244,10 @@ def calling(*calls: str, inside: bool = False) -> Edit:
 
 
 def adds(output: str, number: int) -> Edit:
-    """Return an edit that adds `number` to an int32 output of the graph. Nodes that read the output get the old value."""
+    """Return an edit that adds `number` to an int32 output of the graph.
+
+    Nodes that read this output still get the value without the addition.
+    """
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:

@@ -91,7 +91,7 @@ good("escapes in text", swap(b'"ape"', b'"\\u00e4\\ud83d\\ude00\\/"'))
 for _value in (b"[" * 63 + b"]" * 63, b"1.7976931348623157e308", b"1e-999", b"9" * 300, b"-0", b'"\x7f"'):
     good(f"a field of {len(_value)} bytes, {_value[:20]!r}", field(_value))
 
-# ---- the text of the manifest
+# ---- the manifest's text
 
 for _text in (b"", b"[]", b"null", b'{"format": "vmoe-bundle", ', b"\xff\xfe\x00", b"\x80\x04]\x94."):
     bad(f"a manifest of {_text!r}", text(_text), MANIFEST)

@@ -135,7 +135,10 @@ bad("a capacity multiple that is too large", says(put("routing/capacity_multiple
 
 
 def _multiple_of(slots: int) -> Change:
-    """Return a change that sets groups of 150 tokens, and sets the capacity multiple and all capacities to `slots`."""
+    """Return a change that sets the group size to 150, and the capacity multiple and all capacities to `slots`.
+
+    Groups then have 150 tokens.
+    """
     group = put("routing/group", "15"), put("batch_multiple", 15), put("routing/group_tokens", 150)
     capacities = (put(f"profiles/{i}/capacity", [slots]) for i in range(4))
     return says(put("routing/capacity_multiple_of", slots), *group, *capacities)
@@ -215,7 +218,7 @@ bad_values("routing/slots_per_expert", (0, 2.0, True, "2", 2**31, 2**64), "'slot
 bad_values("profiles/0/max_experts", (0, 5, 4.0, True, 2**64), "'max_experts'")
 bad("profiles of a Soft MoE", says(put("profiles", [{}])), "has none", base=SOFT)
 
-# ---- profile names; `test_profile_names.py` checks what they mean
+# ---- profile names, whose meaning `test_profile_names.py` checks
 
 _POOLED = [put("profiles/0/pool", True), put("profiles/0/max_experts", 3)]
 good("a pool and a limit", says(*_POOLED, put("profiles/0/name", "c0.3-k1-pool-m3")))

@@ -2,9 +2,9 @@
 
     python tests/support/bundle_mutations.py --count 4000
 
-prints one line for each wrong result and then a summary. The exit code is 1 if a result was wrong. A reader must either
-refuse a mutated bundle with a message or return the same answers as for the good bundle. If the hashes were updated to match
-the mutation, other answers are allowed too, because the bundle is then a different one; but both readers must agree on them.
+The program prints one line for each wrong result and then a summary. If a result was wrong, the exit code is 1. A reader
+must either refuse a mutated bundle with a message or return the same logits as for the good bundle. If the hashes were
+updated to match the mutation, the bundle is a different one and other logits are allowed, but both readers must agree.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "anot
 
 @dataclass
 class _Worker:
-    """The data that the process that may crash or hang keeps between cases.
+    """The data that the worker process keeps between cases. This process may crash or hang.
 
-    These are the images for each bundle, and the right answers of each bundle and graph.
+    The data are the images for each bundle, and the right outputs of each bundle and graph.
     """
 
     images: dict[Path, np.ndarray]

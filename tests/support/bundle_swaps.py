@@ -1,9 +1,9 @@
-"""Swaps files of a bundle, or the whole bundle, for those of another bundle while the bundle is being loaded.
+"""Swaps files of a bundle, or the whole bundle, with those of another bundle while the bundle is being loaded.
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints as JSON how many loads were right and how many were refused. A load must be refused, or return the answer of one of
-the two bundles. The exit code is 1 if any answer was wrong. `--backend sdk` uses the SDK.
+The program prints as JSON how many loads were right and how many were refused. A load must either be refused or give the
+output of one of the two bundles. If any output was wrong, the exit code is 1. `--backend sdk` uses the SDK.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from vmoe_runtime import Engine, VmoeError
 from vmoe_runtime.bundle.reader import Bundle
 
 WEIGHTS, GRAPHS = "weights.safetensors", ("model.onnx", "model.inlined.onnx")
-Load = Callable[[Path], np.ndarray]  # loads a bundle and returns its logits, always for the same image
+Load = Callable[[Path], np.ndarray]  # loads a bundle, runs it on an image that is always the same, and returns the logits
 
 
 def other_bundle(bundle: Path, target: Path) -> Path:
     """Write a valid copy of a bundle with changed graphs and changed weights.
 
-    Files mixed from the two bundles would give an answer that neither bundle gives.
+    If a load mixes files from the two bundles, its output differs from the output of each bundle.
     """
     weights = bytearray((bundle / WEIGHTS).read_bytes())
     start = 8 + int.from_bytes(weights[:8], "little")
@@ -91,15 +91,15 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
 
     Args:
         bundle: the bundle to copy and load.
-        files: number of loads during which the weights or a graph are swapped. Only the bundle's own answer is right.
-        folders: number of loads during which the whole folder is swapped. The answer of either bundle is right.
-        load: a function that loads a bundle and returns its answer.
+        files: number of loads during which the weights or a graph are swapped. Only the bundle's own output is right.
+        folders: number of loads during which the whole folder is swapped. The output of either bundle is right.
+        load: a function that loads a bundle and returns its output.
 
     Returns:
         How many loads were right, wrong and refused, separately for "files" and "folders", and a line for each failure.
     """
     chance, report = random.Random(0), Report()
-    # Two of three loads swap the weights, because the runtime opens that file by itself. The others swap a graph.
+    # Two of three loads swap the weights, because the runtime itself opens the weights file. The other loads swap a graph.
     names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
     spawning = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:
@@ -109,7 +109,7 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         answers["files"] = [load(own)]
         seconds = time.monotonic() - start
         for kind, name in (*(("files", name) for name in names), *[("folders", "")] * folders):
-            # Half of the swaps are short, so that more of them are undone while the load still runs.
+            # Half of the swaps are short, so that more swaps are undone before the load ends.
             moments = chance.uniform(0, seconds), chance.choice((0.1, 1)) * chance.uniform(0, seconds)
             exchange = swapper.apply_async(exchange_for_a_while, (own / name, other / name, *moments))
             try:

@@ -1,4 +1,4 @@
-"""The verdicts of the two bundle readers, Python's and the C++ SDK's, on bundles, manifests and graphs."""
+"""Python's and the C++ SDK's verdicts on bundles, manifests and graphs. A verdict is a refusal message, or None."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ profile and a picture come `with_manifest`."""
 
 
 def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
-    """Return the message with which `read` refuses the data, or None if it accepts them."""
+    """Return the message with which `read` refuses the data. If it accepts the data, return None."""
     try:
         read(data)
     except BundleError as error:
@@ -39,7 +39,7 @@ def read_bundle(path: bytes) -> None:
 
 
 def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
-    """Return the message with which the C++ reader refuses each item, or None if it accepts the item.
+    """Return the message with which the C++ reader refuses each item, or None for each item that the reader accepts.
 
     The test fails if a sanitizer reports an error.
     """
@@ -47,14 +47,17 @@ def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
 
 
 def with_manifest(manifest: bytes, item: bytes) -> bytes:
-    """Join a manifest and `item`, a profile name or a picture that the C++ reader is to check against the manifest."""
+    """Join a manifest with an item that the C++ reader checks against the manifest.
+
+    The item is a profile name or a picture.
+    """
     return len(manifest).to_bytes(4, "little") + manifest + item
 
 
 def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
     """Return ("ok", result) for each item that the C++ reader accepts, and ("refused", reason) for each other item.
 
-    The results are strings as `sdk_readers` prints them.
+    Results are strings in the form in which `sdk_readers` prints them.
     """
     with tempfile.TemporaryFile() as stream:
         for item in items:
@@ -68,7 +71,10 @@ def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
 
 
 def _readers() -> Path:
-    """Build `sdk_readers`: with sanitizers if VMOE_TEST_SANITIZED is set, otherwise with the SDK's existing object files."""
+    """Build `sdk_readers`, and return its path.
+
+    If VMOE_TEST_SANITIZED is set, build it with sanitizers. Otherwise, use the SDK's existing object files.
+    """
     if os.environ.get("VMOE_TEST_SANITIZED"):
         return sanitized(MEMORY, "sdk_readers") / "tests" / "sdk_readers"
     native = ROOT / "build" / "native"
@@ -85,6 +91,9 @@ def _readers() -> Path:
 
 
 def both_verdicts(paths: Sequence[Path]) -> dict[str, list[str | None]]:
-    """Return, for each reader, its verdict on each bundle: the message with which it refuses the bundle, or None."""
+    """For each reader, return its verdict on each bundle.
+
+    A verdict is the message with which the reader refuses the bundle, or None if it accepts the bundle.
+    """
     given = [str(path).encode() for path in paths]
     return {"Python": [python_verdict(read_bundle, path) for path in given], "C++": cpp_verdicts("bundle", given)}

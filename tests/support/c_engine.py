@@ -1,4 +1,4 @@
-"""Calls of the C++ SDK's C API from Python."""
+"""Python functions that call the C++ SDK's C API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_runtime.settings import ROWS
 
 _TYPES = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "n": ctypes.c_size_t, "q": ctypes.c_int64, "i": ctypes.c_int32}
 _TYPES |= {"d": ctypes.c_double}
-_FUNCTIONS = {  # parameter types of each function; all functions return a status
+_FUNCTIONS = {  # parameter types by function name; all functions return a status
     "vmoe_engine_load": "ppp",
     "vmoe_engine_info": "pp",
     "vmoe_engine_class_name": "pqp",
@@ -39,9 +39,9 @@ _FUNCTIONS = {  # parameter types of each function; all functions return a statu
 
 
 class RefusedError(Exception):
-    """The error that is raised if the SDK returns an error status.
+    """Error raised if the SDK returns an error status.
 
-    It has the message of the status as its text, and the code of the status as `code`.
+    Its text is the message of the status, and `code` is the status code.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -74,7 +74,7 @@ ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")
 
 @functools.cache
 def sdk() -> ctypes.CDLL | None:
-    """Load the installed SDK; return None if this installation has none."""
+    """Load the installed SDK. If this installation has no SDK, return None."""
     path = find_native("lib", SDK_LIBRARY)
     if path is None:
         return None
@@ -103,7 +103,10 @@ def call(function: str, *arguments: Any) -> None:
 
 
 def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
-    """Load an engine, and return its handle, which the caller must free. `options` are fields of `LoadOptions`."""
+    """Load an engine, and return its handle. The caller must free the handle.
+
+    `options` are fields of `LoadOptions`.
+    """
     engine = ctypes.c_void_p()
     given = LoadOptions(options.pop("threads", 1), 1, None, str(onnxruntime_library()).encode())
     for name, value in options.items():

@@ -1,4 +1,4 @@
-"""Checks a report as a reader sees it in a browser, with windows of the widths of phones and screens, and with axe-core.
+"""Checks a report page in a browser, in windows that are as wide as phones and screens, and with axe-core.
 
 python tests/support/check_report_page.py demo/report.html --pictures build/report-pages
 
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 
 AXE = Path(__file__).parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
-# Finds the elements that reach out of the window, except those in a box that scrolls by itself.
+# Finds the elements that extend beyond the window, except elements in a box that scrolls by itself.
 _OVERHANG = """[...document.querySelectorAll('body *')].filter(part => {
   const box = part.getBoundingClientRect();
   return box.width && (box.right > innerWidth + 1 || box.left < -1) && !part.closest('.scroll, .skip, .unseen');
@@ -50,9 +50,9 @@ def main() -> int:
 
 
 def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> list[str]:
-    """Open a page in a window of this width, and return all faults of the page, one line each.
+    """Open a page in a window of the given width, and return all of the page's faults, one line each.
 
-    Includes the findings of axe-core if it is installed.
+    If axe-core is installed, the faults include its findings.
     """
     address = path.resolve().as_uri()
     page = show(browser, address, width, dark=dark)
@@ -62,7 +62,10 @@ def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> lis
 
 
 def faults_of(page: Page, width: int) -> list[str]:
-    """Return the faults of the open page: parts wider than the window, and the findings of axe-core if it is installed."""
+    """Return the faults of the open page: parts that are wider than the window, and axe-core's findings.
+
+    axe-core runs only if it is installed.
+    """
     faults = []
     size = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     if size[0] > size[1] or size[1] != width:
@@ -77,7 +80,7 @@ def faults_of(page: Page, width: int) -> list[str]:
 
 
 def state(page: Page) -> dict[str, Any]:
-    """Return what the page shows for the current position of the slider, by name."""
+    """Return the values that the page shows for the slider's current position, by name."""
     found: dict[str, Any] = page.evaluate("""({
       value: document.getElementById('ratio').value,
       spoken: document.getElementById('ratio').getAttribute('aria-valuetext'),

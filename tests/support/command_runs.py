@@ -1,4 +1,7 @@
-"""Runs of the program `vmoe` inside the test's own process. This module is a pytest plugin with fixtures for any test."""
+"""Runs the program `vmoe` inside the test's own process.
+
+This module is a pytest plugin whose fixtures any test can use.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ Refuse = Callable[..., str]
 
 @dataclass(frozen=True)
 class Vmoe:
-    """Runs the program `vmoe`, and returns what the program prints."""
+    """A class that runs the program `vmoe` and returns the text that the program prints."""
 
     capture: pytest.CaptureFixture[str]
 
@@ -78,17 +81,23 @@ def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
-    """Write arrays, such as `images` and `labels`, to an npz file, and return its path."""
+    """Write arrays, such as `images` and `labels`, to an npz file, and return the file's path."""
     np.savez(path, **arrays)
     return path
 
 
 def noise(path: Path, count: int = 8) -> Path:
-    """Write an npz file with images of noise and labels, which fit any bundle from `kept_bundle`. Return its path."""
+    """Write an npz file with noise images and their labels, and return the file's path.
+
+    The images and labels fit any bundle from `kept_bundle`.
+    """
     images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return npz(path, images=images, labels=np.arange(count) % 7)
 
 
 def kept_bundle(kind: str) -> Path:
-    """Return the bundle of this kind from tests/data. If there are several, return the one in the newest format."""
+    """Return the bundle of the given kind from tests/data.
+
+    If there are several, return the one in the newest format.
+    """
     return max(BUNDLES.glob(f"v*-{kind}"))

@@ -1,4 +1,4 @@
-"""The cases of the test vectors: routing cases, and one-node models with their options."""
+"""The cases for the test vectors: routing cases, and one-node models with their options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-44, -1e-4
 
 @dataclass(frozen=True)
 class RoutingCase:
-    """A call of an op: its `inputs` by name, and its `settings` as integers."""
+    """A call of an op, with `inputs` by name and with integer `settings`."""
 
     name: str
     what: str
@@ -60,8 +60,8 @@ def numbers(name: str, *shape: int) -> np.ndarray:
 def gates(name: str, groups: int, tokens: int, experts: int, kind: str = "") -> np.ndarray:
     """Return random float64 gates[G,S,E].
 
-    By default, the gates of each token sum to 1. The kind "ties" rounds the gates to eighths. The kind "special" replaces
-    about half of them by special values such as NaN.
+    By default, the gates of each token sum to 1. The kind "ties" rounds the gates to multiples of 1/8. The kind "special"
+    replaces about half of the gates with special values such as NaN.
     """
     rng = _rng(name)
     shares = rng.integers(1, 4096, (groups, tokens, experts))
@@ -76,7 +76,7 @@ def _rng(name: str) -> np.random.Generator:
 
 
 def routing_cases() -> Iterator[RoutingCase]:
-    """Return the cases of the tables in this module."""
+    """Yield the cases that the tables in this module list."""
     for model, (names, table) in _TABLES.items():
         for line in table.strip().splitlines():
             name, given, settings, what = (part.strip() for part in line.split("|"))
@@ -117,8 +117,8 @@ def _array(name: str, given: str, make: Any) -> np.ndarray:
     return make(name, *map(int, shape.split("x")), *kind)
 
 
-# Columns: name | shape G x S x E and kind of gates, or the rows of one group of gates | settings (if max_experts is 0, there
-# is no limit) | behaviour that the case tests
+# Columns: name | shape G x S x E and kind of the gates, or the rows of one group's gates | settings (0 as max_experts means
+# no limit) | behaviour that the case tests
 _TOP_K = """
 one_token | 1x1x4 | 1 2 1 0 0 | A group of one token.
 one_expert | 1x7x1 | 3 1 1 0 0 | One expert, without a slot for most tokens.
@@ -198,8 +198,8 @@ _TABLES = {
 }
 _INPUTS = {"capacity k bpr pool max_experts": _gates_of, "capacity": _gates_of, "": _soft_of, "merge": _merge_of}
 
-# By op and by the end of the case's name: what differs from the defaults, which can be sizes, element types (W, T), optional
-# inputs and attributes.
+# Differences from the defaults, by op and by the end of the case's name. They can be sizes, element types (W, T), optional
+# inputs, and attributes.
 _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeGates": {"": {}},
     "VmoeRoute": {"": {}, "_policies": {"given": WITH_POLICIES}},

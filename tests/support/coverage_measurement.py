@@ -1,4 +1,7 @@
-"""Measures which lines and branches of the product the tests reach. Each test process measures itself with coverage.py."""
+"""Measures which lines and branches of the product the tests run.
+
+Each test process uses coverage.py to measure itself.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if FILE:
 
 
 def write() -> None:
-    """Write the measurement to its file, at the end of a test process."""
+    """Write the measurement to its file when a test process ends."""
     if measurement:
         measurement.stop()
         measurement.save()

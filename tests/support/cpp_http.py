@@ -22,18 +22,22 @@ _HEADERS = {
 
 
 def program(sanitizers: str = "") -> Path:
-    """Build the HTTP service against the SDK, and return its path; skip if this machine lacks a header that it needs."""
+    """Build the HTTP service against the SDK, and return the path of its program.
+
+    If this machine lacks a required header, skip the test.
+    """
     for header, package in _HEADERS.items():
         if not any(Path(folder, header).is_file() for folder in ("/usr/include", "/usr/local/include")):
             pytest.skip(f"{header} is not installed (Debian package {package})")
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     if sanitizers:
-        # With a sanitizer, the compiler gives false warnings, so no warning flags are set.
+        # If a sanitizer is on, the compiler gives false warnings, so no warning flags are set.
         flags = f"-g1 -O0 -fsanitize={sanitizers}"
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
     elif not os.environ.get("VMOE_TEST_SANITIZED"):
-        # Compile all sources as one file without optimization, which takes a quarter of the time. Without the last flag, the
-        # compiler would warn of coroutines in an included file, because their variables have types from unnamed namespaces.
+        # Compile all sources as one file without optimization, because this takes only a quarter of the time. Without the
+        # last flag, the compiler would warn about coroutines in an included file, because their variables have types from
+        # unnamed namespaces.
         flags = "-O0 -Wall -Wextra -Werror -Wno-subobject-linkage"
         options = ["-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0", f"-DCMAKE_CXX_FLAGS={flags}"]
     return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"
@@ -44,7 +48,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 class CppServer(HttpClient):
-    """The service, running in its own process at a port that it chooses."""
+    """The service, which runs in its own process and chooses its port itself."""
 
     def __init__(self, built: Path, bundle: Path, *options: str, **variables: str) -> None:
         self.process = started([built, bundle, "--port", "0", *options], **environment(**variables))
@@ -54,7 +58,7 @@ class CppServer(HttpClient):
         super().__init__(int(self.said.rpartition(":")[2].partition("/")[0]))
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Send signal `number`. Return the exit code, and any unexpected lines on standard error."""
+        """Send the service a signal. Return its exit code and any unexpected lines on its standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, unexpected(errors)

@@ -1,6 +1,7 @@
-"""Runs models with the op library in another process, which can use another CPU path or ONNX Runtime, and may crash.
+"""Runs models with the op library in another process.
 
-Run as a program, this file is that other process. The process needs only numpy and onnxruntime.
+The other process can use another CPU path or another ONNX Runtime, and may crash. It runs this file as a program, and needs
+only numpy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _CALLS, _RESULTS = "calls.pickle", "results.pickle"
 class Call:
     """A call of a model.
 
-    The model is the path of an ONNX file or the bytes of one. `feeds` are the arrays by input name. `outputs` names the
-    outputs to compute, or is None for all.
+    The model is the path of an ONNX file or the content of an ONNX file as bytes. `feeds` maps input names to arrays.
+    `outputs` lists the outputs to compute, or is None for all outputs.
     """
 
     model: Path | bytes
@@ -41,9 +42,10 @@ class Call:
 
 
 def supported_paths(library: Path | None = None) -> tuple[str, ...]:
-    """Return the CPU paths that an op library finds on this machine, the best first.
+    """Return the CPU paths that an op library finds on this machine, the best path first.
 
-    `library` is the installed op library by default. It uses the first path unless VMOE_CPU_PATH names another path.
+    By default, `library` is the installed op library. The library uses the first path unless VMOE_CPU_PATH specifies another
+    one.
     """
     return _supported(library or _library())
 
@@ -63,7 +65,7 @@ def refusal(library: Path, path: str | None = None, packages: Path | None = None
 
 
 def need_op_library() -> None:
-    """Skip the test module that is being imported if this installation has no op library."""
+    """If this installation has no op library, skip the test module that is being imported."""
     import pytest
 
     from vmoe_runtime.op_library import find_library
@@ -80,14 +82,16 @@ def run_calls(
     threads: int = 2,
     library: Path | None = None,
 ) -> list[Outputs | str]:
-    """Return, for each call in order, its outputs or its error message. All calls of a model share a session.
+    """Return the outputs or the error message of each call, in the order of `calls`.
+
+    All calls of a model share an ONNX Runtime session.
 
     Args:
         calls: the calls to run.
         path: the value of VMOE_CPU_PATH, or None to let the op library choose the CPU path.
-        packages: a folder with another onnxruntime, or None for the onnxruntime of this environment.
+        packages: a folder with another onnxruntime, or None to use this environment's onnxruntime.
         threads: intra-op threads.
-        library: the op library, or None for the installed one.
+        library: the op library, or None to use the installed one.
 
     Raises:
         RuntimeError: the process crashed; the message gives the number of the call.
@@ -118,7 +122,7 @@ def run_calls(
 
 
 def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
-    """Return the results of `run_calls`, and fail if one of them is an error message."""
+    """Return the results from `run_calls`. If one of the results is an error message, fail."""
     failed = [result for result in results if isinstance(result, str)]
     if failed:
         raise AssertionError(f"{len(failed)} of {len(results)} calls failed: {failed[0]}")
@@ -126,7 +130,7 @@ def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
 
 
 def _unpickled(path: Path) -> Iterator[Any]:
-    """Read consecutive pickled objects from a file; stop at the end or at an incomplete object."""
+    """Yield the pickled objects in a file one after another. Stop at the end or at an incomplete object."""
     with path.open("rb") as stream, contextlib.suppress(EOFError, pickle.UnpicklingError):
         while True:
             yield pickle.load(stream)
@@ -156,7 +160,7 @@ def _python(arguments: list[str], path: str | None, packages: Path | None) -> st
 
 
 class _Runner:
-    """A process that runs the calls of one folder after another. It ends when this object is deleted."""
+    """A process that runs the calls in one folder after another. It ends when this object is deleted."""
 
     def __init__(self, path: str | None, packages: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with this object)
@@ -183,7 +187,10 @@ class _Runner:
 
 @functools.lru_cache(maxsize=8)
 def _runner(path: str | None, packages: Path | None) -> _Runner:
-    """Return the process for this CPU path and onnxruntime. It is reused, because its start takes longer than most calls."""
+    """Return the process for this CPU path and onnxruntime.
+
+    The process is reused, because starting one takes longer than most calls.
+    """
     return _Runner(path, packages)
 
 
@@ -203,7 +210,7 @@ def _run_in_this_process(folder: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = plan["threads"]
-    # By default, threads spin while they wait for work, which would take twenty times as long as most calls themselves.
+    # By default, threads spin while they wait for work. Spinning would take twenty times as long as most calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.register_custom_ops_library(plan["library"])
 

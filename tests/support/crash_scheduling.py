@@ -1,8 +1,9 @@
 """A pytest plugin that assigns whole modules to processes, and continues after a test has crashed its process.
 
-With `--dist loadgroup`, modules that share an `xdist_group` run one after another in one process; every other module is
-assigned by itself. A test that crashes its process fails once, and the tests after it run in another process. pytest-xdist
-alone would run the crashing test again in each new process, and would fail if two processes were replaced at the same time.
+With `--dist loadgroup`, modules that share an `xdist_group` run one after another in one process. Every other module is
+assigned by itself. A test that crashes its process fails once, and the remaining tests run in another process. Without this
+plugin, pytest-xdist would run the crashing test again in each new process, and would fail if two processes were replaced at
+the same time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return scope.partition("::")[0]
 
         def remove_node(self, node: Any) -> str | None:
-            """Remove a process that has ended. If it crashed, return the test that it was running."""
+            """Remove a process that has ended. If the process crashed, return the test that it was running."""
             crashed, workload = None, self.assigned_work[node]
             for file, tests in list(workload.items()):
                 unfinished = [test for test, finished in tests.items() if not finished]
@@ -43,7 +44,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def schedule(self) -> None:
             """Assign two files to each process that has collected its tests.
 
-            One file is not enough, because a process does not run its last test before it gets further ones.
+            One file is not enough, because a process doesn't run its last test until it receives more tests.
             """
             with self._ready_nodes():
                 super().schedule()

@@ -1,4 +1,4 @@
-"""Makes checkpoints and bundles with one fault each, and checks the errors that they cause."""
+"""Functions that make checkpoints and bundles with one fault each, and check the resulting errors."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def refusal(error: type[Exception], *names: str) -> Iterator[None]:
 
 
 def put(path: str, value: Any) -> Edit:
-    """Return an edit that sets the field at `path` in nested mappings and lists, as in `put("profiles/0/k", 9)`.
+    """Return an edit that sets the field at `path` in nested mappings and lists.
 
-    The value `...` removes the field.
+    For example, `put("profiles/0/k", 9)`. If `value` is `...`, the edit removes the field.
     """
 
     def edit(content: Any) -> None:
@@ -69,7 +69,7 @@ def drop(path: str) -> Edit:
 
 
 def read_tensors(path: Path = SPARSE) -> Tensors:
-    """Return copies of a checkpoint's tensors. The default checkpoint is the golden one with experts."""
+    """Return copies of a checkpoint's tensors. The default is the golden checkpoint with experts."""
     with open_checkpoint(path) as checkpoint:
         return dict(checkpoint)
 
@@ -86,7 +86,7 @@ def assert_holds(path: Path, format: str, expected: Mapping[str, np.ndarray]) ->
 
 
 def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:
-    """Write the tensors as an official checkpoint named `ckpt`, and return its path."""
+    """Write the tensors as an official checkpoint named `ckpt`, and return the path of the checkpoint."""
     write_checkpoint(folder / "ckpt", nest(tensors))
     return folder / "ckpt"
 
@@ -102,9 +102,9 @@ def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -
 def array_entry(
     shape: Any, dtype: Any = "float32", slices: Any = None, shards: Any = None, code: int = INDEX_INFO
 ) -> msgpack.ExtType:
-    """Return the entry of an array in the index of an official checkpoint.
+    """Return an array's entry in the index of an official checkpoint.
 
-    Each of `slices` gives (start, stop) for each dimension. By default, one slice covers the whole array.
+    Each item of `slices` contains a (start, stop) pair for each dimension. By default, one slice covers the whole array.
     """
     slices = [[(0, extent) for extent in shape]] if slices is None else slices
     boxes = [msgpack.packb([msgpack.packb((*bounds, None)) for bounds in box]) for box in slices]
@@ -114,16 +114,20 @@ def array_entry(
 
 
 def chunk(values: int = 48, dtype: str = "float32", data: bytes | None = None, start: int = 0, stop: int = 48) -> list[Any]:
-    """Return a chunk of a 1-D array in the form in which a shard stores it. By default, it is the whole of a float32[48]."""
+    """Return a chunk of a 1-D array in the form in which a shard stores it.
+
+    By default, the chunk is a whole float32[48] array.
+    """
     body = msgpack.packb(((values,), dtype, b"\0" * 4 * values if data is None else data))
     box = msgpack.packb([msgpack.packb((start, stop, None))])
     return [[msgpack.ExtType(NDARRAY, body)], msgpack.ExtType(ND_SLICE, box)]
 
 
 def edited_shard(folder: Path, edit: Edit) -> Path:
-    """Write the dense golden checkpoint as `ckpt`, and apply `edit` to the map in its only shard. Return the path of `ckpt`.
+    """Write the dense golden checkpoint as `ckpt`, and apply `edit` to the map in its only shard.
 
-    Key "0" of the map contains the chunks of the first array, Encoder/encoder_norm/bias, which is a float32[48].
+    Return the path of `ckpt`. The map's key "0" contains the chunks of the first array, Encoder/encoder_norm/bias, which is
+    a float32[48].
     """
     prefix = copied_checkpoint(folder, DENSE)
     shard = folder / "ckpt.data-00000-of-00001"
@@ -134,9 +138,10 @@ def edited_shard(folder: Path, edit: Edit) -> Path:
 
 
 def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
-    """Write a checkpoint `ckpt` with an empty shard. Its index has one array, `embedding/kernel`, with the entry `leaf`.
+    """Write a checkpoint `ckpt` with an empty shard, and return its path.
 
-    `fields` replace or extend the fields of the index.
+    The checkpoint's index has one array, `embedding/kernel`, with the entry `leaf`. `fields` replace or extend the fields of
+    the index.
     """
     index = {"shard_count": 1, "index": {"embedding": {"kernel": leaf}}, "version": "20220622", **fields}
     (folder / "ckpt.index").write_bytes(msgpack.packb(index))
@@ -161,14 +166,14 @@ def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: M
 
 
 def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> bytes:
-    """Return the bytes of a bundle's graph after `edit` has been applied to its ModelProto."""
+    """Apply `edit` to the ModelProto of a bundle's graph, and return the bytes of the edited graph."""
     model = onnx.load(bundle / name, load_external_data=False)
     edit(model)
     return model.SerializeToString()
 
 
 def with_nan_weights(bundle: Path, target: Path) -> Path:
-    """Copy a bundle, and set the bias of the head to NaN in the copy."""
+    """Copy a bundle, and set the head's bias to NaN in the copy."""
     data = (bundle / "weights.safetensors").read_bytes()
     bias = safetensors.numpy.load(data)["head/bias"]
     assert data.count(bias.tobytes()) == 1

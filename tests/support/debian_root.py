@@ -1,4 +1,4 @@
-"""A root folder with a freshly installed Debian of the same release as this machine's."""
+"""A root folder with a newly installed Debian, whose release is the same as this machine's."""
 
 from __future__ import annotations
 

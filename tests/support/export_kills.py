@@ -2,8 +2,8 @@
 
     python tests/support/export_kills.py --kills 170 --signals 60
 
-prints one line for each fault and then a summary as JSON. The exit code is 1 if there was a fault. This process exports once
-and then forks for each further export, so that no kill happens during imports.
+The program prints one line for each fault and then a summary as JSON. If there was a fault, the exit code is 1. This process
+exports once and then forks for each further export, so that no export is killed while it imports modules.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Exports:
 
     Args:
         folder: an empty folder.
-        seed: random seed for the moments of the kills and signals.
+        seed: random seed that determines when exports are killed or get a signal.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -101,7 +101,11 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Remove the file for standard error, and the bundle that becomes the target of each run that overwrites one."""
+        """Remove two files of this object.
+
+        They are the file for standard error, and the bundle that is copied to the target before an export that overwrites
+        it.
+        """
         shutil.rmtree(self._beside)
 
     def _begin_with_bundle(self, run: int) -> bool:
@@ -143,7 +147,10 @@ class Exports:
 
     @staticmethod
     def _wait(pid: int) -> int:
-        """Wait for a process to end. Return its exit code, or the negative number of the signal that ended it."""
+        """Wait for a process to end, and return its exit code.
+
+        If a signal ended the process, return the negative signal number.
+        """
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _check_target(self, name: str, must_be_there: bool) -> None:
@@ -160,7 +167,7 @@ class Exports:
             self._fail(f"{name}: the target is {'a strange bundle' if identity else 'away'}")
 
     def _sweep(self, after: str) -> None:
-        """Export again, and check that no files of the earlier exports are left."""
+        """Export again, and check that this export leaves no files from the earlier exports."""
         if self._wait(self._start(OPTIONS[0], force=True)) != 0:
             self._fail(f"the export after {after} fails: {self._errors.read_text()}")
         if left := self._left():
@@ -169,7 +176,7 @@ class Exports:
     def _left(self) -> list[str]:
         """Return the paths, other than the target, that exports left in the folder.
 
-        Empty folders are ignored, because a signal that arrives early may leave one.
+        Empty folders are ignored, because an export may leave one if a signal arrives early.
         """
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".") and any(path.iterdir())]
 
@@ -178,7 +185,10 @@ class Exports:
 
 
 def run(kills: int, signals: int, seed: int) -> Report:
-    """Do all kills and signals in a temporary folder. This forks, so the calling process must not have other threads."""
+    """Kill and interrupt exports in a temporary folder.
+
+    This function forks, so the calling process must not have other threads.
+    """
     with tempfile.TemporaryDirectory(prefix="export-kills-") as folder:
         exports = Exports(Path(folder), seed)
         try:

@@ -13,13 +13,13 @@ from vmoe_export.export_plan import ExportPlan, plan_export
 
 
 def planned(checkpoint: Path, **options: Any) -> ExportPlan:
-    """Return the plan of an export with these options."""
+    """Return the plan for an export with the given options."""
     with open_checkpoint(checkpoint) as opened:
         return plan_export(opened, ExportOptions(**options))
 
 
 def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """Write a safetensors file of zeros with tensors of these shapes.
+    """Write a safetensors file that contains tensors of the given shapes, filled with zeros.
 
     The file is sparse, so it takes almost no space on the disk.
     """

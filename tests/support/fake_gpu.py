@@ -1,6 +1,7 @@
 """Fakes for machines without a GPU.
 
-They are a driver that reports whatever GPU a test wants, and a CUDA op library that reports whatever build a test wants.
+One fake is a driver that reports any GPU that a test specifies. The other one is a CUDA op library that reports any build
+that a test specifies.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ int vmoe_cuda_version(void) { return VERSION; }
 
 
 def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
-    """Build a libcuda.so.1 that reports this CUDA version, and one GPU with this compute capability. Return its path.
+    """Build a libcuda.so.1 that reports one GPU, and return the library's path.
 
-    `more` is C source of further functions.
+    The library reports the given CUDA version and compute capability. `more` is C source code of further functions.
     """
     major, minor = capability.split(".")
     version = cuda[0] * 1000 + cuda[1] * 10
@@ -39,7 +40,10 @@ def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "")
 
 
 def op_library(folder: Path, architectures: str, cuda: int) -> Path:
-    """Build a library without ops that reports its architectures and CUDA version as the CUDA op library does."""
+    """Build a library without ops, and return its path.
+
+    The library reports its architectures and CUDA version in the same way as the CUDA op library.
+    """
     folder = folder / f"{architectures.replace(' ', '_')}-{cuda}"
     return compiled(
         folder / "libvmoe_onnxruntime_cuda.so", _LIBRARY, {"VERSION": cuda, "ARCHITECTURES": f'"{architectures}"'}
@@ -47,7 +51,7 @@ def op_library(folder: Path, architectures: str, cuda: int) -> Path:
 
 
 def compiled(library: Path, source: str, defined: dict[str, object]) -> Path:
-    """Build a library from C source with the macros `defined`, and return its path."""
+    """Compile C source to a library, with the macros `defined`, and return the library's path."""
     library.parent.mkdir(parents=True, exist_ok=True)
     file = library.with_suffix(".c")
     file.write_text(source)

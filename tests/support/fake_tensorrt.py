@@ -1,7 +1,7 @@
-"""Fakes of the parts of `tensorrt` and `cuda.bindings.runtime` that the product uses, for tests without a GPU.
+"""Fakes of those parts of `tensorrt` and `cuda.bindings.runtime` that the product uses, for tests without a GPU.
 
-A fake engine stores the name of the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. Host
-memory serves as the GPU's memory. Work on a stream is done only when the stream is synchronized, which a GPU may do too.
+A fake engine stores the name of the graph from which it was built, and runs that graph in ONNX Runtime on the CPU. Host
+memory serves as GPU memory. Work on a stream is delayed until the stream is synchronized. A real GPU may delay work too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FakeCuda(ModuleType):
 
     Attributes:
         device, pinned: the allocated buffers of device memory and of pinned host memory, by address.
-        refuses: name of the allocation function that must fail for lack of memory; empty if none must.
+        refuses: name of the allocation function that must fail for lack of memory; empty if no function must fail.
     """
 
     cudaMemcpyKind, cudaError_t, cudaStreamNonBlocking = _CopyKind, _Error, 1
@@ -117,9 +117,9 @@ class FakeTensorRt(ModuleType):
 
     Attributes:
         cuda: the fake of CUDA's runtime.
-        gpu: the GPU that the driver reports, or an exception that is raised instead.
-        error: number that engines built from now on add to each float output; None makes building fail.
-        wrong_batch: the only batch size whose outputs are wrong, by one; None if there is none.
+        gpu: the GPU that the driver reports, or an exception that is raised instead of a report.
+        error: a number that is added to each float output of every engine built from now on. If it is None, building fails.
+        wrong_batch: the only batch size for which outputs are wrong, by one; None if no outputs are wrong.
         built: the options of each build so far.
         contexts: number of execution contexts made so far.
     """
@@ -267,7 +267,10 @@ class _Context:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    """Replace `tensorrt` and CUDA's runtime by the fakes for one test, and make the driver report the fake's GPU."""
+    """For one test, replace `tensorrt` and CUDA's runtime with the fakes.
+
+    The driver then reports the GPU that the fake specifies.
+    """
     fake = FakeTensorRt()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     for name in ("cuda", "cuda.bindings"):
@@ -275,7 +278,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
     sys.modules["cuda.bindings"].runtime = fake.cuda  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake.cuda)
     monkeypatch.setattr(nvidia_gpu, "find_gpu", fake.find_gpu)
-    for name in _PRODUCT:  # import these modules again with the fakes, and remove them after the test
+    for name in _PRODUCT:  # import these modules again so that they use the fakes, and remove them after the test
         package, _, attribute = name.rpartition(".")
         owner = import_module(package)
         monkeypatch.setitem(sys.modules, name, fake)

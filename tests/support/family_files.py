@@ -1,4 +1,7 @@
-"""Checkpoints of ViTs of other libraries, written from `tests/data/families.json`, and the outputs of those libraries."""
+"""Checkpoints of other libraries' ViTs, and the outputs of these libraries.
+
+The checkpoints are written from `tests/data/families.json`.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,15 @@ class Family:
     """One model of `tests/data/make_families.py`."""
 
     name: str
-    made_by: str  # a class of transformers, an architecture of timm, or "CLIP-MoE"
+    made_by: str  # a transformers class, a timm architecture, or "CLIP-MoE"
     seed: int
     output: str  # logits, pooler_output, image_embeds or pre_logits
-    size: tuple[int, int]  # height and width of its pictures
+    size: tuple[int, int]  # height and width of the model's pictures
     other_size: tuple[int, int]
-    config: dict[str, Any]  # config.json; empty if there is none
+    config: dict[str, Any]  # content of config.json; empty if there is no such file
     shapes: dict[str, list[int]]  # of its tensors
-    preprocessor_config: dict[str, Any] | None = None  # preprocessor_config.json, which timm doesn't write
-    arguments: dict[str, Any] | None = None  # arguments of CLIP-MoE's code, which writes no config
+    preprocessor_config: dict[str, Any] | None = None  # content of preprocessor_config.json, which timm doesn't write
+    arguments: dict[str, Any] | None = None  # arguments for CLIP-MoE's code, which writes no config
 
     @property
     def tensors(self) -> Tensors:
@@ -48,7 +51,7 @@ class Family:
         return _arrays()[f"{self.name}/{size}/{dtype}"]
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
-        """Write the files that the library saves into `folder`, and return `folder`."""
+        """Write the files that the library would save into `folder`, and return `folder`."""
         write_files(folder, self.config or None, self.tensors, layout)
         if self.preprocessor_config is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocessor_config))
@@ -58,11 +61,11 @@ class Family:
 def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, layout: Layout = "safetensors") -> None:
     """Write the tensors into a folder. If `config` is not None, also write it as config.json.
 
-    The tensors are in one of these layouts:
+    `layout` selects one of these layouts for the tensors:
 
-    - model.safetensors, or pytorch_model.bin as `torch.save` writes a state dict
-    - two files of one of these formats, and their index
-    - checkpoint.pth, in the layout of timm's training: under "model", with the names from DistributedDataParallel
+    - model.safetensors, or pytorch_model.bin in the form in which `torch.save` writes a state dict
+    - two files in one of these formats, and their index
+    - checkpoint.pth, in the layout that timm's training writes: under "model", with the names from DistributedDataParallel
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:

@@ -1,7 +1,7 @@
-"""Checkpoints that resemble ones that the exporter reads, but are damaged or belong to a model that it can't read.
+"""Checkpoints that resemble readable ones, but are damaged or belong to a model that the exporter can't read.
 
-Each is a good checkpoint of `family_files` with a change. The exporter must refuse it with an error message of one
-sentence.
+Each one is a good checkpoint from `family_files` with a change. The exporter must refuse it with an error message that is
+one sentence.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Change = Callable[[dict[str, Any], Tensors], object]
 
 @dataclass(frozen=True)
 class Lookalike:
-    """A checkpoint that the exporter must refuse: the good checkpoint `base` with changes.
+    """A checkpoint that the exporter must refuse. It is the good checkpoint `base` with changes.
 
-    `changes` alter the config and the tensors before they are written; `damage` alters the written files.
+    `changes` alter the config and the tensors before they are written. `damage` alters the written files.
     """
 
     name: str
     base: str
-    words: str  # names of the tensors, fields or files at fault, at least one of which must be in the error message
+    words: str  # tensors, fields or files at fault; the error message must contain at least one of these names
     changes: tuple[Change, ...] = ()
     layout: Layout = "safetensors"
     damage: Callable[[Path], object] = lambda folder: folder
@@ -49,9 +49,9 @@ class Lookalike:
 
 
 def rename(pattern: str, replacement: str | None) -> Change:
-    """Return a change that renames all tensors whose names match `pattern`.
+    """Return a change that renames all tensors whose names match `pattern`. At least one name must match.
 
-    If `replacement` is None, the change removes these tensors instead. At least one name must match.
+    If `replacement` is None, the change removes these tensors and doesn't rename any.
     """
 
     def change(_config: dict[str, Any], tensors: Tensors) -> None:
@@ -96,7 +96,10 @@ def pickle_a_command(file: str) -> Callable[[Path], object]:
 
 
 def name_parts(old: str, new: str) -> Callable[[Path], object]:
-    """Return a change that replaces `old` by `new` in the file names in the index. The files themselves keep their names."""
+    """Return a change that replaces `old` with `new` in the index's file names.
+
+    The files themselves keep their names.
+    """
 
     def change(folder: Path) -> None:
         (index,) = folder.glob("*.index.json")
@@ -107,7 +110,7 @@ def name_parts(old: str, new: str) -> Callable[[Path], object]:
 
 
 def move_a_part(folder: Path) -> None:
-    """Move one of a checkpoint's two weight files to the parent folder, and change its path in the index accordingly."""
+    """Move one of a checkpoint's two weight files to the parent folder, and update the file's path in the index."""
     (part,) = folder.glob("*-00002-of-00002.*")
     part.rename(folder.parent / part.name)
     name_parts(part.name, f"../{part.name}")(folder)

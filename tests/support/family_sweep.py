@@ -1,10 +1,10 @@
-"""Exports models of transformers, timm and open_clip in hundreds of configurations, and compares each with its library.
+"""Exports hundreds of transformers, timm and open_clip models, and compares each one with its library.
 
     $ pip install transformers timm open_clip_torch
     $ PYTHONPATH=tests/support python tests/support/family_sweep.py [--only WORD] [--every N]
 
-Each model has few blocks and random weights. The exporter must refuse the model, or the outputs of its bundle must differ
-from the library's by at most 5e-5 of the largest of the library's outputs.
+Each model has a different configuration, few blocks and random weights. The exporter must either refuse the model or write a
+bundle whose outputs are close to the library's. The difference may be at most 5e-5 of the library's largest output.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ NONE = ((0.0,) * 3, (1.0,) * 3)
 
 @dataclass
 class Made:
-    """A saved model, with what is needed to export it and to compare it with its library.
+    """A saved model, with everything that is needed to export it and to compare it with its library.
 
-    `library` computes the library's outputs from pixel values; `size`, `channels` and `colours` describe the images that it
-    takes. `options` are the options of the export. `answers` are values for further options, which the exporter may demand.
+    `library` computes the library's outputs from pixel values. `size`, `channels` and `colours` describe the images that the
+    model takes. `options` are the export's options. `answers` are values for further options, which the exporter may
+    require.
     """
 
     library: Callable[[torch.Tensor], Any]
@@ -59,7 +60,10 @@ Make = Callable[[Path], Made]
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    """Give a model random weights of the magnitude of trained ones. If the model's device is "meta", move it to the CPU."""
+    """Give a model random weights whose magnitude is typical of trained weights.
+
+    If the model's device is "meta", move the model to the CPU.
+    """
     torch.manual_seed(0)
     if any(value.is_meta for value in model.parameters()):
         model = model.to_empty(device="cpu")
@@ -83,8 +87,8 @@ def verdict(make: Make) -> tuple[str, str]:
             pixels = np.random.default_rng(0).uniform(0, 1, (2, *made.size, made.channels)).astype(np.float32)
             mean, std = (np.array(each[: made.channels]) for each in made.colours)
             output = made.library(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2)).double())
-            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip may return a tuple
-        except Exception as error:  # the library may raise anything
+            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip models may return a tuple
+        except Exception as error:  # the library may raise any exception
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
             bundle = answered(folder, Path(name) / "model.vmoe", made)
@@ -101,9 +105,9 @@ def verdict(make: Make) -> tuple[str, str]:
 
 
 def answered(folder: Path, target: Path, made: Made) -> Path:
-    """Export a model, and return the path of the bundle.
+    """Export a model, and return the path of its bundle.
 
-    Whenever the exporter demands an option that is in `answers`, try again with that option.
+    Whenever the exporter requires an option for which `answers` has a value, try again with that option.
 
     Raises:
         VmoeError: the exporter refuses the model.
@@ -365,14 +369,14 @@ EVA: dict[str, dict[str, Any]] = {
 def timm_model(
     name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
 ) -> Made:
-    """Save a model of timm.
+    """Save a timm model.
 
-    If `options` is None, config.json is saved too; otherwise, the export gets these options instead. If `answers`, the
-    result contains values for the options that the exporter may demand.
+    If `options` is None, config.json is saved too. Otherwise, the export gets these options, and there is no config.json. If
+    `answers` is true, the result contains values for the options that the exporter may require.
     """
     import timm
 
-    # These models compute tables when they are made, which the meta device can't do.
+    # When these models are created, they compute tables, which is impossible on the meta device.
     computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)
     with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
@@ -392,9 +396,9 @@ def timm_model(
 
 
 def lookalike_cases() -> Iterator[tuple[str, Make]]:
-    """Yield models that are named like timm's ViTs, but most of which have different blocks.
+    """Yield models whose names resemble those of timm's ViTs. Most of them have different blocks.
 
-    Each model comes twice: with a config, and without a config but with answers to the options that the exporter demands.
+    Each model comes twice: with a config, and without a config but with answers for the options that the exporter requires.
     """
     import timm
 
@@ -412,7 +416,10 @@ def lookalike_cases() -> Iterator[tuple[str, Make]]:
 
 
 def meta_model(name: str, fields: dict[str, Any], left: str, folder: Path) -> Made:
-    """Save a timm DINOv3 under the tensor names of Meta's own files, without the tensors whose names match `left`."""
+    """Save a timm DINOv3 model under the tensor names in Meta's own files.
+
+    Tensors whose names match `left` are left out.
+    """
     import timm
 
     args = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 32, "global_pool": "token", "num_classes": 0}
@@ -517,9 +524,10 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
 
 
 def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] | None, folder: Path) -> Made:
-    """Save a model of open_clip in the form `save`.
+    """Save an open_clip model in the form `save`.
 
-    If `options` is None, open_clip_config.json is saved too; otherwise, the export gets these options instead.
+    If `options` is None, open_clip_config.json is saved too. Otherwise, the export gets these options and there is no
+    config.
     """
     import open_clip
     import timm

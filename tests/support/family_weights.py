@@ -1,6 +1,7 @@
-"""Makes the weights and pictures of the cases in `tests/data/families.json` from nothing but names, shapes and a seed.
+"""Makes the weights and pictures for the cases in `tests/data/families.json`.
 
-`tests/data/make_families.py` fills the original libraries' models with these weights, and tests write them to files again.
+They depend only on names, shapes and a seed. `tests/data/make_families.py` fills the original libraries' models with these
+weights. Tests write the same weights to files again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|(?<!
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
     """Return a random float32 tensor that depends only on its name, its shape and the seed.
 
-    Embeddings, and the features that patches get, are as small as in trained models, so that the epsilon of a norm matters.
+    The values of embeddings and patch features are as small as in trained models, so that the epsilon of a norm matters.
     """
     mean, deviation = mean_and_deviation(name, shape)
     return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
@@ -39,7 +40,7 @@ def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
 
 
 def mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
-    """Return the mean and the standard deviation for the random values of a tensor with this name and shape."""
+    """Return the mean and the standard deviation from which a tensor with this name and shape is drawn."""
     if name.endswith(("gamma", "lambda1")):
         return 0.5, 0.1
     if len(shape) == 4:

@@ -81,9 +81,9 @@ class Model:
 
 
 def models() -> Iterator[Model]:
-    """Yield models of every op, with every type of weights that the op has.
+    """Yield models for every op, with each type of weights that the op supports.
 
-    Weights are inputs or constants; settings are inputs or attributes.
+    Weights are either inputs or constants. Settings are either inputs or attributes.
     """
     for op in OPS.values():
         yield from _with_all_attributes(op)
@@ -119,7 +119,7 @@ def models() -> Iterator[Model]:
 def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
     """Return the inputs of an op that an exporter writes as constants.
 
-    Inputs that are in `RARE` are included only if `more` names them.
+    Inputs in `RARE` are included only if `more` contains their names.
     """
     usual = [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")]
     weights = [*usual, *(value for value in op.inputs if value.name in ("router", "mu") or "ln_" in value.name)]
@@ -168,7 +168,10 @@ def _extreme_attributes(op: Op) -> Iterator[Model]:
 
 
 def _wrong_weights(op: Op) -> Iterator[Model]:
-    """Yield models with missing or superfluous scales, mixed types of weights, or constants of contradictory shapes."""
+    """Yield models whose weights are wrong.
+
+    They have missing or superfluous scales, mixed types of weights, or constants whose shapes contradict each other.
+    """
     constants = weights_of(op)
     typed = [value for value in constants if value.type == "W"]
     for value, fixed in itertools.product(constants, (None, FIXED[0])):
@@ -210,10 +213,11 @@ class Port(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A model in a file, with its inputs and outputs by name and in order, and the sizes that its constants determine.
+    """A model in a file.
 
-    If there is an output "in_place", it must equal the first output. It comes from a copy of the node, in which the output
-    may overwrite the input.
+    It comes with the model's inputs and outputs by name and in order, and the sizes that its constants determine. If there
+    is an output "in_place", it must equal the first output. The output comes from a copy of the node that may overwrite its
+    input.
     """
 
     model: Model
@@ -267,9 +271,10 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """Return the node, other nodes around a copy of it, and descriptions of the copy's input and output.
+    """Return the node, a copy of it with other nodes around the copy, and two descriptions.
 
-    ONNX Runtime lets a node overwrite its input only if the input is another node's output and has a known shape.
+    The descriptions are those of the copy's input and output. ONNX Runtime lets a node overwrite its input only if the input
+    is another node's output and has a known shape.
     """
     x = op.inputs[0]
     again = onnx.NodeProto()

@@ -1,4 +1,7 @@
-"""The official model's recorded outputs (tests/data/golden), and graphs of its checkpoints that are compared with them."""
+"""The official model's recorded outputs (tests/data/golden), and the graphs that are compared with them.
+
+The graphs are exported from the official model's checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """A forward pass of the official model, with its recorded outputs."""
+    """A forward pass of the official model and its recorded outputs."""
 
     model: str
     raw: dict[str, Any]
@@ -57,7 +60,7 @@ class Case:
 
     @property
     def kind(self) -> RoutingKind | None:
-        """The routing kind, or None for a dense ViT."""
+        """The routing kind, or None if the model is a dense ViT."""
         return kind_of(self.model)
 
     @property
@@ -77,7 +80,7 @@ class Case:
     def logits(self) -> np.ndarray:
         """The official logits.
 
-        For the output "members", they are the logits of each member. For any other output of an ensemble, they are the
+        If the output is "members", these are the logits of each member. For any other output of an ensemble, they are the
         logarithms of the predicted probabilities.
         """
         stored = arrays(self.model)
@@ -95,7 +98,10 @@ class Case:
         return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
 
     def shares(self) -> list[np.ndarray]:
-        """Return two float32 arrays [G,S,E,P] for each layer of a Soft MoE: the dispatch shares and the combine shares."""
+        """Return the dispatch shares and the combine shares of each Soft MoE layer.
+
+        Each layer has two float32 arrays [G,S,E,P].
+        """
         stored = arrays(self.model)
         return [stored[layer[name]] for layer in self.raw["layers"].values() for name in ("dispatch", "combine")]
 
@@ -114,7 +120,7 @@ class Case:
         )
 
     def run(self, runner: str) -> Outputs:
-        """Run the case, and return the logits, then the outputs of each MoE layer.
+        """Run the case, and return the logits followed by the outputs of each MoE layer.
 
         A layer's outputs are in the order of `vmoe_runtime.routing_kinds.LAYER_OUTPUTS`.
         """
@@ -139,7 +145,10 @@ def cases() -> list[Case]:
 
 
 def ensemble_cases() -> list[Case]:
-    """Return each case of an ensemble (E3) twice: with the ensemble's prediction, and with the logits of its members."""
+    """Return each case for an ensemble (E3) twice.
+
+    One of the two has the ensemble's prediction as output, the other one the logits of the ensemble's members.
+    """
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
@@ -159,9 +168,9 @@ def kind_of(model: str) -> RoutingKind | None:
 
 
 def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
-    """Export the model, or another checkpoint with the model's config, for images of the model's size.
+    """Export a golden model for images of the model's size, and return the path of the bundle.
 
-    By default, the export is not validated. Returns the path of the bundle.
+    If `checkpoint` is given, it is exported with the model's config. By default, the export is not validated.
     """
     return export(model, path, checkpoint, **options).path
 
@@ -176,7 +185,7 @@ def export(model: str, path: Path, checkpoint: Path | None = None, **options: An
 def without_experts(model: str, path: Path) -> Path:
     """Write the model's checkpoint as a safetensors file, but with fewer experts in the last MoE layer.
 
-    The layer has one expert less. In an ensemble, it has one expert less per member.
+    The layer has one expert fewer. If the model is an ensemble, the layer has one expert fewer for each member.
     """
     tensors = read_tensors(FOLDER / model)
     last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
@@ -210,7 +219,7 @@ def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
     """Return a boolean array [G,S,E] that is true for the (token, expert) pairs that got a slot.
 
     Args:
-        slot: [G,S,K], the slot of each choice in official routing; -1 for a choice that got none.
+        slot: [G,S,K], the slot for each choice in official routing, or -1 if the choice got none.
         capacity: slots per expert and group.
         num_experts: E.
     """
@@ -220,8 +229,8 @@ def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
 def check(case: Case, outputs: Outputs) -> None:
     """Assert that logits, kept pairs, weights and shares agree with the official ones.
 
-    With a bfloat16 dispatcher, a difference of one float32 ulp can change how a value is rounded. The largest error may then
-    be larger, and therefore the mean error has its own limit.
+    With a bfloat16 dispatcher, a difference of one float32 ulp can change how a value is rounded. Therefore, a larger
+    maximum error is allowed for such a dispatcher, and the mean error has its own limit.
     """
     logits, *routes = outputs
     difference = np.abs(logits - case.logits)
@@ -248,7 +257,7 @@ def check(case: Case, outputs: Outputs) -> None:
 
 @functools.cache
 def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
-    """Return what is needed to run the graphs of a golden model.
+    """Return everything that is needed to run a golden model's graphs.
 
     Returns:
         A folder with both graphs and the weights, the torch model, the routing groups, and the weights' locations.
@@ -279,12 +288,18 @@ def exported_model(network: Vmoe) -> ExportedModel:
 
 
 def unmerged_outputs(model: ExportedModel) -> list[str]:
-    """Return the names of a MoE layer's outputs without the output of merging, which the official code doesn't have."""
+    """Return the names of a MoE layer's outputs, except the output of token merging.
+
+    The official code doesn't have that output.
+    """
     return [name for name in model.layer_outputs if name != TOKEN_OUTPUT]
 
 
 def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
-    """Run the numpy reference of validation from images to outputs, in the order of a graph's outputs."""
+    """Run the numpy reference that validation uses, from images to outputs.
+
+    The outputs are in the order of a graph's outputs.
+    """
     stream, routes, profile = Stream(feeds["image"]), list[np.ndarray](), _profile(feeds)
     names = unmerged_outputs(reference.model)
     for part in reference.model.parts:
@@ -295,7 +310,7 @@ def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Output
 
 
 def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
-    """Run the torch model; return its results in the order of a graph's outputs."""
+    """Run the torch model, and return its results in the order of a graph's outputs."""
     with torch.inference_mode():
         output, layers = network.logits_and_routing(torch.from_numpy(feeds["image"]), _profile(feeds))
     names = unmerged_outputs(exported_model(network))
@@ -303,7 +318,7 @@ def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
 
 
 def _profile(feeds: dict[str, np.ndarray]) -> Profile:
-    """Return the profile whose values are these inputs of a graph."""
+    """Return the profile whose values equal the given graph inputs."""
     numbers: dict[str, Any] = {name: int(feeds[name][0]) for name in SETTINGS if name != "capacity" and name in feeds}
     return Profile(**numbers, slots=tuple(int(slots) for slots in feeds.get("capacity", ())))
 

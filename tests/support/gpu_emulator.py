@@ -1,6 +1,6 @@
-"""A GPU emulator, which implements the interface of the kernels on the CPU.
+"""A GPU emulator that implements the kernels' interface on the CPU.
 
-With the emulator and a `HostDevice`, the GPU benchmark runs without a GPU. Such a run tests neither the kernels nor
+The GPU benchmark can use the emulator and a `HostDevice` to run without a GPU. Such a run tests neither the kernels nor
 `gpu/device.py`.
 """
 
@@ -28,8 +28,8 @@ def nvcc() -> Path:
 
 def build_emulator() -> Path:
     """Build the emulator's library."""
-    # nvcc calls g++ as its host compiler, so that g++ finds CUDA's headers. CUDA's runtime is not linked, because the
-    # emulator contains a runtime of its own.
+    # Call g++ through nvcc, so that g++ finds CUDA's headers. CUDA's runtime is not linked, because the emulator contains
+    # its own runtime.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     kernels = {"routing", "dispatch", "workspace"}

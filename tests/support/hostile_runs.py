@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 @dataclass
 class Report:
-    """The number of cases that ended in each way, and one line for each failure."""
+    """Counts of how cases ended, and one line for each failure."""
 
     endings: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -22,8 +22,9 @@ class Report:
 def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoReturn:
     """Parse the command line, call `run` with its arguments, and exit.
 
-    `paths` name the positional arguments. `options` gives the default of each option, which also determines the option's
-    type. Prints one line for each failure and a summary as JSON. The exit code is 1 if there was a failure.
+    `paths` are the names of the positional arguments. `options` contains the default of each option, which also determines
+    the option's type. The program prints one line for each failure and a summary as JSON. If there was a failure, the exit
+    code is 1.
     """
     parser = argparse.ArgumentParser()
     for name in paths:

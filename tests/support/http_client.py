@@ -1,4 +1,4 @@
-"""Requests to a served model over HTTP."""
+"""A client that sends requests to a served model over HTTP."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PATIENCE = 180
 
 
 def free_port() -> int:
-    """Return a free port of this machine."""
+    """Return a port that is free on this machine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
 
 
 def unexpected(errors: str) -> str:
-    """Return the unexpected lines of a server's standard error.
+    """Return the unexpected lines in a server's standard error.
 
-    A line is expected if it reports that a setting is left out because it was measured to be no faster.
+    A line is expected if it reports that a setting is left out because measurements showed that it was no faster.
     """
     return "".join(line for line in errors.splitlines(True) if "is left out: it takes no less time here" not in line)
 
@@ -58,10 +58,9 @@ def connected(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
-    """Run nginx until the block ends.
+    """Run nginx until the block ends. If nginx is not installed, skip the test.
 
-    `settings` is the content of the `http` section of nginx's configuration, which must make nginx listen at `port`. Skips
-    if nginx is not installed.
+    `settings` is the content of the `http` section in nginx's configuration. It must make nginx listen at `port`.
     """
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
@@ -81,9 +80,9 @@ def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
 
 
 class HttpClient:
-    """A client of a server on this machine.
+    """A client for a server on this machine.
 
-    Many threads can use it at once, because it opens a connection for each request.
+    Many threads can use the client at the same time, because it opens a connection for each request.
     """
 
     def __init__(self, port: int) -> None:
@@ -97,9 +96,9 @@ class HttpClient:
             return response.status, response.read(), response
 
     def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
-        """Send an `infer` request with binary tensors, as Triton's clients do.
+        """Send an `infer` request with binary tensors in the same form as Triton's clients.
 
-        Returns the status, the JSON and the binary data of the answer.
+        Return the response's status, JSON and binary data.
         """
         sent, text = infer_body(images, setting)
         header = {HEADER_LENGTH: str(text)}
@@ -113,8 +112,8 @@ class HttpClient:
 def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, levels: Sequence[str], requests: int) -> None:
     """Assert that many concurrent clients get the same bits from the server as the engine returns.
 
-    If a client requests a setting, the answer must have that setting; otherwise, it must have one of `levels`. Every fourth
-    request contains NaN and must get status 400.
+    If a client requests a setting, the response must have that setting. Otherwise, its setting must be in `levels`. Every
+    fourth request contains NaN and must get status 400.
     """
     images, settings = engine.batch(pixels), (None, "c0.3-k1", "c1.05-k2-vanilla")
 

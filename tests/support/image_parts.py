@@ -1,4 +1,4 @@
-"""Splits a call with many images into several calls that fit a processor's caches, which halves the time."""
+"""Splits a call with many images into several calls that fit into a processor's caches. This halves the time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PART = 64  # images per call: a multiple of 16, so that calls consist of whole g
 
 
 def in_parts(run: Callable[[np.ndarray], Sequence[np.ndarray]], images: np.ndarray) -> list[np.ndarray]:
-    """Call `run` on parts of the images, and return its outputs with the parts joined.
+    """Call `run` on parts of the images, and return its outputs after joining the parts.
 
     The first axis of each output must be images or groups.
     """

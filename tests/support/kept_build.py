@@ -15,8 +15,8 @@ _HEADER_FOLDERS = ("plugins", "tests/cpp", "tests/on_gpu")
 def kept(name: str, *command: str | Path) -> Path:
     """Return the file that a compiler command makes, and run the command only if needed.
 
-    `-o` and the file are added to the command. The file is rebuilt if the command, its input files, or any header of the
-    product or of tests/cpp has changed. Skips if ninja is not installed.
+    The function adds `-o` and the file to the command. The file is rebuilt if the command, its input files, or any header in
+    the product or in tests/cpp has changed. If ninja is not installed, the test is skipped.
 
     Args:
         name: name of the file, and of its folder in build/compiled. The compiler's output is in `<name>.txt` in that folder.

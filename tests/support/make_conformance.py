@@ -1,8 +1,8 @@
-"""Writes the test vectors of conformance/, which are routing cases and one-node models of every op.
+"""Writes the test vectors in conformance/, which are routing cases and one-node models for every op.
 
     python tests/support/make_conformance.py [FOLDER]
 
-Expected values are those of the numpy reference in float64. Inputs are made of whole numbers, so that the files have the
+The numpy reference computes the expected values in float64. Inputs are made of whole numbers, so that the files have the
 same bytes on every machine. If a choice or a rounding depends on a computed number, inputs are drawn again until relative
 changes of a millionth leave the result nearly unchanged.
 """
@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parents[2] / "conformance"
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write vectors.json, routing.safetensors and ops/ into a folder. Existing ones are replaced."""
+    """Write vectors.json, routing.safetensors and ops/ into a folder. Replace them if they exist."""
     shutil.rmtree(folder / "ops", ignore_errors=True)
     ops = [_write_op(folder / "ops" / name, op, options) for name, (op, options) in cases.OP_ROWS.items()]
     tensors: Arrays = {}
@@ -56,7 +56,10 @@ def write(folder: Path = FOLDER) -> None:
 
 
 def expected(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-    """Return the outputs of the numpy reference in float64, converted to the types of the op's outputs."""
+    """Return the numpy reference's outputs.
+
+    They are computed in float64 and then converted to the types of the op's outputs.
+    """
     weights = [value.name for value in op.inputs if value.type == "W"]
     wide = {name: a.astype(float) if a.dtype.kind == "f" and name not in weights else a for name, a in inputs.items()}
     found = run_reference(op, *(wide.get(value.name) for value in op.inputs), **_attributes(op, options))
@@ -78,7 +81,10 @@ def _typed(op: Op, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
 
 
 def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry of a call in vectors.json, which lists the inputs in their order and the tolerance of each output."""
+    """Return the entry for a call in vectors.json.
+
+    The entry lists the inputs in their order, and the tolerance for each output.
+    """
     copies = ("weight", "buf") if op.name in ("VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch") else ("merged_sizes",)
     given = [value for value in op.inputs if value.name in inputs]
     return {
@@ -95,10 +101,10 @@ def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, An
 
 
 def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the model, inputs and outputs of an op as a folder of ONNX's backend tests.
+    """Write an op's model, inputs and outputs as a folder in the form of ONNX's backend tests.
 
     The model contains the weights. The files input_*.pb and output_*.pb are numbered in the order of the model's inputs and
-    outputs. Returns the op's entry in vectors.json.
+    outputs. Return the op's entry in vectors.json.
     """
     drawn = (_inputs(f"{folder.name} {number}", op, options) for number in range(100))
     inputs = next(made for made in drawn if _is_stable(op, made, options))
@@ -115,7 +121,7 @@ def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
-    """Return inputs of an op that fit together: slots, weights and tokens come from the same routing."""
+    """Return consistent inputs for an op: its slots, weights and tokens come from the same routing."""
     width, _ = _types(options)
     sizes = cases.SIZES | {key: size for key, size in options.items() if key in cases.SIZES}
     shares = gates(name, *(sizes[dim] for dim in "GSE"))
@@ -139,7 +145,7 @@ def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
 
 
 def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
-    """Return whether several small random changes of the tokens change the outputs only slightly."""
+    """Return whether the outputs change only slightly after each of several small random changes to the tokens."""
     outputs = expected(op, inputs, options)
     moving = [name for name in cases.TOKENS if name in inputs and inputs[name].dtype == np.float32]
     for number in range(8 if moving else 0):
@@ -151,9 +157,9 @@ def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
 
 
 def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelProto:
-    """Return the checked model of one node.
+    """Return a model that consists of one node, after checking it.
 
-    Weights are initializers. Only the functions that the node needs are included.
+    Weights are initializers. The model includes only those functions that the node needs.
     """
     hidden, given = options.get("F", cases.SIZES["F"]), options.get("given", USUAL)
     model = one_node_model(op, *_types(options), hidden=hidden, given=given, **_attributes(op, options))
@@ -171,7 +177,7 @@ def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelPro
 
 
 def _called(bodies: Mapping[str, onnx.FunctionProto], name: str) -> list[onnx.FunctionProto]:
-    """Return the function of an op, after all functions that it calls."""
+    """Return an op's function, preceded by all functions that it calls."""
     called = sorted({node.op_type for node in bodies[name].node if node.domain == DOMAIN})
     return [*(body for op in called for body in _called(bodies, op)), bodies[name]]
 

@@ -1,9 +1,9 @@
-"""Writes small checkpoints in the layouts of the installed version of Orbax, for tests/data/orbax.tar.gz.
+"""Writes small checkpoints in the layouts that the installed version of Orbax uses, for tests/data/orbax.tar.gz.
 
     python tests/support/make_orbax.py FOLDER
 
-was run with orbax-checkpoint 0.2.7 (jax 0.4.13), 0.5.9 (jax 0.4.26) and 0.12.8. `save` calls Orbax as the official trainer
-does.
+The program was run with orbax-checkpoint 0.2.7 (jax 0.4.13), 0.5.9 (jax 0.4.26) and 0.12.8. `save` calls Orbax in the same
+way as the official trainer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Random calls of the routing ops with every type of tokens that they accept, and their expected outputs, bit for bit."""
+"""Random calls of the routing ops, with every token type that the ops accept.
+
+Their expected outputs are exact to the bit.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ Inputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class MoeCall:
-    """A call of an op: its inputs by name. Settings are in `attributes` if they are not inputs."""
+    """A call of an op, with the op's inputs by name. Settings that are not inputs are in `attributes`."""
 
     op: str
     tokens: ElementType
@@ -36,7 +39,7 @@ class MoeCall:
 
     @property
     def expected(self) -> Outputs:
-        """The expected outputs in the types of the model's outputs, in which float32 replaces bfloat16."""
+        """The call's expected outputs, in the types of the model's outputs. float32 replaces bfloat16."""
         made = _expected(self)
         return [array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array for array in made]
 
@@ -46,12 +49,12 @@ class MoeCall:
 
 
 def token_types(op: str) -> tuple[ElementType, ...]:
-    """Return the types of tokens that an op accepts, or only float if the op has no tokens."""
+    """Return the token types that an op accepts. If the op has no tokens, return only float."""
     return FLOATS if any(value.type == "T" for value in OPS[op].inputs) else FLOATS[:1]
 
 
 def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
-    """Yield `count` random calls of each MoE op for each type of tokens that the op accepts."""
+    """Yield `count` random calls for each MoE op and each token type that the op accepts."""
     rng = np.random.default_rng([10, seed])
     for op in MOE_OPS:
         for tokens in token_types(op):
@@ -60,7 +63,7 @@ def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
 
 
 def same_values(found: Outputs, expected: Outputs) -> bool:
-    """Return whether all bits of the outputs are equal. Any two NaNs are considered equal."""
+    """Return whether all bits of two lists of outputs are equal. Any two NaNs are considered equal."""
     return same_bits([_plain_nan(array) for array in found], [_plain_nan(array) for array in expected])
 
 
@@ -94,7 +97,7 @@ def _random_call(rng: np.random.Generator, op: str, tokens: ElementType) -> MoeC
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
-    """Return numbers of all magnitudes, occasionally with infinities and NaN."""
+    """Return numbers of all magnitudes. Occasionally, they include infinities and NaN."""
     values = rng.standard_normal(shape, np.float32) * rng.choice(POWERS, shape)
     if rng.random() < 0.3:
         values[rng.random(shape) < 0.05] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0], np.float32))

@@ -1,4 +1,7 @@
-"""Damaged bundles. Each is made from a good bundle by a random change that depends only on a seed, so it can be repeated."""
+"""Damaged bundles. Each one is a good bundle after a random change.
+
+The change is repeatable, because it depends only on a seed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ TELLING_FIELDS = ['"format": 1, ', '"more": NaN, ', '"more": 1e400, ', '"a": 1, 
 
 
 def mutated_bytes(data: bytes, chance: Random) -> bytes:
-    """Return the data after a few random changes that alter, remove or repeat bytes, or replace them by `TELLING_BYTES`."""
+    """Return the data after a few random changes.
+
+    The changes alter, remove or repeat bytes, or replace bytes with `TELLING_BYTES`.
+    """
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         start = chance.randrange(len(changed))
@@ -59,9 +65,9 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated_values(data: bytes, chance: Random) -> bytes:
-    """Return a JSON text after a few random changes that replace, copy, remove, repeat or rename values."""
+    """Return a JSON text after a few random changes that replace, copy, remove, repeat or rename values in it."""
     content = json.loads(data)
-    for name in ("model", "validation", "flops_per_image"):  # large fields, which these tests don't read
+    for name in ("model", "validation", "flops_per_image"):  # large fields that these tests don't read
         content[name] = {}
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         spots = list(places(content))
@@ -92,9 +98,9 @@ class Mutation:
 
     Attributes:
         words: a description of the change.
-        may_differ: whether the changed bundle may have other answers. It may if the hashes were updated to match the change,
-            because the result then counts as a different bundle.
-        graph: the graph that must be run for the change to have an effect.
+        may_differ: whether the changed bundle may give other logits than the original. It may if the hashes were updated to
+            match the change, because it then counts as a different bundle.
+        graph: the graph that must be run so that the change can have an effect.
     """
 
     words: str
@@ -122,7 +128,7 @@ def _raw_bytes(bundle: Path, rng: Random) -> Mutation:
 def _rehashed_bytes(bundle: Path, rng: Random) -> Mutation:
     name = rng.choice((WEIGHTS, *GRAPHS))
     data = (bundle / name).read_bytes()
-    # In most cases, change only the header, which locates the tensors. A change in the rest of the file only alters numbers.
+    # In most cases, change only the header, which locates the tensors. Changes in the rest of the file only alter numbers.
     part = data[: 8 + int.from_bytes(data[:8], "little")] if name == WEIGHTS and rng.random() < 0.7 else data
     holds(name, mutated_bytes(part, rng) + data[len(part) :])(bundle)
     return Mutation(f"bytes of {name}, hashes right", True, name if name in GRAPHS else rng.choice(GRAPHS))
@@ -137,9 +143,9 @@ def _graph_field(bundle: Path, rng: Random) -> Mutation:
 
 
 def _change_message(message: Any, rng: Random, path: str = "") -> str:
-    """Choose a random field of a protobuf message or of its nested messages, and change, drop or repeat the field's value.
+    """Choose a random field in a protobuf message or its nested messages, and change, drop or repeat its value.
 
-    Returns a description of the change.
+    Return a description of the change.
     """
     fields = message.ListFields()
     if not fields:
@@ -175,14 +181,14 @@ def _change_list(values: Any, rng: Random, path: str) -> str:
 
 
 def _another(value: Any, rng: Random) -> Any:
-    """Return another value of the same type, which protobuf accepts in the same field."""
+    """Return another value of the same type that protobuf accepts in the same field."""
     if isinstance(value, bytes):
         return mutated_bytes(value, rng) if value else b"\0"
     if isinstance(value, str):
         return rng.choice((value[:-1], value + "x", *_OTHER_TEXTS))
     if isinstance(value, float):
         return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf"), value * 2))
-    # Keep numbers below 2**31, because int32 fields accept no larger ones.
+    # Keep numbers below 2**31, because int32 fields don't accept larger numbers.
     return rng.choice((0, 1, 2, 7, 10, 16, value + 1, max(value - 1, 0), value * 2, 2**31 - 1)) % 2**31
 
 

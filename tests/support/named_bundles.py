@@ -10,5 +10,5 @@ ODD_NAMES = ("zero", "[/b]one", "two\x1b[2J", "$three$", "four", "five", "six", 
 
 
 def with_odd_names(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle of ten classes into a folder, and give its classes the odd names."""
+    """Copy a bundle that has ten classes into a folder, and give the classes of the copy the odd names."""
     return copied_bundle(bundle, folder / "named.vmoe", put("class_names", ODD_NAMES))

@@ -20,7 +20,7 @@ jpeg = functools.partial(picture_file, form="JPEG")
 
 
 def slope(height: int = SIDE, width: int = SIDE) -> Image.Image:
-    """Return smooth colours without edges, which all JPEG decoders decode nearly alike."""
+    """Return smooth colours without edges. All JPEG decoders give nearly the same result for them."""
     y, x = np.mgrid[0:height, 0:width] * 255 // max(height, width)
     return Image.fromarray(np.stack([x, y, (x + y) // 2], -1).astype(np.uint8))
 
@@ -41,9 +41,10 @@ def png(
     methods: bytes = b"\0\0\0",
     before: bytes = b"",
 ) -> bytes:
-    """Return a PNG file with these rows or this compressed data. By default, the rows are noise.
+    """Return a PNG file that contains either the given rows or the given compressed data.
 
-    `before` and `extra` are chunks to insert before and after the PNG's header. `end` is the last chunk.
+    By default, the rows are noise. `before` and `extra` are chunks to insert before and after the PNG's header. `end` is the
+    last chunk.
     """
     channels = {2: 3, 4: 2, 6: 4}.get(color, 1)
     rows = noise(depth * channels) if rows is None else rows

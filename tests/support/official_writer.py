@@ -1,7 +1,7 @@
 """Writes checkpoints in the official format, with any division of arrays into chunks, sub-chunks and shards.
 
-This writer shares no code with the reader that it tests. It was written from the description of the format in
-google-research/vmoe's vmoe/checkpoints.
+This writer shares no code with the reader that it tests. It is based on the format description in google-research/vmoe's
+vmoe/checkpoints.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Tree = Mapping[str, Any]
 class Chunk:
     """A part of an array.
 
-    It has (start, stop) for each dimension, the shard that stores the part, and the lengths of its flat sub-chunks.
+    It has a (start, stop) pair for each dimension, the shard that stores the part, and the lengths of the part's flat
+    sub-chunks.
     """
 
     box: Box
@@ -47,10 +48,10 @@ def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = wh
 
     Args:
         prefix: path without the suffixes.
-        tree: nested mapping of names to arrays.
-        shards: number of data files; those to which `cut` assigns no chunks contain none.
-        cut: returns the chunks of an array, given the array's `/`-joined name and the array.
-        version: version of the format. None writes no version, as the official code did before 2022-06-22.
+        tree: nested mapping from names to arrays.
+        shards: number of data files. A data file to which `cut` assigns no chunks contains none.
+        cut: a function that returns the chunks of an array, given the array's `/`-joined name and the array.
+        version: version of the format. If it is None, no version is written, as in official code before 2022-06-22.
     """
     chunks = {name: cut(name, array) for name, array in leaves(tree)}
     index = {

@@ -1,4 +1,7 @@
-"""Runs a single vmoe op in numpy, ONNX Runtime (with local functions, inlined, or with the op library) and OpenVINO."""
+"""Runs a single vmoe op in numpy, ONNX Runtime and OpenVINO.
+
+ONNX Runtime runs the op with local functions, inlined, or with the op library.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ Run = Callable[..., list[np.ndarray]]
 
 
 def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
-    """Run the numpy reference in the dtype of the inputs. Scales that the op doesn't need may be omitted."""
+    """Run the numpy reference in the dtype of the inputs.
+
+    Scales that the op doesn't need may be omitted from the inputs.
+    """
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
@@ -72,16 +78,16 @@ def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list
 def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
     """Run the numpy reference in float64.
 
-    Weights that aren't float32 keep their type, because it determines how the op computes.
+    Weights that aren't float32 keep their type, because their type determines how the op computes.
     """
     wide = (a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in inputs)
     return run_reference(op, *wide, **attributes)
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """Return one item for each input of the op, which is None for each optional input that is omitted.
+    """Return one item for each input of the op. The item is None if an optional input is omitted.
 
-    The number of inputs determines which ones are omitted.
+    The number of given inputs determines which ones are omitted.
     """
     if len(inputs) == len(op.inputs):
         return list(inputs)
@@ -104,13 +110,13 @@ def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
 
 
 def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
-    """Return the element type for each type variable of the op."""
+    """Return the element type that each of the op's type variables stands for."""
     chosen: Types = {"W": weights, "Q": "fp16" if weights == "i4" else "float", "T": tokens}
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
 def given_inputs(op: Op, weights: ElementType = "float", given: Collection[str] = USUAL) -> list[Value]:
-    """Return the inputs of a node whose optional inputs are `given` and whose weights have the type `weights`.
+    """Return the inputs that a node has if its optional inputs are `given` and its weights have the type `weights`.
 
     Scales are among the inputs only for int8 and int4 weights.
     """
@@ -135,10 +141,11 @@ def runner(
     given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> Run:
-    """Return a function that runs the op in `name`. It takes the op's inputs and returns the op's outputs, both in order.
+    """Return a function that runs the op in the runtime `name`.
 
-    `weights` and `tokens` are the types W and T. For int8 or int4 weights, the inputs include their scales. `hidden` is F,
-    which an MLP with the attribute `hidden_chunk` needs. `given` are the optional inputs of the node.
+    The function takes the op's inputs and returns the op's outputs, both in order. `weights` and `tokens` are the types W
+    and T. For int8 or int4 weights, the inputs include scales. `hidden` is F, which an MLP with the attribute `hidden_chunk`
+    needs. `given` contains the node's optional inputs.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, given)]
@@ -150,16 +157,16 @@ def runner(
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
         outputs = zip(run_widened(*inputs), made_outputs(op, given), strict=True)
-        with np.errstate(invalid="ignore"):  # converting a NaN to a shorter type makes numpy warn
+        with np.errstate(invalid="ignore"):  # numpy warns when a NaN is converted to a shorter type
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
     return run_session
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
-    """Return a function that runs a model in `name`. It takes inputs and returns outputs, both in order.
+    """Return a function that runs a model in the runtime `name`.
 
-    The model must not have local functions.
+    The function takes inputs and returns outputs, both in order. The model must not have local functions.
     """
     names = [value.name for value in model.graph.input]
     return _session_runner(model, names, name)
@@ -174,16 +181,16 @@ def one_node_model(
     given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> onnx.ModelProto:
-    """Return a checked model of one node of the op, with the functions of all ops.
+    """Return a checked model that consists of one node for the op. The model includes the functions of all ops.
 
-    Runtimes can't exchange bfloat16 and int4 arrays with numpy, so the model's inputs and outputs are float32 and int8
-    instead.
+    Runtimes can't exchange bfloat16 and int4 arrays with numpy. Therefore, the model's inputs and outputs have float32 in
+    place of bfloat16, and int8 in place of int4.
     """
     types = element_types(op, weights, tokens)
     taken, made = given_inputs(op, weights, given), made_outputs(op, given)
     narrow = [value.name for value in (*taken, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
-    # The name of an omitted input is empty if other inputs follow it.
+    # If an omitted input is followed by other inputs, its name is empty.
     known = [value.name for value in taken]
     kind = WEIGHT_TYPES[weights]
     places = [name if name in known else "" for name in input_names(op.name, kind, given)]
@@ -239,12 +246,12 @@ def node_call(
     constants: Sequence[str] = (),
     outputs: Sequence[str] | None = None,
 ) -> Call:
-    """Return a call of an unchecked model that consists of one node of the op.
+    """Return a call of an unchecked model that consists of one node for the op.
 
-    The inputs can have any type and shape; those in `constants` become initializers. An input is omitted if `inputs`
-    doesn't name it or has None for it. If `outputs` is given, outputs that it doesn't name are omitted. The model contains
-    no shapes of inputs, so calls that differ only in these shapes have the same model. Where the op has bfloat16 inputs and
-    outputs, the model has float32 ones, except for constants. Outputs of type T have the type of the input of type T.
+    The inputs can have any type and shape. Those in `constants` become initializers. An input is omitted if it is missing or
+    None in `inputs`. If `outputs` is given, all other outputs are omitted. The model contains no input shapes, so calls that
+    differ only in input shapes have the same model. If the op has bfloat16 inputs or outputs, the model has float32 ones,
+    except for constants. Outputs of type T have the same type as the input of type T.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -289,9 +296,9 @@ def node_call(
 
 
 def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
-    """Return the names of a node's inputs or outputs, of which those in `given` are present.
+    """Return the names of a node's inputs or outputs, of which only those in `given` are present.
 
-    If a value is omitted but others follow it, its name is empty.
+    If an omitted value is followed by others, its name is empty.
     """
     names = [value.name if value.name in given else "" for value in values]
     while names and not names[-1]:
@@ -300,7 +307,7 @@ def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
 
 
 def model_bytes(graph: onnx.GraphProto) -> bytes:
-    """Return the bytes of a model that consists of the graph and has no functions."""
+    """Return the bytes of a model that has this graph and no functions."""
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     return model.SerializeToString(deterministic=True)
@@ -322,9 +329,9 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 def mlp_weights(
     rng: np.random.Generator, width: int, hidden: int, *experts: int, weights: ElementType = "float"
 ) -> dict[str, np.ndarray]:
-    """Return an MLP's weights and biases by name. For int8 weights, the result also has their scales.
+    """Return an MLP's weights and biases by name. For int8 weights, the result also contains scales.
 
-    The weights are scaled so that outputs have the magnitude of the inputs.
+    The weights are scaled so that outputs have about the same magnitude as inputs.
     """
     shapes = (width, hidden), (hidden, width)
     kernels = [normal(rng, *experts, *shape) / np.float32(shape[0] ** 0.5) for shape in shapes]
@@ -335,9 +342,9 @@ def mlp_weights(
 
 
 def typed_weights(kernels: Sequence[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Convert float32 kernels[..., inputs, outputs] to the type `weights`, and return them and their scales.
+    """Convert float32 kernels[..., inputs, outputs] to the type `weights`.
 
-    Only int8 kernels have scales.
+    Return the converted kernels and their scales. Only int8 kernels have scales.
     """
     if weights == "i8":
         stored, scales = zip(*map(quantize_columns, kernels), strict=True)
@@ -360,7 +367,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
     outputs = [value.name for value in model.graph.output]
     if name == "openvino":
         core = openvino.Core()
-        # With more threads, the threads would wait for one another for longer than the op itself takes.
+        # Use one thread. More threads would wait for one another for longer than the op itself takes.
         properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", properties)
 

@@ -1,8 +1,8 @@
-"""The vmoe ops in plain numpy, as the reference with which every other implementation is compared.
+"""The vmoe ops in plain numpy. This is the reference with which every other implementation is compared.
 
-It is written for comparison with the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`, not
-for speed. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of a product's weights determines the precision
-in which the product is computed; see `product`.
+The code is written to be easy to compare with the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official
+`vmoe/moe.py`. It is not written for speed. Shapes and dtypes are those in `vmoe_export.ops.table`. The dtype of a product's
+weights determines the precision in which the product is computed; see `product`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def function_name(op: str) -> str:
-    """Return the name of the reference function of an op, such as `expert_mlp`."""
+    """Return the name of an op's reference function, such as `expert_mlp`."""
     words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in op)
     return words.removeprefix("_vmoe_")
 
@@ -73,7 +73,7 @@ def route(
     allowed = allowed_experts(ranked, num_experts if max_experts is None else max_experts)
 
     kept = np.zeros(expert.shape, bool)
-    rank = np.zeros(expert.shape, np.int64)  # index of each kept pair among the kept pairs of the same expert and group
+    rank = np.zeros(expert.shape, np.int64)  # index of each kept pair among the kept pairs with the same expert and group
     taken = np.zeros((num_groups, num_experts), np.int64)
     for group in range(num_groups):
         for choice in range(k):
@@ -101,7 +101,7 @@ def route(
 
 
 def dispatch(x: Array, src: Array) -> Array:
-    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D]. Where src is -1, the row of buf is zero."""
+    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D]. Rows of buf for which src is -1 are zero."""
     rows = x.reshape(-1, x.shape[-1])
     return np.where(src[..., None] < 0, x.dtype.type(0), rows[src])
 
@@ -130,11 +130,11 @@ def dense_mlp(
 ) -> Array:
     """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = norm(activation(x . w1 + b1)) . w2 + b2.
 
-    All arrays may have a leading axis of experts. With a gate (wg and bg), the hidden features are
-    activation(x . wg + bg) * (x . w1 + b1) before the norm.
+    All arrays may have a leading expert axis. With a gate (wg and bg), the hidden features before the norm are
+    activation(x . wg + bg) * (x . w1 + b1).
 
     The second product cuts its depth F into chunks of size `hidden_chunk`, or into one chunk if `hidden_chunk` is 0. Each
-    chunk is quantized on its own.
+    chunk is quantized separately.
     """
     if wg is None or bg is None:
         hidden = mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation])
@@ -198,8 +198,8 @@ def attention_block(
 ) -> Array | tuple[Array, ...]:
     """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], the sum of x and the self-attention of the normalized x.
 
-    With `merge`, the tokens of the sum are then merged as VmoeMerge does. With coordinates, queries and keys are rotated as
-    VmoeRotate does.
+    With `merge`, tokens of the sum are then merged in the same way as in VmoeMerge. With coordinates, queries and keys are
+    rotated in the same way as in VmoeRotate.
     """
     normed = norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
@@ -259,7 +259,10 @@ merge = merge_tokens
 
 
 def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
-    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], the first token of each image in the result of `attention_block`."""
+    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D].
+
+    y is the first token of each image in the result of `attention_block`.
+    """
     inputs = (*inputs[:12], None, None, *inputs[14:])  # replaces the inputs for merging by None
     return attention_block(*inputs, **attributes)[:, :1]
 
@@ -279,7 +282,7 @@ def router_block(
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
-    This is the result of `route` for the gates of the normalized x.
+    The outputs equal the results of `route` for the gates of the normalized x.
     """
     return route(gates(layer_norm(x, ln_scale, ln_bias), router), *setting)
 
@@ -287,16 +290,20 @@ def router_block(
 def expert_block(
     x: Array, ln_scale: Array, ln_bias: Array, slot: Array, weight: Array, src: Array, *mlp: Array | None, **attributes: int
 ) -> Array:
-    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], the sum of x and the experts' combined outputs for the normalized x."""
+    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D].
+
+    y is the sum of x and the combined expert outputs for the normalized x.
+    """
     buf = dispatch(layer_norm(x, ln_scale, ln_bias), src)
     return x + combine(expert_mlp(buf, *mlp, **attributes), slot, weight)
 
 
 def choose_tokens(gates: Array, capacity: int) -> tuple[Array, Array]:
-    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]). Each expert takes its best tokens of each group.
+    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]).
 
-    It takes `capacity` tokens per group. On ties, the token with the lower index comes first. A NaN gate ranks as 0. If a
-    group has fewer tokens than that, the remaining slots stay empty.
+    Each expert takes its best tokens from each group. It takes `capacity` tokens per group. On ties, the token with the
+    lower index comes first. A NaN gate ranks as 0. If a group has fewer than `capacity` tokens, the remaining slots stay
+    empty.
     """
     num_groups, num_tokens, num_experts = gates.shape
     order = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]

@@ -1,4 +1,4 @@
-"""A page written by `vmoe page`, which a web server of its own serves and a browser opens."""
+"""A page written by `vmoe page`. It is served by its own web server and opened in a browser."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _DROP = """bytes => {
 
 
 def web_folder() -> Path:
-    """Return a folder with the files of onnxruntime-web, which npm fetches once.
+    """Return a folder with the files of onnxruntime-web. npm downloads them only once.
 
-    Skips the test if npm or a browser is missing, or if npm reaches no registry.
+    If npm or a browser is missing, or if npm can't reach a registry, the test is skipped.
     """
     if CHROMIUM is None or shutil.which("npm") is None:
         pytest.skip("no Chromium or no npm here")
@@ -66,32 +66,35 @@ def web_folder() -> Path:
 
 
 def write_page(bundle: Path, folder: Path) -> Path:
-    """Write the page of a bundle into the new folder `folder`, and return `folder`."""
+    """Write a bundle's page into the new folder `folder`, and return `folder`."""
     assert main(["page", str(bundle), "-o", str(folder), "--onnxruntime-web", str(web_folder()), "-q"]) == 0
     return folder
 
 
 def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str]:
-    """Serve a folder with `web_server`. If `isolated`, also send the headers that a page needs to use threads."""
+    """Serve a folder with `web_server`.
+
+    If `isolated` is true, also send the headers without which a page can't use threads.
+    """
     policies = {"Opener": "same-origin", "Embedder": "require-corp"} if isolated else {}
     return web_server(folder, {f"Cross-Origin-{name}-Policy": value for name, value in policies.items()})
 
 
 def until_answered(page: Page, word: str = "first answer") -> str:
-    """Wait until the page shows all answers and its status contains `word`. Return the status."""
+    """Wait until the page shows all results and its status contains `word`. Return the status."""
     page.wait_for_function(_IS_ANSWERED, arg=word, timeout=MOST_MILLISECONDS)
     return page.locator("#status").inner_text()
 
 
 def drop(page: Page, picture: bytes) -> None:
-    """Drop the bytes of a picture on the page, as a file."""
+    """Drop a picture on the page as if it were a file. `picture` is the file's content."""
     page.evaluate(_DROP, list(picture))
 
 
 def answers_of(page: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
-    """Run the page's scripts on images uint8[N,H,W,C] with the setting of `profile`, or without a setting if it is None.
+    """Run the page's scripts on images uint8[N,H,W,C] with the setting of `profile`. If it is None, use no setting.
 
-    Returns the `logits` and the routing `layers` of each call.
+    Return the `logits` and the routing `layers` of each call.
     """
     inputs = {} if profile is None else {name: value.tolist() for name, value in profile.inputs.items()}
     pixels = base64.b64encode(images.tobytes()).decode()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two paths by renaming three times. For a moment, `one` does not exist."""
+    """Swap two paths by renaming three times. During the swap, `one` does not exist for a moment."""
     between = other.with_name(f"{other.name}.between")
     one.rename(between)
     other.rename(one)

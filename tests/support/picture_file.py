@@ -11,7 +11,10 @@ from PIL import Image
 
 
 def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
-    """Return the bytes of a picture file. The picture is a Pillow image, or pixels uint8[H,W] or uint8[H,W,3]."""
+    """Return the content of a picture file as bytes.
+
+    The picture is a Pillow image, or pixels uint8[H,W] or uint8[H,W,3].
+    """
     file = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, form, **options)
@@ -21,7 +24,7 @@ def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
 def write_pictures(folder: Path, pictures: Any, labels: Sequence[object] | None = None) -> list[Path]:
     """Write pictures as numbered PNG files into a folder, and return their paths.
 
-    If there are labels, each picture is written into a subfolder named after its label.
+    If `labels` is given, each picture is written into a subfolder named after its label.
     """
     paths = []
     for number, picture in enumerate(pictures):

@@ -1,4 +1,7 @@
-"""Lets a backend load a plain ONNX file, for tests that need no bundle or no check of the graph's inputs and outputs."""
+"""Lets a backend load a plain ONNX file.
+
+This is for tests that need no bundle, or don't need the graph's inputs and outputs to be checked.
+"""
 
 from __future__ import annotations
 

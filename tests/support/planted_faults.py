@@ -1,8 +1,8 @@
-"""Plants faults in exported files. Validation must find each of them.
+"""Plants faults in exported files. Validation must find each fault.
 
-Run `python tests/support/planted_faults.py`. Each case combines a fault, the kind of tensor or the graph that gets the
-fault, a model and a precision. All combinations that are possible are covered. Run this program after changes to the
-comparisons of validation or to their limits.
+Run `python tests/support/planted_faults.py`. Each case combines four things: a fault, the kind of tensor or the graph that
+gets the fault, a model and a precision. All possible combinations are covered. Run this program after changing validation's
+comparisons or their limits.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ WIDE = Variant(
     "wide", "token", "learned", (4, 4), (16, 16), hidden=192, heads=3, layers=4, moe=(1, 3), settings=((1.05, 2, True),)
 )
 DENSE = replace(WIDE, name="dense", moe=())
-MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # has so many experts that only a few get a class token
+MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # this model has so many experts that only a few get a class token
 Change = Callable[[np.ndarray, int, np.random.Generator], None]
 
 
 def another_value(tensor: np.ndarray, places: int, random: np.random.Generator) -> None:
-    """Change the lowest bit of the first byte of a random value of the tensor, which has `places` values."""
+    """Choose a random value of the tensor, and change the lowest bit of the value's first byte.
+
+    The tensor has `places` values.
+    """
     tensor.reshape(places, -1)[random.integers(places), 0] ^= 1
 
 
@@ -108,9 +111,10 @@ def cases() -> Iterator[Case]:
 
 
 def saved(variant: Variant, folder: Path, seed: int = 0, layer_scale: float = 1.0) -> Path:
-    """Save a checkpoint with weights from N(0, 0.02) and scales of layer norms near 1, and return its path.
+    """Save a checkpoint with random weights, and return its path.
 
-    `layer_scale` multiplies the output layers of attention and MLPs.
+    The weights are drawn from N(0, 0.02), and layer norm scales are near 1. `layer_scale` multiplies the output layers of
+    attention and MLPs.
     """
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -130,7 +134,10 @@ def exported(variant: Variant, folder: Path, seed: int = 0, layer_scale: float =
 
 
 def refusal(case: Case, folder: Path) -> str:
-    """Return the error message with which the export refuses the case, or an empty string if it writes a bundle."""
+    """Export the case. If the export refuses it, return the error message.
+
+    If it writes a bundle, return an empty string.
+    """
 
     def prove(plan: Any, written: Path, spans: Mapping[str, Span], *arguments: Any) -> Any:
         _plant(case, written, spans, np.random.default_rng(len(case.variant.name)))
@@ -146,7 +153,10 @@ def refusal(case: Case, folder: Path) -> str:
 
 
 def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.random.Generator) -> None:
-    """Damage a random tensor in the weights file or, for a fault in a graph, what the graph uses as that tensor."""
+    """Damage a random tensor in the weights file.
+
+    If the fault is in a graph, damage what the graph uses as that tensor.
+    """
     names = sorted(name for name in spans if name.startswith("Encoder/encoderblock") and name.endswith(case.ending))
     name = str(random.choice(names))
     span = spans[name]

@@ -1,4 +1,4 @@
-"""Random cases of routing with a pool and with a limit on the number of experts."""
+"""Random routing cases with a pool and with a limit on the number of experts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from routing_cases import Case, make_gates
 
 NUM_SHAPES = 300
-MOST_PLACES = 2**16  # limit of the size of src in a random case
+MOST_PLACES = 2**16  # largest size that src may have in a random case
 
 
 def policy_cases(seed: int, count: int) -> Iterator[Case]:

@@ -16,7 +16,7 @@ _AMX = _BF16 | {"amx_bf16", "amx_tile", "amx_int8"}
 
 
 def promised_paths() -> tuple[str, ...]:
-    """Return the CPU paths that the features in /proc/cpuinfo allow, the best first."""
+    """Return the CPU paths that the features in /proc/cpuinfo allow, the best path first."""
     text = Path("/proc/cpuinfo").read_text()
     flags = next(set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith(("flags", "Features")))
     if platform.machine() == "aarch64":

@@ -1,8 +1,9 @@
-"""Sends requests with the clients of Triton and KServe for the Open Inference Protocol, in an environment that has them.
+"""Sends requests with Triton's and KServe's clients for the Open Inference Protocol.
 
     python protocol_clients.py PORT MODEL IMAGES.npy
 
-prints a JSON object with one field per request, which is the answer or the text of the exception.
+The program must run in an environment that has these clients. It prints a JSON object with one field per request. The field
+contains either the response or the text of the exception.
 """
 
 import asyncio
@@ -85,7 +86,7 @@ def main() -> None:
         for name, question in questions(port, model, images).items():
             try:
                 answers[f"{client} {name}"] = question()
-            except Exception as error:  # a client may raise anything; the exception is recorded as the answer
+            except Exception as error:  # a client may raise any exception; it is recorded in place of the response
                 answers[f"{client} {name}"] = f"{type(error).__name__}: {error}"
     print(json.dumps(answers))
 

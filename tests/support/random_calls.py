@@ -1,7 +1,7 @@
-"""Makes random valid and invalid calls of the models of `fuzz_models`, and checks their results.
+"""Makes random valid and invalid calls of the models from `fuzz_models`, and checks their results.
 
 The program tests/cpp/op_calls.cc, built with a sanitizer, runs the calls. Valid calls must fill their outputs with plausible
-values; invalid calls must be refused with a message that names the op.
+values. Invalid calls must be refused with a message that contains the op's name.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ UNWRITTEN = 0x7FA5
 
 @dataclass
 class Call:
-    """A call of a model: its sizes by letter, its settings and its inputs.
+    """A call of a model, with the model's sizes by letter, the settings and the inputs.
 
-    `fault` names what is invalid about the call, and is empty if the call is valid.
+    `fault` describes what is invalid about the call. It is empty if the call is valid.
     """
 
     written: Written
@@ -69,7 +69,7 @@ class Call:
         return [1 if letter == "1" else self.sizes[letter] for letter in dims]
 
     def end(self, name: str) -> int:
-        """Return the number that the indices in the input or output `name` must be below."""
+        """Return the number that all indices in the input or output `name` must be below."""
         ends = {"token": "T", "merged_token": "U", "src": "GS", "expert": "E"}
         return int(np.prod(self.shape(ends.get(name, "EM"))))
 
@@ -89,7 +89,7 @@ def make_call(written: Written, chance: Random) -> Call:
     call.arrays = {each: _values(call, each, port, shapes[each], rng) for each, port in written.inputs.items()}
     if call.op == "VmoeExpertBlock" and not call.fault:
         _match_slots(call, chance.random() < 0.05)
-    # The block for only the class token has no outputs of merging, and so accepts any values of these two inputs.
+    # The block for only the class token has no merging outputs, so it accepts any values of these two inputs.
     if wants_fault and not call.fault and not (call.op == "VmoeClassAttentionBlock" and name in ("merge", "token")):
         _spoil_value(call, name, chance)
     return call
@@ -117,15 +117,18 @@ def _choose_sizes(call: Call, chance: Random) -> None:
 
 
 def _follow_attributes(call: Call, chance: Random) -> None:
-    """Adapt sizes so that, in most cases, D is a multiple of the number of heads, and F a multiple of the chunk."""
+    """Adapt sizes to their divisors.
+
+    In most cases, D becomes a multiple of the number of heads, and F becomes a multiple of the chunk.
+    """
     fixed, sizes = call.written.fixed, call.sizes
     for attribute, letter in (("num_heads", "D"), ("hidden_chunk", "F")):
         if divisor := call.attribute(attribute):
             if letter not in fixed and chance.random() < 0.9:
-                # A divisor above 128 is too large for the sizes of these tensors. The only such size that it divides is 0.
+                # A divisor above 128 is too large for the sizes of these tensors. It divides only the size 0.
                 sizes[letter] = 0 if divisor > 128 else -(-sizes[letter] // divisor) * divisor
             call.fault = call.fault or ("sizes" if sizes[letter] % divisor else "")
-    if "A" in sizes and not call.fault:  # A is the number of pairs of columns in a head
+    if "A" in sizes and not call.fault:  # A is the number of column pairs in a head
         columns = 2 * min(call.attribute("num_heads", 1), 1 << 20)
         if columns > 256 or "D" in fixed:
             sizes["A"] = sizes["D"] // columns
@@ -143,7 +146,10 @@ def _random_size(letter: str, chance: Random) -> int:
 
 
 def _choose_settings(call: Call, chance: Random) -> None:
-    """Choose the settings that are inputs, and read the settings that are attributes. Set K and M to match the settings."""
+    """Choose the settings that are inputs, and read the settings that are attributes.
+
+    Then set K and M so that they match the settings.
+    """
     sizes, experts = call.sizes, max(call.sizes["E"], 1)
     usual = {
         "capacity": chance.choice((1, 1, 2, 3, 5, max(sizes["S"], 1), sizes["S"] + 1, 500)),
@@ -164,16 +170,19 @@ def _choose_settings(call: Call, chance: Random) -> None:
 
 
 def _merged(tokens: int, merge: int, prefix: int) -> int:
-    """Return how many tokens are merged: at most `merge`, half of all tokens, and every second one after the prefix."""
+    """Return how many tokens are merged.
+
+    The number is at most `merge`, at most half of all tokens, and at most about half of the tokens after the prefix.
+    """
     if tokens <= (1 if prefix == 1 else prefix + 1):
         return 0
     return min(merge, tokens // 2, (tokens - 1) // 2 if prefix == 1 else (tokens - prefix + 1) // 2)
 
 
 def _spoil_shape(call: Call, name: str, shape: list[int], chance: Random) -> bool:
-    """Change the shape of an input at random so that it contradicts the other shapes, and return True.
+    """Change an input's shape at random so that it contradicts the other shapes, and return True.
 
-    Return False without a change if the random choice would not lead to a contradiction.
+    If the random change would not lead to a contradiction, leave the shape unchanged and return False.
     """
     if chance.random() < 0.3:
         if not shape or chance.random() < 0.5:
@@ -197,7 +206,7 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
         return np.full(shape, call.settings[name], np.int64)
     if port.type == "i32":
         return rng.integers(-1, call.end(name), shape, np.int32)
-    if port.type == "i8":  # sometimes use only extreme values, for the largest possible sums
+    if port.type == "i8":  # sometimes use only extreme values, which give the largest possible sums
         return (
             rng.choice(np.int8([-128, -127, 127]), shape) if rng.random() < 0.2 else rng.integers(-128, 128, shape, np.int8)
         )
@@ -217,7 +226,7 @@ def _values(call: Call, name: str, port: Port, shape: Sequence[int], rng: np.ran
 def _match_slots(call: Call, is_faulty: bool) -> None:
     """Drop each pair whose slot has no token, because VmoeExpertBlock doesn't accept such a pair.
 
-    If `is_faulty`, keep these pairs, and mark the call as invalid if there are any.
+    If `is_faulty` is true, keep all pairs. If one of them has a slot without a token, mark the call as invalid.
     """
     slot, src = call.arrays["slot"], np.append(call.arrays["src"], -1)
     empty = (slot >= 0) & (src[slot] < 0)
@@ -228,9 +237,9 @@ def _match_slots(call: Call, is_faulty: bool) -> None:
 
 
 def _spoil_value(call: Call, name: str, chance: Random) -> None:
-    """Replace one setting or index in the input `name` by a value that is out of range.
+    """Replace one setting or index in the input `name` with a value that is out of range.
 
-    An input that contains neither settings nor indices stays unchanged.
+    If the input contains neither settings nor indices, it stays unchanged.
     """
     array, port = call.arrays[name], call.written.inputs[name]
     if port.type == "i64":
@@ -248,7 +257,7 @@ def _spoil_value(call: Call, name: str, chance: Random) -> None:
 
 
 def check_outputs(call: Call, outputs: Mapping[str, np.ndarray]) -> None:
-    """Fail if the outputs of a valid call are implausible."""
+    """Fail if a valid call's outputs are implausible."""
     for name, array in outputs.items():
         if array.dtype == np.int32:
             assert ((array >= -1) & (array < call.end(name))).all(), f"{call}: {name} has an index out of range"
@@ -284,9 +293,9 @@ class Fuzzer:
     """The running program, with counts of its results. Any unexpected result fails the test.
 
     Attributes:
-        calls, refused: number of all calls, and of refused calls.
-        loads, refused_loads: number of all loads of models, and of refused loads.
-        messages: all different error messages, without digits.
+        calls, refused: number of all calls, and number of refused calls.
+        loads, refused_loads: number of all model loads, and number of refused loads.
+        messages: all different error messages, without their digits.
     """
 
     def __init__(self, command: Sequence[str | Path], models: Iterable[Written], seed: int, **environment: str) -> None:
@@ -301,7 +310,7 @@ class Fuzzer:
             self._load(written)
 
     def step(self) -> None:
-        """Make a call of a random model. Each op is equally likely, however many models it has."""
+        """Call a random model. Each op is equally likely, however many models it has."""
         written = self._chance.choice(self._by_op[self._chance.choice(list(self._by_op))])
         if self._chance.random() < 0.01:  # load a model again, so that weights are packed, shared and freed
             if self._chance.random() < 0.5:
@@ -311,7 +320,7 @@ class Fuzzer:
             self._run(make_call(written, self._chance))
 
     def close(self) -> str:
-        """End the program. Return its standard error and, unless it is 0, its exit code."""
+        """End the program, and return its standard error. If its exit code is not 0, also return the exit code."""
         _, said = self._process.communicate()
         return said.decode() + (f"exit code {self._process.returncode}" if self._process.returncode else "")
 

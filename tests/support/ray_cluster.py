@@ -20,7 +20,10 @@ with connected_ray(4, 1 << 28):
 
 @contextmanager
 def ray_cluster() -> Iterator[dict[str, str]]:
-    """Run a Ray cluster until the block ends. Yields the environment variables with which a command joins it."""
+    """Run a Ray cluster until the block ends.
+
+    Yield the environment variables with which a command joins the cluster.
+    """
     environment = {**os.environ, "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", CLUSTER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -33,7 +36,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
 def s3_server(bucket: str) -> Iterator[None]:
     """Run an S3 server with an empty bucket until the block ends.
 
-    Inside the block, the environment variables of this process make S3 clients use this server.
+    Inside the block, this process's environment variables make S3 clients use the server.
     """
     import boto3
     from moto.server import ThreadedMotoServer

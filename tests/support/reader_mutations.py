@@ -2,9 +2,10 @@
 
     python tests/support/reader_mutations.py --cases 20000
 
-A damaged checkpoint must be refused, or be read unchanged except for bits that no checksum covers. The program prints one
-line for each other result, and then a summary as JSON. The exit code is 1 if there was any other result. In formats in which
-no checksum covers names, shapes and types, these may change, but planning an export must then refuse the checkpoint.
+A damaged checkpoint must either be refused, or be read unchanged except for bits that no checksum covers. In some formats,
+no checksum covers names, shapes and types. Damage may change these, but planning an export must then refuse the checkpoint.
+The program prints one line for each result that is not allowed, and then a summary as JSON. If there was such a result, the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ from vmoe_export.export_plan import plan_export
 
 Tensors = dict[str, np.ndarray]
 
-SECONDS = 5.0  # time limit for reading a small file; damage that misleads a reader can make it take minutes
+SECONDS = 5.0  # time limit for reading a small file; damage that misleads a reader can make reading take minutes
 PEAK_BYTES = 64 << 20
 SIZES = (0, 1, 2, 3, 4, 7, 8, 16, 100, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A checkpoint format: a function that writes a small checkpoint, and whether the format has checksums of the data."""
+    """A checkpoint format.
+
+    It has a function that writes a small checkpoint, and a flag that is true if the format has checksums for the data.
+    """
 
     write: Callable[[Path, Tensors], Path]
     has_checksum: bool
@@ -68,7 +72,7 @@ def _write_torch(folder: Path, tensors: Tensors, **options: bool) -> Path:
 
 
 def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
-    """Write all tensors as views of one storage. Every other view is transposed."""
+    """Write all tensors as views of the same storage. Every other view is transposed."""
     flat = torch.from_numpy(np.concatenate([array.reshape(-1) for array in tensors.values()]))
     tree, start = {}, 0
     for i, (name, array) in enumerate(tensors.items()):
@@ -92,7 +96,7 @@ Original = tuple[Path, list[Path], Tensors]  # path of a checkpoint, paths of it
 
 
 def _write(kind: str, folder: Path) -> Original:
-    """Write a checkpoint of the format `kind` into its own subfolder of `folder`."""
+    """Write a checkpoint in the format `kind` into a separate subfolder of `folder`."""
     home = folder / kind / "whole"
     home.mkdir(parents=True)
     path = KINDS[kind].write(home, read_tensors(DENSE))
@@ -100,7 +104,7 @@ def _write(kind: str, folder: Path) -> Original:
 
 
 def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
-    """Return the path of a copy of the checkpoint in which one file is damaged, and a description of the damage."""
+    """Copy the checkpoint and damage one file of the copy. Return the copy's path and a description of the damage."""
     path, files, _ = original
     home = path.parents[1] / "damaged"
     shutil.rmtree(home, ignore_errors=True)
@@ -112,7 +116,10 @@ def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
 
 
 def _read(path: Path, original: Tensors, kind: Kind) -> str:
-    """Read a checkpoint, and return how that ended: "refused", "the same", "raw bits", or a description of a failure."""
+    """Read a checkpoint, and return the result of reading it.
+
+    The result is "refused", "the same", "raw bits", or a description of a failure.
+    """
     tracemalloc.start()
     begin = time.process_time()
     try:
@@ -145,7 +152,7 @@ def _compare(read: Tensors, original: Tensors, kind: Kind) -> str:
 
 
 def damage(data: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """Return damaged bytes, and a description of the damage."""
+    """Damage bytes, and return the damaged bytes and a description of the damage."""
     place = _place(data, chance)
     match chance.randrange(7):
         case 0 | 1:
@@ -175,7 +182,8 @@ def _over(data: bytes, place: int, piece: bytes) -> bytes:
 def _place(data: bytes, chance: random.Random) -> int:
     """Choose a position anywhere, near the start or the end, or in a header of the zip format.
 
-    Damage to both ends and to zip headers is likely to mislead a reader, because they determine how the rest is read.
+    Damage to the start, the end or a zip header is likely to mislead a reader, because these parts determine how the rest is
+    read.
     """
     where = chance.randrange(4)
     if where == 0:
@@ -192,7 +200,7 @@ def _place(data: bytes, chance: random.Random) -> int:
 
 
 def run(cases: int, seed: int) -> Report:
-    """Damage and read a checkpoint `cases` times, with all formats in turn."""
+    """Damage and read checkpoints `cases` times, with each format in turn."""
     report = Report()
     with tempfile.TemporaryDirectory(prefix="reader-mutations-") as folder:
         originals = {kind: _write(kind, Path(folder)) for kind in KINDS}

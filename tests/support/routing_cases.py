@@ -1,4 +1,4 @@
-"""Routing cases of every kind, from the official router and at random."""
+"""Routing cases of every kind. Some come from the official router, others are random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Outputs = list[np.ndarray]
 class Case:
     """A call of VmoeRoute with a setting. The gates are an array [G,S,E] of any float type.
 
-    If `max_experts` is None, the call omits the op's inputs for policies. If `max_experts` is E, there is no limit.
+    If `max_experts` is None, the call omits the op's policy inputs. If `max_experts` is E, there is no limit on the experts.
     """
 
     gates: np.ndarray
@@ -50,7 +50,7 @@ class Case:
 
 
 def route(case: Case) -> Outputs:
-    """Return the outputs of the numpy reference for a case: slot, weight, src and expert."""
+    """Return the numpy reference's outputs for a case: slot, weight, src and expert."""
     return list(op_reference.route(case.gates, **case.numbers))
 
 
@@ -63,7 +63,10 @@ def same_bits(found: Outputs, expected: Outputs) -> bool:
 
 
 def golden_cases() -> list[Case]:
-    """Return the cases that were recorded with the official router. Their outputs are in the same file as their gates."""
+    """Return the cases that were recorded with the official router.
+
+    The recorded outputs are in the same file as the gates.
+    """
     with np.load(GOLDEN / "routing.npz") as stored:
         return [
             Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])
@@ -72,7 +75,10 @@ def golden_cases() -> list[Case]:
 
 
 def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return random float32 gates of this shape. `kind`, from 0 to 7, selects their kind, such as gates with many ties."""
+    """Return random float32 gates with the given shape.
+
+    `kind`, from 0 to 7, selects the kind of gates, such as gates with many ties.
+    """
     gates = rng.random(shape, np.float32)
     gates /= gates.sum(axis=-1, keepdims=True)
     if kind == 1:  # many ties

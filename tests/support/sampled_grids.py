@@ -1,8 +1,8 @@
 """A pytest plugin that lets `make test` run only a sample of a test's cases. `make test-all` runs all cases.
 
-`@pytest.mark.sample(8)` keeps 8 cases of a test function, which are spread evenly over the list of its cases, and marks all
-other cases `slow`. If a parameter has a value that occurs in several cases but in none of the kept ones, more cases are kept
-until every such value is covered.
+`@pytest.mark.sample(8)` keeps 8 cases of a test function and marks all other cases `slow`. The kept cases are spread evenly
+over the list of cases. If a parameter value occurs in several cases but in none of the kept ones, more cases are kept until
+every such value is covered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 Values = frozenset[tuple[str, int]]
 
 
-@pytest.hookimpl(tryfirst=True)  # runs before pytest deselects tests by `-m`
+@pytest.hookimpl(tryfirst=True)  # runs before pytest deselects tests according to `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -31,10 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def sampled(cases: list[Values], count: int) -> set[int]:
-    """Return the indices of the cases to keep. Usually there are `count` of them, but more if values would be missing.
+    """Return the indices of the cases to keep.
+
+    Usually, `count` cases are kept. If these lack some parameter values, more cases are kept.
 
     Args:
-        cases: for each case, the set of its parameters, each as a pair of the parameter's name and the index of its value.
+        cases: for each case, the set of its parameters. Each parameter is a pair of its name and the index of its value.
         count: number of cases to spread evenly over the list.
     """
     kept = {round(i * (len(cases) - 1) / max(count - 1, 1)) for i in range(min(count, len(cases)))}

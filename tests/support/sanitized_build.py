@@ -1,4 +1,4 @@
-"""Builds the native libraries, and the programs of tests/cpp that test them, with the compiler's sanitizers."""
+"""Builds the native libraries and their test programs in tests/cpp with the compiler's sanitizers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ MEMORY, THREADS = "address,undefined", "thread"
 
 @functools.cache
 def sanitized(sanitizers: str, *targets: str) -> Path:
-    """Build `targets` with these sanitizers. Return the build folder, which has the programs in its subfolder `tests`.
+    """Build `targets` with the given sanitizers.
 
-    Rebuilds only what has changed. Skips if the compiler lacks these sanitizers, or if the SDK was not built on this
-    machine, or if the op library is a target and was not built.
+    Return the build folder, whose subfolder `tests` contains the programs. Rebuild only targets that have changed. Skip the
+    test if the compiler lacks these sanitizers or the SDK was not built on this machine. Also skip it if the op library is a
+    target and was not built.
     """
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build with")

@@ -1,4 +1,4 @@
-"""The installed C++ SDK, and programs that are built against it, each in a project of its own."""
+"""The installed C++ SDK, and programs that are built against it. Each program has its own project."""
 
 from __future__ import annotations
 
@@ -52,14 +52,17 @@ _scratch = tempfile.TemporaryDirectory(prefix="vmoe-sdk-")
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Two install prefixes: `whole` has everything that was built; `standard_ops` has the SDK without the op library."""
+    """Two install prefixes. `whole` contains everything that was built.
+
+    `standard_ops` contains the SDK without the op library.
+    """
 
     whole: Path
     standard_ops: Path
 
     @property
     def all(self) -> dict[str, Path]:
-        """The prefixes, each under the name with which an engine describes its ops.
+        """The prefixes, by the text with which an engine describes its ops.
 
         `whole` is included only if the op library was built.
         """
@@ -72,7 +75,7 @@ class Prefixes:
 def run(
     *command: str | Path, text: str | None = None, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with `environment` added to the environment variables, and capture its output."""
+    """Run a command in a folder and capture its output. `environment` is added to the environment variables."""
     variables = {**os.environ, **environment}
     return subprocess.run(command, input=text, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
@@ -85,7 +88,7 @@ def built(*command: str | Path, **options: Any) -> str:
 
 
 def scratch_folder() -> Path:
-    """Make a folder outside the repository, and return it. It is removed when the tests end."""
+    """Make a folder outside the repository, and return its path. The folder is removed when the tests end."""
     return Path(tempfile.mkdtemp(dir=_scratch.name))
 
 
@@ -95,9 +98,9 @@ def generator() -> list[str]:
 
 @functools.cache
 def prefixes() -> Prefixes:
-    """Return the prefix with the installed libraries, and a copy of it without the op library.
+    """Return the prefix with the installed libraries, and a copy of this prefix without the op library.
 
-    Skips if the SDK was not built or there is no cmake.
+    If the SDK was not built or there is no cmake, skip the test.
     """
     try:
         native_path("SDK", SDK_LIBRARY, "lib", SDK_LIBRARY)
@@ -118,8 +121,8 @@ def prefixes() -> Prefixes:
 def _copy_if_changed(source: str, target: str) -> None:
     """Copy `source` to `target` unless the two files are equal.
 
-    An existing `target` is removed first. If it were overwritten instead, programs of other tests that have mapped the
-    library would break.
+    An existing `target` is removed first. If it were overwritten, other tests' programs that have mapped the library
+    would break.
     """
     if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
         return
@@ -169,14 +172,17 @@ def _binaries(source: Path, folder: Path, *options: str) -> Path:
 
 
 def _folder(name: str, *options: str) -> Path:
-    """Return the folder for the build `name` with these options."""
+    """Return the folder for the build that has the given name and options."""
     key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
     return BUILD / (f"{name}-{key}" if options else name)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """Make the folder if it doesn't exist, and lock it during the block, so that only one process at a time works in it."""
+    """Make the folder if it doesn't exist, and lock it during the block.
+
+    The lock lets only one process at a time work in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -184,7 +190,7 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
-    """Return the path of ONNX Runtime's shared library, which is in the folder of the Python package."""
+    """Return the path of ONNX Runtime's shared library, which is inside the Python package's folder."""
     (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())
     return library
 
@@ -193,7 +199,7 @@ def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Pa
 def meddling_onnxruntime() -> Path:
     """Build a library that acts as ONNX Runtime, but swaps paths while it loads a model.
 
-    See `sdk_meddling_onnxruntime.c`.
+    The code is in `sdk_meddling_onnxruntime.c`.
     """
     cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
     (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
@@ -203,9 +209,9 @@ def meddling_onnxruntime() -> Path:
 
 
 def _read_routing(stream: BinaryIO) -> dict[str, Any]:
-    """Read one `vmoe::LayerRouting` as `sdk_runner` writes it. Return its `kind`, and its arrays by name.
+    """Read one `vmoe::LayerRouting` in the form in which `sdk_runner` writes it.
 
-    An empty array is returned as None.
+    Return its `kind`, and its arrays by name. Empty arrays are returned as None.
     """
     kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
     pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
@@ -228,22 +234,23 @@ def _read_routing(stream: BinaryIO) -> dict[str, Any]:
 
 
 class Runner:
-    """A running `sdk_runner`, which is an engine in another process."""
+    """A running `sdk_runner` program, which runs an engine in another process."""
 
     def __init__(
         self, program: Sequence[str | Path], bundle: Path, folder: Path, *, library: Path | None = None, threads: int = 1
     ) -> None:
         """Start the command `program`.
 
-        It is the path of an `sdk_runner`, after the command of an emulator if there is one. `folder` is for the files with
-        images and outputs. `library` is the ONNX Runtime to use, by default the installed one.
+        The command is the path of an `sdk_runner`. If an emulator is used, the emulator's command comes before the path.
+        `folder` is for files that contain images and outputs. `library` is the ONNX Runtime to use. By default, it is the
+        installed one.
         """
         self._folder = folder
         command = [*program, bundle, library or onnxruntime_library(), str(threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *fields: object) -> list[str]:
-        """Send a command, and return the fields of the answer without the leading "ok". Fails if the answer is an error."""
+        """Send a command, and return the fields of the reply without the leading "ok". Fail if the reply is an error."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write("\t".join(map(str, fields)) + "\n")
         self._process.stdin.flush()
@@ -253,7 +260,7 @@ class Runner:
         return answer
 
     def info(self) -> dict[str, str]:
-        """Return the engine's information about itself."""
+        """Return the information that the engine gives about itself."""
         return dict(field.split("=", 1) for field in self.ask("info"))
 
     def logits(self, images: np.ndarray, **setting: Any) -> np.ndarray:
@@ -272,7 +279,7 @@ class Runner:
         return found
 
     def routing(self, images: np.ndarray, **setting: Any) -> dict[str, dict[str, Any]]:
-        """Return the routing of the tokens in each MoE layer, by layer."""
+        """Return how the tokens are routed in each MoE layer, by layer."""
         file, layers = self._send("routing", images, setting)
         with file.open("rb") as stream:
             routes = {layer: _read_routing(stream) for layer in layers}
@@ -292,7 +299,7 @@ class Runner:
 
 
 def setting_fields(**setting: Any) -> list[str]:
-    """Return the fields of a command that stand for a setting. The parameters are those of `Engine.setting`."""
+    """Return the fields that represent a setting in a command. The parameters are the same as in `Engine.setting`."""
     names = ("profile", "capacity", "k", "bpr", "pool", "max_experts", "merge")
     assert setting.keys() <= set(names)
     values = (int(value) if isinstance(value, bool) else value for value in map(setting.get, names))
@@ -301,7 +308,10 @@ def setting_fields(**setting: Any) -> list[str]:
 
 @pytest.fixture(scope="module", params=["standard ops", "vmoe op library"])
 def prefix(request: pytest.FixtureRequest) -> Path:
-    """Return an install prefix. Tests run once with the prefix without the op library, and once with the one that has it."""
+    """Return an install prefix.
+
+    Tests with this fixture run twice: with the prefix that lacks the op library, and with the prefix that has it.
+    """
     found = prefixes().all.get(request.param)
     if found is None:
         pytest.skip("the op library was not built here")

@@ -1,4 +1,7 @@
-"""Bundles that all test processes share. Each is exported again only if the product, an input or an option has changed."""
+"""Bundles that all test processes share.
+
+A bundle is exported again only if the product, an input or an option has changed.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,12 @@ EXPORTS = ROOT / "build" / "exports"
 def shared_export(name: str, checkpoint: Path, **options: Any) -> Path:
     """Return the path of the bundle build/exports/NAME-KEY/NAME.vmoe, which tests must not change.
 
-    Exports the bundle if needed.
+    Export the bundle if it doesn't exist yet.
 
     Args:
-        name: name of the bundle. Only the latest export of each name is kept.
-        checkpoint: a file. All files whose names begin with its name, such as `.index` and shards, belong to the checkpoint.
+        name: name of the bundle. Only the latest export with each name is kept.
+        checkpoint: a file. All files whose names begin with this file's name, such as `.index` and shards, belong to the
+            checkpoint.
         options: options of `export_bundle`.
     """
     inputs = [

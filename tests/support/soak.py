@@ -2,7 +2,7 @@
 
     python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
 
-Answers to good requests must have the same bits as the engine's outputs. The exit code is 1 if an answer is wrong or
+Responses to good requests must have the same bits as the engine's outputs. The exit code is 1 if a response is wrong or
 missing, if images are left in the service's queue, or if the program can't run.
 """
 
@@ -46,18 +46,18 @@ _IMAGES = 64
 class Soak:
     """A mix of clients, and its results.
 
-    The object is sent to the process of the load generator, runs there, and is sent back.
+    The object is sent to the load generator's process, runs in that process, and is sent back.
 
     Attributes:
         requests, seconds: no client connects again after this number of requests, or after this time.
-        most_bytes: largest allowed size of a request's body.
+        most_bytes: largest allowed body size of a request.
         most_images: largest number of images in a good request.
         images: [N,H,W,C], the images from which requests are made.
-        expected: for each setting, the outputs float32[N, ...] that answers must equal bit for bit.
+        expected: for each setting, the outputs float32[N, ...] that responses must equal bit for bit.
         sent: number of requests of each kind.
-        answers: number of answers by kind and status. Status 0 means that a request got no answer.
-        refusals: number of refusals by status and message. Numbers in the messages are replaced by N.
-        wrong, lost: number of wrong answers and of missing answers, by description.
+        answers: number of responses by kind and status. Status 0 means that a request got no response.
+        refusals: number of refusals by status and message. Numbers in the messages are replaced with N.
+        wrong, lost: number of wrong responses and number of missing responses, by description.
     """
 
     port: int
@@ -118,7 +118,7 @@ class Soak:
                     return
 
     async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
-        """Send a good request. Return whether its status was 200, even if the answer was wrong."""
+        """Send a good request. Return whether its status was 200, even if the outputs in the response were wrong."""
         request, setting, part = self._good(chance)
         if kind == "dripping":
             cuts = [0, *sorted(chance.sample(range(len(request)), _DRIPS))]
@@ -159,7 +159,7 @@ class Soak:
     def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
         """Check that a refusal has a message and an allowed status.
 
-        Allowed are the expected status and status 503, which means that the service is full. An answer with status 503 must
+        Allowed are the expected status and status 503, which means that the service is full. A response with status 503 must
         also have a Retry-After header.
         """
         if reply is None:
@@ -179,7 +179,7 @@ class Soak:
 def soak(subject: Subject) -> Report:
     """Run the mix against the service, and measure the service's memory at regular intervals.
 
-    `failed` in the report is true if any answer was wrong or missing, or if images were left in the queue.
+    `failed` in the report is true if any response was wrong or missing, or if images were left in the queue.
     """
     options, images = subject.options, subject.images[:_IMAGES]
     expected = {name: subject.engine(images, name) for name in options.profiles}
@@ -207,7 +207,7 @@ def soak(subject: Subject) -> Report:
 
 
 def markdown(report: Report) -> str:
-    """Return the report as Markdown with tables of requests and refusals, and with the memory."""
+    """Return the report as Markdown. It contains tables of requests and refusals, and the memory measurements."""
     sent = sum(kind["sent"] for kind in report["kinds"])
     wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
     lines = [
@@ -231,7 +231,10 @@ def markdown(report: Report) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, or 1 if the report says `failed` or if the program couldn't run."""
+    """Run the program with command-line arguments, and return its exit code.
+
+    The exit code is 1 if the report says `failed` or the program couldn't run, and otherwise 0.
+    """
     parser = argparse.ArgumentParser(description="Asks a service for long: good, bad and absent clients.")
     add_options(parser)
     parser.add_argument("--requests", type=count, default=100_000, metavar="N", help="after which it ends")

@@ -1,7 +1,7 @@
-"""Builds the TensorRT plugin against TensorRT's headers, and a fake TensorRT for its tests.
+"""Builds the TensorRT plugin against TensorRT's headers, and builds a fake TensorRT for the plugin's tests.
 
-The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` also reads, names
-their folder. If it is not set, every test that needs this build skips.
+The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` also reads, contains
+the path of their folder. If it is not set, every test that needs this build is skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Build:
-    """A build against the headers of one TensorRT version. It has the two libraries and fakes of that version."""
+    """A build against the headers of one TensorRT version.
+
+    It has the plugin's two libraries, and fakes of that version.
+    """
 
     version: Version
     tree: Path
@@ -47,12 +50,15 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}"
 
     def fake(self, name: str = "fake") -> Path:
-        """Return the path of a fake TensorRT library, which has the file name of this version's library."""
+        """Return the path of a fake TensorRT library.
+
+        The fake has the file name that the real library has in this TensorRT version.
+        """
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 
 def include_folder() -> Path:
-    """Return the folder of the headers. Skip if TENSORRT_INCLUDE_DIR is not set."""
+    """Return the folder with the headers. If TENSORRT_INCLUDE_DIR is not set, skip the test."""
     named = os.environ.get(VARIABLE)
     if not named:
         pytest.skip(f"TensorRT's headers are not named: set {VARIABLE} to their folder")
@@ -71,7 +77,7 @@ def _version(include: Path) -> Version:
 def build(sanitizers: str = "") -> Build:
     """Build the plugin. Any compiler warning fails the test.
 
-    If this machine can't build the plugin, skips with a reason that names what is missing.
+    If this machine can't build the plugin, skip the test with a reason that says what is missing.
     """
     include = include_folder()
     if shutil.which("cmake") is None:

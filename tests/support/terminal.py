@@ -1,4 +1,4 @@
-"""Starts processes with the signal handling of a terminal, regardless of how the tests were started."""
+"""Functions that start processes with a terminal's signal handling, regardless of how the tests were started."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ raise SystemExit(program.main())"""
 
 
 def default_signals() -> None:
-    """Let Ctrl-C and a hangup end the process that calls this. It is for use as the `preexec_fn` of a child process.
+    """Let Ctrl-C and a hangup end the calling process. The function is for use as a child process's `preexec_fn`.
 
-    If the tests were started with nohup or as a background job of a shell, the child would otherwise ignore these signals.
+    Without it, the child would ignore these signals if the tests were started with nohup or as a background job of a shell.
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def started(command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
-    """Start a process with `environment` added to the environment variables, and capture its output."""
+    """Start a process and capture its output. `environment` is added to the environment variables."""
     return subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
@@ -33,7 +33,7 @@ def started(command: Sequence[object], **environment: str) -> subprocess.Popen[s
 
 
 def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
-    """Start a process, and send it signal `number` after `seconds`. Return its exit code and its standard error."""
+    """Start a process, and send it the signal `number` after `seconds`. Return its exit code and standard error."""
     process = started(command)
     try:
         time.sleep(seconds)

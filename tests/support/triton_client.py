@@ -2,10 +2,10 @@
 
     python triton_client.py http|grpc HOST:PORT FOLDER AT_ONCE
 
-FOLDER/requests.json is a list of {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. The
-client sends AT_ONCE requests, waits for all their answers, and then sends the next AT_ONCE requests. It writes
-FOLDER/answers.json, a list with one item per request, which is {"error": ...} or {name of output: value}. A value is the
-name of an array of FOLDER/outputs.npz, or a list of strings.
+FOLDER/requests.json is a list of {"model": ..., "images": array name in FOLDER/images.npz, "parameters": {...}}. The client
+sends AT_ONCE requests, waits for all their responses, and then sends the next AT_ONCE requests. It writes
+FOLDER/answers.json, a list with one item per request. Each item is {"error": ...} or {output name: value}. A value is the
+name of an array in FOLDER/outputs.npz, or a list of strings.
 """
 
 import json
@@ -46,7 +46,7 @@ def main() -> None:
 def _results(
     protocol: str, address: str, requests: list[dict[str, Any]], images: dict[str, np.ndarray], at_once: int
 ) -> Iterator[Any]:
-    """Yield the result or the exception of each request, in order."""
+    """Yield the result or the exception for each request, in the order of the requests."""
     module = import_module(f"tritonclient.{protocol}")
     options = {"concurrency": at_once} if protocol == "http" else {}
     with module.InferenceServerClient(address, **options) as client:
@@ -63,7 +63,7 @@ def _results(
 def _send(protocol: str, module: Any, client: Any, request: dict[str, Any], images: np.ndarray) -> Any:
     """Send a request, and return a function that waits for the result.
 
-    If the request fails, the function returns the error over gRPC, and raises it over HTTP.
+    If the request fails, the function returns the error when the protocol is gRPC, and raises it when the protocol is HTTP.
     """
     tensor = module.InferInput("image", images.shape, np_to_triton_dtype(images.dtype))
     tensor.set_data_from_numpy(images)

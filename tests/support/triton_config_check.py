@@ -1,8 +1,8 @@
-"""Reads config.pbtxt files with the protobuf messages of Triton's client, in the client's environment.
+"""Reads config.pbtxt files with the protobuf messages from Triton's client, in the client's environment.
 
     python triton_config_check.py CONFIG ...
 
-prints a JSON list with one item per file. For a file with an unknown field, the item is {"error": message}.
+The program prints a JSON list with one item per file. If a file has an unknown field, its item is {"error": message}.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A real Triton server with a model repository, and requests to it.
+"""A real Triton server with a model repository, and a client that sends requests to it.
 
-Server and client run in an environment of their own, because they need an older numpy and protobuf than the project. `make
-triton-server` creates this environment in build/triton/venv. VMOE_TRITON_VENV can name another environment.
+Server and client run in a separate environment, because they need older versions of numpy and protobuf than the project.
+`make triton-server` creates this environment in build/triton/venv. VMOE_TRITON_VENV can specify another environment.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Request = tuple[str, np.ndarray, dict[str, Any]]
 
 
 class ServerError(Exception):
-    """The error that is raised if the server does not become ready. The message contains the server's log."""
+    """Error raised if the server does not become ready. The message contains the server's log."""
 
 
 class TritonServer:
     """A running server.
 
     Attributes:
-        addresses: for each of the protocols "http" and "grpc", the address as HOST:PORT.
+        addresses: the address as HOST:PORT, for each of the protocols "http" and "grpc".
     """
 
     def __init__(self, folder: Path, addresses: dict[str, str]) -> None:
@@ -60,9 +60,9 @@ class TritonServer:
         self.addresses = addresses
 
     def answers(self, protocol: str, requests: Sequence[Request], at_once: int | None = None) -> list[dict[str, Any]]:
-        """Send requests, and wait for all answers.
+        """Send requests, and wait for all responses.
 
-        At most `at_once` requests are sent at the same time. By default, all are.
+        At most `at_once` requests are sent at the same time. By default, all requests are.
 
         Returns:
             For each request, its outputs by name (arrays or lists of strings), or {"error": message}.
@@ -84,7 +84,7 @@ class TritonServer:
         ]
 
     def statistics(self, model: str) -> dict[str, Any]:
-        """Return the statistics that Triton keeps of a model."""
+        """Return the statistics that Triton records for a model."""
         with urllib.request.urlopen(f"http://{self.addresses['http']}/v2/models/{model}/stats") as response:
             found: dict[str, Any] = json.load(response)["model_stats"][0]
         return found
@@ -107,7 +107,7 @@ def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterat
     Args:
         repository: the model repository.
         folder: an empty folder for the server's and the client's files.
-        older_numpy: whether models use the numpy of the server's environment instead of the project's.
+        older_numpy: whether models use the numpy in the server's environment. If false, they use the project's numpy.
 
     Raises:
         ServerError: the server can't load a model.
@@ -135,7 +135,7 @@ def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterat
 
 
 def _variables(folder: Path, older_numpy: bool) -> dict[str, str]:
-    """Return the environment variables of the server, which finds Python through PATH and ignores PYTHONPATH."""
+    """Return the server's environment variables. The server finds Python through PATH, and ignores PYTHONPATH."""
     python = folder / "python"
     venv.create(python, with_pip=False)
     lines = [ROOT / "runtime", *filter(None, sys.path)]

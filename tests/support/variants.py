@@ -1,4 +1,4 @@
-"""Small random models of every kind that the official code can build, with options for exports and settings for runs."""
+"""Small random models of every kind that the official code can build, with export options and run settings."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Variant:
     """A model, and how to export and run it.
 
     Attributes:
-        trained_grid: rows and columns of patches of a learned position embedding.
+        trained_grid: rows and columns of patches in a learned position embedding.
         image_size: height and width of the images in pixels.
         moe: indices of the MoE blocks.
-        experts: E of the MoE blocks; the largest E if the blocks have different ones.
-        layer_experts: E of each MoE block if the blocks have different ones; otherwise empty.
+        experts: E of the MoE blocks. If the blocks have different values of E, this is the largest value.
+        layer_experts: E of each MoE block if the blocks have different values of E; otherwise empty.
         options: options of `export_bundle` in addition to the config.
         settings: capacity ratio, k and bpr for each run of the bundle. The first setting is also the bundle's profile.
-        batch_multiple: the number of images in a batch must be a multiple of this, so that all groups are full.
-        group_tokens: S, or None if S is the number of tokens of an image.
+        batch_multiple: the number of images in a batch must be a multiple of this number, so that all groups are full.
+        group_tokens: S, or None if S is the number of tokens in an image.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Variant:
     def every_setting(self) -> list[Setting]:
         """Four versions of each setting in `settings`.
 
-        They have no policies, a pool, a limit of experts, or both policies.
+        They have no policies, a pool, an expert limit, or both a pool and an expert limit.
         """
         policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
         return [Setting(*official, *policy) for official in self.settings for policy in policies]
@@ -86,7 +86,7 @@ class Variant:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The part of the official config that the tensors don't determine."""
+        """The part of the official config that can't be derived from the tensors."""
         position = {"name": self.position, "temperature": self.temperature}
         return {"classifier": self.classifier, "encoder": {"position_emb": position}}
 
@@ -106,13 +106,13 @@ class Variant:
         return {name: _draw(rng, name, shape) for name, shape in self._shapes()}
 
     def write(self, folder: Path, name: str = "ckpt") -> Path:
-        """Write the parameters as a checkpoint in a safetensors file, and return its path."""
+        """Write the parameters as a checkpoint in a safetensors file, and return the file's path."""
         path = folder / f"{name}.safetensors"
         safetensors.numpy.save_file(self.parameters(), path)
         return path
 
     def images(self, count: int) -> np.ndarray:
-        """Return random images, which are uint8 if the export takes uint8, and otherwise float32 in [-1, 1]."""
+        """Return random images. If the export takes uint8, they are uint8. Otherwise, they are float32 in [-1, 1]."""
         rng = np.random.default_rng(self.seed + 1)
         pixels = rng.integers(0, 256, (count, *self.image_size, self.channels), dtype=np.uint8)
         if self.options.get("input") == "uint8":

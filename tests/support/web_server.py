@@ -1,4 +1,4 @@
-"""Python's web server, which lists folders and doesn't support ranges."""
+"""Python's web server, which lists folders and doesn't support range requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def web_server(
 
     Args:
         folder: the folder to serve.
-        headers: headers to send with each answer.
-        silent_after: number of bytes of each answer after which the server stops sending. -1 means that it sends no headers
-            either; None means that it sends everything.
+        headers: headers to send with each response.
+        silent_after: the server stops sending after this number of bytes of each response. If it is -1, the server sends no
+            headers either. If it is None, the server sends everything.
         sent: a list to which the path of each file is added when the server begins to send that file.
     """
     ended = threading.Event()

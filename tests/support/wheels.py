@@ -21,9 +21,9 @@ _OPTIONS = ("-q", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-
 
 
 def wheel_folder(*requirements: str) -> Path:
-    """Return a folder with these packages, without their dependencies.
+    """Return a folder with the given packages, without their dependencies.
 
-    If pip can't fetch them, skips the test with pip's reason.
+    If pip can't download them, skip the test with pip's reason.
     """
     folder, complaint = _fetched(requirements)
     if complaint:
@@ -32,15 +32,16 @@ def wheel_folder(*requirements: str) -> Path:
 
 
 def onnxruntime_folder(version: str) -> Path:
-    """Return a folder that contains only this version of onnxruntime. Skip the test if pip can't fetch it."""
+    """Return a folder that contains only this version of onnxruntime. If pip can't download it, skip the test."""
     return wheel_folder(f"onnxruntime=={version}")
 
 
 @functools.cache
 def _fetched(requirements: tuple[str, ...]) -> tuple[Path, str]:
-    """Return the folder with these packages, and the last line of pip's errors, which is empty if pip succeeded.
+    """Return the folder with the given packages, and the last line of pip's errors.
 
-    The result is cached, so that a process waits only once for a network that can't be reached.
+    If pip succeeded, that line is empty. The result is cached. Therefore, if the network can't be reached, a process waits
+    for it only once.
     """
     digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
     folder = _CACHE / f"wheels-{digest}-{sys.implementation.cache_tag}"

@@ -1,6 +1,6 @@
-"""Small CLIPs, SigLIPs and a TIPSv2, with tokenizers and random weights, and the outputs of their libraries.
+"""Small CLIP, SigLIP and TIPSv2 models with tokenizers and random weights, and the outputs of their libraries.
 
-The models are saved as the files of transformers or open_clip.
+The models are saved as files in the form that transformers or open_clip uses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCALE, BIAS = 8.0, 0.5
 class Answers(NamedTuple):
     """A library's results for pictures and texts.
 
-    They are the logits, float32[images, classes], and the normalized embeddings of the texts and of the pictures.
+    They are the logits, float32[images, classes], the normalized embeddings of the texts, and those of the pictures.
     """
 
     logits: np.ndarray
@@ -44,7 +44,7 @@ class Zeroshot:
         folder: folder of the model.
         probabilities: "softmax" or "sigmoid", the function that converts the model's logits to probabilities.
         answers: a function that returns the library's results for pictures uint8[images,H,W,3] and texts.
-        bias: bias of the logits.
+        bias: number that the model adds to its logits.
     """
 
     folder: Path
@@ -59,13 +59,16 @@ class Zeroshot:
 
 
 def pictures(count: int = 20) -> np.ndarray:
-    """Return pictures uint8[count,32,32,3] with coarse patterns, which differ more from one another than noise does."""
+    """Return pictures uint8[count,32,32,3] with coarse patterns.
+
+    Such pictures differ more from one another than pictures of noise.
+    """
     coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     return coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Write the pictures as PNG files into a folder, and return the sorted paths of the files."""
+    """Write the pictures as PNG files into a folder, and return the sorted file paths."""
     return sorted(path.rename(path.with_stem(f"{path.stem:0>2}")) for path in write_pictures(folder, pictures()))
 
 
@@ -76,7 +79,7 @@ def _pixels(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tens
 def _randomized(model: Any, scale: float = 0.25) -> Any:
     """Randomize the weights so that outputs differ between texts and between images.
 
-    With the initial weights of a new model, the outputs hardly differ.
+    The outputs of a new model with its initial weights hardly differ.
     """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -95,7 +98,7 @@ def _randomized(model: Any, scale: float = 0.25) -> Any:
 
 
 def hf_clip(folder: Path) -> Zeroshot:
-    """Make a CLIP model of transformers, with CLIP's tokenizer and a vocabulary of bytes."""
+    """Make a transformers CLIP model, with CLIP's tokenizer and a vocabulary of bytes."""
     from transformers import CLIPConfig, CLIPModel
 
     letters = [*map(chr, range(33, 127)), "Ġ"]
@@ -112,7 +115,7 @@ def hf_clip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip(folder: Path) -> Zeroshot:
-    """Make a SigLIP model of transformers, with a tokenizer of letters that returns no attention mask."""
+    """Make a transformers SigLIP model. Its tokenizer splits text into letters and returns no attention mask."""
     from transformers import SiglipConfig, SiglipModel
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -123,7 +126,7 @@ def hf_siglip(folder: Path) -> Zeroshot:
 
 
 def hf_siglip2(folder: Path) -> Zeroshot:
-    """Make a SigLIP 2 NaFlex model of transformers, which takes a picture as a grid of patches."""
+    """Make a transformers SigLIP 2 NaFlex model, which takes a picture as a grid of patches."""
     from transformers import Siglip2Config, Siglip2Model
 
     text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
@@ -143,7 +146,10 @@ def hf_siglip2(folder: Path) -> Zeroshot:
 
 
 def hf_tipsv2(folder: Path) -> Zeroshot:
-    """Make a TIPSv2 model of transformers, with a tokenizer of letters whose attention mask hides the padding."""
+    """Make a transformers TIPSv2 model.
+
+    Its tokenizer splits text into letters and returns an attention mask that hides padding.
+    """
     from transformers import Tipsv2Config, Tipsv2Model
 
     text = _write_letters(folder, ["input_ids", "attention_mask"])
@@ -154,9 +160,9 @@ def hf_tipsv2(folder: Path) -> Zeroshot:
 
 
 def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
-    """Write a tokenizer of letters that returns the model inputs named in `inputs`.
+    """Write a tokenizer that splits text into letters and returns the model inputs listed in `inputs`.
 
-    Returns a config for a text tower that uses this tokenizer.
+    Return a config for a text tower that uses this tokenizer.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -171,7 +177,7 @@ def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
 
 
 def open_clip(folder: Path) -> Zeroshot:
-    """Make a CLIP model of open_clip, which has its own tokenizer."""
+    """Make an open_clip CLIP model, which has its own tokenizer."""
     import open_clip as library
     from safetensors.torch import save_file
 

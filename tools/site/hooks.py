@@ -1,4 +1,4 @@
-"""MkDocs hooks that insert the options of each command, and replace links to files outside docs/ by their text."""
+"""MkDocs hooks that insert each command's options, and replace links to files outside docs/ with the link text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ _MARK = re.compile(r"^<!-- options: (.*) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Insert the generated tables of options, and replace links to files outside the site by their text."""
+    """Insert the generated option tables, and replace links to files outside the site with the link text."""
     outside = re.escape("../" * (page.file.src_uri.count("/") + 1))
     markdown = re.sub(rf"\[([^\]]*)\]\({outside}[^)]*\)", r"\1", markdown)
     return _MARK.sub(lambda mark: command_markdown(mark[1]), markdown)
 
 
 def command_markdown(command: str) -> str:
-    """Return the help of a command, such as "vmoe serve ray", in Markdown: usage, description, and a table of options."""
+    """Return a command's help in Markdown: usage, description, and a table of options.
+
+    `command` is a command such as "vmoe serve ray".
+    """
     first, *words = command.split()
     context = click.Context(program, info_name=first, max_content_width=10_000, terminal_width=10_000)
     for word in words:

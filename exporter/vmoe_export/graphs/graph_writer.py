@@ -127,7 +127,10 @@ class GraphWriter:
         return name
 
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
-        """Declare part `number` of a weight as a tensor of its own that refers to the same bytes, and return its name."""
+        """Declare part `number` of a weight as a separate tensor, and return the tensor's name.
+
+        The new tensor refers to the bytes of the weight, so nothing is stored twice.
+        """
         part = replace(self._weights[whole], shape=dims)
         self._tensors[name] = external_tensor(name, replace(part, offset=part.offset + number * part.nbytes))
         return name
@@ -143,5 +146,8 @@ class GraphWriter:
         return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
 
     def _slice(self, x: str, first: int, last: int) -> str:
-        """Return the name of tokens `first` to `last` (exclusive) of x[N,T,...]. `last` may exceed T."""
+        """Slice tokens `first` to `last` (exclusive) from x[N,T,...], and return the name of the result.
+
+        `last` may exceed T.
+        """
         return self._add("Slice", x, self._integers(first), self._integers(last), self._integers(1))

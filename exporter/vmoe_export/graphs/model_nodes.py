@@ -1,9 +1,9 @@
-"""Write the nodes of a model that an `ExportedModel` describes, as ops of the domain vmoe and standard ONNX ops.
+"""Write the nodes of a model that an `ExportedModel` describes. The nodes are vmoe ops and standard ONNX ops.
 
-The walk through the model is in this module, and all graphs of a bundle share it. The walk writes ops of the op table. Each
-kind of graph has its own form for these ops:
+This module walks through the model and writes ops of the op table. All graphs of a bundle use this walk, but each
+kind of graph writes the ops in its own form:
 
-- `ModelNodes` writes a node of the domain vmoe,
+- `ModelNodes` writes nodes of the domain vmoe,
 - `StandardNodes` writes standard ONNX nodes,
 - `TensorRtNodes` writes the nodes that TensorRT fuses best.
 """
@@ -50,19 +50,20 @@ class ModelNodes(GraphWriter):
 
     Attributes:
         model: the model to compute.
-        functions: the ONNX function of each op, written for this model, by the op's name.
-        cuts: the names of the values passed from each of `model.parts` to the next. They are the residual stream and, if
-            tokens are merged, the tokens' sizes, the position of each original token, and any rotary coordinates.
-        outputs: the names of the model's answers, then those of the outputs of each MoE layer.
+        functions: the ONNX functions written for this model, by the name of the op that each function computes.
+        cuts: for each cut between two consecutive `model.parts`, the names of the values passed to the next part. The
+            values are the residual stream and, if tokens are merged, the tokens' sizes, the position of each original
+            token, and any rotary coordinates.
+        outputs: the names of the model's answers, followed by the names of the outputs of each MoE layer.
         left: for each block with a MoE layer, the number of tokens that merging has left in a group, or a name for that
-            number. Empty unless tokens are merged.
+            number. The mapping is empty if the model does not merge tokens.
     """
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
         self.model, self._config, self._settings = model, model.config, settings
         self._merges = MERGE in settings
-        self._beside: dict[str, str] = {}  # values that ops read besides the residual stream, by input name
+        self._beside: dict[str, str] = {}  # values that ops read in addition to the residual stream, by input name
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # parts that return only the class token
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
@@ -70,7 +71,7 @@ class ModelNodes(GraphWriter):
         self.left: dict[str, int | str] = {}
 
     def _body_options(self) -> BodyOptions:
-        """Return the weight types, chunks and optional inputs of the model's ops."""
+        """Return the options of the model's ops: the weight types, the numbers of chunks and the optional inputs."""
         config, moe, numbers = self._config, self._config.moe, PRECISIONS[self.model.precision]
 
         def chunks(hidden: int, weights: WeightType) -> int:
@@ -126,7 +127,7 @@ class ModelNodes(GraphWriter):
         self.nodes[-1].output[0] = self.model.output
 
     def _layer_outputs(self) -> Sequence[str]:
-        """Return the names of each MoE layer's outputs, without the output of merging."""
+        """Return the names of a MoE layer's outputs, except the output that merging adds."""
         return [name for name in self.model.layer_outputs if name != TOKEN_OUTPUT]
 
     def _group_left(self) -> int | str:
@@ -134,16 +135,22 @@ class ModelNodes(GraphWriter):
         return f"{self._place}_tokens"
 
     def _cut(self, x: str) -> str:
-        """Record a cut between two parts of the model: the float32 residual stream and the values that accompany it."""
+        """Record a cut between two parts of the model, and return `x`.
+
+        The cut consists of the float32 residual stream `x` and the values that merging carries along with it.
+        """
         self.cuts.append((x, *(self._beside[name] for name in self._carried())))
         return x
 
     def _carried(self) -> list[str]:
-        """Return the names of the op inputs that merging changes, apart from the residual stream."""
+        """Return the names of the op inputs that merging changes, except the residual stream."""
         return [name for name in ("sizes", "token", "coordinates") if self._merges and name in self._beside]
 
     def _unmerged(self) -> dict[str, str]:
-        """Return the inputs of merging before any token is merged: sizes of 1, and each token at its own position."""
+        """Write the initial values of the inputs for merging, and return their names by input.
+
+        Before any merging, each token has size 1 and its own position.
+        """
         tokens = self._config.num_tokens
         batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
         shape = self._add("Concat", batch, self._integers(tokens), axis=0)
@@ -156,7 +163,7 @@ class ModelNodes(GraphWriter):
         """Return the name of each MoE layer's capacity value."""
         if "capacity" not in self._settings or not self._config.moe:
             return []
-        # One Split is faster than one Slice per layer, noticeably so in a small model.
+        # One Split for all layers is faster than one Slice per layer. In a small model, the difference is noticeable.
         count = len(self._config.moe.layers)
         split = helper.make_node("Split", ["capacity"], [""] * count, axis=0, num_outputs=count)
         return self._append(split)
@@ -167,7 +174,10 @@ class ModelNodes(GraphWriter):
         return super()._op(op, inputs, outputs, {**attributes, **own})
 
     def _call(self, op: str, inputs: Mapping[str, str], outputs: Sequence[str] = ("",), **attributes: int) -> list[str]:
-        """Write an op that takes weights. From `inputs`, the op gets those that the op table lists for it."""
+        """Write an op that takes weights, and return the names of its outputs.
+
+        The op gets only those `inputs` that the op table lists for it.
+        """
         given = [inputs.get(value.name, "") for value in OPS[op].inputs]
         while not given[-1]:
             given.pop()
@@ -178,16 +188,16 @@ class ModelNodes(GraphWriter):
         return self._op(op, given, outputs, attributes)
 
     def _layer(self, path: str, which: str = "") -> dict[str, str]:
-        """Return the names of a dense layer's kernel, bias and any scales, by the name of the op's input.
+        """Map a dense layer's op inputs to the names of its kernel, its bias and, if the kernel has scales, its scales.
 
-        `which` is part of the inputs' names if an op has several layers, such as "q" in `wq` and `bq`.
+        `which` distinguishes the layers of an op that has several. For example, "q" gives the inputs `wq` and `bq`.
         """
         kernel = f"{path}/kernel"
         scales = {f"w{which}_scale": scale_name(kernel)} if weight_type(kernel, self.model.precision).scales else {}
         return {f"w{which}": kernel, f"b{which}": f"{path}/bias", **scales}
 
     def _norm(self, path: str, which: str = "ln") -> dict[str, str]:
-        """Return a norm's parameters by the name of the op's input: the scale and, if there is one, the bias."""
+        """Map a norm's op inputs to the names of its parameters: the scale and, if the norm has one, the bias."""
         return {f"{which}_{leaf}": name for leaf in ("scale", "bias") if (name := f"{path}/{leaf}") in self._weights}
 
     def _linear(self, path: str, x: str) -> str:
@@ -199,7 +209,7 @@ class ModelNodes(GraphWriter):
         return self._add("Add", self._add("MatMul", x, f"{path}/kernel"), f"{path}/bias")
 
     def _layer_norm(self, path: str, x: str, *, rms: bool = False, epsilon: float = LAYER_NORM_EPSILON) -> str:
-        """Write a layer norm of x[...,D]; with `rms`, an RMS norm."""
+        """Write a layer norm of x[...,D], or an RMS norm if `rms` is set."""
         weights = self._norm(path).values()
         if not rms:
             return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
@@ -208,9 +218,9 @@ class ModelNodes(GraphWriter):
         return self._add("Mul", self._add("Div", x, length), *weights)
 
     def _repeated(self, tensor: str, rows: str = IMAGE_INPUT) -> str:
-        """Repeat a parameter [1,R,D] N times, to [N,R,D].
+        """Repeat a parameter [1,R,D] N times, which gives [N,R,D].
 
-        N is the number of rows of the value `rows`, which by default are the images.
+        N is the number of rows of the value named by `rows`. By default, N is the number of images.
         """
         shape = self._add("Concat", self._add("Shape", rows, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
@@ -225,8 +235,7 @@ class ModelNodes(GraphWriter):
         if (rows * height, columns * width) != config.image_size:
             ends = self._integers(rows * height, columns * width)
             image = self._add("Slice", image, self._integers(0, 0), ends, self._integers(1, 2))
-        # If a convolution's kernel is as large as its stride, the convolution is one matrix product of the flattened
-        # patches.
+        # The patches do not overlap, so the patch convolution is a single matrix product of the flattened patches.
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
@@ -241,8 +250,8 @@ class ModelNodes(GraphWriter):
     def _attention_block(self, block: str, x: str, token: str) -> str:
         """Write self-attention of x[N,T,D] with its layer norm and residual.
 
-        The result is [N,T,D], or [N,1,D] if only the class token matters. If tokens are merged, the block ends with merging,
-        and the output named `token` holds the tokens' new positions.
+        The result is [N,T,D], or [N,1,D] if only the class token matters. If tokens are merged, the last step of the block
+        is to merge them, and the output named `token` holds the tokens' new positions.
         """
         norm, path = f"{block}/LayerNorm_0", f"{block}/SelfAttention"
         self._is_class_token = class_token = path in self._class_parts
@@ -263,7 +272,10 @@ class ModelNodes(GraphWriter):
         return self._merged("VmoeAttentionBlock", inputs, token)
 
     def _merged(self, op: str, inputs: Mapping[str, str], token: str) -> str:
-        """Write an op that may merge tokens. If it does, its output with the tokens' new positions is named `token`."""
+        """Write an op that may merge tokens, and return the name of its first output.
+
+        If the op merges tokens, `token` becomes the name of its output that holds the tokens' new positions.
+        """
         carried, numbers = self._carried(), {"num_heads": self._config.num_heads, "prefix": self._config.prefix_tokens}
         outputs = ["", *(token if name == "token" else "" for name in carried)]
         y, *left = self._call(op, {**inputs, **self._beside}, outputs, **numbers)
@@ -274,7 +286,7 @@ class ModelNodes(GraphWriter):
         """Write multi-head attention of queries[N,Q,D] over keys[N,T,D].
 
         Returns:
-            The output of attention, and the projected keys.
+            The names of the attention output and of the projected keys.
         """
         config, is_pool = self._config, path.startswith("MapHead")
         heads = config.heads_of(path)
@@ -304,7 +316,7 @@ class ModelNodes(GraphWriter):
         return self._linear(f"{path}/out", mixed), k
 
     def _mlp(self, path: str) -> dict[str, str]:
-        """Return the names of an MLP's weights, by the name of the op's input."""
+        """Map an MLP's op inputs to the names of its weights."""
         weights = self._layer(f"{path}/Dense_0", "1") | self._layer(f"{path}/Dense_1", "2")
         gate = self._layer(f"{path}/Gate", "g") if self._config.gated_mlp else {}
         return weights | gate | self._norm(f"{path}/LayerNorm", "hidden_ln")
@@ -312,18 +324,18 @@ class ModelNodes(GraphWriter):
     def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
         """Write a MoE layer with its layer norm and residual.
 
-        Its input is x[N,T,D] or, after the first MoE layer of an ensemble, x[N * M,T,D].
+        The input of the layer is x[N,T,D]. After the first MoE layer of an ensemble, it is x[N * M,T,D] instead.
 
         Returns:
-            The new residual stream. In the last block of a model whose head reads only the class token, this is the class
-            token alone.
+            The new residual stream. If the head reads only the class token, the last block of the model returns only the
+            class token.
         """
         outputs = [f"{self._place}/{what}" for what in self._layer_outputs()]
         self.outputs += outputs
         if self._merges:
             self.outputs.append(f"{self._place}/{TOKEN_OUTPUT}")
             self.left[self._place] = self._group_left()
-        # Inside a group, the members' copies of a token are adjacent. Everywhere else, the members' copies of a whole image
+        # Within a group, the members' copies of a token are adjacent. Outside groups, the members' copies of an entire image
         # are adjacent.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
         group = self.model.grouping.tokens
@@ -361,7 +373,10 @@ class ModelNodes(GraphWriter):
         return self._add("Reshape", x, self._add("Concat", *shape, axis=0))
 
     def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """Write top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        """Write an MoE layer with top-K routing for groups x[G,S,D].
+
+        The nodes compute the layer norm, routing, dispatch, experts, combine and the residual.
+        """
         norm, router = f"{block}/LayerNorm_1", f"{block}/Moe/Router/dense/kernel"
         expert, kept, weight = outputs
         slot = expert.replace("/expert", "/slot")
@@ -382,7 +397,10 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
     def _experts_choice(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """Write an expert-choice layer. Each token has every expert as a choice, with the expert's gate as the weight."""
+        """Write an expert-choice layer.
+
+        Every expert counts as a choice of every token. The weight of a choice is the expert's gate.
+        """
         kept, gates = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
@@ -392,7 +410,7 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, (slot, gates, src), kept)
 
     def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
-        """Write a Soft MoE layer, whose experts process mixtures of tokens. Such a layer has no settings."""
+        """Write a Soft MoE layer, in which experts process mixtures of tokens. A Soft MoE layer has no settings."""
         dispatch, combine = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
@@ -405,8 +423,8 @@ class ModelNodes(GraphWriter):
     def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
         """Write dispatch, experts and combine.
 
-        `kept` holds the name of the layer's output "kept" and, except with expert choice, of its output "expert". If only
-        class tokens are processed, new routes for the class tokens are computed from these outputs.
+        `kept` holds the names of one or two outputs of the layer: "kept" and, except with expert choice, "expert". If only
+        class tokens are processed, the new routes for the class tokens are computed from these outputs.
         """
         if f"{block}/Moe" in self._class_parts and self._config.ensemble_size == 1:
             self._is_class_token = True
@@ -417,7 +435,10 @@ class ModelNodes(GraphWriter):
         return self._call("VmoeExpertBlock", inputs, dispatch_bf16=int(moe.dispatch_bf16))[0]
 
     def _tokens_of_image(self) -> str:
-        """Return node lines that compute `tokens`, the number of tokens per image, or "" if each group is an image."""
+        """Return node lines that compute `tokens`, the number of tokens per image.
+
+        If each group is one image, return "", because no such lines are needed.
+        """
         group, own = self.model.grouping.tokens, self._config.num_tokens
         if group == own:
             return ""
@@ -433,10 +454,10 @@ class ModelNodes(GraphWriter):
         self._add("GreaterOrEqual", slot, self._constant("no_slot_below", 0, np.int32), outputs=[kept])
 
     def _member_gates(self, x: str, router: str) -> str:
-        """Write the gates of an ensemble's tokens, and return the name of the result, which is gates[G,S,E].
+        """Write the gates of an ensemble's tokens, and return the name of the result gates[G,S,E].
 
-        In x[G,S,D], the members' copies of a token are adjacent. The gates of a member are 0 for the experts of other
-        members.
+        In x[G,S,D], the members' copies of a token are adjacent. For each member's tokens, the gates of the other members'
+        experts are 0.
         """
         members, experts, tokens = self._config.ensemble_size, self._weights[router].shape[1], self.model.grouping.tokens
         owner = np.arange(experts) // (experts // members)
@@ -471,14 +492,17 @@ class ModelNodes(GraphWriter):
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
 
     def _unscaled(self, x: str, output: str = "") -> str:
-        """Undo the model's `stream_scale` on the residual stream. `output` names the result if it is a graph output."""
+        """Divide the residual stream by the model's `stream_scale`.
+
+        If the result is a graph output, `output` is its name.
+        """
         if (scale := self._config.stream_scale) != 1:
             return self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=[output])
         return self._add("Identity", x, outputs=[output]) if output else x
 
     def _normed_pool(self, x: str) -> str:
-        """Apply the last layer norm and pool x[N,T,D] to [N,D], the input of the head."""
-        if self._config.classifier in ("token", "0"):  # the norm of a token doesn't depend on other tokens
+        """Apply the last layer norm to x[N,T,D] and pool the tokens to [N,D], which is the input of the head."""
+        if self._config.classifier in ("token", "0"):  # each token is normalized separately, so one token is enough
             x = self._first_token(x)
         if not self._config.encoder_norm:
             return self._pool(self._unscaled(x))
@@ -505,9 +529,10 @@ class ModelNodes(GraphWriter):
                 return x
 
     def _mean(self, x: str) -> str:
-        """Write the mean over the patches' tokens of x[N,T,D]. The tokens before the patches do not count."""
-        # Write the mean as a matrix product, because runtimes add up a ReduceMean in another order if the batch is a single
-        # image.
+        """Write the mean of the patch tokens of x[N,T,D]. Tokens that precede the patches are left out."""
+        # Write the mean as a matrix product. With ReduceMean, runtimes add the tokens of a single image in another order
+        # than
+        # those of a larger batch.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
         if self._merges:
             behind = (x, self._beside["sizes"])

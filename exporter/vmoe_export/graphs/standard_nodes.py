@@ -1,7 +1,8 @@
 """Write the ops of a model as standard ONNX ops, with one 2-D MatMul per expert.
 
-Each expert's weights are separate initializers, which reference a part of the 3-D tensor stored for all experts. Runtimes
-keep a packed copy of constant 2-D weights. If the graph split the 3-D tensor itself, the weights would be in memory twice.
+A 3-D tensor stores the weights of all experts. Each expert's weights are a separate initializer that refers to a
+part of this tensor. Runtimes keep a packed copy of constant 2-D weights. If the graph split the 3-D tensor itself,
+memory would hold the weights twice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 
 class StandardNodes(ModelNodes):
-    """The nodes of a model in standard ops: each op of the table is replaced by the body of its function."""
+    """The nodes of a model in standard ONNX ops. Each op of the op table is replaced by the body of its ONNX function."""
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
         if op == "VmoeExpertMlp":
@@ -30,7 +31,7 @@ class StandardNodes(ModelNodes):
     def _by_expert(
         self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int, activation: int = 0
     ) -> tuple[onnx.FunctionProto, list[str]]:
-        """Return a body of VmoeExpertMlp with separate weights for each expert and chunk, and the inputs for that body."""
+        """Return a body of VmoeExpertMlp in which each expert and chunk has separate weights, and the inputs of the body."""
         buf, w1, b1, w2, b2, *scales = inputs
         kind = weight_type(w1, self.model.precision)
         count, hidden, width = self._weights[w2].shape

@@ -1,10 +1,10 @@
 """Write the ops of a model for strongly typed TensorRT networks, at one fixed setting of the router.
 
-TensorRT accepts plugins only in the main graph, and takes their settings from attributes. So VmoeGates, VmoeRouteDispatch
-and VmoeCombine are nodes whose attributes are the settings of one profile. Everything else is in standard ops. For the three
-plugin ops, the file also has functions of standard ops, so that a stock runtime can run the graph. From version 10.7 on,
-TensorRT's parser prefers a plugin over a function of the same name. An older parser uses the function even if the plugin is
-loaded.
+TensorRT accepts plugins only in the main graph, and takes their settings from attributes. Therefore, VmoeGates,
+VmoeRouteDispatch and VmoeCombine are nodes whose attributes are the settings of one profile. All other nodes are
+standard ops. The file also defines each of the three plugin ops as a function of standard ops, so that a stock
+runtime can run the graph. From version 10.7 on, TensorRT's parser prefers a plugin to a function of the same name.
+Older parsers use the function even if the plugin is loaded.
 
 A strongly typed network computes in the types of the graph:
 
@@ -12,11 +12,11 @@ A strongly typed network computes in the types of the graph:
 - The residual stream, its layer norms and the head stay float32.
 - The router and its gates stay float32, because a rounded gate may choose another expert.
 - Every change of type is a Cast. TensorRT casts the stored weights once, when it builds an engine.
-- Softmax has the type of the products. Casts around it would prevent TensorRT from fusing attention, which computes softmax
-  in float32 internally.
+- Softmax has the type of the products. If Casts surrounded it, TensorRT could not fuse attention. Fused attention
+  computes softmax in float32 internally.
 
-All dimensions except the batch are constants. The only remaining shape operators repeat the class tokens for each image of
-the batch. TensorRT 10.1's ONNX parser supports all of these ops in these types.
+All dimensions except the batch are constants. The only remaining shape operators are those that repeat the class
+tokens for each image of the batch. TensorRT 10.1's ONNX parser supports all of these ops in these types.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class TensorRtNodes(ModelNodes):
 
     Args:
         model, weights: as for `ModelNodes`.
-        profile: the profile whose capacity, k and bpr become attributes; None for a dense ViT that does not merge tokens.
-        precision: type of the large products.
+        profile: the profile whose capacity, k and bpr become attributes. It is None for a dense ViT that does not merge
+            tokens.
+        precision: the precision that determines the type of the large products.
 
     Attributes:
         product_type: the type of the large products.
@@ -62,8 +63,10 @@ class TensorRtNodes(ModelNodes):
         super().__init__(model, weights, [MERGE] if profile and profile.merge else [])
         self._profile = profile
         self.product_type = _PRODUCT_TYPES[precision]
-        # If the products are float32 and the dispatcher rounds to bfloat16, tokens are dispatched as bfloat16. If the
-        # products have a shorter type than float32, the inputs and outputs of experts are rounded to that type instead.
+        # If the products are float32 and the model's dispatcher rounds to bfloat16, tokens are dispatched as bfloat16. If
+        # the
+        # products have a shorter type than float32, the inputs and outputs of the experts are rounded to the product type
+        # only.
         moe = model.config.moe
         self._rounds = bool(moe and moe.dispatch_bf16 and self.product_type == "float")
         self.dispatched: ElementType = "bf16" if self._rounds else self.product_type
@@ -81,7 +84,8 @@ class TensorRtNodes(ModelNodes):
         return self._tokens * self.model.grouping.tokens // self._config.num_tokens
 
     def _layer_outputs(self) -> Sequence[str]:
-        return "slot", "weight"  # a plugin can't return bools such as "kept"; "kept" and "expert" follow from the slots
+        # a plugin can't return bools such as "kept"; "kept" and "expert" are computed from the slots
+        return "slot", "weight"
 
     def _capacities(self) -> Sequence[str]:
         return [str(slots) for slots in self._profile.slots] if self._profile else []
@@ -92,7 +96,7 @@ class TensorRtNodes(ModelNodes):
     def _append(self, node: onnx.NodeProto) -> list[str]:
         """Add a standard op that computes in float32.
 
-        If the op's outputs are small and known at export, add them as constants instead.
+        If the outputs of the op are small and known at export, add constants in place of the op.
         """
         known = self._known(node)
         if known is not None:
@@ -103,10 +107,10 @@ class TensorRtNodes(ModelNodes):
         return super()._append(node)
 
     def _known(self, node: onnx.NodeProto) -> list[Any] | None:
-        """Return the outputs of a node if they are known at export; otherwise None.
+        """Return the outputs of a node if they are known at export, and None otherwise.
 
-        The outputs are known if the node reads the number or the width of the tokens from a shape, or if all of its inputs
-        are constants. If the output has more elements than an image has tokens, it does not count as known.
+        There are two ways to know the outputs: the node reads the number or the width of the tokens from a shape, or all
+        inputs of the node are constants. An output that has more elements than an image has tokens does not count as known.
         """
         if node.op_type == "Shape":
             start = next((attribute.i for attribute in node.attribute if attribute.name == "start"), 0)
@@ -145,10 +149,13 @@ class TensorRtNodes(ModelNodes):
                 return self._expand(self.functions[op], inputs, outputs, attributes)
 
     def _heads(self, q: str, k: str, v: str, sizes: Sequence[str], heads: int, output: str) -> str:
-        """Write multi-head attention. `sizes` holds the name of the keys' sizes if tokens are merged."""
+        """Write multi-head attention.
+
+        If tokens are merged, `sizes` holds the name of the keys' sizes. Otherwise, it is empty.
+        """
         size = self._config.hidden_size // heads
-        # A 0 in the shape of a Reshape copies the input's dimension. So the batch is the only dimension that is not a
-        # constant.
+        # A 0 in the shape of a Reshape copies that dimension from the input. With two zeros, the batch is the only dimension
+        # that is not constant.
         split, merge = self._integers(0, 0, heads, size), self._integers(0, 0, heads * size)
         orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         query, key, value = (
@@ -166,7 +173,10 @@ class TensorRtNodes(ModelNodes):
         return self._product("Reshape", by_token, merge, output=output)
 
     def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """Write top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        """Write an MoE layer with top-K routing for groups x[G,S,D].
+
+        The nodes compute the layer norm, routing, dispatch, experts, combine and the residual.
+        """
         assert self._profile is not None and self._profile.k is not None and self._profile.bpr is not None
         setting = {"capacity": int(capacity), "k": self._profile.k, "bpr": int(self._profile.bpr)}
         router = f"{block}/Moe/Router/dense/kernel"
@@ -184,7 +194,7 @@ class TensorRtNodes(ModelNodes):
         return self._add("Add", x, y)
 
     def _linear_of(self, x: str, w: str, b: str, output: str = "") -> str:
-        """Write x . w + b in the type of the products; w is an initializer."""
+        """Write x . w + b in the type of the products, where w is an initializer."""
         product = self._product("MatMul", self._as(x, self.product_type), self._as(w, self.product_type))
         return self._product("Add", product, self._as(b, self.product_type), output=output)
 
@@ -195,7 +205,7 @@ class TensorRtNodes(ModelNodes):
         return self._product("Gelu", x, approximate="tanh" if self._config.activation == "gelu_tanh" else "none")
 
     def _by_expert(self, bias: str) -> str:
-        """Declare a bias [E,D] as a tensor [E,1,D] that refers to the same bytes, and return the tensor's name."""
+        """Declare a tensor [E,1,D] that refers to the bytes of a bias [E,D], and return the new tensor's name."""
         experts, width = self._weights[bias].shape
         return self._part(bias, f"{bias}/by_expert", 0, experts, 1, width)
 
@@ -206,13 +216,16 @@ class TensorRtNodes(ModelNodes):
         return super()._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **attributes))
 
     def _product(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Add a node that computes in the type of the products."""
+        """Add a node that computes in the product type."""
         (made,) = super()._append(helper.make_node(op, inputs, [output], **attributes))
         self._types[made] = self.product_type
         return made
 
     def _as(self, value: str, wanted: ElementType) -> str:
-        """Return the name of a value in the wanted type. Add a Cast if the value has another type and none exists yet."""
+        """Return the name of the value in the wanted type.
+
+        If the value has another type and has not been cast yet, add a Cast.
+        """
         if self._types.get(value, "float") == wanted:
             return value
         if (value, wanted) not in self._casts:

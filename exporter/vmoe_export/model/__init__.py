@@ -1,1 +1,1 @@
-"""The model to export: its description, inferred from checkpoint and config, and its parameters."""
+"""The model to export: its parameters, and its description, which is inferred from checkpoint and config."""

@@ -64,7 +64,7 @@ def unknown_fields(config: Mapping[str, Any], part: str = "model") -> Iterator[s
 
 
 def _read_config_dict(text: bytes) -> Any:
-    """Parse YAML that holds plain values and tuples, as printed official configs do."""
+    """Parse YAML that holds plain values and tuples, such as a printed official config."""
     import yaml
 
     loader: Any = type("Loader", (yaml.SafeLoader,), {})

@@ -1,4 +1,4 @@
-"""The content of an export: the model and the choices that its graphs are built for."""
+"""The content of an export: the model and the choices for which its graphs are built."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, TOKEN_OUTPUT
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A V-MoE or dense ViT as the graphs of a bundle compute it.
+    """A V-MoE or dense ViT in the form that the graphs of a bundle compute.
 
     Attributes:
         config: the description of the model.
-        grouping: the routing groups; a batch holds whole groups only.
-        output: "logits"; "features" (the input of the head); "tokens" (all tokens after the last norm); or "members" (the
-            logits of each member of an E3 ensemble). For an E3, "logits" are the official prediction: the logarithm of the
-            members' mean probability.
+        grouping: the routing groups. A batch holds whole groups only.
+        output: "logits"; "features" (the input of the head); "tokens" (all tokens after the last norm); or "members"
+            (the logits of each member of an E3 ensemble). For an E3, "logits" are the official prediction: the
+            logarithm of the members' mean probability.
         uint8_input: whether the graph takes uint8 images and scales them to [-1, 1] itself.
         precision: the type in which the weights are stored and the large products are computed.
-        layers: numbers of the blocks after which the residual stream is an additional output; empty for ensembles.
+        layers: numbers of the blocks after which the residual stream is an additional output. Ensembles have no such
+            outputs.
     """
 
     config: ModelConfig
@@ -35,7 +36,10 @@ class ExportedModel:
 
     @property
     def answers(self) -> dict[str, tuple[int, ...]]:
-        """The shape per image of each graph output, by name, without the routing outputs. See `Manifest.answers`."""
+        """The shape of each graph output for one image, by name. Routing outputs are left out.
+
+        See `Manifest.answers`.
+        """
         config, classes = self.config, self.config.num_classes or 0
         by_token = config.num_tokens, config.hidden_size
         shapes: dict[Output, tuple[int, ...]] = {
@@ -54,7 +58,10 @@ class ExportedModel:
 
     @property
     def merges(self) -> bool:
-        """Whether blocks can merge tokens. They can't if tokens are an output, or if `ModelConfig.merges` is false."""
+        """Whether blocks can merge tokens.
+
+        They can't if tokens or residual streams are outputs, or if `ModelConfig.merges` returns False.
+        """
         return self.output != "tokens" and not self.layers and self.config.merges(self.grouping.tokens)
 
     @property
@@ -67,7 +74,10 @@ class ExportedModel:
 
     @property
     def class_token_parts(self) -> tuple[str, ...]:
-        """The final `parts`, which process only the class token of each image because no later part reads another token."""
+        """The last encoder parts, which process only the class token of each image.
+
+        No later part reads another token.
+        """
         if (
             self.config.classifier not in ("token", "0")
             or self.output == "tokens"

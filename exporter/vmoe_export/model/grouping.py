@@ -1,4 +1,4 @@
-"""Routing groups: the number of tokens that compete for the same slots, and the batch sizes that this allows."""
+"""Routing groups: how many tokens compete for the same slots, and which batch sizes are possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
-_MAX_BATCH_MULTIPLE = 4096  # in images; each export validates its graphs with a batch of this multiple
+_MAX_BATCH_MULTIPLE = 4096  # in images; each export validates its graphs with a batch of `batch_multiple` images
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,7 @@ class Grouping:
     Attributes:
         name: the value of `--group`: "image", "batch", a number of images, or "tokens:S".
         tokens: S, the number of tokens per group.
-        batch_multiple: the number of images in a batch must be a multiple of this, so that the batch holds whole groups
-            only.
+        batch_multiple: a batch holds only whole groups, so its number of images must be a multiple of this number.
     """
 
     name: str

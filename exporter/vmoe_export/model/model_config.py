@@ -88,25 +88,26 @@ class MoeConfig:
 
     @property
     def num_experts(self) -> int:
-        """E, the number of experts; if the layers differ, the largest number."""
+        """E, the number of experts. If the layers differ, it is the largest number."""
         return max(self.experts)
 
 
 def pixels(size: tuple[int, int]) -> str:
-    """Format a (height, width) as command-line options do, such as "224x224"."""
+    """Format a (height, width) in the form that command-line options use, such as "224x224"."""
     return f"{size[0]}x{size[1]}"
 
 
 def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
     """Return the manifest's fields for the number of experts.
 
-    They are the largest number of any layer and, if the layers differ, also the number of each layer.
+    One field is the largest number of experts in any layer. If the layers differ, a second field lists the number of
+    experts in each layer.
     """
     return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})
 
 
 def _config_field(default: Any) -> Any:
-    """Declare a field whose value comes from the config, because no tensor determines it."""
+    """Declare a field whose value comes from the config because the tensors do not determine it."""
     return dataclasses.field(default=default, metadata={"from_config": True})
 
 
@@ -188,7 +189,10 @@ class ModelConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches (rows, columns). Pixels that do not fill a patch are cut off, as in a VALID convolution."""
+        """The number of patches, as (rows, columns).
+
+        Pixels that do not fill a patch are cut off, as in a VALID convolution.
+        """
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     @property
@@ -213,18 +217,22 @@ class ModelConfig:
     def prefix_tokens(self) -> int:
         """Number of leading tokens that are never merged.
 
-        These are all tokens before the patches or, without any, the token that the classifier reads.
+        These are all tokens before the patches. If there are none and the classifier reads only the first token, it is that
+        token.
         """
         return max(self.front_tokens, int(self.classifier == "0"))
 
     def for_output(self, output: Output) -> ModelConfig:
-        """Return the model without the parts that the output does not need. Only the output "tokens" changes the model."""
+        """Return the model without the parts that the output does not need.
+
+        The output "tokens" needs no pooling and no head. Every other output needs the whole model.
+        """
         if output != "tokens":
             return self
         return replace(
             self,
             pools=False,
-            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" needs no tensors of an attention pool
+            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" needs no attention pool tensors
             plain_map_head=False,
             map_heads=0,
             map_epsilon=LAYER_NORM_EPSILON,
@@ -238,13 +246,13 @@ class ModelConfig:
     def merges(self, group_tokens: int) -> bool:
         """Return whether blocks can merge tokens if a routing group has `group_tokens` tokens.
 
-        They can't in an ensemble (E3), or in a MoE whose routing groups do not consist of whole images.
+        Blocks can't merge tokens in an ensemble (E3), or in a MoE whose routing groups do not consist of whole images.
         """
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
 
     @property
     def normalizes_weights(self) -> bool:
-        """Whether the weights of a token's experts are divided by their sum."""
+        """Whether the weights of each token's experts are divided by their sum."""
         routing = self.moe and self.moe.routing
         return isinstance(routing, TopK) and routing.normalize_weights
 

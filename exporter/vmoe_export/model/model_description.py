@@ -101,7 +101,7 @@ def _map_heads(facts: ModelFacts, num_heads: int) -> int:
 def _config_field(facts: ModelFacts, field: str, default: Any) -> Any:
     """Return the value of a field in `CONFIG_FIELDS`.
 
-    Official configs do not have these fields, so official models get the defaults.
+    Official configs do not have these fields. Therefore, official models get the default values.
     """
     if isinstance(default, float):
         return number(facts.config, field, default)
@@ -131,7 +131,8 @@ def count_layers(facts: ModelFacts) -> int:
 def _mlp_dim(facts: ModelFacts, num_layers: int, moe: MoeConfig | None) -> int:
     """Return the hidden size of the dense MLPs.
 
-    If every block has experts, return the hidden size of the map head's MLP or, if there is no map head, of the experts.
+    If every block has experts, the blocks have no dense MLP. In this case, return the hidden size of the map head's MLP
+    or, without a map head, of the experts.
     """
     for i in range(num_layers):
         if moe is None or i not in moe.layers:

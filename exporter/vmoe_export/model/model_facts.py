@@ -1,4 +1,4 @@
-"""Facts about a model, from its tensors, config and flags, with the source of each value."""
+"""Facts about a model, taken from its tensors, config and flags. The source of each value is recorded."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ class ModelFacts:
 
 
 def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return a section of a config; a missing section is empty. Raise ConfigError if the section is not a mapping."""
+    """Return a section of a config, or an empty mapping if the section is missing.
+
+    Raise ConfigError if the section is not a mapping.
+    """
     value = parent.get(key)
     if value is None:
         return {}
@@ -74,7 +77,7 @@ def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def number(parent: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number from a config. Raise ConfigError if it is not positive and finite."""
+    """Return a number from a config. If the number is not positive and finite, raise ConfigError."""
     value = parent.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"the config's {key!r} must be a positive number, not {value!r:.60}")

@@ -21,7 +21,7 @@ _KINDS: Mapping[str, RoutingKind] = {name: kind for kind, name in ROUTERS.items(
 
 
 def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
-    """Describe the MoE layers of a model with `num_layers` blocks; None for a dense ViT.
+    """Describe the MoE layers of a model with `num_layers` blocks, or return None for a dense ViT.
 
     Raises:
         ConfigError, OptionError: as for `model_description.describe_model`.
@@ -53,7 +53,10 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
 
 
 def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKind:
-    """Return the routing kind. The tensors show whether the model is a Soft MoE; they do not distinguish the other kinds."""
+    """Return the routing kind.
+
+    The tensors show whether the model is a Soft MoE. They do not distinguish the other kinds.
+    """
     name = router.get("name")
     named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
     if name is not None and named is None:
@@ -116,7 +119,7 @@ def _experts_choice(
 
 
 def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
-    """Return the capacity ratio of training, its rounding, and the number that the slots per expert are a multiple of."""
+    """Return the training capacity ratio, its rounding, and the number of which the slots per expert are a multiple."""
     ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
     rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", DEFAULT_ROUNDING)
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)

@@ -44,7 +44,7 @@ def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the weights file: the shape of its values, and its element type as named in safetensors."""
+    """A tensor of the weights file: the shape of its values, and the safetensors name of its element type."""
 
     shape: Shape
     dtype: StoredType
@@ -56,7 +56,10 @@ class StoredTensor:
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """Return the tensors that store parameters with these shapes. Any scales of a kernel directly follow the kernel."""
+    """Return the tensors that store parameters with these shapes.
+
+    If a kernel has scales, they directly follow the kernel.
+    """
     tensors = {}
     for name, shape in shapes.items():
         kind = weight_type(name, precision)
@@ -121,7 +124,7 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         stored = info[name]
         same = stored.shape == shape
         if name.endswith("/Moe/Router/dense/kernel"):
-            # A fine-tuned E3 stores the same bytes, with an extra axis for the members.
+            # A fine-tuned E3 stores the same bytes as a router [D, E], but its shape has an extra axis for the members.
             width, experts = shape
             same = same or stored.shape == (width, model.ensemble_size, experts // model.ensemble_size)
         if name == POSITION_EMBEDDING:

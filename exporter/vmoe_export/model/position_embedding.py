@@ -12,7 +12,7 @@ from vmoe_export.model.model_config import pixels
 
 
 def resize_notes(source: tuple[int, int], grid: tuple[int, int]) -> list[str]:
-    """Return a note if the position embedding is stored for a grid of patches other than that of the images."""
+    """Return a note if the position embedding is stored for another grid of patches than the images have."""
     note = f"the position embedding is resized from {pixels(source)} to {pixels(grid)} patches"
     return [] if source == grid else [note]
 

@@ -1,4 +1,4 @@
-"""Options of a model's ONNX functions, which also determine inputs and attributes of the model's nodes."""
+"""Options of a model's ONNX functions. They also determine the inputs and attributes of the model's nodes."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ class BodyOptions:
 def input_names(op: str, weights: WeightType, given: Collection[str] = USUAL_INPUTS) -> list[str]:
     """Return the names of the inputs that nodes of an op have.
 
-    The list ends with the last input that is needed: a required input, an input in `given`, or scales if the weights have
-    scales. Optional inputs before it are always listed, because inputs are identified by position.
+    The list ends with the last input that is needed. Needed inputs are required inputs, inputs in `given` and, if the
+    weights have scales, the scales. Optional inputs before the last one are always listed, because nodes identify
+    inputs by position.
     """
     values = {value.name: value for value in OPS[op].inputs}
 

@@ -1,4 +1,7 @@
-"""Write the vmoe ops as ONNX functions of standard ops, so that a stock runtime can run them without the op library."""
+"""Write the vmoe ops as ONNX functions that consist of standard ops.
+
+With these functions, a stock runtime can run the vmoe ops without the op library.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
     """Return the ONNX function of one op."""
     inputs = input_names(op, options.experts if "Expert" in op else options.dense, options.given)
     outputs = [
-        value.name  # the outputs of merging exist only if tokens are merged
+        value.name  # the outputs for merging exist only if tokens are merged
         for value in OPS[op].outputs
         if not (value.optional and value.name.startswith("merged_"))
         or {MERGE, value.name.removeprefix("merged_")} <= {*options.given}
@@ -68,7 +71,7 @@ def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
-    """Return the functions of a graph whose routing settings are attributes.
+    """Return the ONNX functions of a graph in which the routing settings are attributes.
 
     They are VmoeGates, VmoeRouteDispatch, VmoeCombine, and the functions that these three call.
 
@@ -77,8 +80,8 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
         combined: type of the tokens that VmoeCombine takes.
 
     Returns:
-        The functions. VmoeRouteDispatch has the inputs gates and x, and the attributes capacity, k and bpr, which have no
-        defaults. All other functions are results of `function_body`.
+        The functions. VmoeRouteDispatch has the inputs gates and x, and the attributes capacity, k and bpr, which have
+        no defaults. All other functions are results of `function_body`.
     """
     options = BodyOptions(tokens=dispatched, given=())
     return [
@@ -89,7 +92,7 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
 
 
 def _parse(text: str, attributes: Mapping[str, int], opset: int = OPSET) -> onnx.FunctionProto:
-    """Parse a function, and declare `attributes` and TensorRT's plugin attributes as its attributes."""
+    """Parse a function. Add `attributes` and TensorRT's plugin attributes to the function's attributes."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}, "{DOMAIN}": {VERSION}]>'
     function = onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))
     for attribute, default in {**attributes, **PLUGIN_ATTRIBUTES}.items():

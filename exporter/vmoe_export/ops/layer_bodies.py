@@ -1,7 +1,8 @@
 """ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's text format.
 
-Each body is written for one type of weights. It declares scales as inputs only if that type has scales, and routing policies
-only if the model uses them, because ONNX rejects a node with fewer inputs than its function.
+Each body is written for one type of weights. ONNX rejects a node that has fewer inputs than its function.
+Therefore, a body declares scales as inputs only if the type of weights has scales. It declares routing policies
+only if the model uses them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def linear(o: BodyOptions) -> str:
 
 
 def dense_mlp(o: BodyOptions) -> str:
-    """Return the body of VmoeDenseMlp, which quantizes hidden features in chunks."""
+    """Return the body of VmoeDenseMlp. With quantized weights, hidden features are quantized chunk by chunk."""
     norms = {*HIDDEN_NORM_INPUTS} <= {*o.given}
     features = "raw" if norms else "hidden"
     lines = activate(o.activation, "product1", "b1", features)
@@ -52,7 +53,7 @@ def dense_mlp(o: BodyOptions) -> str:
 
 
 def expert_mlp(o: BodyOptions) -> str:
-    """Return the body of VmoeExpertMlp, which quantizes hidden features in chunks."""
+    """Return the body of VmoeExpertMlp. With quantized weights, hidden features are quantized chunk by chunk."""
     rows, scales = "", ("w1_scale", "w2_scale")
     if o.experts.scales and not o.experts.group:
         rows = "\n".join(f"{scale}_row = Unsqueeze ({scale}, one)" for scale in scales)
@@ -72,7 +73,7 @@ def expert_mlp(o: BodyOptions) -> str:
 
 
 def attention(o: BodyOptions) -> str:
-    """Return the body of VmoeAttention. With bfloat16, the inputs of both products are rounded."""
+    """Return the body of VmoeAttention. With bfloat16, the inputs of both matrix products are rounded."""
     score, by_size = ("alike", _BY_SIZE) if "sizes" in o.given else ("scores", "")
     products = _ATTENTION_FLOAT32.format(score=score, by_size=by_size)
     if o.dense is not FLOAT32 if o.attention_bf16 is None else o.attention_bf16:
@@ -88,9 +89,10 @@ def attention(o: BodyOptions) -> str:
 
 
 def attention_block(o: BodyOptions, class_token: bool) -> str:
-    """Return the body of VmoeAttentionBlock or, with `class_token`, of VmoeClassAttentionBlock.
+    """Return the body of VmoeAttentionBlock or, if `class_token` is set, of VmoeClassAttentionBlock.
 
-    Attention is in bfloat16 if weights are shorter than float32. With merging, VmoeAttentionBlock ends with VmoeMerge.
+    Attention is in bfloat16 if the weights are shorter than float32. If the model merges tokens, VmoeAttentionBlock
+    ends with VmoeMerge.
     """
     merging, rotation = (inputs[0] in o.given for inputs in (MERGING_INPUTS, ROTATION_INPUTS))
     mixed = "raw" if MIXED_NORM_INPUTS[0] in o.given else "mixed"
@@ -228,7 +230,8 @@ _BY_SIZE = """
     scores = Add (alike, counts_row)
 """
 
-# To complete the softmax, the result of the second product is divided by the sum of the unrounded exponentials.
+# The exponentials are rounded for the second product. To complete the softmax, divide the result of this product by
+# the sum of the unrounded exponentials.
 _ATTENTION_BF16 = """
     {round_q}
     {round_k}
@@ -257,5 +260,8 @@ def _linear_node(x: str, which: str, weights: WeightType) -> str:
 
 
 def _handed_on(op: str, o: BodyOptions) -> str:
-    """Return the attributes of an inner node. Each takes the value of the outer function's attribute with the same name."""
+    """Return the attributes of an inner node.
+
+    Each attribute takes the value of the outer function's attribute that has the same name.
+    """
     return ", ".join(f"{name}: int = @{name}" for name in written_attributes(OPS[op], o.activation))

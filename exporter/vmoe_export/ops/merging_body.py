@@ -17,8 +17,8 @@ def merge(prefix: int, rotation: bool) -> str:
         prefix: number of tokens at the front that never merge.
         rotation: whether tokens have coordinates.
     """
-    # Every second token after the prefix may join another token. These are tokens prefix, prefix + 2, ..., except that
-    # tokens 2, 4, ... may join if the prefix is a single token.
+    # After the prefix, every second token may join another token. The first of these tokens is token `prefix`, but if the
+    # prefix is a single token, it is token 2.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
     # Coordinates are merged as additional columns of the tokens.
     return _MERGE.format(

@@ -19,7 +19,10 @@ ONNX_TYPES: Mapping[ElementType, int] = {
 
 
 def chunked_product(x: str, weights: str, result: str, kind: WeightType, scale: str, chunks: int) -> str:
-    """Return node lines for result = x . weights, summed in order over products of equal chunks of the depth."""
+    """Return node lines for result = x . weights.
+
+    The depth is split into equal chunks, and the products of the chunks are added in order.
+    """
     if chunks == 1:
         return kind.product_lines(x, weights, result, scale, 0)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
@@ -42,7 +45,10 @@ def added_products(
     scales: Sequence[str],
     depth: int = 0,
 ) -> str:
-    """Return node lines for result = the sum over i, in order, of parts[i] . weights[i], with scales[i]."""
+    """Return node lines for result = the sum of the products parts[i] . weights[i], added in the order of i.
+
+    The scales of weights[i] are scales[i].
+    """
     lines = []
     total = ""
     for i, (part, matrix, scale) in enumerate(zip(parts, weights, scales, strict=True)):
@@ -79,7 +85,7 @@ def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
 def activate(activation: Activation, product: str, bias: str, hidden: str, prefix: str = "") -> str:
     """Return node lines for hidden = activation(product + bias).
 
-    If a body uses these lines several times, a different `prefix` for each use keeps the value names unique.
+    If a body uses these lines several times, each use needs another `prefix`, so that the value names are unique.
     """
     p = prefix
     biased = f"{p}biased = Add ({product}, {bias})"
@@ -158,7 +164,7 @@ def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2])
 
 
 def cast(source: str, target: str, source_type: ElementType, target_type: ElementType) -> str:
-    """Return the node line for target = source, converted to another type."""
+    """Return the node line that converts `source` to another type and stores the result as `target`."""
     if source_type == target_type:
         return f"{target} = Identity ({source})"
     return f"{target} = Cast <to = {ONNX_TYPES[target_type]}> ({source})"

@@ -1,20 +1,21 @@
 """ONNX function bodies of gates, routing, dispatch and combine, in ONNX's text format.
 
-They are exact on ONNX Runtime and OpenVINO, because they follow five rules:
+Their results are exact on ONNX Runtime and OpenVINO, because the bodies follow five rules:
 
 - Do not rely on TopK's order among equal values, which is not stable in OpenVINO. `stable_sort` fixes the order.
-- Gather before slicing: OpenVINO moves a Slice behind a GatherElements on another axis.
-- Give the pads of a Pad as a Constant with a whole tensor: inside a function, ONNX Runtime 1.21 accepts nothing else.
+- Gather before slicing. Otherwise, OpenVINO moves a Slice behind a GatherElements on another axis.
+- Give the pads of a Pad as a Constant with a whole tensor. Inside a function, ONNX Runtime 1.21 accepts nothing
+  else.
 - Never compute an integer from a float ratio.
-- Keep integers below 2^24 in comparisons, ReduceSum and Mod. OpenVINO uses int32 for int64, and computes these ops in
-  float32. Larger integers may only be added, subtracted, multiplied, sorted by TopK and summed by CumSum. To compare larger
-  integers, test the sign of their difference.
+- Keep integers below 2^24 in comparisons, ReduceSum and Mod. OpenVINO uses int32 for int64, and computes these ops
+  in float32. Larger integers may only be added, subtracted, multiplied, sorted by TopK and summed by CumSum. To
+  compare larger integers, test the sign of their difference.
 
-float16 and bfloat16 tokens are copied unchanged, and are cast to float32 before they are added up. So these bodies run in
-every token type on ONNX Runtime's CPU, which has no bfloat16 products.
+float16 and bfloat16 tokens are copied unchanged, and are cast to float32 before they are added up. ONNX Runtime's
+CPU provider has no bfloat16 products, but the bodies do not need any. They run there in every token type.
 
-In the string constants, single braces are placeholders that functions in this module and in `vmoe_export.ops.functions` fill
-in.
+In the string constants, single braces are placeholders. Functions in this module and in `vmoe_export.ops.functions`
+fill them in.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def route(policies: bool) -> str:
 def route_dispatch(policies: bool) -> str:
     """Return the body of VmoeRouteDispatch.
 
-    VmoeRouteDispatch never applies policies. `policies` is whether the VmoeRoute that it calls has inputs for policies.
+    VmoeRouteDispatch never applies policies. `policies` specifies whether the VmoeRoute that it calls has policy
+    inputs.
     """
     route = "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
     if policies:
@@ -151,12 +153,12 @@ _KEEP = """
     is_kept = Less (position, capacity)
 """
 
-# The mass of an expert is the sum of the gates, in integer units, of the tokens that have this expert as their first choice.
-# An expert is ahead of another expert if its mass is larger, or if the masses are equal and its index is lower. An expert is
-# allowed if fewer than max_experts experts are ahead of it. Only pairs of allowed experts are open. Without a pool, an open
-# pair is kept if its number in the expert's queue is at most the capacity. With a pool, it is kept if its number in the
-# queue of the whole group is at most the capacity of all experts together. In both cases, the kept pairs of an expert are
-# the first in its queue.
+# The mass of an expert is the sum of the gates, in integer units, of the tokens whose first choice is this expert. An
+# expert is ahead of another expert if its mass is larger. If the masses are equal, the expert with the lower index is
+# ahead. An expert is allowed if fewer than max_experts experts are ahead of it. Only pairs of allowed experts are
+# open. Without a pool, an open pair is kept if its number in the expert's queue is at most the capacity. With a pool,
+# an open pair is kept if its number in the queue of the whole group is at most the total capacity of all experts.
+# With or without a pool, the kept pairs of an expert are the first pairs in its queue.
 _KEEP_BY_POLICY = """
     is_pool = Cast <to = 9> (pool)
     axis_0 = Constant <value_int = 0> ()
@@ -213,7 +215,7 @@ GATES = """
     gates = Softmax <axis = -1> (logits)
 """
 
-# An empty slot has index -1, which reads the appended row of zeros.
+# An empty slot has index -1. The Gather with this index reads the appended row of zeros.
 DISPATCH = """
     width = Shape <start = 2, end = 3> (x)
     one = Constant <value_ints = [1]> ()

@@ -1,4 +1,7 @@
-"""ONNX function bodies of Soft MoE, in ONNX's text format: matrix products between tokens and slots."""
+"""ONNX function bodies of Soft MoE, in ONNX's text format.
+
+The bodies consist mainly of matrix products between tokens and slots.
+"""
 
 from __future__ import annotations
 

@@ -189,7 +189,10 @@ class Op:
     attributes: Mapping[str, int] = field(default_factory=dict)
 
     def _fits(self, types: Types) -> bool:
-        """Return whether the types of weights and scales match. Only the weights of experts may have scales per group."""
+        """Return whether the types of weights and scales match.
+
+        Scales per group are possible only for the weights of experts.
+        """
         kind = next((kind for name, kind in WEIGHT_TYPES.items() if name == types.get("W")), None)
         if kind and kind.group and not any(value.grouped_dims for value in self.inputs):
             return False

@@ -125,7 +125,7 @@ class ExportOptions(Choices):
             value = getattr(self, name)
             if name in FIELD_VALUES:
                 allowed = (*([None] if NoneType in kinds else []), *FIELD_VALUES[name])
-                # Check the type first, because comparing an array with the allowed values would give an array, not a bool.
+                # Check the type first. A comparison of an array with the allowed values would give an array, not a bool.
                 if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
                     raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
             # A string is also a sequence, but it is never a valid sequence here.
@@ -174,7 +174,7 @@ class ExportOptions(Choices):
         return {choice.name: value for choice in fields(Choices) if (value := getattr(self, choice.name)) is not None}
 
     def routing_options(self) -> list[str]:
-        """Return the names of the options that are set and need MoE layers."""
+        """Return the names of the options that are set and that require MoE layers."""
         others = ("group", "batch_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
         return [name for name in (*OFFICIAL_SETTINGS, *POLICIES, *others) if getattr(self, name) is not None]
 
@@ -216,7 +216,7 @@ class ExportOptions(Choices):
                 "input": manifest.input.dtype,
                 "output": manifest.output,
                 "layers": (manifest.raw.get("layers") or {}).get("blocks"),
-                # The bundle's steps produce images of the bundle's size only.
+                # The bundle's preprocessing steps only produce images of the bundle's size.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "exif": manifest.input.steps.rotates if self.preprocess is None else None,
                 "class_names": manifest.class_names if self.returns_classes else None,
@@ -229,7 +229,7 @@ class ExportOptions(Choices):
             size = preset.image_size
             returns_classes = self.returns_classes and "head/kernel" in checkpoint.info
             given = {
-                # The steps in the official config fit this image size only.
+                # The preprocessing steps in the official config fit only this image size.
                 "preprocess": str(default_steps(*size)) if self.image_size in (None, size) else None,
                 "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
@@ -238,13 +238,13 @@ class ExportOptions(Choices):
         return replace(self, **given)
 
     def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig | None) -> list[Setting]:
-        """Return the setting of each profile: every combination of a capacity ratio and a k.
+        """Return the setting of each profile. There is one profile for each combination of a capacity ratio and a k.
 
         If neither ratios nor ks are set, a bundle keeps its own profiles. Any other checkpoint gets one profile, with the
-        ratio and k of training.
+        training values of the ratio and k.
         """
         trained = {name: value for name in NEEDED if (value := getattr(routing, ROWS[name].stored, None)) is not None}
-        # Profiles of expert choice have no k. But such a bundle may be exported again with top-K routing, whose profiles
+        # Expert-choice profiles have no k. If an expert-choice bundle is exported again with top-K routing, the new profiles
         # need a k.
         stored = [{**trained, **setting.values} for setting in _stored_settings(checkpoint)]
         several = {"capacity": self.capacity, "k": self.k}

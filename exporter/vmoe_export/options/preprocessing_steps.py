@@ -9,7 +9,10 @@ _OFFICIAL_SIDE = 224
 
 
 def default_steps(height: int, width: int) -> Preprocessing:
-    """Return the official configs' steps for an image size, for models that do not state their own steps."""
+    """Return the official configs' steps for an image size.
+
+    These steps are for models that do not state their own steps.
+    """
     if height == width == _OFFICIAL_SIDE:
         return read_steps("resize_small(256)|central_crop(224)")
     return squash(height, width)
@@ -29,7 +32,7 @@ def parse_steps(text: str) -> Preprocessing:
     """
     parts = ["".join(part.split()) for part in text.split("|")]
     kept = [part for part in parts if part not in _ALWAYS]
-    # In any other order, the steps would describe preprocessing that does not happen.
+    # In any other position, these two steps would describe preprocessing that does not happen.
     if "decode" in parts[1:] or "value_range(-1,1)" in parts[:-1]:
         raise ValueError("'decode' comes first and 'value_range(-1,1)' last")
     return read_steps("|".join(kept))

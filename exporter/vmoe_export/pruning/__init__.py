@@ -1,1 +1,1 @@
-"""Pruning: choose the experts that a model can lose, and write a checkpoint without them."""
+"""Pruning: choose the experts that a model can do without, and write a checkpoint without them."""

@@ -64,8 +64,8 @@ def prune(
     """Write a checkpoint with fewer experts in each MoE layer.
 
     With --before, keep the experts whose router columns have grown most in norm since the pre-trained checkpoint (arXiv
-    2405.16646). Without it, run BUNDLE on --images and keep the experts that class tokens use most, which is weaker
-    evidence. To make a bundle of the result, use vmoe export.
+    2405.16646). Without --before, run BUNDLE on --images and keep the experts that class tokens use most. Such use is
+    weaker evidence than growth. To make a bundle from the new checkpoint, use vmoe export.
 
     Example: vmoe prune finetuned --before vmoe_b16 --experts 4
     """

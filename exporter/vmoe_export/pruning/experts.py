@@ -1,4 +1,4 @@
-"""Choose the experts that a model keeps, and write a checkpoint without the others."""
+"""Choose the experts that a model keeps, and write a checkpoint without the other experts."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class PrunedLayer:
     """The choice of experts in a MoE layer.
 
     Attributes:
-        scores: f64[E], the score of each expert; the experts with the highest scores are kept.
-        kept: i64[N], the experts that are kept, in ascending order. In an ensemble (E3), each member keeps the same number.
+        scores: f64[E], the score of each expert. The experts with the highest scores are kept.
+        kept: i64[N], the experts that are kept, in ascending order. In an ensemble (E3), every member keeps the same
+            number of experts.
     """
 
     scores: Array
@@ -36,11 +37,11 @@ class PrunedLayer:
 
 
 def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> MoeConfig:
-    """Return the MoE layers of a checkpoint. Raise an error if its experts can't be pruned.
+    """Return the MoE layers of a checkpoint. Raise an error if the checkpoint's experts can't be pruned.
 
     Raises:
         OptionError: the model has no MoE layers, is a Soft MoE, or comes from another library.
-        CheckpointError: a tensor of the experts is missing, or it is for another number of experts than the router.
+        CheckpointError: a tensor of the experts is missing, or its number of experts differs from the router's.
         ConfigError: the tensors are not those of a V-MoE.
     """
     if checkpoint.family_title:
@@ -81,7 +82,7 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
     for layer, experts in zip(moe.layers, moe.experts, strict=True):
         name = f"Encoder/encoderblock_{layer}/Moe/Router/dense/kernel"
         now, then = (each[name].astype(np.float64) if name in each else np.empty(0) for each in (checkpoint, before))
-        if len(then) != len(now) or then.size != now.size:  # the router of an E3 may have an axis for the members
+        if len(then) != len(now) or then.size != now.size:  # the router of an E3 may have an extra axis for the members
             raise CheckpointError(f"{before.path} has no tensor {name} of the shape that {checkpoint.path} has")
         norm, before_norm = (np.linalg.norm(router.reshape(-1, experts), axis=0) for router in (now, then))
         growth.append(norm - before_norm)
@@ -95,7 +96,7 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
 def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
     """Count how many class tokens choose each expert at the engine's profile.
 
-    To break ties, the expert's share of all tokens' choices, which is below 1, is added to its count.
+    To break ties, each count is increased by the expert's share of all tokens' choices. The share is below 1.
 
     Args:
         engine: an engine of the model's bundle.
@@ -127,9 +128,9 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
 
 
 def _chosen(routing: Routing) -> Array:
-    """Return the experts that process each token, over all members of an ensemble.
+    """Return the experts that process each token. For an ensemble, the experts of all members are included.
 
-    The result is i32[N,T,C]; entries without an expert are -1.
+    The result is i32[N,T,C], in which an entry without an expert is -1.
     """
     assert routing.kept is not None and routing.layout is not None
     expert = routing.expert
@@ -171,9 +172,9 @@ def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int
 
 
 def write_pruned(file: IO[bytes], checkpoint: Checkpoint, layers: Mapping[int, PrunedLayer]) -> None:
-    """Write a checkpoint with only the kept experts, as a safetensors file with official names.
+    """Write a checkpoint that has only the kept experts, as a safetensors file with official names.
 
-    Only one tensor is in memory at a time. bfloat16 tensors stay bfloat16; all others become float32.
+    Only one tensor is in memory at a time. bfloat16 tensors stay bfloat16. All other tensors become float32.
 
     Raises:
         CheckpointError: a tensor can't be read.

@@ -1,1 +1,4 @@
-"""Validation: prove that a bundle matches its checkpoint, and measure how far rounding moves the model from float32."""
+"""Validation: prove that a bundle matches its checkpoint, and measure how rounding changes the model.
+
+The measurements compare the model with the same model in float32.
+"""

@@ -1,4 +1,4 @@
-"""Run a written graph one part at a time, so that only one part of the model is in memory."""
+"""Run a written graph one part at a time. Only one part of the model is in memory at any time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ PartRun = Callable[[Stream, Array, Profile | None], tuple[Stream, list[Array]]]
 
 
 class GraphParts:
-    """A graph that is split into `model.parts`, at its cuts in the residual stream.
+    """A graph that is split into `model.parts` at its cuts in the residual stream.
 
     Args:
         folder: the folder of the graph and of its weights.
         graph: a graph from `write_graphs` or `write_tensorrt_graphs`.
         model: the model that the graph computes.
-        emulate: whether to compute float16 and bfloat16 in float32 and round every result, because CPUs lack these types.
+        emulate: whether to compute float16 and bfloat16 operations in float32 and round every result, because CPUs lack
+            these types.
     """
 
     def __init__(self, folder: Path, graph: WrittenGraph, model: ExportedModel, *, emulate: bool = False) -> None:
@@ -40,7 +41,7 @@ class GraphParts:
         whole = onnx.load(folder / graph.file, load_external_data=False)
         self._proto = emulate_short(whole) if emulate else whole
         self._proto.graph.value_info.extend(info for cut in graph.cuts for info in _stream_infos(cut))
-        # Like an engine, use the op library if it is available.
+        # Use the op library if it is available, in the same way that an engine uses it.
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None
 
     def load(self, part: str) -> PartRun:
@@ -50,7 +51,7 @@ class GraphParts:
         block, _, what = part.rpartition("/")
         end = self.written.cuts[number] if number < len(self.written.cuts) else (self._model.output,)
         routes = [v.name for v in self._proto.graph.output if what == "Moe" and v.name.startswith(f"{block}/")]
-        path = self._folder / "part.onnx"  # in the folder of the weights file, which the part references
+        path = self._folder / "part.onnx"  # in the folder of the weights file, because the part refers to that file
         try:
             cut = self._cut(start, [name for name in dict.fromkeys((*end, *routes)) if name not in start])
             path.write_bytes(cut.SerializeToString())
@@ -77,7 +78,7 @@ class GraphParts:
         return run
 
     def _cut(self, start: Sequence[str], ends: list[str]) -> onnx.ModelProto:
-        """Return a model with only the nodes that compute `ends` from `start` and the graph's inputs."""
+        """Return a model with only those nodes that compute `ends` from `start` and the graph's inputs."""
         given = (value.name for value in self._proto.graph.input)
         cut = utils.Extractor(self._proto).extract_model([*dict.fromkeys((*start, *given))], ends)
         used = {*start, *(name for node in cut.graph.node for name in node.input)}
@@ -88,7 +89,7 @@ class GraphParts:
 
 
 def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
-    """Declare the values of a stream: x and, if tokens are merged, sizes, token and coordinates."""
+    """Declare the values of a stream. They are x and, if tokens are merged, sizes, token and coordinates."""
     rows = ("rows", "tokens")
     kinds = (
         (onnx.TensorProto.FLOAT, (*rows, "width")),
@@ -102,7 +103,7 @@ def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
 def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:
     """Open an ONNX Runtime session that keeps no second copy of the weights.
 
-    The session neither casts the weights in advance nor packs them.
+    The session does not pack the weights, and does not cast them in advance.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions

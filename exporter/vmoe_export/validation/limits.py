@@ -1,4 +1,4 @@
-"""The limits of validation, for a graph's distance from the reference and for a precision's distance from float32."""
+"""The limits of validation: how far a graph may be from the reference, and a precision from float32."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vmoe_runtime.precisions import TensorRtPrecision
 _SLACK = 16
 _PAIRS = 0.98
 
-# A TensorRT graph rounds after every operation, but the reference rounds only the inputs of products. So shorter types need
-# larger limits on the relative difference.
+# A TensorRT graph rounds after every operation, but the reference rounds only the inputs of products. Therefore,
+# shorter types need larger limits on the relative difference.
 _TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05}
 
 
@@ -26,8 +26,8 @@ class Limits:
 
     Attributes:
         relative: largest difference, relative to the norm of what the part adds to the residual stream.
-        difference: largest absolute difference, which is used instead of `relative` if it is not None.
-        agreement: smallest share of (token, choice) pairs that the graph and the reference must route alike.
+        difference: largest absolute difference. If it is not None, it is used instead of `relative`.
+        agreement: smallest share of (token, choice) pairs that the graph and the reference must route in the same way.
     """
 
     relative: float
@@ -38,11 +38,11 @@ class Limits:
 def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
     """Return the limits of the graphs for CPUs.
 
-    A graph and the reference round at the same points but add in different orders. So sums of n numbers differ by about
-    sqrt(n) units in the last place of float32, which is `order`. If the sums are then rounded to a shorter type, a few of
-    them lie near the midpoint of two neighbouring values. The graph and the reference may round such a sum to different
-    neighbours, which are a whole `step` of the shorter type apart. Relative to the size of the sums, the root mean square of
-    that difference is sqrt(2 * order * step).
+    A graph and the reference round at the same points but add in different orders. Therefore, their sums of n numbers
+    differ by about sqrt(n) units in the last place of float32, which is `order`. If the sums are then rounded to a
+    shorter type, a few of them lie near the midpoint of two neighbouring values. The graph and the reference may round
+    such a sum to different neighbours, which are a whole `step` of the shorter type apart. Relative to the size of the
+    sums, the root mean square of that difference is sqrt(2 * order * step).
     """
     config, numbers = model.config, PRECISIONS[model.precision]
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))
@@ -59,9 +59,9 @@ def tensorrt_limits(model: ExportedModel, precision: TensorRtPrecision, atol: fl
 
 
 def distance_limit(precision: ExportPrecision, max_distance: float | None) -> float:
-    """Return the largest allowed relative difference of a part from float32.
+    """Return the largest allowed relative difference between a part of the model and the same part in float32.
 
-    This is `max_distance` or, if it is None, the precision's own limit.
+    The value is `max_distance` or, if that is None, the precision's own limit.
     """
     return PRECISIONS[precision].distance if max_distance is None else max_distance
 

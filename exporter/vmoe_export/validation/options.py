@@ -16,11 +16,12 @@ class ValidationOptions:
     """The options for checking a written bundle.
 
     Attributes:
-        atol: largest allowed absolute difference between a part of a graph and the reference; None to allow what rounding
-            explains.
-        max_distance: largest allowed relative difference between a part and float32; None for the precision's own limit.
-        images: an npz file or a folder of pictures, on which to measure the difference from float32; None for a few random
-            images.
+        atol: largest allowed absolute difference between a part of a graph and the reference. None allows the
+            difference that rounding explains.
+        max_distance: largest allowed relative difference between a part of the model and the same part in float32. None
+            stands for the precision's own limit.
+        images: an npz file or a folder of pictures, on which to measure the difference from float32. None stands for a
+            few random images.
 
     Raises:
         OptionError: a limit is not a positive number.
@@ -38,7 +39,7 @@ class ValidationOptions:
                 raise OptionError(f"{name} must be a positive number, not {value!r:.40}")
 
     def checked(self, precision: str) -> ValidationOptions:
-        """Return these options, checked for an export in this precision.
+        """Return these options after checking that they fit an export in this precision.
 
         Raises:
             OptionError: there are images, but the export is in float32, so there is nothing to measure.

@@ -1,6 +1,7 @@
 """Compare graphs with the reference part by part.
 
-Each part runs on the reference's activations, so that differences do not accumulate over the depth of the model.
+Each part gets the reference's activations as input, so that differences do not accumulate over the depth of the
+model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
-_FEW_PAIRS = 2  # so many pairs may always differ, because rounding that breaks one tie differently changes two pairs
+_FEW_PAIRS = 2  # this many pairs may always differ, because one tie that is broken differently changes two pairs
 _MERGED_ALIKE = 0.95
 """Smallest allowed share of merged tokens that the reference merges alike, or would with slightly different rounding."""
 
@@ -32,7 +33,7 @@ class _Watch:
     limits: Limits
     number: int  # index of the profile
     profile: Profile | None
-    own: Stream  # output of the graph's previous part in the end-to-end run
+    own: Stream  # output of the graph's previous part in its end-to-end run
     routes: list[Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,8 +46,9 @@ class PartValidation:
     Args:
         reference: the model that the graphs compute.
         graphs: the graphs, each with its limits.
-        profiles: profiles of the bundle that merge the same number of tokens; none if the bundle has no profiles.
-        images: images as the model takes them, in whole routing groups.
+        profiles: profiles of the bundle, all of which merge the same number of tokens. It is empty if the bundle has no
+            profiles.
+        images: images in the form that the model takes, in whole routing groups.
         advance: called with 1 after each part of the model.
     """
 
@@ -81,7 +83,10 @@ class PartValidation:
         return [watch.found for watch in self._watched]
 
     def _compare_all(self, part: str, steps: list[Step]) -> None:
-        """Run a part of every graph on the same input as the reference's part, and compare the outputs."""
+        """Run one part of every graph on the input of the reference's part.
+
+        Compare the output of each graph's part with the output of the reference's part.
+        """
         steps = judged_steps(self._reference, part, steps, self._profiles or (None,))
         graph = loaded = None
         for watch in self._watched:
@@ -94,7 +99,7 @@ class PartValidation:
 
     def _compare(self, watch: _Watch, run: PartRun, part: str, step: Step) -> None:
         found, routes = run(step.before, self._images, watch.profile)
-        # Also continue the end-to-end run, in which each part gets the output of the graph's previous part.
+        # Also continue the graph's end-to-end run, in which each part gets the output of the graph's previous part.
         watch.own, own_routes = (found, routes) if part == "embedding" else run(watch.own, self._images, watch.profile)
         watch.routes += own_routes
         same = alike = None
@@ -110,7 +115,7 @@ class PartValidation:
         self._judge(watch, part, step, found, same, alike)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
-        """Return bool[rows, T], whether all pairs of a token are true in `pairs`.
+        """Return bool[rows, T], which shows for each token whether all of its pairs are true in `pairs`.
 
         Args:
             pairs: bool[images, T * members * choices].
@@ -126,13 +131,14 @@ class PartValidation:
         Args:
             watch: the graph and the profile.
             part: the name of the part.
-            step: the input and output of the reference.
+            step: the input and output of the reference's part.
             found: the output of the graph's part.
-            same: bool[rows, T], whether the graph and the reference route a token alike; None if the part routes nothing.
-            pairs: bool[images, pairs], whether the graph and the reference route a pair alike; None if the part routes
-                nothing.
+            same: bool[rows, T], whether the graph and the reference route a token in the same way. None if the part does
+                not route tokens.
+            pairs: bool[images, pairs], whether the graph and the reference route a pair in the same way. None if the part
+                does not route tokens.
         """
-        # If no token is routed alike, judge only the share of pairs.
+        # If the graph and the reference route every token differently, judge only the share of equal pairs.
         relative = step.distance(found, same) if same is None or same.any() else 0.0
         apart = np.abs(found.x - step.as_merged(found).x)
         largest = float((apart if same is None else apart[same]).max(initial=0))
@@ -164,7 +170,7 @@ class PartValidation:
             raise invalid(f"{where} differs from the reference by {largest:.2g}, more than --atol {limits.difference:g}")
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
-        """Return a Run of the graph. `routes` are those of the MoE layers from number `first` on."""
+        """Return a Run of the graph. `routes` holds the routes of the MoE layers, starting with layer number `first`."""
         written, names = watch.graph.written, self._model.layer_outputs
         if written.profile:
             names = ("slot", "weight", TOKEN_OUTPUT)

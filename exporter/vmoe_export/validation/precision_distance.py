@@ -1,4 +1,4 @@
-"""Measure how far a model in another precision is from the same model in float32."""
+"""Measure the difference between a model in another precision and the same model in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
 
-_BATCH = 32  # number of images x profiles in a batch; the checkpoint is read once per batch
+_BATCH = 32  # number of images times profiles in a batch; the checkpoint is read once per batch
 
 
 def distance_from_float32(
@@ -29,15 +29,15 @@ def distance_from_float32(
     *,
     answers: bool,
 ) -> list[PrecisionDistance]:
-    """Compare the model as stored with the same model in float32, at each profile.
+    """Compare the stored model with the same model in float32, at each profile.
 
     Args:
         stored: the model with the weights of the bundle.
         exact: the model with the checkpoint's weights in float32.
-        profiles: the profiles to compare at; none if the bundle has no profiles.
-        batches: images in whole routing groups, with their labels or None.
+        profiles: the profiles at which to compare the models. It is empty if the bundle has no profiles.
+        batches: images in whole routing groups, each batch with its labels or None.
         after_part: called after each part of either model, with the number of images.
-        answers: whether to compare predicted classes; meaningless on random images.
+        answers: whether to compare predicted classes. This comparison is meaningless on random images.
 
     Raises:
         ImageError: the images don't fit the model.
@@ -68,16 +68,7 @@ def distance_from_float32(
 
 
 def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit: float) -> None:
-    """Raise ExportError if a part of the model is too far from float32.
-
-    Args:
-        distances: the results of `distance_from_float32`.
-        precision: the model's precision.
-        limit: largest relative difference of a part.
-
-    Raises:
-        ExportError: a part exceeds the limit at some profile.
-    """
+    """Raise ExportError if the distance of any part of the model from float32 exceeds the limit."""
     for distance in distances:
         if not distance.part_difference <= limit:
             where = f" at {distance.profile}" if distance.profile else ""
@@ -99,8 +90,8 @@ def user_batches(
         batch_multiple: images per routing group.
         spec: the model's input.
         profiles: number of profiles that run on each batch.
-        most: limit on the number of images per batch times `profiles`. A batch has at least one group, even beyond this
-            limit.
+        most: upper limit for the number of images in a batch times `profiles`. A batch has at least one group, even if
+            the group exceeds this limit.
 
     Raises:
         ImageError: there are too few images for a group.
@@ -123,10 +114,11 @@ class _Tally:
     classifies: bool
     worst: tuple[float, str] = (0.0, "embedding")
     relative: list[Array] = field(default_factory=list)
-    agreement: list[list[Array]] = field(default_factory=list)  # f64[images] for each batch and layer
+    agreement: list[list[Array]] = field(default_factory=list)  # for each batch and layer, f64[images]
     max_difference: float = 0.0
     same: list[Array] = field(default_factory=list)  # for each batch, bool[images]: both models predict the same class
-    right: list[list[Array]] = field(default_factory=list)  # per batch, bool[images] of stored and of float32: right or not
+    # for each batch, bool[images] for the stored and for the float32 model: whether its class is right
+    right: list[list[Array]] = field(default_factory=list)
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
         apart = differences(expected, found)

@@ -1,4 +1,7 @@
-"""Compare a written bundle with its checkpoint: weights bit by bit, graphs part by part, and shorter types with float32."""
+"""Compare a written bundle with its checkpoint, and shorter types with float32.
+
+Weights are compared bit by bit, and graphs part by part.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,9 @@ def prove(
         folder: the folder of the graphs and weights.
         spans: the positions of the tensors, from `write_weights`.
         graphs: the graphs from `write_graphs`.
-        tensorrt: the graphs from `write_tensorrt_graphs`; may be empty.
+        tensorrt: the graphs from `write_tensorrt_graphs`. There may be none.
         options: the user's limits.
-        source: the user's images, from `options.open_images`; None for random images.
+        source: the user's images, from `options.open_images`. If it is None, random images are used.
         progress: reports each longer step.
 
     Raises:
@@ -79,7 +82,7 @@ def prove(
 def _distances(
     plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float, progress: ProgressHook
 ) -> Sequence[PrecisionDistance]:
-    """Measure how far the model as stored is from float32, and check the limit."""
+    """Measure how far the stored model is from the float32 model, and check the limit."""
     profiles, multiple = plan.profiles, plan.grouping.batch_multiple
     exact = ReferenceModel(stored.model, official_weights(plan.checkpoint, plan.model, plan.weight_shapes))
 

@@ -1,4 +1,4 @@
-"""The reference for every graph of an export: the model in numpy, run one part at a time."""
+"""The reference for every graph of an export. It is the model in numpy and runs one part at a time."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ class Stream:
     """The values passed from one part of a model to the next.
 
     Attributes:
-        x: the residual stream f32[images, T, D]. Before the first part, x is the images as the model takes them; after the
-            last part, it is the model's output. From the first MoE layer of an ensemble (E3) on, the rows of an image's
-            members are adjacent.
-        sizes: f32[images, T], the number of original tokens that each token is the mean of; None if the model can't merge
-            tokens.
-        token: i32[images, T0], the position of each original token; None if the model can't merge tokens.
-        coordinates: f32[images, T, 2], the rotary positions, if tokens can merge; otherwise None.
-        keys: f32[images, T, D], the keys that determine which tokens merge; None except directly after an attention.
+        x: the residual stream f32[images, T, D]. Before the first part, x holds the images in the form that the model
+            takes. After the last part, x is the model's output. From the first MoE layer of an ensemble (E3) on, each
+            image has one row per member, and these rows are adjacent.
+        sizes: f32[images, T], the number of original tokens that were averaged into each token. It is None if the model
+            can't merge tokens.
+        token: i32[images, T0], the position of each original token. It is None if the model can't merge tokens.
+        coordinates: f32[images, T, 2], the rotary positions. It is None if the model can't merge tokens.
+        keys: f32[images, T, D], the keys that determine which tokens merge. It is None except directly after an
+            attention.
     """
 
     x: Array
@@ -60,9 +61,9 @@ class Stream:
         return cls(**{name: np.concatenate(values) for name, values in fields.items() if values[0] is not None})
 
     def merged(self, token: Array) -> Stream:
-        """Merge the tokens of this stream in the same way as those of another stream.
+        """Merge the tokens of this stream in the same way as the tokens of another stream were merged.
 
-        `token` i32[images, T0] gives the positions of the original tokens in that stream.
+        `token` i32[images, T0] gives the positions of the original tokens in the other stream.
         """
         assert self.sizes is not None
         places, coordinates = self.places(token), self.coordinates
@@ -84,7 +85,8 @@ class Stream:
 class ReferenceModel:
     """A model with its weights, computed in float32. The dtype of a weight determines how its products are rounded.
 
-    A batch may contain each image once per profile. A part then reads its weights only once for all profiles.
+    A batch may contain a copy of each image for every profile. A part then reads its weights only once for all
+    profiles.
 
     Args:
         model: the model to compute.
@@ -102,15 +104,16 @@ class ReferenceModel:
 
         Args:
             part: the part's name.
-            stream: the output of the previous part, or the images for the first part. It has one token per image if the
-                previous part is one of `model.class_token_parts`.
-            profiles: for a MoE layer, the profiles to route at. Each profile routes an equal share of the images, in order.
+            stream: the output of the previous part. For the first part, it holds the images. It has one token per image if
+                the previous part is one of `model.class_token_parts`.
+            profiles: for a MoE layer, the profiles at which to route. Each profile routes an equal share of the images, in
+                order.
 
         Returns:
             Two values:
 
-            - the part's output: the model's output, or a stream that `merge` turns into the input of the next part,
-            - for a MoE layer, its routes at each of `profiles`; otherwise an empty list.
+            - the part's output, which is the model's output or a stream that `merge` turns into the input of the next part,
+            - the routes of a MoE layer at each of `profiles`, or an empty list for any other part.
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
@@ -222,8 +225,8 @@ class ReferenceModel:
         Args:
             path: the path of the attention's parameters in the official tree.
             queries, keys: the tokens, before their projections.
-            sizes: f32[N,T], the number of original tokens in each key; None if all are 1.
-            coordinates: f32[N,T,2], rotary positions; None if nothing is rotated.
+            sizes: f32[N,T], the number of original tokens in each key. None stands for a size of 1 for each key.
+            coordinates: f32[N,T,2], rotary positions. If it is None, nothing is rotated.
 
         Returns:
             The output [N,Q,D], and the projected keys.
@@ -257,10 +260,10 @@ class ReferenceModel:
         moe, members, tokens = self._config.moe, self._config.ensemble_size, x.shape[1]
         assert moe is not None
         layer = moe.layers.index(int(block.rpartition("_")[2]))
-        if layer == 0:  # up to here, all members of an image share one row
+        if layer == 0:  # before the first MoE layer, all members of an image share one row
             x = np.repeat(x, members, axis=0)
         images = len(x) // members
-        # Inside a group, the members' rows of a token are adjacent.
+        # Within a group, the members' rows of a token are adjacent.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
         # Merging shrinks a group by the same factor as each of its images.
         groups = by_token.reshape(-1, self.model.grouping.tokens * tokens // self._config.num_tokens, x.shape[-1])
@@ -306,9 +309,9 @@ class ReferenceModel:
         return ops.soft_combine(out, combine, moe.dispatch_bf16), [(dispatch, combine)]
 
     def _experts(self, block: str, moe: MoeConfig, x: Array, shares: Array, kept: Array) -> Array:
-        """Return the sum of the experts' outputs for each token.
+        """Return the weighted sum of the experts' outputs for each token.
 
-        Expert e processes the tokens for which kept[G,S,E] is true. Its outputs are weighted by shares[G,S,E].
+        Expert e processes the tokens for which kept[G,S,E] is true. The weights of its outputs are shares[G,S,E].
         """
         rows, y = x.reshape(-1, x.shape[-1]), np.zeros_like(x).reshape(-1, x.shape[-1])
         kept, shares = (each.reshape(len(rows), -1) for each in (kept, shares))
@@ -334,7 +337,7 @@ class ReferenceModel:
             is_normed = config.encoder_norm and not config.norm_after_pooling
             return self._norm("Encoder/encoder_norm", x) if is_normed else x * np.float32(1 / config.stream_scale)
         x = x if config.encoder_norm else x * np.float32(1 / config.stream_scale)
-        if config.classifier in ("token", "0"):  # the norm of a token doesn't depend on other tokens
+        if config.classifier in ("token", "0"):  # each token is normalized separately, so one token is enough
             x = x[:, 0]
         if config.encoder_norm and not config.norm_after_pooling:
             x = self._norm("Encoder/encoder_norm", x)
@@ -377,7 +380,7 @@ class ReferenceModel:
 
 
 def _mean(x: Array, sizes: Array | None) -> Array:
-    """Return the mean over the tokens x[N,T,D], weighted by sizes[N,T] if they are not None."""
+    """Return the mean of the tokens in x[N,T,D]. If sizes[N,T] are given, they are the tokens' weights."""
     mean: Array = (
         x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
     )

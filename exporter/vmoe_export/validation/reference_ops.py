@@ -1,6 +1,7 @@
-"""The mathematics of the model in numpy, written to be easy to compare with the paper, not to be fast.
+"""The mathematics of the model in numpy. The code is written for easy comparison with the paper, not for speed.
 
-The dtype of the weights decides how a product is computed, see `weight_types`. Everything else is computed in x's dtype.
+The dtype of the weights determines how a product is computed; see `weight_types`. Everything else is computed in
+x's dtype.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_ERF_RANGE, _ERF_STEPS = 6, 256  # outside -6 to 6, erf is -1 or 1 in float64; the table has 256 steps per unit
+_ERF_RANGE, _ERF_STEPS = 6, 256  # outside -6 to 6, erf is -1 or 1 in float64; the table has 256 steps per unit of x
 _ERF = np.array([math.erf(i / _ERF_STEPS) for i in range(-_ERF_RANGE * _ERF_STEPS, _ERF_RANGE * _ERF_STEPS + 1)])
 
 
@@ -25,10 +26,10 @@ def top_k(
 ) -> tuple[Array, Array, Array]:
     """Route tokens to their top K experts: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
 
-    - The (token, choice) pairs of a group form a queue: all first choices come before any second choice, and so on. Within a
-      choice, tokens keep their order; with `bpr`, they are sorted by descending best gate.
-    - An expert keeps the first `capacity` of its pairs in the queue. With `pool`, the first E * capacity pairs of the queue
-      are kept instead, whichever their expert.
+    - The (token, choice) pairs of a group form a queue, in which all first choices come before any second choice, and
+      so on. Within a choice, tokens keep their order. With `bpr`, they are sorted by descending best gate instead.
+    - An expert keeps the first `capacity` of its pairs in the queue. With `pool`, the first E * capacity pairs of the
+      queue are kept instead, regardless of their experts.
     - Experts that the group may not use (see `allowed_experts`) keep no pairs.
     - Ties go to the expert or token with the lower index. A NaN gate ranks as 0.
     """
@@ -50,11 +51,11 @@ def top_k(
 
 
 def allowed_experts(ranked: Array, max_experts: int) -> Array:
-    """Choose the experts that each group may use, which are the `max_experts` experts with the largest mass.
+    """Choose the experts that each group may use. These are the `max_experts` experts with the largest mass.
 
-    Ties go to the expert with the lower index. The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over
-    the tokens whose first choice it is. The terms are integers, so the order of summation does not matter. A sum over up to
-    131,071 tokens fits in an int32.
+    Ties go to the expert with the lower index. The mass of an expert is a sum over the tokens whose first choice is
+    this expert. Each token adds floor(min(max(gate, 0), 1) * 2**14). The terms are integers, so the order of summation
+    does not matter. A sum over up to 131,071 tokens fits in an int32.
 
     Args:
         ranked: gates[G,S,E] without NaN.
@@ -86,9 +87,9 @@ def chosen_tokens(gates: Array, capacity: int) -> Array:
 def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
     """Compute VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
 
-    The logit of a token and a slot is scale times the cosine of the angle between them. `dispatch` is the softmax over the
-    tokens of a group, which gives the share of each token in a slot. `combine` is the softmax over the slots of all experts,
-    which gives the share of each slot in a token.
+    The logit of a token and a slot is scale times the cosine of the angle between the two. `dispatch` is the softmax
+    over the tokens of a group. It gives the share of each token in a slot. `combine` is the softmax over the slots of
+    all experts. It gives the share of each slot in a token.
     """
     logits = np.einsum("gsd,dep->gsep", _unit(x, -1), _unit(mu, 0) * scale)
     combine = softmax(logits.reshape(*x.shape[:2], -1)).reshape(logits.shape)
@@ -118,7 +119,10 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
-    """Compute activation(x . w1 + b1), which is an MLP's hidden features or, with a gate's weights, the gate's factors."""
+    """Compute activation(x . w1 + b1).
+
+    The result is an MLP's hidden features or, if `w1` and `b1` are a gate's weights, the gate's factors.
+    """
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
@@ -140,10 +144,10 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
 
 
 def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False) -> Array:
-    """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+    """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D].
 
-    If sizes[N,T] are given, the logarithm of a key's size is added to its scores. So the key counts once for each token
-    merged into it.
+    For each of H heads, the result is softmax(q . k / sqrt(D / H)) . v. If sizes[N,T] are given, the logarithm of a
+    key's size is added to the key's scores. As a result, a key counts once for each token that was merged into it.
 
     With `bf16`, the inputs of both products are rounded to bfloat16: q, k, v, and the exponentials of the softmax. The
     result of the second product is then divided by the sum of the unrounded exponentials.
@@ -162,10 +166,10 @@ def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_head
 
 
 def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1) -> Array:
-    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D], with the pairs of columns of each head rotated by the token's angles.
+    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D]. Each pair of columns of a head is rotated by an angle of the token.
 
-    Pair a of a head is its columns 2 a and 2 a + 1. Its angle is entry a of coordinates[N,T,C] . frequencies[C,A], with
-    A = D / H / 2.
+    Pair a of a head consists of the columns 2 a and 2 a + 1. Its angle is entry a of coordinates[N,T,C] .
+    frequencies[C,A], where A = D / H / 2.
     """
     angle = (coordinates @ frequencies)[:, :, None]
     pairs = x.reshape(*x.shape[:2], num_heads, -1, 2)
@@ -175,11 +179,11 @@ def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1)
 
 
 def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> Array:
-    """Return the new position of each token after VmoeMerge merges `merge` pairs by their keys: k[N,T,D] -> i32[N,T].
+    """Return each token's position after VmoeMerge merges `merge` pairs by their keys: k[N,T,D] -> i32[N,T].
 
-    After the prefix, every second token is a candidate, which may join the most similar of the other tokens (arXiv
-    2210.09461). The new order is the prefix, the candidates that did not join, then the other tokens. Ties go to the token
-    with the lower index. NaN counts as the smallest similarity.
+    After the prefix, every second token is a candidate. A candidate may join the most similar of the tokens that are
+    not candidates (arXiv 2210.09461). The new order is the prefix, the candidates that did not join, and the other
+    tokens. Ties go to the token with the lower index. NaN counts as the smallest similarity.
     """
     scores, joining, joined = _similarity(k, num_heads, prefix)
     count = k.shape[1]
@@ -198,14 +202,14 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
 
 
 def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
-    """Return the share of the merges in `places` that `merged_places` would also make, up to near ties.
+    """Return the share of the merges in `places` that `merged_places` would also make. Near ties are accepted.
 
     Args:
         k: the keys[N,T,D].
         places: i32[N,T], the new position of each token.
         num_heads: number of attention heads.
         prefix: number of tokens at the front that never merge.
-        near: two similarities that differ by at most this count as equal.
+        near: two similarities count as equal if they differ by at most this value.
     """
     scores, joining, _ = _similarity(k, num_heads, prefix)
     number = k.shape[1] - places.max() - 1
@@ -219,14 +223,14 @@ def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, n
 
 
 def _similarity(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
-    """Return the similarities between tokens, the token indices of the rows, and those of the columns.
+    """Return the similarities between tokens, the token indices of the rows, and the token indices of the columns.
 
-    A row is a token that may join another token. A column is a token that may be joined.
+    Each row belongs to a token that may join another token. Each column belongs to a token that another token may join.
     """
     mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
     metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
-    # Every second token after the prefix may join another. The first token after the prefix is one of them, except after a
-    # prefix of a single token.
+    # Every second token after the prefix may join another token, starting with the first one. If the prefix is a single
+    # token, start with the second one.
     first = 2 if prefix == 1 else prefix
     joining, joined = np.arange(first, k.shape[1], 2), np.arange(first + (-1 if prefix == 1 else 1), k.shape[1], 2)
     scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
@@ -238,7 +242,7 @@ def merge_tokens(x: Array, sizes: Array, places: Array) -> tuple[Array, Array]:
 
     Args:
         x: tokens[N,T,D].
-        sizes: [N,T], the number of original tokens that each token is the mean of.
+        sizes: [N,T], the number of original tokens that were averaged into each token.
         places: i32[N,T], the new position of each token. Tokens with the same position merge.
 
     Returns:
@@ -257,7 +261,7 @@ def linear(x: Array, w: Array, b: Array, w_scale: Array | None = None) -> Array:
 
 
 def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
-    """Compute x[...,T,D] . w[...,D,P] by the rules of w's type, with its scales. The result has the dtype of x."""
+    """Compute x[...,T,D] . w[...,D,P] by the rules for w's type, with w's scales. The result has the dtype of x."""
     return weight_type_of(w.dtype).product(x, w, w_scale)
 
 
@@ -277,7 +281,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0, epsilon: float
 
 
 def normalized(x: Array) -> Array:
-    """Divide the rows of x[N,D] by their Euclidean norms. Rows of zeros stay unchanged."""
+    """Divide each row of x[N,D] by its Euclidean norm. Rows of zeros stay unchanged."""
     norms = np.sqrt((x * x).sum(axis=-1, keepdims=True))
     y: Array = x / np.where(norms == 0, np.float32(1), norms)
     return y
@@ -291,7 +295,7 @@ def softmax(x: Array) -> Array:
 
 
 def activate(x: Array, activation: Activation) -> Array:
-    """Apply an activation of `ops.table.ACTIVATIONS`; "gelu_tanh" is the GELU that flax uses."""
+    """Apply an activation from `ops.table.ACTIVATIONS`. "gelu_tanh" is the GELU that flax uses."""
     activated: Array
     if activation == "gelu_erf":
         activated = (0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
@@ -305,9 +309,9 @@ def activate(x: Array, activation: Activation) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """Compute the error function in float64, within 1e-9.
+    """Compute the error function in float64, with an error of at most 1e-9.
 
-    The result is the nearest value in a table, plus three terms of the Taylor series around it.
+    The result is the nearest value in a table, plus three terms of the Taylor series around the table entry.
     """
     inside = np.clip(x, -_ERF_RANGE, _ERF_RANGE)
     step = np.rint(np.nan_to_num(inside) * _ERF_STEPS)

@@ -44,12 +44,12 @@ class Step:
     routes: Routes = ()
 
     def distance(self, found: Stream, same: Array | None = None) -> float:
-        """Return the distance of `found` from the reference's output, relative to what the part adds to the stream.
+        """Return the relative distance between `found` and the reference's output.
 
-        Both the distance and what the part adds are measured as Euclidean norms. Only the tokens in `same` are compared;
-        None compares all tokens. If `found` has merged tokens, the reference's tokens are first merged in the same way. The
-        rounding error of adding the part's result to the stream is not counted, because float32 resolves a very small
-        addition to a large stream only to a few steps.
+        The distance is divided by the size of what the part adds to the stream. Distance and size are Euclidean norms. If
+        `same` is given, only the tokens in it are compared. If `found` has merged tokens, the reference's tokens are first
+        merged in the same way. The rounding error of adding the part's result to the stream is not counted. The reason is
+        that float32 resolves a very small addition to a large stream only to a few steps.
         """
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
@@ -64,7 +64,10 @@ class Step:
         return math.sqrt(max(squares - rounded, 0.0)) / max(float(size), _TINY)
 
     def merged_alike(self, found: Stream, config: ModelConfig) -> float:
-        """Return the share of the merged tokens in `found` that the reference merges in the same way, up to near ties."""
+        """Return the share of the merged tokens in `found` that the reference merges in the same way.
+
+        Near ties are accepted.
+        """
         keys = self.whole.keys
         if keys is None or found.token is None:
             return 1.0
@@ -91,8 +94,9 @@ def run_reference(
 
     Args:
         reference: the model.
-        images: images as the model takes them, in whole routing groups.
-        profiles: the profiles to run at. All must merge the same number of tokens. Empty if the model has no profiles.
+        images: images in the form that the model takes, in whole routing groups.
+        profiles: the profiles at which to run. All must merge the same number of tokens. The sequence is empty if the
+            model has no profiles.
         after: called after each part with the part's name and the step at each profile.
 
     Returns:
@@ -103,7 +107,8 @@ def run_reference(
     layers: list[list[Array]] = [[] for _ in settings]
     stream, copies = Stream(images), 1
     for part in model.parts:
-        if part.endswith("/Moe") and copies < len(settings):  # all earlier parts are the same for all profiles
+        # all parts before the first MoE layer are the same for all profiles
+        if part.endswith("/Moe") and copies < len(settings):
             copies = len(settings)
             stream = Stream.joined([stream] * copies)
         whole, routes = reference.run(part, stream, settings)
@@ -125,11 +130,11 @@ def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profil
 
     They are the steps of the run itself, with two exceptions:
 
-    - If a MoE layer computes only class tokens, the step is on other images. For each expert that has any token, there is an
-      image whose tokens are rotated so that one of the expert's tokens comes first.
-    - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could hide
-      a fault of the part. A layer norm gives the same result for a smaller stream, as long as the stream's squares are above
-      epsilon.
+    - If a MoE layer computes only class tokens, the step uses other images. There is one image for each expert that has
+      any token. The tokens of this image are rotated so that one of the expert's tokens comes first.
+    - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could
+      hide a fault of the part. A layer norm gives the same result for a smaller stream, as long as the squares of the
+      stream's values are above epsilon.
     """
     model = reference.model
     if part in ("embedding", "head") or model.config.ensemble_size > 1:
@@ -153,10 +158,10 @@ def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profil
 
 
 def _turned(step: Step, group: int) -> Stream:
-    """Return a stream with an image for each expert that has any token.
+    """Return a stream with one image for each expert that has any token.
 
-    The image's tokens are rotated so that one of the expert's tokens comes first. Images are repeated until they fill groups
-    of `group` images.
+    The tokens of this image are rotated so that one of the expert's tokens comes first. Images are repeated until they
+    fill groups of `group` images.
     """
     stream, (images, tokens, _) = step.before, step.before.x.shape
     if step.routes[0].dtype == bool:  # experts choose
@@ -188,7 +193,7 @@ def split_stream(stream: Stream, parts: int) -> list[Stream]:
 
 
 def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
-    """Group the profiles by the number of tokens that they merge. The profiles of a group can run in one batch.
+    """Group the profiles by the number of tokens that they merge. The profiles of each group can run in one batch.
 
     Returns:
         The groups, or one empty group if there are no profiles.
@@ -200,7 +205,10 @@ def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
 
 
 def validation_images(model: ExportedModel, batch_multiple: int, least: int) -> Array:
-    """Return smooth random images in the model's input format: at least `least` images, which fill whole routing groups."""
+    """Return smooth random images in the model's input format.
+
+    There are at least `least` images, and they fill whole routing groups.
+    """
     count = -(-least // batch_multiple) * batch_multiple
     images = smooth_images(count, *model.config.image_size, model.config.channels)
     return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)

@@ -1,4 +1,7 @@
-"""The weights of the reference: from the written file in their stored types, or from the checkpoint in float32."""
+"""The weights of the reference, in their stored types or in float32.
+
+Stored types come from the written file, and float32 weights come from the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ Weights = Callable[[str], Array | None]
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
-    """Return a function that returns the tensors of a weights file by name, as views of the memory-mapped file."""
+    """Return a function that returns a tensor of a weights file by name, as a view of the memory-mapped file."""
     data = np.memmap(path, np.uint8, "r")
 
     def tensor(name: str) -> Array | None:
@@ -32,14 +35,14 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         if span is None:
             return None
         stored = data[span.offset : span.offset + span.nbytes].view(dtype_from_name(DTYPES[span.dtype]))
-        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales have no weight type, and need no decoding either
+        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales have no weight type and need no decoding
         return np.asarray(kind.decode(stored, graph_shape(name, span.shape)))
 
     return tensor
 
 
 def official_weights(checkpoint: Checkpoint, config: ModelConfig, shapes: Mapping[str, Any]) -> Weights:
-    """Return a function that returns the tensors in `shapes` by name, in float32. Each call reads from the checkpoint."""
+    """Return a function that returns a tensor in `shapes` by name, in float32. Each call reads from the checkpoint."""
 
     def tensor(name: str) -> Array | None:
         if name not in shapes:
@@ -58,9 +61,9 @@ def check_stored_weights(
     *,
     calibrated: bool = False,
 ) -> None:
-    """Read the weights file back, and compare each value with the checkpoint's.
+    """Read the weights file back, and compare each value with the checkpoint's value.
 
-    Of all values that the stored type can represent, a stored value must be the nearest to the checkpoint's value.
+    Of all values that the stored type can represent, the stored value must be the nearest to the checkpoint's value.
 
     Args:
         path: the weights file.
@@ -71,7 +74,7 @@ def check_stored_weights(
         calibrated: whether int4 weights were calibrated. Only the scales of calibrated weights are compared.
 
     Raises:
-        ExportError: a tensor does not match; the message names it.
+        ExportError: a tensor does not match. The message contains the tensor's name.
     """
     stored = stored_weights(path, spans)
     for name in spans:
@@ -80,7 +83,8 @@ def check_stored_weights(
         official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
-        for matrix in np.ndindex(official.shape[:-2]):  # one expert at a time, because comparing makes arrays of its size
+        # one expert at a time, because the comparison allocates arrays as large as its input
+        for matrix in np.ndindex(official.shape[:-2]):
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")

@@ -16,7 +16,9 @@ _SHORT = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def emulate_short(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph that computes in float32, with every float16 or bfloat16 result rounded to that type and widened again.
+    """Return a graph that computes in float32 and emulates shorter types.
+
+    Every float16 or bfloat16 result is rounded to its type and then converted back to float32.
 
     Args:
         graph: a graph from `tensorrt_graph` in the precision fp16 or bf16.

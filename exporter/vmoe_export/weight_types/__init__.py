@@ -1,4 +1,7 @@
-"""The types in which weights are stored and multiplied, one module per type. Precisions combine them."""
+"""The types in which weights are stored and multiplied. Each type has its own module.
+
+A precision combines several of these types.
+"""
 
 from __future__ import annotations
 

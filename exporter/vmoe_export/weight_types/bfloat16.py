@@ -1,4 +1,4 @@
-"""Weights in bfloat16. The other factor of a product is also rounded to bfloat16; sums are float32."""
+"""Weights in bfloat16. The other factor of a product is also rounded to bfloat16. Sums are in float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmoe_export.weight_types.weight_type import Array, WeightType
 
 
 def round_bf16(x: Array) -> Array:
-    """Round to the nearest bfloat16 values (ties to even), keeping the dtype of x."""
+    """Round to the nearest bfloat16 values, with ties to even. The dtype of x is kept."""
     rounded: Array = x.astype(ml_dtypes.bfloat16).astype(x.dtype)
     return rounded
 
@@ -18,8 +18,8 @@ def round_bf16_lines(source: str, target: str, rounds: bool = True) -> str:
     """Return ONNX node lines for target = source. If `rounds` is true, values are rounded to the nearest bfloat16."""
     if not rounds:
         return f"{target} = Identity ({source})"
-    # Veltkamp's splitting: with the factor 2**16 + 1, the two subtractions leave x rounded to the 8 significant bits of a
-    # bfloat16. A pair of Casts would do the same, but OpenVINO removes it.
+    # Use Veltkamp's splitting. With the factor 2**16 + 1, the two subtractions leave x rounded to the 8 significant bits
+    # of a bfloat16. A pair of Casts would give the same result, but OpenVINO removes such pairs.
     return f"""
     {target}_factor = Constant <value_float = 65537.0> ()
     {target}_product = Mul ({source}, {target}_factor)
@@ -51,8 +51,8 @@ class _Bfloat16(WeightType):
         return y
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
-        # Few runtimes multiply bfloat16 on CPUs, so weights are converted to float32. The product of two bfloat16 values is
-        # exact in float32.
+        # Few runtimes can multiply bfloat16 values on CPUs, so weights are converted to float32. The product of two bfloat16
+        # values is exact in float32.
         return f"""
         {round_bf16_lines(x, f"{result}_rows")}
         {result}_weights = Cast <to = 1> ({w})

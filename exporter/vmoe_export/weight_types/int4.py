@@ -1,7 +1,8 @@
 """Expert weights in int4, with a float16 scale for each group of consecutive weights in a column.
 
-Rows that enter a product are int8. The exact integer sum of each group is multiplied by the group's scale. These products
-are added in float32, in the order of the groups, and the total is multiplied by the row's scale. One byte holds two weights.
+Rows that enter a product are int8. Each group has an exact integer sum, which is multiplied by the group's scale.
+The results are added in float32, in the order of the groups, and the total is multiplied by the row's scale. One
+byte holds two weights.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ INT4_GROUP = 64
 def quantize_groups(weights: Array) -> tuple[Array, Array]:
     """Quantize float32[inputs, outputs] to int8[inputs, outputs] from -7 to 7 and float16 scales[groups, outputs].
 
-    A group is INT4_GROUP consecutive inputs. Its scale is the largest absolute weight of the group divided by 7 and rounded
-    to float16, or 1 if the result is zero. Weights are rounded to nearest, ties to even. Weights beyond the float16 range
-    get an infinite scale.
+    A group consists of INT4_GROUP consecutive inputs. Its scale is the group's largest absolute weight, divided by 7
+    and rounded to float16. If the result is zero, the scale is 1. Weights are rounded to nearest, ties to even. Weights
+    beyond the float16 range get an infinite scale.
     """
     with np.errstate(over="ignore"):
         largest = np.maximum.reduceat(np.abs(weights), np.arange(0, len(weights), INT4_GROUP), axis=0)
@@ -36,12 +37,15 @@ def quantize_groups(weights: Array) -> tuple[Array, Array]:
 
 
 def pack_int4(quantized: Array) -> Array:
-    """Pack int4 values, given as int8[..., n], into uint8[..., n / 2]. The first value of each pair is in the low half."""
+    """Pack int4 values, given as int8[..., n], into uint8[..., n / 2].
+
+    The first value of each pair is in the lower 4 bits of a byte.
+    """
     return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
 
 
 def spread_groups(scales: Array, depth: int) -> Array:
-    """Repeat the scales of int4 weights, so that there is one for each of `depth` inputs.
+    """Repeat the scales of int4 weights, so that each of `depth` inputs has its own scale.
 
     The scales [..., groups, outputs] become float32[..., depth, outputs].
     """
@@ -53,7 +57,7 @@ class _Int4(WeightType):
     stored = "U8"
     onnx_type = "INT4"
     dtype = np.dtype(ml_dtypes.int4)
-    step = 1 / 24  # the step of the int8 rows by which the weights are multiplied
+    step = 1 / 24  # the step of the int8 rows that the weights are multiplied with
     scales = "F16"
     group = INT4_GROUP
     opset = 21  # the first opset in which DequantizeLinear supports scales per group
@@ -99,10 +103,11 @@ class _Int4(WeightType):
         """
 
     def widen_lines(self, w: str, scale: str, result: str, depth: int = 0) -> str:
-        """Return ONNX node lines that convert the weights to float32, in which their products with int8 integers are exact.
+        """Return ONNX node lines that convert the weights to float32.
 
-        OpenVINO accepts only single matrices quantized along axis 0, with groups of equal length. So if w is a single matrix
-        with this `depth`, its groups are divided until all have the same length.
+        In float32, the products of these weights with int8 integers are exact. OpenVINO accepts only single matrices that
+        are quantized along axis 0, with groups of equal length. Therefore, if w is a single matrix with this `depth`, its
+        groups are divided until all have the same length.
         """
         block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
         blocks, gathered = f"{result}_scales", ""
@@ -110,7 +115,7 @@ class _Int4(WeightType):
             blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
             gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
             gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
-        # A Sum of one value changes nothing. It keeps ONNX Runtime from fusing DequantizeLinear with the product, which
+        # A Sum of one value changes nothing. But it keeps ONNX Runtime from fusing DequantizeLinear with the product, which
         # would round the other factor.
         return f"""
         {result}_scales = Cast <to = 1> ({scale})

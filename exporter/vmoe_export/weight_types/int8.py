@@ -1,4 +1,4 @@
-"""Weights in int8 with a float32 scale per column. Rows that enter a product are also int8, and sums are exact int32."""
+"""Weights in int8 with a float32 scale per column. Rows that enter a product are also int8. Sums are exact int32."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _EXACT_DEPTH = 1024  # a sum of this many int8 products is below 2**24, so it is
 def quantize_columns(weights: Array) -> tuple[Array, Array]:
     """Quantize float32[..., inputs, outputs] to int8 of the same shape and float32 scales[..., outputs].
 
-    The scale of a column is the largest absolute weight in it divided by 127, or 1 for a column of zeros. Weights are
+    The scale of a column is its largest absolute weight divided by 127. A column of zeros has the scale 1. Weights are
     rounded to nearest, ties to even.
     """
     quantized = np.empty(weights.shape, np.int8)
     scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
-    # Process one matrix at a time, because there may be many experts, and each step allocates an array of its input's size.
+    # Process one matrix at a time. There may be many experts, and each step allocates an array as large as its input.
     for matrix in np.ndindex(weights.shape[:-2]):
         scale = np.abs(weights[matrix]).max(axis=0) / np.float32(LARGEST_INT8)
         scale[scale == 0] = 1
@@ -34,8 +34,8 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
 def quantize_rows(x: Array) -> tuple[Array, Array]:
     """Quantize the rows of x[...,D], and return integers[...,D] and scales[...,1] in the dtype of x.
 
-    The integers are from -127 to 127. The scale of a row is its largest absolute value divided by 127, or 1 for a row of
-    zeros. Values are rounded to nearest, ties to even.
+    The integers are from -127 to 127. The scale of a row is its largest absolute value divided by 127. A row of zeros
+    has the scale 1. Values are rounded to nearest, ties to even.
     """
     scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
     scale = np.where(scale == 0, x.dtype.type(1), scale)
@@ -45,9 +45,9 @@ def quantize_rows(x: Array) -> tuple[Array, Array]:
 def quantize_rows_lines(x: str, rows: str, scale: str) -> str:
     """Return ONNX node lines that quantize the rows of x.
 
-    The lines compute `<rows>_clipped`, integers from -127 to 127 as float32, and the scale of each row. The scale is the
-    row's largest absolute value divided by 127, or 1 for a row of zeros. int8 can't represent NaN, and ReduceMax may ignore
-    it. So a row with NaN gets an infinite scale, and then no result of that row is finite.
+    The lines compute the scale of each row and `<rows>_clipped`, which holds integers from -127 to 127 as float32. The
+    scale is the row's largest absolute value divided by 127, or 1 for a row of zeros. int8 can't represent NaN, and
+    ReduceMax may ignore it. Therefore, a row with NaN gets an infinite scale, so that no result of this row is finite.
     """
     return f"""
     {rows}_number_size = Abs ({x})
@@ -74,7 +74,7 @@ class _Int8(WeightType):
     stored = "I8"
     onnx_type = "INT8"
     dtype = np.dtype(np.int8)
-    step = 1 / 24  # the largest value of a row is 127 steps, a typical one about 24
+    step = 1 / 24  # the largest value of a row is 127 steps, and a typical value is about 24 steps
     scales = "F32"
 
     def encode(self, weights: Array) -> tuple[Array, Array]:
@@ -83,7 +83,7 @@ class _Int8(WeightType):
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
         wanted = np.abs(official).max(axis=0) / np.float32(LARGEST_INT8)
         wanted[wanted == 0] = 1
-        # `off` is in quantization steps; near 127, float32 resolves 2**-17 of a step. The clip is for denormal scales, which
+        # `off` is in quantization steps. Near 127, float32 resolves 2**-17 of a step. The clip is for denormal scales, which
         # may be so inexact that weights fall outside the range.
         off = np.abs(np.clip(official / scales, -LARGEST_INT8, LARGEST_INT8) - found)
         same = scales is not None and np.array_equal(scales, wanted)
@@ -100,7 +100,8 @@ class _Int8(WeightType):
         return scaled
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
-        # A Sum of one value changes nothing. It keeps ONNX Runtime from fusing the scaling with the product and the bias,
+        # A Sum of one value changes nothing. But it keeps ONNX Runtime from fusing the scaling with the product and the
+        # bias,
         # which would round once instead of twice.
         return f"""
         {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}

@@ -16,7 +16,10 @@ WeightName = Literal["float", "bf16", "i8", "i4"]
 
 
 def stored_shape(shape: tuple[int, ...], dtype: StoredType) -> tuple[int, ...]:
-    """Return the shape that safetensors records for a tensor with this shape. A U8 holds two int4 values."""
+    """Return the shape that safetensors records for a tensor with this shape.
+
+    Each element of a U8 tensor holds two int4 values.
+    """
     return (*shape[:-1], shape[-1] // 2) if dtype == "U8" else shape
 
 
@@ -24,17 +27,18 @@ class WeightType(ABC):
     """A type of weights: how they are stored, and how a product with them is computed.
 
     Attributes:
-        name: its name in the op table.
-        stored: its element type in the weights file.
-        onnx_type: its element type in graphs, named as in ONNX's TensorProto.
+        name: the name of the type in the op table.
+        stored: the element type in the weights file.
+        onnx_type: the element type in graphs, under its name in ONNX's TensorProto.
         dtype: the dtype of the values that `decode` returns.
         step: distance between neighbouring values, relative to a typical value.
-        scales: element type of a kernel's scales in the weights file, or None if kernels have no scales. With scales, the
-            rows that enter a product are also quantized to integers, with one scale per row.
-        group: number of consecutive weights along a column that share a scale; 0 if the whole column shares one.
-        opset: the lowest ONNX opset that supports such weights; 0 for any.
-        enters_functions: whether a function body can pass such a tensor directly to a nested function. If not, ONNX
-            Runtime needs an op such as Identity in between.
+        scales: element type of a kernel's scales in the weights file, or None if kernels have no scales. If kernels
+            have scales, the rows that enter a product are also quantized to integers, with one scale per row.
+        group: number of consecutive weights in a column that share a scale. 0 means that the whole column shares one
+            scale.
+        opset: the lowest ONNX opset that supports such weights. 0 means that every opset supports them.
+        enters_functions: whether a function body can pass a tensor of this type directly to a nested function. If not,
+            ONNX Runtime needs an op such as Identity in between.
     """
 
     name: WeightName
@@ -49,10 +53,10 @@ class WeightType(ABC):
 
     @abstractmethod
     def encode(self, weights: Array) -> tuple[Array, Array | None]:
-        """Convert float32[..., depth, columns] to stored values. Return them and their scales, which may be None.
+        """Convert float32[..., depth, columns] to stored values. Return these values and their scales, which may be None.
 
         Raises:
-            OverflowError: a value is outside the type's range; the message suggests another precision.
+            OverflowError: a value is outside the type's range. The message suggests another precision.
         """
 
     def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
@@ -63,7 +67,7 @@ class WeightType(ABC):
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
         """Return whether `found` and `scales` are the nearest encoding of the matrix `official`, float32[depth, columns].
 
-        If `calibrated`, only the scales must match; the values may be any.
+        If `calibrated` is true, only the scales must match, and `found` may have any values.
         """
 
     @abstractmethod
@@ -78,13 +82,13 @@ class WeightType(ABC):
             x, w, result: names of the values.
             scale: name of the scales of w, or "" if w is a result of `widen_lines`. Scales per column need a shape that can
                 be broadcast to the result.
-            depth: depth of w if it is a single matrix; 0 if it has a leading axis of experts.
+            depth: depth of w if w is a single matrix, and 0 if w has a leading axis of experts.
         """
 
     def widen_lines(self, w: str, scale: str, result: str) -> str:
         """Return ONNX node lines that convert the weights of several matrices to float32.
 
-        The weights are converted before they are split into chunks. The result is empty if weights can be split in their own
-        type.
+        The weights are converted before they are split into chunks. If weights can be split in their own type, the returned
+        string is empty.
         """
         return ""

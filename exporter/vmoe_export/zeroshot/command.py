@@ -1,4 +1,4 @@
-"""`vmoe zeroshot`: `vmoe export` with a head computed from class names."""
+"""The command `vmoe zeroshot`, which is `vmoe export` with a head that is computed from class names."""
 
 from __future__ import annotations
 

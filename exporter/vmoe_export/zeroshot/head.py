@@ -19,7 +19,7 @@ from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"
-_ROUNDING = 1e-7  # depending on the batch size, the cosine of equal tokens' embeddings may differ from 1 by this much
+_ROUNDING = 1e-7  # the cosine of equal tokens' embeddings may differ from 1 by this much, depending on the batch size
 
 
 def export_zeroshot(
@@ -57,16 +57,18 @@ def zeroshot_head(
     templates: Sequence[str],
     architecture: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the ExportOptions fields of a zero-shot export. The head is a temporary file, deleted when the block ends.
+    """Yield the ExportOptions fields of a zero-shot export. The head is a temporary file.
+
+    The file is deleted when the block ends.
 
     Args:
         checkpoint, class_names, templates: as for `export_zeroshot`.
         architecture: as for `open_text_tower`.
 
     Raises:
-        CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit it.
-        OptionError: there are no class names or no templates, the library is not installed, or two class names have the same
-            embedding.
+        CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit the model.
+        OptionError: there are no class names or no templates, the library is not installed, or two class names have the
+            same embedding.
     """
     _check_texts(class_names, templates)
     if is_address(os.fspath(checkpoint)):
@@ -110,7 +112,7 @@ def _check_texts(class_names: Sequence[str], templates: Sequence[str]) -> None:
 def _check_apart(class_names: Sequence[str], labels: Array) -> None:
     """Raise OptionError if different class names have the same embedding.
 
-    This happens if the names differ only beyond the text length limit, or only in case.
+    This happens if the names differ only in case, or only in the text beyond the length limit.
     """
     for index, label in enumerate(labels):
         for other in (index + 1 + np.flatnonzero(labels[index + 1 :] @ label > 1 - _ROUNDING)).tolist():

@@ -28,8 +28,8 @@ class TextTower:
     """A loaded text tower.
 
     Attributes:
-        encode: function from texts to embeddings float32[texts, E], which are not normalized.
-        scale, bias: a logit is the product of two normalized embeddings, times scale, plus bias.
+        encode: function that maps texts to embeddings float32[texts, E]. The embeddings are not normalized.
+        scale, bias: a logit is the product of two normalized embeddings, multiplied by scale, plus bias.
         probabilities: how the model was trained to turn logits into probabilities.
     """
 
@@ -43,7 +43,7 @@ class TextTower:
 class _Kind:
     """A `model_type` of transformers.
 
-    Most towers run without an attention mask, because SigLIP was trained to attend to the padding too, and CLIP ignores
+    Most towers run without an attention mask. SigLIP was trained to attend to the padding too, and CLIP ignores
     everything after the end of a text.
 
     Attributes:
@@ -144,7 +144,7 @@ def _open_clip_tower(
         source: the origin of the config, for messages.
         config: open_clip's config.
         name: open_clip's name for the model.
-        weights: the file of tensors; None to use the file in the folder.
+        weights: the file of tensors. If it is None, the file in the folder is used.
     """
     text = mapping(mapping(config, "model_cfg"), "text_cfg")
     if text.get("hf_model_name"):

@@ -130,7 +130,7 @@ struct Info {
   int64_t ensemble_size = 1;             // M, the number of members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
   int32_t front_tokens = 0;                         // tokens before an image's patches: class token and registers
-  int64_t patch_rows = 0, patch_columns = 0;        // rows and columns of an image's patches; 0 if unknown
+  int64_t patch_rows = 0, patch_columns = 0;        // how many rows and columns of patches an image has; 0 if unknown
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
   std::vector<OutputShape> outputs;                 // `output` first, then outputs of blocks, such as "layer3"
 

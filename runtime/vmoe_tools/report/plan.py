@@ -113,7 +113,10 @@ def patch_bytes(engine: Engine) -> int:
 def _curves_of(
     rules: RoutingRules, base: Profile | None, axes: Axes
 ) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
-    """Return the settings of each curve, by its kind and title, and notes on ratios that are left out."""
+    """Return the settings of each curve, and notes on the capacity ratios that are left out.
+
+    The keys of the returned dictionary are the curves' kinds and titles.
+    """
     if base is None or "capacity" not in rules.settings:
         kind = KIND_NAMES[rules.kind]
         raise click.UsageError(f"the report compares capacities, but the bundle is a {kind}, which has none")
@@ -140,7 +143,9 @@ def _curves_of(
 
 
 def _default_ratios(rules: RoutingRules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
-    """Return the default ratios that the model accepts. If it accepts none, return all; a later error then says why.
+    """Return the default ratios that the model accepts.
+
+    If the model accepts none of them, return all of them. A later error then gives the reason.
 
     A model refuses ratios above its number of experts. If it has many experts and rounds slots with "round", it also refuses
     ratios that give 0 slots.
@@ -159,7 +164,7 @@ def _default_ratios(rules: RoutingRules, base: Profile, chosen: Mapping[str, Set
 def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
     """Return the kind and the title of a curve.
 
-    They name the flags that differ from the defaults, and the values of the settings in `several`.
+    Both mention the flags that differ from the defaults, and the values of the settings in `several`.
     """
     flags: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
@@ -178,8 +183,8 @@ def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[
 def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:
     """Return the number of samples that fit on the page, at most `wanted`.
 
-    The page also contains the numbers of `points` settings. A sample takes room for its picture, and for its answer and
-    patches at each of `settings`.
+    The page also contains the numbers of `points` settings. Each sample needs space for its picture. For each setting in
+    `settings`, it also needs space for its result and its patches.
     """
     manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
     layers = len(manifest.moe_layers)

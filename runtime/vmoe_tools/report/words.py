@@ -6,7 +6,7 @@ from vmoe_tools.bench.point_result import ROUNDING, PointResult, comparison, equ
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
-_MUCH = 0.05  # an effective capacity ratio is mentioned if it differs from the requested one by more than this share
+_MUCH = 0.05  # relative difference above which the effective capacity ratio is shown beside the requested one
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -31,7 +31,9 @@ def points_of(share: float, digits: int = 1) -> str:
 
 
 def effective_ratio(requested: float | None, effective: float | None) -> str | None:
-    """Format the effective capacity ratio if it differs from the requested one by more than 5 %; otherwise return None.
+    """Format the effective capacity ratio if it differs from the requested one by more than 5 %.
+
+    Otherwise, return None.
 
     Examples:
         >>> effective_ratio(0.1, 1.28), effective_ratio(1.05, 1.06), effective_ratio(None, None)
@@ -43,7 +45,10 @@ def effective_ratio(requested: float | None, effective: float | None) -> str | N
 
 
 def opening(report: Report) -> list[str]:
-    """Return the first sentences of the page: the model, and the capacity below which accuracy begins to fall."""
+    """Return the first sentences of the page.
+
+    They describe the model, and report the capacity ratio below which accuracy begins to fall.
+    """
     bundle = report.bundles[0]
     article = "an" if bundle.summary[:1] in "AEIO" else "a"
     sentences = [f"{bundle.name} is {article} {bundle.summary}."]
@@ -63,19 +68,25 @@ def opening(report: Report) -> list[str]:
     if fall.first_bad is None:
         return [*sentences, f"{within} down to the lowest ratio that was measured, {lowest}."]
     drop = (best.top1 or 0.0) - (report.points[fall.first_bad].top1 or 0.0)
-    # The drop exceeds `max_drop`. Show a second decimal if the two numbers would otherwise look equal.
+    # The drop exceeds `max_drop`. If both numbers would look equal with one decimal, show the drop with two decimals.
     lost = points_of(drop, 2 if points_of(drop) == points_of(report.max_drop) else 1)
     bad = _ratio(report, fall.first_bad)
     return [*sentences, f"{within} down to ratio {lowest} and begins to fall below it: at {bad} it is {lost} lower."]
 
 
 def recommended(report: Report, point: PointResult) -> str:
-    """Return the name of the recommended setting. If the report has several precisions, add the name of the bundle."""
+    """Return the name of the recommended setting.
+
+    If the report covers several precisions of the model, the name of the bundle follows.
+    """
     return f"{point.profile}{f' in {point.bundle}' if len(_own(report)) > 1 else ''}"
 
 
 def recommendation(report: Report) -> str | None:
-    """Return sentences on the accuracy and cost of the recommended setting; None if there is none."""
+    """Return sentences on the accuracy and cost of the recommended setting.
+
+    Return None if no setting is recommended.
+    """
     if report.recommended is None:
         return None
     point = report.points[report.recommended]
@@ -96,7 +107,10 @@ def recommendation(report: Report) -> str | None:
 
 
 def certainty(report: Report) -> str | None:
-    """Return a sentence with the confidence interval of the best accuracy; None if there are no labels."""
+    """Return a sentence with the confidence interval of the best accuracy.
+
+    Return None if the images have no labels.
+    """
     known = [point for point in report.points if point.top1 is not None]
     if not known:
         return None
@@ -122,7 +136,10 @@ def whole_slots(report: Report) -> str | None:
 
 
 def cascade(report: Report) -> str | None:
-    """Return sentences on the fastest cascade within the allowed loss of accuracy; None if there is none."""
+    """Return sentences on the fastest cascade within the allowed loss of accuracy.
+
+    Return None if there is no such cascade.
+    """
     own = [point for point in report.points if point.bundle == report.bundles[0].name]
     least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
     cascades = [one for one in report.faster_cascades if one.bundle == report.bundles[0].name]
@@ -142,7 +159,7 @@ def cascade(report: Report) -> str | None:
 
 
 def neighbours(report: Report) -> str:
-    """Return a sentence that says how much an image's answer depends on the other images of its batch."""
+    """Return a sentence that says how much an image's result depends on the other images in its batch."""
     found, multiple = report.interference, report.batch_multiple
     if found is None and multiple > 1:
         return (
@@ -160,7 +177,7 @@ def neighbours(report: Report) -> str:
 
 
 def agreement(report: Report) -> list[str]:
-    """Return a sentence for each other bundle of the model, on its agreement with the first bundle."""
+    """Return one sentence for each other bundle of the model. It says how well that bundle agrees with the first one."""
     sentences, setting = [], report.points[report.start].profile
     for one in report.agreements:
         found = one.agreement
@@ -190,7 +207,10 @@ def machine_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def diamonds(report: Report) -> str:
-    """Return a sentence that says which models the diamonds in the charts are; an empty string if there are no diamonds."""
+    """Return a sentence that says which models the diamonds in the charts represent.
+
+    Return an empty string if there are no diamonds.
+    """
     names = " and ".join(report.points[index].name for index in report.others if report.same[index] is not None)
     return f"A diamond is another model: {names}. " if names else ""
 
@@ -200,7 +220,7 @@ def trend(
 ) -> str:
     """Return the alternative text of a chart.
 
-    The text states the first and the last value of the first curve, and the values of other models.
+    The text contains the first and the last value of the first curve, and the values for other models.
     """
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title

@@ -1,4 +1,4 @@
-"""Files of answers in npz, CSV or Parquet format: tables with a row for each image."""
+"""Writes results to files in npz, CSV or Parquet format. Each file is a table with one row per image."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def check_answer_file(target: Path | None, used: Sequence[Path]) -> None:
     """Refuse a file that can't be written, before the user waits for its content.
 
     Raises:
-        click.UsageError: as in `check_output_file`, or the suffix is not that of a supported format.
-        click.ClickException: a Parquet file needs pyarrow, which is not installed.
+        click.UsageError: the suffix is not that of a supported format, or `check_output_file` refuses the file.
+        click.ClickException: the file is a Parquet file, and pyarrow is not installed.
     """
     if target is None:
         return
@@ -41,16 +41,16 @@ def check_answer_file(target: Path | None, used: Sequence[Path]) -> None:
 
 
 def write_answers(target: Path, answers: Sequence[Answer], manifest: Manifest, top: int) -> None:
-    """Write a row for each answer.
+    """Write one row for each image's result.
 
     Args:
         target: the file; its suffix determines the format.
-        answers: answers of one bundle.
+        answers: results from one bundle.
         manifest: the bundle's manifest.
         top: requested number of classes per image.
 
     Raises:
-        click.ClickException: the file can't be written. An existing file stays unchanged.
+        click.ClickException: the file can't be written. If the file existed before, it stays unchanged.
     """
     table = _table(answers, manifest, min(top, manifest.outputs))
     write_large_file(target, lambda file: _WRITERS[target.suffix](file, table))
@@ -82,7 +82,7 @@ def _table(answers: Sequence[Answer], manifest: Manifest, top: int) -> Table:
 
 
 def _text(text: str) -> str:
-    """Make a string encodable as UTF-8, even if it is a path that is not valid UTF-8."""
+    """Make a string encodable as UTF-8, even if it is a path with bytes that are not valid UTF-8."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
@@ -92,7 +92,10 @@ def _write_npz(file: IO[bytes], table: Table) -> None:
 
 
 def _write_csv(file: IO[bytes], table: Table) -> None:
-    """Write a line for each image. A column with several values per image becomes several columns: class_1, class_2, ..."""
+    """Write one line for each image.
+
+    If a column has several values per image, it becomes several columns: class_1, class_2, ...
+    """
     flat: dict[str, Array] = {}
     for name, column in table.items():
         by_value = {f"{name}_{i}": values for i, values in enumerate(column.T, 1)} if column.ndim > 1 else {name: column}
@@ -109,7 +112,7 @@ def _write_parquet(file: IO[bytes], table: Table) -> None:
     import pyarrow.parquet as pq
 
     columns = {name: list(column) if column.ndim > 1 else column for name, column in table.items()}
-    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # type needed if every error is null
+    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # sets the type if all are null
     pq.write_table(pa.table(columns), file)
 
 

@@ -1,4 +1,4 @@
-"""Running image files in batches that the bundle accepts."""
+"""Runs image files in batches of a size that the bundle accepts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _BATCH = 8  # images per call; larger calls are no faster and need more memory
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one image.
+    """The result for one image.
 
     Attributes:
         image: the file.
-        classes: index and probability of the most likely classes, the most likely first; empty if there is an error.
-        error: one sentence that says why the image has no answer; None if it has an answer.
-        outputs: the other outputs by name, such as features, tokens and outputs of blocks, as float32 arrays; empty if there
-            is an error.
+        classes: index and probability of each of the most likely classes, in descending order of probability. The tuple is
+            empty if there is an error.
+        error: one sentence that says why the image has no result; None if it has a result.
+        outputs: the other outputs by name, such as features, tokens and block outputs, as float32 arrays. The mapping is
+            empty if there is an error.
     """
 
     image: Path
@@ -34,14 +35,14 @@ class Answer:
 
 
 def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
-    """Run images, and yield their answers in order. The answers of a batch are yielded as soon as the batch is done.
+    """Run images, and yield their results in order. A batch's results are yielded as soon as the batch is done.
 
-    The images of a routing group influence each other's answers. So if an image can't be read, no image of its group is
-    answered.
+    The images in a routing group influence each other's results. So if an image can't be read, all images in its group get
+    an error instead of a result.
 
     Args:
         engine: an engine that doesn't return the members of an ensemble. The images are run at the engine's profile.
-        images: image files. Their number must be a multiple of the size of a routing group.
+        images: image files. Their number must be a multiple of the routing group's size.
         top: number of classes per image.
 
     Raises:
@@ -71,7 +72,7 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
 
 
 def _answers(engine: Engine, paths: Sequence[Path], images: Array, top: int) -> Iterator[Answer]:
-    """Run one batch of decoded images, and yield their answers."""
+    """Run one batch of decoded images, and yield their results."""
     outputs, manifest = engine.outputs(images), engine.manifest
     logits = outputs.pop("logits", None)
     rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(paths))]

@@ -48,10 +48,10 @@ def run(
     quiet: bool,
     **given: Any,
 ) -> int:
-    """Classify image files: print the most likely classes of each and their probabilities.
+    """Classify image files: print the most likely classes of each image and their probabilities.
 
     For a folder, the command classifies all pictures in it and its subfolders, sorted by path. If an image can't be read,
-    it names the image, classifies the others, and exits with code 1.
+    the command reports that image, classifies the others, and exits with code 1.
     """
     check_output_file(json_target, [bundle, *images, out])
     check_answer_file(out, [bundle, *images])
@@ -117,7 +117,10 @@ def check_fills_groups(manifest: Manifest, count: int) -> None:
 
 
 def _lines(each: Answer, engine: Engine, width: int) -> Iterator[str]:
-    """Yield the lines to print for one image, one per class, with the columns file, probability and class."""
+    """Yield the lines to print for one image.
+
+    There is one line per class, with the columns file, probability and class.
+    """
     for rank, (index, probability) in enumerate(each.classes):
         file = "" if rank else printable(str(each.image))
         name = engine.class_names[index] if engine.class_names else f"class {index}"
