@@ -18,9 +18,9 @@ struct alignas(64) TileConfiguration {
   uint8_t rows[16] = {};
 };
 
-// If `needed`, configures the calling thread's eight tile registers as 16 lines of 64 bytes each while this object
-// exists. The destructor restores the previous configuration, because other libraries configure the registers once per
-// thread and rely on that configuration.
+// If `needed` is true, configures the calling thread's eight tile registers for the lifetime of this object. Each
+// register then holds 16 lines of 64 bytes. The destructor restores the previous configuration. This matters because
+// other libraries configure the registers only once per thread and rely on that configuration.
 class TileConfigurationScope {
  public:
   explicit TileConfigurationScope(bool needed);

@@ -71,7 +71,7 @@ class Head {
   float* by_size_ = nullptr;  // f32[T]: the values from size_scores(), which are added to the scores
   Workspace workspace_;
 
-  // Prefetches the head's columns of `count` rows, because the rows are too far apart for the processor to predict the
+  // Prefetches the head's columns in `count` rows. The rows are so far apart that the processor cannot predict these
   // accesses.
   void prefetch(const float* rows, size_t count) const {
     constexpr size_t kPerLine = 64 / sizeof(float);

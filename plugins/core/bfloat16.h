@@ -1,4 +1,5 @@
-// bfloat16 as bits: the upper half of a float32.
+// Converts between float32 and bfloat16. A bfloat16 number is stored as its bits, which are the upper half of a
+// float32.
 #pragma once
 
 #include <cstdint>

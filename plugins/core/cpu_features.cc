@@ -35,8 +35,8 @@ bool has_all(uint32_t bits, std::initializer_list<int> numbers) {
   return std::all_of(numbers.begin(), numbers.end(), [&](int number) { return (bits >> number & 1) != 0; });
 }
 
-// Returns a bit mask of the register states that the operating system saves. Written in assembly, because the
-// compiler's intrinsic requires a compiler option.
+// Returns a bit mask of the register states that the operating system saves. This function is written in assembly,
+// because the compiler's intrinsic requires a compiler option.
 uint64_t saved_states() {
   uint32_t low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -55,12 +55,13 @@ CpuFeatures detect() {
   const bool saves_tiles = (saved & 0x60000) == 0x60000;
   const Registers seven = read_leaf(7);
   const Registers more = read_leaf(7, 1);
-  // Require every feature that Highway's targets are compiled with, since a virtual machine may hide any of them.
+  // Highway's targets are compiled with all of these features. Check each feature, because a virtual machine may hide
+  // any of them.
   has.avx2 = saves_avx && has_all(one.ecx, {0, 1, 9, 19, 20, 25}) &&  // SSE3, PCLMULQDQ, SSSE3, SSE4.1, SSE4.2, AES
              has_all(one.ecx, {12, 28, 29}) &&                        // FMA, AVX, F16C
              has_all(seven.ebx, {3, 5, 8});                           // BMI, AVX2, BMI2
   has.avx_vnni = has.avx2 && has_all(more.eax, {4});
-  has.avx512 = has.avx2 && saves_avx512 && has_all(seven.ebx, {16, 17, 28, 30, 31});  // F, DQ, CD, BW, VL
+  has.avx512 = has.avx2 && saves_avx512 && has_all(seven.ebx, {16, 17, 28, 30, 31});  // AVX-512 F, DQ, CD, BW, VL
   has.avx512_vnni = has.avx512 && has_all(seven.ecx, {11});
   has.avx512_bf16 =
       has.avx512_vnni && has_all(more.eax, {5}) &&

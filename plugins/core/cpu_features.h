@@ -1,16 +1,16 @@
-// Finds the instruction sets that the kernels may use: the processor must support them, and the operating system must
-// save their registers.
+// Finds the instruction sets that the kernels may use. The processor must support the instruction set, and the
+// operating system must save its registers.
 #pragma once
 
 namespace vmoe {
 
 struct CpuFeatures {
   bool amd = false;
-  bool avx2 = false;      // with FMA, BMI, BMI2, F16C, AES and PCLMULQDQ
+  bool avx2 = false;      // AVX2 and also FMA, BMI, BMI2, F16C, AES and PCLMULQDQ
   bool avx_vnni = false;  // VNNI on 256-bit vectors
   bool avx512 = false;    // AVX-512 F, BW, CD, DQ, VL
   bool avx512_vnni = false;
-  bool avx512_bf16 = false;  // with VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
+  bool avx512_bf16 = false;  // AVX512_BF16 and also VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
   bool amx = false;          // AMX tiles with bfloat16 and int8
   // 64-bit ARM.
   bool dot_product = false;  // SDOT

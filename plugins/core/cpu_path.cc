@@ -29,9 +29,9 @@ std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
   };
 #if defined(__x86_64__)
   add(has.amx, CpuPath::kAmx);
-  // The speed of bfloat16 instructions determines the order of these paths. A product with them takes half as long as a
-  // product of values widened to float32 on AMD processors, but twice as long on Intel processors without a matrix
-  // unit.
+  // The speed of bfloat16 instructions determines the order of these paths. Without these instructions, a product
+  // first widens its values to float32. On AMD processors, bfloat16 instructions halve the time that a product takes.
+  // On Intel processors without a matrix unit, they double that time.
   add(has.avx512_bf16 && has.amd, CpuPath::kAvx512Bf16);
   add(has.avx512_vnni, CpuPath::kAvx512Vnni);
   add(has.avx512_bf16 && !has.amd, CpuPath::kAvx512Bf16);
@@ -56,7 +56,7 @@ std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
 
 bool cpu_path_supported(CpuPath path) {
   const std::vector<CpuPath> paths = cpu_paths_of(get_cpu_features());
-  // The processor may have tile registers that the system does not let this process use.
+  // The processor may have tile registers even if the operating system does not let this process use them.
   if (path == CpuPath::kAmx && !amx_usable()) return false;
   return std::find(paths.begin(), paths.end(), path) != paths.end();
 }

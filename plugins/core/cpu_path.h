@@ -9,8 +9,9 @@
 
 namespace vmoe {
 
-// The order matches kCpuPathNames. On machines that lack the instructions of kAmx or kNeonBf16, the emulated paths
-// compute the same bits as these paths. Emulated paths are slow and meant for checks only.
+// The order matches kCpuPathNames. The emulated paths compute the same bits as kAmx and kNeonBf16, but do not use
+// their special instructions. Emulated paths are slow. They are meant only for checks on machines that lack these
+// instructions.
 enum class CpuPath {
   kScalar,
   kNeon,
@@ -33,11 +34,11 @@ inline constexpr const char* kCpuPathNames[] = {
 
 constexpr const char* cpu_path_name(CpuPath path) { return kCpuPathNames[static_cast<size_t>(path)]; }
 
-// Returns the paths of this build that a processor with the features `has` can run, from the fastest to the slowest.
-// Emulated paths come last.
+// Returns the paths of this build that a processor with the features `has` can run. They are sorted from the fastest
+// to the slowest, but emulated paths always come last.
 std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 
-// Returns whether this build contains `path` and this machine can run it.
+// Returns whether this build contains `path` and whether this machine can run it.
 bool cpu_path_supported(CpuPath path);
 
 struct ChosenCpuPath {
@@ -45,8 +46,9 @@ struct ChosenCpuPath {
   std::string error;  // an error message if VMOE_CPU_PATH names a path that can't run here; otherwise empty
 };
 
-// Returns the path that this process uses: the one that the environment variable VMOE_CPU_PATH names if it is set,
-// otherwise the fastest supported path. The first call decides; later calls return the same result.
+// Returns the CPU path that this process uses. If the environment variable VMOE_CPU_PATH is set, this is the path that
+// the variable specifies. Otherwise, it is the fastest supported path. The first call decides; later calls return the
+// same result.
 const ChosenCpuPath& chosen_cpu_path();
 
 }  // namespace vmoe

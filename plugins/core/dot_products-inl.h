@@ -1,8 +1,8 @@
 // Multiplies 4 bytes of a row (a group) by a line of weights for 16 columns. The passes of vector_block-inl.h call
 // these functions. kernels.cc compiles this file once per instruction set.
 //
-// The table lists the speed of an MLP of 416 rows relative to float32 on the same path, on Zen 4 (from the table in
-// kernels.cc):
+// The table lists the speed of an MLP with 416 rows on Zen 4, relative to float32 on the same path. The numbers are
+// derived from the table in kernels.cc:
 //
 // | | what one step adds to a sum | AVX-512 | AVX2 |
 // |---|---|---|---|
@@ -14,7 +14,7 @@
 // | PortableInt8, int4 | 8 int4 in five instructions | 1.9 x | 1.7 x |
 //
 // On a Xeon, the bfloat16 instruction VDPBF16PS reached half the rate of float32 products (113 instead of 226 GF/s per
-// thread). bfloat16 is therefore widened there.
+// thread). bfloat16 is therefore widened on that processor.
 
 #if defined(VMOE_CORE_DOT_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_DOT_PRODUCTS_INL_H_
@@ -32,9 +32,9 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Multiplies groups of two bfloat16 after widening them to float32. It serves processors whose bfloat16 instructions
-// are slower than this (see cpu_path.cc), and processors without such instructions. Rows are widened once per step.
-// Each product then loads one value of the row and broadcasts it.
+// Multiplies groups of two bfloat16 after widening them to float32. This code serves processors without bfloat16
+// instructions, and processors whose bfloat16 instructions are slower than widening (see cpu_path.cc). Rows are widened
+// once per step. Each product then loads one value of the row and broadcasts it.
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;
@@ -45,7 +45,7 @@ struct WidenedBf16 {
     even = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
     odd = hn::BitCast(d, hn::And(pairs, hn::Set(BitsTag(), 0xffff0000u)));
   }
-  // Widens a line of a row to float32. Writes its even values first, then its odd values.
+  // Widens a line of a row to float32. Writes the line's even values first, then its odd values.
   static HWY_INLINE void widen_line(const char* line, float* values) {
     Floats even, odd;
     for (size_t i = 0; i < kRowsPerTile; i += kLanes) {
@@ -75,8 +75,8 @@ struct NativeBf16 {
 };
 #endif
 
-// Multiplies groups of four int8. The x86 instructions multiply unsigned bytes by signed bytes. On x86, rows are
-// therefore stored as unsigned bytes, each 128 more than its value.
+// Multiplies groups of four int8. The x86 instructions multiply unsigned bytes by signed bytes. On x86, each value of a
+// row is therefore increased by 128 and stored as an unsigned byte.
 struct PortableInt8 {
   static constexpr size_t kGroupBytes = kLeastGroupBytes;
   static constexpr bool kOneInstruction = false;
@@ -126,8 +126,8 @@ struct PortableInt8 {
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-// Multiplies groups of four int8 with VNNI. Calls the intrinsics directly: Highway's targets with VNNI also require
-// other instructions, which some processors with VNNI lack.
+// Multiplies groups of four int8 with VNNI. Calls the intrinsics directly, because Highway's targets with VNNI also
+// require other instructions, which some processors with VNNI lack.
 struct VnniInt8 {
   static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;

@@ -39,7 +39,7 @@ VMOE_HOST_DEVICE float to_float(Bfloat16 value) {
 #endif
 }
 
-// Returns the value of type T nearest to `value`; ties are rounded to even.
+// Returns the value of type T nearest to `value`. Ties are rounded to even.
 template <class T>
 VMOE_HOST_DEVICE T from_float(float value);
 

@@ -8,7 +8,7 @@ namespace vmoe {
 namespace {
 
 // Computes y = x + the sum of weight * out over each token's kept choices. `out`, f32[rows,D], has one row for each
-// slot that contains a token. `row_of_slot`, i32[E,M], maps slots to these rows.
+// slot that contains a token. `row_of_slot`, i32[E,M], maps each such slot to its row of `out`.
 void add_experts(const RoutedTokens& routing, const float* out, const int32_t* row_of_slot, size_t hidden,
                  const float* x, float* y, const TaskRunner& runner) {
   parallel_for_rows(runner, routing.tokens, [&](size_t begin, size_t end) {
@@ -17,7 +17,7 @@ void add_experts(const RoutedTokens& routing, const float* out, const int32_t* r
       float* to = y + token * hidden;
       const int32_t* slot = routing.slot + token * routing.choices;
       const float* weight = routing.weight + token * routing.choices;
-      // Adds the first kept choice to x, and each later choice to the sum so far.
+      // Adds the weighted output of the first kept choice to x, and each later weighted output to the sum so far.
       for (size_t k = 0; k < routing.choices; ++k) {
         if (slot[k] < 0) continue;
         const float* expert = out + static_cast<size_t>(row_of_slot[slot[k]]) * hidden;

@@ -20,8 +20,8 @@ struct RoutedTokens {
   const int32_t* src = nullptr;   // i32[E,M]: the token in each slot, or -1 for an empty slot
 };
 
-// Returns a pointer to the first element of routing.slot that names a slot without a token in routing.src, or null if
-// there is no such element.
+// Returns a pointer to the first element of routing.slot whose slot has no token in routing.src. Returns null if there
+// is no such element.
 const int32_t* slot_without_token(const RoutedTokens& routing);
 
 // The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))). x

@@ -26,8 +26,8 @@ inline float from_fp16(Fp16 value) {
   return result;
 }
 
-// Returns the half nearest to `value`; ties are rounded to even. Values that are too large become infinity, and a NaN
-// stays a NaN.
+// Returns the half-precision value nearest to `value`. Ties are rounded to even. Values that are too large become
+// infinity, and a NaN stays a NaN.
 inline Fp16 to_fp16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -38,8 +38,8 @@ inline Fp16 to_fp16(float value) {
   if (bits >= 0x38800000u) {                                          // 2^-14, the smallest normal half
     return static_cast<Fp16>(sign | ((bits - (112u << 23) + 0xfffu + ((bits >> 13) & 1u)) >> 13));
   }
-  // The subnormal halves are multiples of 2^-24, which is also the spacing of float32 values between 0.5 and 1. Adding
-  // 0.5 therefore rounds the magnitude to a subnormal half.
+  // Subnormal half-precision values are multiples of 2^-24, which is also the spacing of float32 values between 0.5 and
+  // 1. Adding 0.5 therefore rounds the magnitude to a subnormal half-precision value.
   float magnitude;
   std::memcpy(&magnitude, &bits, sizeof(magnitude));
   magnitude += 0.5f;

@@ -1,4 +1,4 @@
-// The order in which gates are ranked: descending, with -0 equal to 0 and NaN ranked as 0.
+// The order in which gates are ranked: descending. -0 ranks as equal to 0, and NaN ranks as 0.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace vmoe {
 
-// Returns a sort key for `gate`: sorting by ascending keys puts the gates in descending order.
+// Returns a sort key for `gate`. Sorting by ascending keys puts the gates in descending order.
 VMOE_HOST_DEVICE uint32_t descending_bits(float gate) {
   gate = gate != gate ? 0.0f : gate + 0.0f;
   uint32_t bits;

@@ -7,8 +7,8 @@
 #define VMOE_HOST_DEVICE inline
 #endif
 
-// Unrolls the loop that follows, which must have a constant number of iterations. Unrolling lets a GPU keep the loop's
-// arrays in registers.
+// Unrolls the loop that follows this macro. The loop must have a constant number of iterations. Unrolling lets a GPU
+// keep the loop's arrays in registers.
 #if defined(__CUDA_ARCH__)
 #define VMOE_UNROLL _Pragma("unroll")
 #else

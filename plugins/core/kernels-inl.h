@@ -1,5 +1,5 @@
-// Matrix products in float32, and softmax, in portable SIMD. kernels.cc compiles this file once per instruction set;
-// the table there compares these products with products of other types.
+// Matrix products in float32, and softmax, in portable SIMD. kernels.cc compiles this file once per instruction set.
+// The table in kernels.cc compares the speed of these products with products of other types.
 //
 // Constants of products:
 // - kTileRows and kTileVectors are chosen so that the sums take 24 of 32 registers, or 12 of 16. A prototype with 8
@@ -29,7 +29,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The numbers of rows and of vectors of columns in a tile. The sums of a tile stay in registers.
+// The numbers of rows and column vectors in a tile. A tile's sums stay in registers.
 #if HWY_TARGET == HWY_AVX2
 constexpr size_t kTileRows = 6;
 constexpr size_t kTileVectors = 2;
@@ -40,9 +40,9 @@ constexpr size_t kTileVectors = HWY_TARGET == HWY_SCALAR ? 8 : 2;
 constexpr size_t kTileRows = 8;
 constexpr size_t kTileVectors = 3;
 #endif
-// How many bytes ahead a panel is prefetched: far enough to hide the latency of memory.
+// How many bytes ahead a panel is prefetched. The distance is large enough to hide memory latency.
 constexpr size_t kPrefetchBytes = 2048;
-// Number of bytes of panels that fit into a core's second-level cache in addition to the rows.
+// How many bytes of panels fit into a core's second-level cache in addition to the rows.
 constexpr size_t kCacheBytes = 768 << 10;
 
 // ---- Rounding
@@ -56,7 +56,7 @@ HWY_ATTR inline void round_row(const float* from, size_t count, float* to) {
 
 // ---- Epilogues
 
-// Applies the epilogue to the first `rows` rows of sums in `tile`, and stores the results in the output.
+// Applies the epilogue to the sums in the first `rows` rows of `tile`, and stores the results in the output.
 template <bool kMultiplies>
 HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row, const PanelProduct& product) {
   const FloatTag d;
@@ -105,21 +105,21 @@ HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const f
   }
 }
 
-// The address to prefetch. Each step of a product advances it by `stride` bytes.
+// The address to prefetch. Each step of a product advances the address by `stride` bytes.
 struct ReadAhead {
   const char* from;
   size_t stride;
 };
 
-// Where to store a tile's sums. `bias` is null, or it contains a float32 for each column of the tile, which is added to
-// the sums of the column.
+// Where to store a tile's sums. If `bias` is not null, it contains one float32 for each column of the tile, which is
+// added to the column's sums.
 struct TileTarget {
   float* out;
   size_t stride;
   const float* bias;
 };
 
-// Multiplies kRows rows by kVectors vectors of columns, and stores the sums.
+// Multiplies kRows rows by kVectors vectors of columns, and stores the sums in `target`.
 template <size_t kRows, size_t kVectors>
 HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
                                          TileTarget target) {
@@ -164,7 +164,7 @@ HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t fir
   }
 }
 
-// Calls the instance of multiply_tile for `rows` rows, a number that is known only at run time.
+// Calls multiply_tile with kRows equal to `rows`, which is known only at run time.
 template <size_t kVectors, size_t kRows = kTileRows>
 HWY_INLINE void multiply_rows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
                               TileTarget target) {

@@ -19,8 +19,8 @@
 
 #include <algorithm>
 
-// Only a few targets are compiled, because each one adds code. If the best target of a processor is disabled, the
-// processor uses the next lower one. SVE is disabled because its vectors have no fixed size, which the tiles require.
+// Only a few targets are compiled, because each one adds code. If a processor's best target is disabled, the processor
+// uses the next lower target. SVE is disabled because its vectors have no fixed size, which the tiles require.
 #define HWY_DISABLED_TARGETS                                                                                        \
   (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | \
    HWY_NEON | HWY_NEON_BF16)
@@ -143,8 +143,8 @@ void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t 
 }
 
 size_t tile_head_bytes(size_t tokens, size_t lines) {
-  // The order of the terms is the order in which `attend` places the keys, values, shares (rounded powers of the
-  // softmax) and scores of a head in the scratch memory.
+  // The terms are in the order in which `attend` places a head's data in the scratch memory: keys, values, shares
+  // (rounded powers of the softmax) and scores.
   constexpr size_t kMostRowTiles = 3;
   const size_t panels = divide_up(tokens, kPanelColumns);
   return panels * (2 * lines * kPanelStepBytes + kMostRowTiles * kTileBytes +

@@ -1,7 +1,7 @@
 // The inner loops, compiled once per instruction set: products of rows with panels of weights, softmax, rounding.
 //
-// A product adds up each output over the depth in one fixed order. The bits of an output therefore depend only on its
-// own row and on the panel. They do not depend on other rows, the number of rows, or the threads.
+// A product adds up each output over the depth in one fixed order. The bits of an output therefore depend only on the
+// output's row and on the panel. They do not depend on other rows, the number of rows, or the threads.
 #pragma once
 
 #include <algorithm>
@@ -18,9 +18,9 @@ namespace vmoe {
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   Activation activation = Activation::kNone;
-  // If not null, the result of the activation is multiplied by this matrix, element by element. The pointer points to
-  // the element for the first row and column of the product; the stride is that of the output. `factor` and the output
-  // may be the same memory. Requires an activation.
+  // If `factor` is not null, the result of the activation is multiplied by this matrix, element by element. The pointer
+  // points to the element for the product's first row and column. The row stride is the same as the output's. `factor`
+  // and the output may be the same memory. Requires an activation.
   const float* factor = nullptr;
   bool round_bf16 = false;  // round the result to bfloat16, but store it as float32
 };
@@ -46,7 +46,7 @@ struct Kernels {
   CpuPath path;
   size_t lanes;          // number of float32 values in a vector
   size_t panel_columns;  // number of columns in a full panel
-  size_t tile_rows;      // number of rows in a tile, whose sums stay in registers
+  size_t tile_rows;      // number of rows in a tile; the tile's sums stay in registers
 
   void (*product_f32)(const PanelProduct& product);
 
@@ -58,8 +58,8 @@ struct Kernels {
   void (*softmax)(float* values, size_t count);
 
   // Replaces each scores[i] by exp(scale * (scores[i] - max)) / sum. Is faster than `softmax`, but raises exponentials
-  // below 2^-126 to 2^-126. `scores` must be aligned to 64 bytes, and have memory for `count` rounded up to a multiple
-  // of 16 values.
+  // below 2^-126 to 2^-126. `scores` must be aligned to 64 bytes. Its memory must have room for `count` values, rounded
+  // up to a multiple of 16.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 
   // Rounds each value to the nearest bfloat16, ties to even, and stores it as float32.
@@ -68,8 +68,8 @@ struct Kernels {
   // Normalizes one row as LayerNorm describes (see residual.h). `out` may be `row`. All arrays are f32[count].
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
-  // Writes one token's row of a RotationTable: the cosines and the sines of its angles, f32[2 * pairs] each. Each value
-  // is written twice, once for each column of the pair. The first of the two sines is negated.
+  // Writes one token's row of a RotationTable: the cosines and the sines of the token's angles, f32[2 * pairs] each.
+  // Each value is written twice, once for each column of the pair. The first of the two sines is negated.
   void (*angles_to_table)(const float* coordinates, size_t count, const float* frequencies, size_t pairs,
                           float* cosines, float* sines);
   // Rotates a row by a row of a RotationTable. `out` may be `row`.
@@ -85,8 +85,8 @@ struct Kernels {
   // Whether a thread must configure its tile registers before it runs these kernels. run_stages() configures them; its
   // calls are never nested.
   bool needs_tile_configuration;
-  // Whether rows for weights with one scale per column are stored as unsigned bytes, each 128 more than its value. See
-  // TileProduct::column_excess.
+  // Whether the rows that are multiplied by weights with one scale per column are stored as unsigned bytes. Each byte
+  // is then 128 more than the value. See TileProduct::column_excess.
   bool unsigned_rows;
   // Returns the number of bytes of the depth that form a group in tiles of weights (see tiles.h). For int4, each value
   // counts as one byte here, although two values are packed into a byte.

@@ -10,12 +10,12 @@ namespace vmoe {
 namespace {
 
 // How many bytes of a core's second-level cache are allotted to each row of a group. The number is an estimate from the
-// sizes of the operands (commit f36f548b). With values from 1250 to 10000 bytes, the time of 2,048 rows of an MLP on
-// one thread of Zen 4 differed by no more than the noise of the measurement, about 15 %.
+// sizes of the operands (commit f36f548b). On one thread of Zen 4, an MLP with 2,048 rows was timed with values from
+// 1250 to 10000 bytes. The times differed by no more than the measurement noise, about 15 %.
 constexpr size_t kBytesOfRow = 5000;
 // The assumed size of a second-level cache if the system does not report it.
 constexpr long kUsualCacheBytes = 1 << 20;
-// A matrix's rows are not cut into groups if there are at most this many: each further group reads the weights again,
+// If a matrix has at most this many rows, they are not cut into groups. Each further group reads the weights again,
 // which is not worthwhile for so few rows. The value is from commit 5855fbaa and was not measured.
 constexpr size_t kLeastRowsOfGroup = 128;
 

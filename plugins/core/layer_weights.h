@@ -11,14 +11,14 @@
 
 namespace vmoe {
 
-// The packed activations of a product with weights in tiles, and the scale of each row if they are quantized. Does not
-// own the memory.
+// The packed activations of a product with weights in tiles. If the activations are quantized, also contains the scale
+// of each row. Does not own the memory.
 struct PackedRows {
   char* tiles = nullptr;
   float* scale = nullptr;
 };
 
-// A packed weight matrix, [1, D, P] or [E, D, P], with its bias and, if there is one scale per column, its scales.
+// A packed weight matrix, [1, D, P] or [E, D, P], with its bias. If there is one scale per column, it also has scales.
 // `bias` and `scale` are f32[P] or f32[E, P]; they point to inputs of the op. Activations are rounded to bfloat16 for
 // bfloat16 weights, and quantized for weights with scales. Sums and biases are float32.
 struct LinearWeights {
@@ -33,8 +33,8 @@ struct LinearWeights {
   bool has_column_scale() const { return weight_type(type()).scales == Scales::kColumns; }
 
   // Returns these weights with bias and scale padded to whole panels; `memory` stores the padded copies. If `first`
-  // [matrices + 1] is not null, matrix m multiplies the rows first[m] to first[m + 1] (exclusive). The bias and scale
-  // of a matrix without rows are then not read, and their padded copies are zero.
+  // [matrices + 1] is not null, matrix m multiplies the rows first[m] to first[m + 1] (exclusive). In this case, the
+  // bias and scale of a matrix without rows are not read, and their padded copies are zero.
   LinearWeights with_padding(Workspace& memory, const size_t* first = nullptr) const;
 
   // For weights in tiles: returns the number of bytes from one row tile of the activations to the next.
@@ -46,7 +46,7 @@ struct LinearWeights {
   // For weights in tiles: returns the arguments for packing `rows` f32[count, D] into `packed`.
   TileRows make_rows(const float* rows, size_t count, const PackedRows& packed) const;
 
-  // For padded weights in tiles: returns the arguments of the product of `count` rows and `panels` panels of matrix
+  // For padded weights in tiles: returns the arguments for multiplying `count` rows by `panels` panels of matrix
   // `index`. The product covers the whole depth, or only `steps` steps, beginning at `first_step`. The caller chooses
   // the mode (see tile_kernels.h).
   TileProduct make_product(const PackedRows& rows, size_t count, size_t index, size_t first_panel,

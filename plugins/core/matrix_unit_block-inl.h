@@ -9,17 +9,17 @@
 // |---|---|
 // | in registers alone (16 cycles) | 4.58 |
 // | in a block of 2 x 2 tiles, operands from the first-level cache, loaded by tileloadd | 5.34 |
-// | the same, loaded by tileloaddt1 | 6.43 |
+// | in the same block, operands loaded by tileloaddt1 | 6.43 |
 //
-// - tileloaddt1 was chosen with a prototype on the older Xeon: with operands in the second-level cache, it raised the
+// - tileloaddt1 was chosen with a prototype on the older Xeon. With operands in the second-level cache, it raised the
 //   speed of a product from 1.53 to 2.41 T/s.
-// - The block sizes, 2 x 2 tiles and 3 x 2 for an odd row tile, come from the same prototype.
+// - The block sizes come from the same prototype. They are 2 x 2 tiles, and 3 x 2 tiles for an odd row tile.
 // - kStreamBytes also comes from the prototype. The experts of a V-MoE B/16, with about 8 rows each, took 15.5 ms when
 //   prefetching 2 to 4 KB ahead, instead of 19.7 ms. On the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s when
 //   prefetching 1, 2 and 4 KB ahead, and 29.6 GB/s without a prefetch.
 // - In a batch, int4 costs more than int8, because vector instructions unpack int4 weights, and scale and add up the
 //   sums. On the newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms with int4, and 10.9 ms with int8. A
-//   single image waits for the weights, which are smaller in int4: it took 20.4 ms with int4, 21.6 ms with int8.
+//   single image waits for the weights, which are smaller in int4. It took 20.4 ms with int4, and 21.6 ms with int8.
 
 #if defined(VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
@@ -45,7 +45,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// ---- Tile registers of 16 lines of 64 bytes: the processor's, and emulated ones
+// ---- Tile registers (16 lines of 64 bytes): the processor's, and emulated ones
 
 // The processor's tile registers. The instructions are written in assembly, so that the compiler does not have to
 // support AMX.
@@ -56,7 +56,7 @@ struct HardwareTiles {
   HWY_INLINE void zero() {
     asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
   }
-  // tileloaddt1 loads from the second-level cache and leaves the first-level cache to the outputs.
+  // tileloaddt1 loads from the second-level cache, so that the first-level cache is left to the outputs.
   template <int kTile>
   HWY_INLINE void load(const char* from) {
     asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
@@ -109,7 +109,7 @@ class EmulatedTiles {
  private:
   char tiles_[8][kRowsPerTile][kLineBytes];
 
-  // Returns `value`, or zero if it is subnormal. The matrix unit treats its inputs and outputs in this way.
+  // Returns `value`, or zero if `value` is subnormal. The matrix unit treats its inputs and outputs in this way.
   static float flushed(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));
@@ -123,8 +123,8 @@ class EmulatedTiles {
     return flushed(from_bf16(half));
   }
 
-  // Adds up the products of the even and of the odd elements of the depth in two separate sums, with one rounding per
-  // product. Then adds the two sums to each other, and the result to `sum`.
+  // Adds up the products of the depth's even elements in one sum and those of its odd elements in another, with one
+  // rounding per product. Then adds the two sums to each other, and the result to `sum`.
   static void add_bf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
     float parts[2] = {0, 0};
     for (size_t line = 0; line < kRowsPerTile; ++line) {
@@ -215,7 +215,7 @@ struct MatrixUnitBlock {
   }
 
  private:
-  // Vector instructions unpack the weights of each step to int8, and scale and add up the sums of the step.
+  // Vector instructions unpack the weights of each step to int8. They then scale the step's sums and add them up.
   template <size_t kRowTiles, class Beside>
   static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                        Beside& beside) {
@@ -270,7 +270,7 @@ struct MatrixUnitBlock {
     }
   }
 
-  // The sums of row tile r are in registers 2 r and 2 r + 1, 16 columns each.
+  // The sums of row tile r are in registers 2 r and 2 r + 1. Each register contains 16 columns.
   template <size_t... kSums>
   static HWY_INLINE void zero_sums(Tiles& t, std::index_sequence<kSums...>) {
     (t.template zero<kSums>(), ...);

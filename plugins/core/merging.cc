@@ -16,9 +16,10 @@ constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
-// first_joining returns the index of the first candidate, and first_joined the index of the first token that a
-// candidate may join. From each of them on, every second token is of the same kind. If the prefix is a single token,
-// the class token, the alternation begins with it as token 0. A longer prefix does not take part in the alternation.
+// first_joining returns the index of the first candidate. first_joined returns the index of the first token that a
+// candidate may join. Starting at each of these indices, every second token is of the same kind. If the prefix is a
+// single token (the class token), the alternation begins with it as token 0. A longer prefix does not take part in the
+// alternation.
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
@@ -45,8 +46,8 @@ void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   }
 }
 
-// Returns the largest score that is not NaN, or kNoScore if there is none. Compares in several independent chains to
-// hide the latency of a comparison.
+// Returns the largest score that is not NaN, or kNoScore if there is no such score. Compares in several independent
+// chains to hide the latency of a comparison.
 float largest_of(const float* scores, size_t count) {
   constexpr size_t kChains = 16;
   float largest[kChains];
@@ -151,8 +152,8 @@ bool ImageMerging::joins(size_t token) const {
 
 void ImageMerging::join_rows(const float* joining, size_t columns, float* to) const {
   const auto row = [&](size_t token) { return to + place(token) * columns; };
-  // A token that others join is multiplied by its size before the first row is added to it. After the last row, it is
-  // divided by the total size, which makes it a mean.
+  // If other tokens join a token, that token's row is multiplied by its size before the first joining row is added.
+  // After the last joining row, the sum is divided by the total size, which makes it a mean.
   for (size_t token = joined_; token < tokens_; token += 2) {
     if (total_[place_[token]] == sizes_[token]) continue;
     for (size_t i = 0; i < columns; ++i) row(token)[i] *= sizes_[token];

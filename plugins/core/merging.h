@@ -1,4 +1,4 @@
-// Token merging ("Token Merging", arXiv 2210.09461): replaces tokens of an image that have similar keys by their mean.
+// Token merging ("Token Merging", arXiv 2210.09461). Replaces an image's tokens that have similar keys by their mean.
 #pragma once
 
 #include <cstddef>
@@ -19,13 +19,13 @@ struct MergingKeys {
   bool summed = false;  // whether `values` are sums over the heads, added up in the order of the heads
 };
 
-// The inputs and outputs of merging in a block. Each image's T tokens become T - count.
+// The inputs and outputs of merging in a block. Merging reduces each image's T tokens to T - count.
 struct Merging {
   size_t count = 0;                 // see count_merged
   size_t prefix = 0;                // number of tokens at the start of each image that are never merged
   size_t all_tokens = 0;            // number of tokens of an image before the first merging
   const float* sizes = nullptr;     // f32[N, T]: the number of original tokens that each token represents
-  const int32_t* token = nullptr;   // i32[N, all_tokens]: the token that represents each original one; -1 if none does
+  const int32_t* token = nullptr;   // i32[N, all_tokens]: the token that represents each original token, or -1 if none
   float* merged_sizes = nullptr;    // f32[N, T - count], or null
   int32_t* merged_token = nullptr;  // i32[N, all_tokens], or none
   // The coordinates of the tokens, f32[N, T, coordinate_count], or null. They are merged like the tokens, into
@@ -35,14 +35,14 @@ struct Merging {
   float* merged_coordinates = nullptr;
 };
 
-// Returns how many of an image's `tokens` tokens are merged if `merge` is requested: at most half of the tokens, and at
-// most as many as there are candidates.
+// Returns how many of an image's `tokens` tokens are merged if merging `merge` tokens is requested. The result is at
+// most half of the tokens, and at most the number of candidates.
 size_t count_merged(size_t tokens, int64_t merge, size_t prefix);
 
-// Decides how the T tokens of an image are merged. After the prefix, every second token is a candidate, which may join
-// the most similar of the tokens between the candidates; the `count` candidates with the highest similarities join. If
-// similarities are equal, the token with the lower index comes first. NaN counts as the lowest similarity. The result
-// contains first the prefix, then the candidates that join no token, then the tokens that candidates may join.
+// Decides how the T tokens of an image are merged. After the prefix, every second token is a candidate. A candidate may
+// join the most similar of the tokens between the candidates. The `count` candidates with the highest similarities
+// join. If similarities are equal, the token with the lower index comes first. NaN counts as the lowest similarity. The
+// result contains first the prefix, then the candidates that join no token, then the tokens that candidates may join.
 class ImageMerging {
  public:
   // `merging` and `memory` must outlive this object. Throws std::bad_alloc.
@@ -78,9 +78,9 @@ class ImageMerging {
 void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, size_t images, size_t tokens,
                   size_t width, size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner);
 
-// Computes addends for scores that will later be multiplied by `scale`, so that the product increases by log(size):
-// to[t] = log(sizes[t]) / scale for t < tokens, and 0 from there up to `padded`. If every size is 1, returns false and
-// writes nothing.
+// Computes addends for attention scores. The scores will later be multiplied by `scale`, and the addend increases the
+// product by log(size): to[t] = log(sizes[t]) / scale for t < tokens, and 0 from `tokens` up to `padded`. If every size
+// is 1, returns false and writes nothing.
 bool size_scores(const float* sizes, size_t tokens, size_t padded, float scale, float* to);
 
 }  // namespace vmoe

@@ -98,19 +98,19 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   }
 }
 
-// Number of hidden values of a row that are computed before the second product multiplies them, if weights are
-// bfloat16. It is limited so that the hidden values of a group stay in a core's second-level cache. Sums are always
-// added up chunk by chunk, so the bits do not depend on the size of the group. With a prototype on a Xeon with AMX,
-// chunks of 768 shortened the second products of a B/16 from 7.2 to 3.9 ms. On one thread of Zen 4, chunks of 128 to
-// 3072 differed by no more than the noise of the measurement, about 15 %.
+// For bfloat16 weights, the number of hidden values of a row that are computed before the second product multiplies
+// them. It is limited so that a group's hidden values stay in a core's second-level cache. Sums are always added up
+// chunk by chunk, so the bits do not depend on the group's size. With a prototype on a Xeon with AMX, chunks of 768
+// shortened the second products of a B/16 from 7.2 to 3.9 ms. On one thread of Zen 4, the times with chunks of 128 to
+// 3072 differed by no more than the measurement noise, about 15 %.
 constexpr size_t kHiddenChunk = 768;
-// A group of at most this many rows computes all its hidden values before the second product. It then reads the weights
-// in the order of memory, because with so few rows, reading the weights takes most of the time. The value is from
-// commit b3ed95c6, which records no measurement. On one thread of Zen 4, the times with limits from 0 to 1000 rows
-// differed by no more than the noise of the measurement.
+// If a group has at most this many rows, it computes all its hidden values before the second product. It then reads the
+// weights in the order of memory, because with so few rows, reading the weights takes most of the time. The value is
+// from commit b3ed95c6, which records no measurement. On one thread of Zen 4, the times with limits from 0 to 1000 rows
+// differed by no more than the measurement noise.
 constexpr size_t kFewRows = 96;
 
-// The memory of a slot, in which the stages of a group leave results for the group's later stages.
+// The memory of a slot. A group's stages leave results in it for the group's later stages.
 struct Slot {
   PackedRows rows;                // packed inputs of the first product
   char* hidden = nullptr;         // packed inputs of the second product
@@ -137,7 +137,7 @@ class Mlp {
         apart_(groups_run_apart(groups_.size())) {
     chunk_ = quantized_ ? weights.hidden_chunk : kHiddenChunk;
     if (chunk_ == 0) chunk_ = std::max<size_t>(round_up(hidden_, depth_of_line(weights.first.type())), 1);
-    // Without hidden values (F = 0), there is still one chunk, which has no steps and adds the bias.
+    // If there are no hidden values (F = 0), there is still one chunk. It has no steps and only adds the bias.
     chunks_ = std::max<size_t>(divide_up(hidden_, chunk_), 1);
     const size_t most_rows = find_most_rows(groups_);
     holds_all_ = !apart_ || most_rows <= kFewRows || hidden_norm_;
@@ -177,7 +177,7 @@ class Mlp {
   const Activation activation_;
   const LayerNorm hidden_norm_;
   const bool quantized_;
-  const bool packs_;         // whether the first product writes float32 rows, which are packed afterwards
+  const bool packs_;         // whether the first product writes float32 rows that are packed later
   const size_t tile_bytes_;  // bytes from one step of a row tile to the next
   const size_t hidden_;      // F
   const size_t width_;       // D
@@ -262,9 +262,9 @@ class Mlp {
     multiply_first(group, slot, first_panel, end_panel - first_panel, first_panel, nullptr);
   }
 
-  // Computes `panels` panels of the first product, and writes the hidden values to the slot, beginning at its panel
-  // `place`. With a gate, it computes one panel at a time, which stays in the first-level cache until it is multiplied
-  // by the activated gate.
+  // Computes `panels` panels of the first product, and writes the hidden values to the slot, beginning at the slot's
+  // panel `place`. If the MLP has a gate, computes one panel at a time. The panel then stays in the first-level cache
+  // until it is multiplied by the activated gate.
   void multiply_first(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place,
                       const char* next) const {
     if (!gate_) return activate(first_, group, slot, first_panel, panels, place, nullptr, next);
@@ -309,7 +309,7 @@ class Mlp {
     }
   }
 
-  // Packs row tiles of one chunk of hidden values. In the slot, the chunk begins at step `step`.
+  // Packs row tiles of chunk `chunk` of the hidden values. In the slot, the chunk begins at step `step`.
   void pack_chunk(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
@@ -336,8 +336,8 @@ class Mlp {
     }
   }
 
-  // Computes the panels `first_panel` to `end_panel` (exclusive) of the second product. It computes all chunks of a
-  // panel before the next panel, because the weights are in this order in memory.
+  // Computes the panels `first_panel` to `end_panel` (exclusive) of the second product. Computes all chunks of one
+  // panel before it begins the next panel, because the weights are stored in this order.
   void multiply_second_in_order(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
     const size_t matrix = groups_[group].matrix;
     for (size_t panel = first_panel; panel < end_panel; ++panel) {
@@ -368,8 +368,8 @@ class Mlp {
     FloatRows to;
     to.out = out_ + place;
     to.offset = offset_;
-    // The sum of the first chunk is added to the caller's addend, and the sum of each later chunk to the output so far.
-    // The last chunk also adds the bias.
+    // The sum of the first chunk is added to the caller's addend. The sum of each later chunk is added to the output so
+    // far. The last chunk also adds the bias.
     to.addend = chunk > 0 ? out_ + place : addend_ != nullptr ? addend_ + place : nullptr;
     if (chunk + 1 < chunks_) product.bias = nullptr;
     kernels_.multiply_to_float_rows(product, to);

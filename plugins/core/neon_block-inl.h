@@ -1,9 +1,9 @@
 // Multiplies blocks with ARM's dot products (SDOT) and products of small matrices (SMMLA, BFMMLA), which Highway does
 // not support. kernels.cc compiles this file once per instruction set.
 //
-// These paths were not measured, because no ARM processor was available. The table lists upper bounds instead: the
-// multiply-adds per cycle that llvm-mca 19 computes for prototypes of the innermost loops. The first row is for the
-// code of commit 3a691498.
+// These paths were not measured, because no ARM processor was available. The table lists upper bounds instead of
+// measurements: the multiply-adds per cycle that llvm-mca 19 computes for prototypes of the innermost loops. The first
+// row is for the code of commit 3a691498.
 //
 // | | Neoverse N1 | Neoverse V1 |
 // |---|---|---|
@@ -14,7 +14,7 @@
 // | BFMMLA, 12 rows x 8 columns (SmallMatrices) | - | 63.3 |
 //
 // kInt8Units and kBf16Units follow from these numbers. BFMMLA has a latency of 5 cycles on V1. A block of 8 x 8 has 16
-// sums, which are too few to hide the latency; a block of 12 x 8 has 24, which are enough. kStepsAtOnce was not
+// sums, which are too few to hide the latency. A block of 12 x 8 has 24 sums, which are enough. kStepsAtOnce was not
 // measured. It is small enough for the operands of a block to stay in the first-level cache.
 
 #if defined(VMOE_CORE_NEON_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -43,7 +43,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Lets a function use SDOT, SMMLA and BFMMLA. Compilers emit these instructions only for their intrinsics. A path that
-// calls only SDOT therefore also runs on processors without the other two.
+// calls only SDOT therefore also runs on processors without SMMLA and BFMMLA.
 #define VMOE_PRODUCTS_ATTR __attribute__((target("+dotprod+i8mm+bf16")))
 
 constexpr size_t kVectorBytes = 16;
@@ -53,8 +53,8 @@ constexpr size_t kVectorsOfUnit = 4;
 HWY_INLINE int8x16_t load_bytes(const char* from) { return vld1q_s8(reinterpret_cast<const int8_t*>(from)); }
 HWY_INLINE void store_bytes(char* to, int8x16_t bytes) { vst1q_s8(reinterpret_cast<int8_t*>(to), bytes); }
 
-// Unpacks bytes that contain two int4 weights each. Returns the second weight of each byte if kSecond is set, otherwise
-// the first.
+// Unpacks bytes that contain two int4 weights each. If kSecond is set, returns the second weight of each byte.
+// Otherwise, returns the first weight of each byte.
 template <bool kSecond>
 HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
   if constexpr (kSecond) return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(both), 4));
@@ -123,7 +123,8 @@ struct SmallMatrices {
     return vcombine_s32(vdup_lane_s32(pair, 0), vdup_lane_s32(pair, 1));
   }
 
-  // Rearranges two vectors of 2 x 2 sums into one vector of 4 sums for each of the two rows, or the reverse.
+  // Rearranges two vectors of 2 x 2 sums into one vector of 4 sums for each of the two rows. Calling it again reverses
+  // this.
   template <size_t kUnits>
   static HWY_INLINE void swap(Sums (&sums)[kUnits][kVectorsOfUnit]) {
 #pragma GCC unroll 8
@@ -201,8 +202,8 @@ struct Bf16Matrix {
   }
 };
 
-// Computes BFMMLA in plain C++, bit for bit, for machines without it. The sum of two products is rounded to odd; then
-// its sum with the accumulator is rounded to odd. Subnormal inputs and outputs become zero.
+// Computes BFMMLA in plain C++, bit for bit, for machines without the instruction. The sum of two products is rounded
+// to odd. Then the sum of this result and the accumulator is rounded to odd. Subnormal inputs and outputs become zero.
 struct EmulatedBf16Matrix {
   using Sums = float32x4_t;
   static Sums add(Sums sums, int8x16_t rows, int8x16_t columns) {
@@ -226,15 +227,15 @@ struct EmulatedBf16Matrix {
   static float flushed(float value) {
     return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
   }
-  // Returns the product of two bfloat16, which is exact within the range of float32.
+  // Returns the product of two bfloat16. The product is exact within the range of float32.
   static float product(Bf16 a, Bf16 b) { return flushed(flushed(from_bf16(a)) * flushed(from_bf16(b))); }
 
-  // Returns a + b rounded to odd: it is rounded towards zero, and its last bit is set if the result is not exact. The
-  // sum is first rounded to odd as a double, which gives the same result.
+  // Returns a + b rounded to odd: the sum is rounded towards zero, and its last bit is set if the result is not exact.
+  // The sum is first rounded to odd as a double, which gives the same result as rounding directly to float32.
   static float add_to_odd(float a, float b) {
     double sum = double{a} + b;
     const double rest = sum - a;
-    const double error = (a - (sum - rest)) + (b - rest);  // exact, because the rounding error of a sum is a double
+    const double error = (a - (sum - rest)) + (b - rest);  // exact, because the rounding error fits into a double
     uint64_t bits;
     std::memcpy(&bits, &sum, sizeof(bits));
     if (std::isfinite(sum) && error != 0 && bits % 2 == 0) (error > 0) == (sum > 0) ? ++bits : --bits;
@@ -350,7 +351,8 @@ HWY_INLINE void run_neon_passes(const NeonPass& rows, size_t row_count, size_t c
 
 // ---- Blocks
 
-// Multiplies row tiles by one panel. If Int8 is PortableInt8, VectorBlock multiplies int8 and int4 instead.
+// Multiplies row tiles by one panel. If Int8 is PortableInt8, VectorBlock multiplies int8 and int4 instead of this
+// class.
 template <class Bf16, class Int8>
 struct NeonBlock {
   using Vectors = VectorBlock<WidenedBf16, PortableInt8>;
@@ -398,7 +400,7 @@ struct NeonBlock {
   // The operands of bfloat16 products are rearranged or widened for a few steps at a time, so that they stay in the
   // first-level cache.
   static constexpr bool kWidens = std::is_same_v<Bf16, Dots<FloatProduct>>;
-  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widening turns a step into two, as its bytes double
+  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widening doubles the bytes of a step, so one step becomes two
   static constexpr size_t kStepsAtOnce = 8 / kWidth;
   static constexpr size_t kInt8Units = 4;
   static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // enough sums that no instruction waits for the previous one
@@ -431,7 +433,7 @@ struct NeonBlock {
     }
   }
 
-  // Interleaves two lines of one step by groups of 8 bytes.
+  // Interleaves two lines of one step in groups of 8 bytes.
   static HWY_INLINE void pair_rows(const char* from, char* to, size_t group_stride) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < kLineBytes; i += kVectorBytes, to += 2 * group_stride) {
@@ -452,7 +454,7 @@ struct NeonBlock {
     }
   }
 
-  // Widens the weights of one step, whose lines contain pairs of bfloat16, to two steps of float32 lines.
+  // Widens the weights of one step to two steps of float32 lines. The lines of the input contain pairs of bfloat16.
   static HWY_INLINE void widen_weights(const char* from, char* to) {
     for (size_t line = 0; line < 2 * kRowsPerTile; ++line, from += kLineBytes) {
       const size_t tile = line / kRowsPerTile, depth = line % kRowsPerTile * 2;

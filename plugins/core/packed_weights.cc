@@ -50,7 +50,7 @@ void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t
       const size_t group = i / group_bytes;
       char* columns = to + group / 2 * group_bytes * kRowsPerTile + i % group_bytes;
       for (size_t c = 0; c < count; ++c) {
-        // For a two's complement number of four bits, adding 8 means flipping the highest bit.
+        // For a four-bit two's complement number, adding 8 is the same as flipping the highest bit.
         const int value = (data[(first + c) / 2] >> (first + c) % 2 * 4 & 0xf) ^ kInt4Excess;
         char& byte = columns[c / kRowsPerTile * (kTileBytes / 2) + c % kRowsPerTile * group_bytes];
         byte = static_cast<char>(group % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
@@ -82,8 +82,8 @@ void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   for (size_t column = 0; column < kPanelColumns; ++column) excess[column] *= 128;
 }
 
-// Returns a hash of a sample of the weights. Different weights rarely have the same hash; if they do, they are compared
-// in full.
+// Returns a hash of a sample of the weights. Different weights rarely have the same hash. If two hashes are equal, the
+// weights are compared in full.
 uint64_t sample(const StoredWeights& weights) {
   constexpr size_t kSamples = 256;
   const size_t bytes = weights.bytes();
@@ -110,7 +110,7 @@ struct Registry {
   std::multimap<Key, std::weak_ptr<const PackedWeights>> packed;
 };
 
-// Never destroyed, because weights may be released while the process ends.
+// The registry is never destroyed, because weights may be released while the process ends.
 Registry& get_registry() {
   static auto* registry = new Registry;
   return *registry;
@@ -154,8 +154,8 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
 std::shared_ptr<const PackedWeights> PackedWeights::share(const Kernels& kernels, const StoredWeights& weights) {
   const Key key = key_of(weights);
   Registry& registry = get_registry();
-  // The lock is kept during packing: if two threads load the same weights at once, the second one waits and then shares
-  // the result.
+  // The lock is kept during packing. If two threads load the same weights at once, the second thread waits and then
+  // shares the first thread's result.
   const std::lock_guard<std::mutex> lock(registry.mutex);
   const auto [first, last] = registry.packed.equal_range(key);
   for (auto entry = first; entry != last;) {

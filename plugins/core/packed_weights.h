@@ -1,5 +1,5 @@
-// Weight matrices in the order in which the kernels read them. Each matrix is packed once; equal matrices share one
-// packed copy.
+// Weight matrices in the order in which the kernels read them. Each matrix is packed only once. Equal matrices share
+// one packed copy.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,8 @@ struct StoredWeights {
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
-  // For weights with one scale per column: the number of elements of the depth that are summed up before they are
-  // scaled. It is a multiple of 64, or 0 for the whole depth.
+  // For weights with one scale per column: how many elements of the depth are summed up before the sum is scaled. The
+  // number is a multiple of 64, or 0 if the whole depth is summed up.
   size_t depth_chunk = 0;
   const void* scale = nullptr;  // only if groups have scales: float16[matrices, groups of the depth, columns]
 
@@ -39,7 +39,7 @@ class PackedWeights {
   PackedWeights(const Kernels& kernels, const StoredWeights& weights);
 
   // Returns the packed form of `weights`. If the process already has a packed form of equal weights, returns that
-  // object. Throws std::bad_alloc.
+  // existing object. Throws std::bad_alloc.
   static std::shared_ptr<const PackedWeights> share(const Kernels& kernels, const StoredWeights& weights);
 
   const Kernels& kernels() const { return kernels_; }

@@ -8,9 +8,9 @@
 
 namespace vmoe {
 
-// Layer normalization with epsilon 1e-6; scale and bias are f32[D]. If only the bias is null, it is an RMS norm: the
-// mean is not subtracted, and each row is divided by the root of its mean square. If both are null, rows are not
-// changed.
+// Layer normalization with epsilon 1e-6. Scale and bias are f32[D]. If only the bias is null, this is an RMS norm: it
+// does not subtract the mean, and divides each row by the root of the row's mean square. If scale and bias are both
+// null, rows are not changed.
 struct LayerNorm {
   const float* scale = nullptr;
   const float* bias = nullptr;

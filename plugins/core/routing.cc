@@ -12,10 +12,10 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kTokensPerTask = 64;
-constexpr float kUnitsOfOne = 1 << 14;  // the mass of an expert is a sum of gates, counted in units of 1 / kUnitsOfOne
+constexpr float kUnitsOfOne = 1 << 14;  // an expert's mass is a sum of gates, counted in units of 1 / kUnitsOfOne
 
-// Sorts the tokens of a group by descending priority, the order in which batch_priority serves them. Afterwards, the
-// low 32 bits of order[turn] are the token that is served at that turn.
+// Sorts the tokens of a group by descending priority. This is the order in which tokens are served if batch_priority
+// is set. Afterwards, the low 32 bits of order[turn] are the token that is served at that turn.
 void serving_order(const RoutingShape& shape, const float* priority, uint64_t* order) {
   for (size_t token = 0; token < shape.tokens; ++token) {
     order[token] = static_cast<uint64_t>(descending_bits(priority[token])) << 32 | token;
@@ -23,9 +23,9 @@ void serving_order(const RoutingShape& shape, const float* priority, uint64_t* o
   std::sort(order, order + shape.tokens);
 }
 
-// Calls serve(pair, expert of the pair) for each pair of a token and one of its choices in a group, in the order in
-// which the pairs are served: the first choices of all tokens, then their second choices, and so on. Tokens come by
-// priority if batch_priority is set, otherwise in the order of the group.
+// Calls serve(pair, expert) for each pair in a group, in the order in which the pairs are served. A pair is a token
+// and one of the experts that it chose. The first choices of all tokens come first, then their second choices, and so
+// on. If batch_priority is set, tokens are served by descending priority, otherwise in the order of the group.
 template <class Serve>
 void serve_in_order(const RoutingShape& shape, const int32_t* expert, const float* priority, uint64_t* order,
                     const Serve& serve) {
@@ -39,8 +39,8 @@ void serve_in_order(const RoutingShape& shape, const int32_t* expert, const floa
   }
 }
 
-// Computes `limit`, i32[E]: the number of pairs that each expert may keep in a group. It is 0 for experts that the
-// group may not use.
+// Computes `limit`, i32[E]: the maximum number of pairs that each expert may keep in a group. If a group may not use
+// an expert, the expert's limit is 0.
 void limit_experts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
                    int32_t* ranking, int32_t* limit) {
   const int32_t most = shape.pool ? INT32_MAX : static_cast<int32_t>(std::min<size_t>(shape.capacity, INT32_MAX));
@@ -60,8 +60,9 @@ void limit_experts(const RoutingShape& shape, const int32_t* expert, const float
   for (size_t i = 0; i < shape.max_experts; ++i) limit[ranking[i]] = most;
 }
 
-// Decides which pairs a group keeps. The `slot` of a kept pair becomes its number among the kept pairs of its expert in
-// this group; the `slot` of a dropped pair becomes -1. `kept` receives the number of kept pairs of each expert.
+// Decides which pairs a group keeps. The kept pairs of each expert in this group are numbered from 0, and this number
+// is written to the pair's `slot`. The `slot` of a dropped pair becomes -1. `kept` receives the number of kept pairs
+// for each expert.
 void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
                 int32_t* slot, int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
@@ -76,8 +77,8 @@ void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* p
   });
 }
 
-// Returns M, the number of slots of each expert. `kept`, i32[G,E], is the number of pairs that each expert keeps in
-// each group. Writes the number of each group's first slot in each expert to `first`, i32[G,E].
+// Returns M, the number of slots that every expert has. `kept`, i32[G,E], is the number of pairs that each expert
+// keeps in each group. Writes to `first`, i32[G,E], the number of the first slot that each group has in each expert.
 size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
   size_t most = 1;
   for (size_t e = 0; e < shape.experts; ++e) {
@@ -91,14 +92,16 @@ size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* fi
   return shape.pool ? most : shape.slots();
 }
 
-// Finds the K best experts of one token. Writes the experts to `expert`, i32[K], and their gates to `weight`, f32[K].
-// If gates are equal, the lower expert comes first. NaN ranks as 0. Returns the best gate, or 0 if that gate is NaN.
+// Finds the K experts with the highest gates for one token. Writes the experts to `expert`, i32[K], and their gates
+// to `weight`, f32[K]. If gates are equal, the expert with the lower index comes first. NaN ranks as 0. Returns the
+// highest gate, or 0 if that gate is NaN.
 float choose_experts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
   float best = 0;
   size_t chosen = 0;
   for (size_t e = 0; e < experts; ++e) {
     const float rank = std::isnan(gates[e]) ? 0.0f : gates[e];
-    // The expert is inserted after all experts with the same gate, so that the lower expert comes first.
+    // If other experts have the same gate, this expert is inserted after them, so that the expert with the lower index
+    // comes first.
     size_t place = chosen;
     while (place > 0) {
       const float other = gates[expert[place - 1]];

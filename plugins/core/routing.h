@@ -1,6 +1,7 @@
-// Routing assigns tokens to experts. In top-K routing, each token chooses K experts, subject to capacity and policies.
-// The pairs of a token and a chosen expert are served by Batch Priority Routing (arXiv 2106.05974, algorithm 1) or in
-// vanilla order. In the other kind of routing, experts choose their tokens.
+// Routing assigns tokens to experts. There are two kinds of routing:
+// - In top-K routing, each token chooses K experts, subject to capacity and policies. The pairs of a token and a chosen
+//   expert are served by Batch Priority Routing (arXiv 2106.05974, algorithm 1) or in vanilla order.
+// - In the other kind, experts choose their tokens.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,8 @@
 
 namespace vmoe {
 
-// A function that returns the memory for src, i32[E,M]. `slots` is M, the number of slots of each expert. The function
-// is called when M is known: with a pool, M depends on the routing.
+// A function that returns the memory for src, i32[E,M]. `slots` is M, the number of slots of each expert. The
+// function is called only when M is known, because M depends on the routing if the experts share a pool of slots.
 using MakeSources = std::function<int32_t*(size_t slots)>;
 
 // The op VmoeRoute: gates f32[G,S,E] -> slot, weight, src, expert.
@@ -21,17 +22,18 @@ using MakeSources = std::function<int32_t*(size_t slots)>;
 // - weight f32[G,S,K]: the gate of each choice, bit for bit.
 // - src i32[E,M]: the token in each slot, numbered across groups, or -1 for an empty slot.
 // - expert i32[G,S,K]: the expert of each choice. The pointer may be null.
-// On ties, the lower expert and the lower token come first. NaN ranks as 0. With a pool, M is the largest number of
-// pairs that an expert keeps in all groups together, but at least 1. Throws std::bad_alloc, and the exceptions of
-// `make_src`.
+// On ties, the expert or token with the lower index comes first. NaN ranks as 0. If there is a pool, M is the largest
+// number of pairs that any expert keeps in all groups together, but at least 1. Throws std::bad_alloc, and any
+// exception that `make_src` throws.
 void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, const MakeSources& make_src,
            int32_t* expert, const TaskRunner& runner);
 
-// The op VmoeChooseTokens: each expert takes its best tokens of a group. gates f32[G,S,E] -> slot, src.
+// The op VmoeChooseTokens: each expert takes the tokens of a group for which it has the highest gates.
+// gates f32[G,S,E] -> slot, src.
 // - slot i32[G,S,E]: the slot of each token in each expert, or -1 if the expert does not take the token.
 // - src i32[E,M]: the token in each slot, numbered across groups, or -1 for an empty slot.
-// On ties, the lower token comes first. NaN ranks as 0. Ignores `choices` and `batch_priority` of the shape. Throws
-// std::bad_alloc.
+// If gates are equal, the token with the lower index comes first. NaN ranks as 0. The shape's `choices` and
+// `batch_priority` are ignored. Throws std::bad_alloc.
 void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,
                    const TaskRunner& runner);
 

@@ -22,8 +22,8 @@
 
 namespace vmoe {
 
-// Number of unused bytes between the parts of a buffer. With them, a sanitizer detects an access beyond the end of a
-// part.
+// Number of unused bytes between the parts of a buffer. Because of these bytes, a sanitizer detects an access beyond
+// the end of a part.
 #ifdef VMOE_ADDRESS_SANITIZER
 inline constexpr size_t kGuardBytes = 64;
 #else
@@ -52,8 +52,8 @@ inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] si
 #endif
 }
 
-// For threads that are synchronized by a library without instrumentation. Informs the thread sanitizer that everything
-// before release(object) happens before everything after a later acquire(object).
+// Informs the thread sanitizer that everything before release(object) happens before everything after a later
+// acquire(object). Needed if a library without instrumentation synchronizes the threads.
 inline void release([[maybe_unused]] void* object) {
 #ifdef VMOE_THREAD_SANITIZER
   __tsan_release(object);

@@ -11,9 +11,9 @@ namespace vmoe {
 namespace {
 
 constexpr float kEpsilon = 1e-6f;
-constexpr size_t kSlotsPerTask = 16;    // number of slots whose softmax over the tokens one thread computes at a time
+constexpr size_t kSlotsPerTask = 16;    // a thread computes the softmax over the tokens for this many slots at a time
 constexpr size_t kTokensPerTask = 128;  // number of tokens that one thread combines at a time
-constexpr size_t kSums = 16;            // number of partial sums in the computation of a length, added up side by side
+constexpr size_t kSums = 16;  // number of partial sums that are added up side by side when a length is computed
 
 float length_from_square(float square) { return std::sqrt(square + kEpsilon); }
 

@@ -1,6 +1,6 @@
-// Soft MoE (arXiv 2308.00951): experts process slots, each a mixture of all tokens of a group.
+// Soft MoE (arXiv 2308.00951): experts process slots. Each slot is a mixture of all tokens of a group.
 //
-// All products are float32. A result depends only on the tokens of its own group.
+// All products are float32. The results for a group depend only on the tokens of that group.
 #pragma once
 
 #include <cstddef>
@@ -23,8 +23,8 @@ struct SoftShape {
   size_t expert_slots() const { return groups * slots; }  // M
 };
 
-// Divides each column of `mu`, the slots' parameters f32[hidden, all_slots], by its length, and packs the columns as
-// one matrix. The result does not refer to `mu`. Throws std::bad_alloc.
+// Divides each column of `mu` by the column's length, and packs the columns as one matrix. `mu`, f32[hidden,
+// all_slots], contains the parameters of the slots. It is no longer needed after the call. Throws std::bad_alloc.
 std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
                                                 size_t all_slots);
 
@@ -36,14 +36,15 @@ std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const fl
 void compute_soft_router(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x,
                          float* dispatch, float* combine, const TaskRunner& runner);
 
-// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D]. Row g * P + p of an expert in buf is
-// slot p of group g: the sum over the group's tokens of dispatch * x. If `round_bf16` is set, x is first rounded to
-// bfloat16. Throws std::bad_alloc.
+// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D]. In buf, row g * P + p of an expert
+// is slot p of group g. It is the sum of dispatch * x over the group's tokens. If `round_bf16` is set, x is first
+// rounded to bfloat16. Throws std::bad_alloc.
 void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
                    const float* dispatch, float* buf, const TaskRunner& runner);
 
-// The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D]. The output of a token is the sum over
-// the group's slots of combine * out. If `round_bf16` is set, out is first rounded to bfloat16. Throws std::bad_alloc.
+// The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D]. The output of a token is the sum of
+// combine * out over the group's slots. If `round_bf16` is set, out is first rounded to bfloat16. Throws
+// std::bad_alloc.
 void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
                   const float* combine, float* y, const TaskRunner& runner);
 

@@ -129,7 +129,8 @@ bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
   if (groups == 0) return;
   const size_t threads = stage_threads();
-  // If a layer has only one stage, sharing the last groups gains nothing, so every group gets one thread.
+  // If a layer has only one stage, sharing the last groups among threads gains nothing, so each group runs on one
+  // thread.
   const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % threads;
   Run apart(0, groups - left, stages, needs_tiles), together(groups - left, left, stages, needs_tiles);
   if (left < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });

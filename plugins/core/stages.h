@@ -31,13 +31,14 @@ size_t stage_threads();
 // Returns the number of slots that run_stages() needs for this number of groups.
 size_t stage_slots(size_t groups);
 
-// Returns whether run_stages() gives each group to a single thread, except for the last few groups.
+// Returns whether run_stages() runs each group on one thread, except for the last few groups, which threads may
+// share.
 bool groups_run_apart(size_t groups);
 
 // Runs the stages of every group in order. As long as there is at least one group for every thread, each thread runs
-// all stages of a group alone. All threads then share the remaining groups, and wait for each other at the end of each
-// stage. The number of threads does not affect the results. If `needs_tiles` is set, configures the tile registers of
-// each thread. Throws std::bad_alloc.
+// all stages of a group alone. Afterwards, all threads share the remaining groups, and wait for each other at the end
+// of each stage. The number of threads does not affect the results. If `needs_tiles` is set, the tile registers of
+// each thread are configured. Throws std::bad_alloc.
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
 
 }  // namespace vmoe

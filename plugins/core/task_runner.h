@@ -16,8 +16,8 @@ struct TaskRunner {
   void (*run)(void* pool, size_t count, Task task, void* context);
 };
 
-// Runs `body(index)` for every index below `count`. `body` may throw std::bad_alloc, which is rethrown after the last
-// index.
+// Runs `body(index)` for every index below `count`. If `body` throws std::bad_alloc, the exception is rethrown after
+// the last index.
 template <class Body>
 void parallel_for(const TaskRunner& runner, size_t count, const Body& body) {
   if (count == 0) return;
@@ -41,8 +41,8 @@ void parallel_for(const TaskRunner& runner, size_t count, const Body& body) {
   if (job.out_of_memory) throw std::bad_alloc();
 }
 
-// Does the same as parallel_for, but for rows that take little time each: calls `body(first, end)` for blocks of rows,
-// where `end` is exclusive.
+// Splits `rows` rows into blocks and runs `body(first, end)` for each block, where `end` is exclusive. Use this
+// instead of parallel_for if each row takes little time.
 template <class Body>
 void parallel_for_rows(const TaskRunner& runner, size_t rows, const Body& body) {
   constexpr size_t kRowsPerTask = 32;

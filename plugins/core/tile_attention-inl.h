@@ -1,8 +1,8 @@
 // Computes one head of attention in tiles. kernels.cc compiles this file once per instruction set.
 //
-// Both products are computed in blocks of bfloat16: queries with keys, and shares (rounded powers of the softmax) with
-// values. kernels.cc lists their cost. The scratch memory stores the scores of only one block at a time, so that they
-// stay in the second-level cache.
+// There are two products: queries times keys, and shares times values. A share is a power exp(score - max) of the
+// softmax, rounded to bfloat16. Both products are computed in blocks of bfloat16; kernels.cc lists their cost. The
+// scratch memory stores the scores of only one block at a time, so that the scores stay in the second-level cache.
 
 #if defined(VMOE_CORE_TILE_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ATTENTION_INL_H_
@@ -27,7 +27,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Packs keys as weights, [panel of 32 tokens][line], by transposing their lines.
+// Packs keys like weights, by transposing the keys' lines: [panel of 32 tokens][line].
 template <size_t kGroupBytes>
 HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   constexpr size_t kGroups = kLineBytes / sizeof(float);
@@ -77,7 +77,7 @@ HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to
 #endif
 }
 
-// Packs values as weights, [line][step of 32 tokens], with the tokens of a group side by side.
+// Packs values like weights: [line][step of 32 tokens]. The tokens of a group are side by side.
 template <size_t kGroupBytes>
 HWY_ATTR void pack_values(const TileHead& head, char* values) {
   constexpr size_t kTokens = kGroupBytes / sizeof(uint16_t);
@@ -96,9 +96,9 @@ HWY_ATTR void pack_values(const TileHead& head, char* values) {
   }
 }
 
-// If `added` is not null, adds it to the scores of a row. Then stores exp(scale * (score - max)) for these scores as
-// lines of bfloat16, which begin kTileBytes apart. Returns the sum of the unrounded powers. In `scores`, panels of 32
-// tokens are `stride` floats apart.
+// Computes the powers exp(scale * (score - max)) of a row, and stores them as lines of bfloat16, which begin
+// kTileBytes apart. If `added` is not null, it is first added to the scores. Returns the sum of the powers before
+// they are rounded. In `scores`, panels of 32 tokens are `stride` floats apart.
 HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, const float* added, float scale,
                                   char* line) {
   const FloatTag d;

@@ -17,8 +17,9 @@ void attend_head(const Kernels& kernels, TileHead head) {
   kernels.attend(head);
 }
 
-// Returns TileHead::added, f32[tokens in whole panels], whose values are written to `memory`. `sizes`, f32[tokens] or
-// null, contains the number of original tokens that each key represents. Returns null if there is nothing to add.
+// Computes TileHead::added, f32[tokens in whole panels]. Writes the values to `memory` and returns a pointer to them,
+// or null if there is nothing to add. `sizes`, f32[tokens] or null, contains the number of original tokens that each
+// key represents.
 const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   const size_t padded = round_up(head.tokens, kPanelColumns);
@@ -26,7 +27,7 @@ const float* added_to_scores(const float* sizes, const TileHead& head, float* me
 }
 
 // Packs one head's columns of some tokens as lines of bfloat16. The lines of all tokens for the first 32 columns come
-// first, then the lines for the next 32 columns. This is also the order in which products write lines.
+// first, then the lines of all tokens for the next 32 columns. Products write their lines in this order too.
 void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t tokens, size_t size, char* to) {
   const size_t tiles = divide_up(tokens, kRowsPerTile);
   TileRows rows;
@@ -41,7 +42,7 @@ void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t 
   }
 }
 
-// Computes attention for head `number` of image `image`. The pointers q, k, v and y are those of the first image.
+// Computes attention for head `number` of image `image`. The pointers q, k, v and y point to the first image.
 void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t image, size_t number, const float* q,
                   const float* k, const float* v, float* y) {
   TileHead head;
@@ -135,7 +136,7 @@ class Block {
   }
 
  private:
-  // The memory of a slot, in which the stages of a group leave results for the group's later stages.
+  // The memory that one group uses at a time. The group's stages store results in it for the group's later stages.
   struct Slot {
     PackedRows rows;        // packed inputs of the key and value projections
     PackedRows asking;      // packed inputs of the query projection
@@ -143,13 +144,13 @@ class Block {
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
     PackedRows mixed;        // packed inputs of the output projection
-    float* exact = nullptr;  // only if packs(): the output of attention, f32[rows, D]
+    float* exact = nullptr;  // set only if packs(): the output of attention, f32[rows, D]
     // If tokens are merged:
-    float* exact_key = nullptr;  // keys before rounding, f32[rows, lines * 32]; or if sums_keys, their sums over the
+    float* exact_key = nullptr;  // keys before rounding, f32[rows, lines * 32]; if sums_keys, the keys' sums over the
                                  // heads, f32[rows, D / H]
     bool sums_keys = false;      // whether exact_key has sums
     std::vector<ImageMerging> merging;  // of each image
-    float* joining = nullptr;           // rows of the tokens that join other tokens, f32[D] each, image by image
+    float* joining = nullptr;           // rows f32[D] of the tokens that are merged into other tokens, image by image
     float** out_row = nullptr;          // pointer to the beginning of each output row
   };
 
@@ -172,26 +173,26 @@ class Block {
   size_t* token_offset_ = nullptr;
   int32_t* asking_ = nullptr;        // indices of those rows of a group that are queries
   size_t* whole_column_ = nullptr;   // [panels]: column of exact_key where each panel begins, if exact_key has no sums
-  size_t* summed_column_ = nullptr;  // [panels]: the same if exact_key has sums over the heads
+  size_t* summed_column_ = nullptr;  // [panels]: column of exact_key where each panel begins, if it has sums
   size_t* rotation_offset_[2] = {};  // offsets in the rotation table: [0] for all queries, [1] for all rows
-  mutable std::vector<Slot> slots_;  // results that the stages of a group leave for its later stages
+  mutable std::vector<Slot> slots_;  // one for each group that may run at the same time
   Workspace workspace_;
   const RotationTable rotation_;
 
-  // Whether attention writes float32 rows, which are packed afterwards. Otherwise, it writes packed lines.
+  // Whether attention writes float32 rows, which are packed afterwards. If not, attention writes packed lines.
   bool packs() const { return quantized_ || cut_ || mixed_norm_; }
   bool merges() const { return merging_.count > 0; }
   size_t key_stride(bool summed) const { return summed ? width_ / heads_ : lines() * kPanelColumns; }
-  // Returns the number of lines of a token in all heads together.
+  // Returns the total number of lines that a token has in all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
   size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
   size_t asking_of(size_t group) const { return images_of(group) * queries_; }
   size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
   size_t first_asking(size_t group) const { return group * images_of_group_ * queries_; }
-  // Whether only some of the tokens are queries.
+  // Whether only part of the tokens are queries.
   bool some_ask() const { return queries_ < tokens_; }
-  // Returns the number of bytes from 32 columns of an image's packed queries to the next 32 columns.
+  // Returns the distance in bytes between two consecutive blocks of 32 columns in an image's packed queries.
   size_t query_stride() const { return divide_up(queries_, kRowsPerTile) * kTileBytes; }
 
   // Allocates the memory of every slot, and pads the weights.
@@ -226,7 +227,7 @@ class Block {
     }
   }
 
-  // Computes where each row of a group begins in the outputs of stages.
+  // Computes where each row of a group begins in the memory to which stages write their outputs.
   void compute_offsets() {
     for (size_t row = 0; row < images_of_group_ * queries_; ++row) {
       const size_t image = row / queries_;
@@ -269,12 +270,12 @@ class Block {
     }
   }
 
-  // Computes the panels `begin` to `end` (exclusive) of the query, key and value projections, whose panels are numbered
-  // consecutively in this order.
+  // Computes the panels `begin` to `end` (exclusive) of the query, key and value projections. Panels are numbered
+  // consecutively: first those of the query projection, then those of the key and value projections.
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
     Slot& memory = slots_[slot];
-    // A thread that projects all panels of a group also sums the keys over the heads, because they are still in its
-    // cache.
+    // If a thread projects all panels of a group, the thread also sums the keys over the heads, because the keys are
+    // still in the thread's cache.
     const bool sums_keys = !cut_ && end - begin == 3 * lines();
     if (begin == 0) memory.sums_keys = sums_keys;
     HeadLines query, key, value;
@@ -319,7 +320,7 @@ class Block {
     }
   }
 
-  // Returns the rotation for rows whose positions in the table are listed in `offset`.
+  // Returns the rotation for rows whose values begin at the indices `offset` in the rotation table.
   LineRotation rotation_of(const size_t* offset) const {
     LineRotation rotation;
     rotation.cosines = rotation_.cosines();
@@ -329,8 +330,8 @@ class Block {
     return rotation;
   }
 
-  // Computes attention for the items that are heads, and decides the merging for the items that are images. The heads
-  // of the group's images come first, then the images.
+  // Processes the items `begin` to `end` (exclusive). The first items are the heads of the group's images, for which
+  // attention is computed. The remaining items are the images, for which the merging of tokens is decided.
   void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
     const size_t heads = images_of_group_ * heads_;
     if (begin < heads) mix(group, slot, begin, std::min(end, heads));

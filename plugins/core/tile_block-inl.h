@@ -1,12 +1,14 @@
-// Multiplies a block: up to three row tiles times a panel. kernels.cc compiles this file once per instruction set.
+// Multiplies a block, which is up to three row tiles times a panel. kernels.cc compiles this file once per
+// instruction set.
 //
 // Processors differ in how they multiply a block: vector_block-inl.h uses vectors, neon_block-inl.h uses ARM's dot
 // products and matrix products, and matrix_unit_block-inl.h uses the tile registers of AMX. kernels.cc compares the
 // costs.
 //
-// kMostRowTiles = 3 was derived, not measured. The 197 tokens of a ViT are 13 row tiles: after five blocks of two,
-// three tiles are left. A last block of three reads the panel once; two blocks of two and one would read it twice. A
-// matrix unit does not support more than three: the sums of three row tiles take six of its eight registers.
+// kMostRowTiles = 3 was derived, not measured. The 197 tokens of a ViT fill 13 row tiles: after five blocks of two
+// tiles, three tiles are left. One last block of three tiles reads the panel once, whereas a block of two and a block
+// of one would read it twice. A matrix unit does not support more than three row tiles: the sums of three row tiles
+// take six of its eight registers.
 
 #if defined(VMOE_CORE_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_BLOCK_INL_H_
@@ -34,8 +36,8 @@ struct TileOperand {
   size_t row_tile_stride = 0;
   size_t step_stride = 0;
   size_t row_count = 0;
-  // Kernels that use vectors read only the first `last_lines` lines of the panel's last step, and only the first
-  // `columns` columns of the panel.
+  // Kernels that use vectors read only part of the panel: its first `columns` columns, and the first `last_lines` lines
+  // of its last step.
   size_t last_lines = kRowsPerTile;
   size_t columns = kPanelColumns;
 };
@@ -43,12 +45,12 @@ struct TileOperand {
 // Returns the number of row tiles of the next block: three if exactly three are left, otherwise at most two.
 constexpr size_t row_tiles_of_block(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
 
-// Calls the instance of Block::multiply for `row_tiles` row tiles, a number that is known only at run time.
+// Calls the instance of Block::multiply for `row_tiles` row tiles. This number is known only at run time.
 template <class Block, ElementType kType, class Beside>
 HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
                                Beside& beside) {
-  // The compiler does not see which memory the tile registers read and write, so it must not move memory accesses
-  // across these instructions.
+  // The compiler does not see which memory the tile registers read and write. It must therefore not move memory
+  // accesses across the multiplication.
   asm volatile("" : : : "memory");
   switch (row_tiles) {
     case 1: Block::template multiply<kType, 1>(rows, panel, steps, sums, beside); break;
@@ -73,7 +75,7 @@ struct LinesAhead {
   }
 };
 
-// The argument `beside` of multiply_block() if there is no other work to do.
+// The argument `beside` of multiply_block() if no other work is done during the multiplication.
 struct NothingBeside {
   LinesAhead lines;
 

@@ -1,7 +1,8 @@
-// The arguments of the kernels that read and write tiles (tiles.h): products, rows to pack, and attention.
+// The arguments of the kernels that read and write tiles (tiles.h): products, the packing of rows, and attention.
 //
-// A product adds up each output over the depth in one fixed order. The bits of an output therefore depend only on its
-// own row and on the weights. They do not depend on other rows, the number of rows, or the threads.
+// A product computes each output as a sum over the depth, in one fixed order. The bits of an output therefore depend
+// only on the output's own row and on the weights. They do not depend on other rows, the number of rows, or the
+// threads.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,8 @@
 
 namespace vmoe {
 
-// Rows of activations times consecutive panels of weights. The type of the weights decides how sums become float32:
+// Rows of activations times consecutive panels of weights. How sums become float32 depends on the type of the
+// weights:
 //
 // | type | rows | sums | float32 |
 // |---|---|---|---|
@@ -32,12 +34,12 @@ struct TileProduct {
   size_t panel_stride = 0;      // bytes
   size_t panels = 0;
   size_t columns = 0;                // number of columns of the matrix in these panels, at most panels * 32
-  const char* next_panel = nullptr;  // what to prefetch after the last panel, or null
+  const char* next_panel = nullptr;  // the panel to prefetch after the last panel, or null
 
   const float* row_scale = nullptr;     // int8 and int4: f32[row_count]
   const float* column_scale = nullptr;  // int8: f32[panels * 32]
-  // Only for int8 on paths that read rows as unsigned bytes: i32[panels * 32], 128 times the sum of each column's
-  // weights. It is subtracted from the sums of the column.
+  // Used only for int8 weights if rows are read as unsigned bytes: i32[panels * 32], 128 times the sum of each column's
+  // weights. This value is subtracted from the column's sums.
   const int32_t* column_excess = nullptr;
   const float* bias = nullptr;  // f32[panels * 32], or none
 };
@@ -84,21 +86,21 @@ struct HiddenLines {
   size_t line_stride = 0;
 };
 
-// A rotation by the rows of a table; see rotation.h.
+// Rotates rows by the angles in a rotation table (rotation.h).
 struct LineRotation {
   const float* cosines = nullptr;
   const float* sines = nullptr;
   const size_t* offset = nullptr;  // [row_count]: index in the table at which the values for row r begin
-  size_t period = 0;               // columns of a row of the table
+  size_t period = 0;               // number of columns in a row of the table
   size_t first_column = 0;         // the column at which the product's first panel begins
 };
 
-// A float32 copy, f32[row_count, stride], of lines before they are rounded.
+// A float32 copy of the lines, f32[row_count, stride], with the values before rounding.
 struct ExactLines {
   float* out = nullptr;
   size_t stride = 0;
-  const size_t* column = nullptr;  // [panels]: the column of `out` at which each panel is stored
-  size_t first_added_panel = 0;    // from this panel on, values are added to those of earlier panels
+  const size_t* column = nullptr;  // [panels]: the column in `out` at which each panel is stored
+  size_t first_added_panel = 0;    // from this panel on, values are added to stored values of earlier panels
 };
 
 struct HeadLines {
@@ -109,8 +111,8 @@ struct HeadLines {
   std::optional<ExactLines> exact;
 };
 
-// float32 rows to pack as the activations of a product. They are normalized and rounded. For int8 and int4 weights,
-// they are also scaled.
+// The float32 rows that are packed as activations for a product. They are normalized and rounded. If the weights are
+// int8 or int4, the rows are also scaled.
 struct TileRows {
   ElementType type = ElementType::kBfloat16;  // of the weights
   const float* rows = nullptr;     // [.., stride] of float32; row r is at index[r], or at r if `index` is null
@@ -118,27 +120,28 @@ struct TileRows {
   size_t stride = 0;               // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const float* norm_scale = nullptr;  // f32[depth]: the scale of the LayerNorm of the rows, or null for none
+  const float* norm_scale = nullptr;  // f32[depth]: the scale of the rows' LayerNorm, or null for none
   const float* norm_bias = nullptr;   // f32[depth], or none
   bool round_bf16 = false;            // round to bfloat16 before scaling
   float* scratch = nullptr;           // f32[depth in whole lines]
-  char* tiles = nullptr;              // output; every step of the rows is written
+  char* tiles = nullptr;              // output; all steps of each row are written
   size_t row_tile_stride = 0;         // bytes
-  // Output, only for int8 and int4 weights: f32[row_count], max|x| / 127 of each row, or 1 for a row of zeros.
+  // Output for int8 and int4 weights only: f32[row_count], the value max|x| / 127 of each row, or 1 if the row contains
+  // only zeros.
   float* scale = nullptr;
 };
 
-// The arguments of attention for one head of one image: softmax(q . k / sqrt(size)) . v. The operands of both products
-// are bfloat16. For the second product, the powers exp(score - max) are rounded to bfloat16. Its outputs are then
-// divided by the sum of the unrounded powers. A line contains 32 columns of the head; the last line is padded with
-// zeros.
+// The arguments of attention for one head of one image: softmax(q . k / sqrt(size)) . v. The operands of both
+// products are bfloat16, so the powers exp(score - max) are rounded to bfloat16 for the second product. The outputs
+// of the second product are then divided by the sum of the powers before rounding. A line contains 32 columns of the
+// head. The last line is padded with zeros.
 struct TileHead {
   const char* q = nullptr;   // row tiles of the first 32 columns
-  size_t q_step_stride = 0;  // bytes from these row tiles to the row tiles of the next 32 columns
+  size_t q_step_stride = 0;  // bytes from the row tiles of 32 columns to the row tiles of the next 32 columns
   size_t queries = 0;
   const char* k = nullptr;  // lines of tokens 0, 1, ... for the first 32 columns
   const char* v = nullptr;
-  size_t line_stride = 0;  // bytes from these lines to the lines of the next 32 columns
+  size_t line_stride = 0;  // bytes from the lines of 32 columns to the lines of the next 32 columns
   size_t tokens = 0;
   const float* added = nullptr;  // f32[tokens in whole panels]: added to each token's scores before scaling; or null
   size_t size = 0;               // columns of a head

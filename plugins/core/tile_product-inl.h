@@ -1,10 +1,10 @@
-// Computes products of tiles block by block, and finishes the sums as the mode requires (see tile_kernels.h). All
-// processors do this in the same order. kernels.cc compiles this file once per instruction set.
+// Computes products of tiles block by block. Finishes the sums as the product's mode requires (see tile_kernels.h).
+// All processors do this in the same order. kernels.cc compiles this file once per instruction set.
 //
-// If the kind of block allows it, the rows of a block are finished while the next block multiplies (PendingRows). On a
-// matrix unit, this keeps the vector units busy, which would otherwise be idle. It does not hide a GELU completely: on
-// a Xeon with AMX, 512-bit instructions run at half their rate while tile products run, and a GELU takes about 31 of
-// these instructions for each tile product (commit 722d4896).
+// If the kind of block allows it, the rows of a block are finished while the next block is multiplied (PendingRows).
+// On a matrix unit, this work keeps the vector units busy, which would otherwise be idle. However, the time for a
+// GELU is not hidden completely: on a Xeon with AMX, 512-bit instructions run at half their rate while tile products
+// run, and a GELU takes about 31 of these instructions for each tile product (commit 722d4896).
 
 #if defined(VMOE_CORE_TILE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_PRODUCT_INL_H_
@@ -29,7 +29,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Finishing rows
 
-// Stores the 32 float32 values of a row in one panel as a line of bfloat16.
+// Stores the values of a row in one panel, 32 float32 values, as a line of bfloat16.
 HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
   const BitsTag du;
 #if HWY_TARGET <= HWY_AVX3_ZEN4 && HWY_ARCH_X86
@@ -70,7 +70,8 @@ HWY_INLINE void scale_sums(const TileProduct& product, const float* sums, size_t
   }
 }
 
-// Computes activation(value + bias) * factor. Used by both modes with hidden values, HiddenRows and HiddenLines.
+// Computes activation(value + bias) * factor. The modes that write hidden values, HiddenRows and HiddenLines, use
+// this function.
 template <class Hidden>
 HWY_INLINE void activate_row(const TileProduct& product, const Hidden& to, size_t row, size_t column,
                              RowValues& values) {
@@ -165,7 +166,7 @@ HWY_INLINE void finish_row(const TileProduct& product, const HeadLines& to, size
   store_bf16_line(values, to.out + to.offset[row] + panel * to.line_stride);
 }
 
-// The sums of one finished block. Its rows are written while the next block multiplies.
+// The sums of one finished block. The rows of this block are written while the next block is multiplied.
 template <ElementType kType, class Mode>
 struct PendingRows {
   const TileProduct& product;
@@ -213,8 +214,9 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
     LinesAhead lines;
-    // If the rows are multiplied in a single pass, the panel itself is prefetched from memory. If there are several
-    // passes, there is time to prefetch the next panel.
+    // If all rows are multiplied in one pass, the rest of the same panel is prefetched from memory. If several passes
+    // are
+    // needed, there is time to prefetch the next panel.
     lines.next = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = row_tiles_of_block(row_tiles - tile);

@@ -1,8 +1,8 @@
 // Packs rows of float32 into tiles. kernels.cc compiles this file once per instruction set.
 //
-// Values are rounded to int8 without a division, and on AVX-512 with instructions that round and compare at once. On
-// Zen 5, this took 14 to 18 % less time for int8 weights, and 20 to 26 % less for int4 weights, than the code before
-// commit 70624e1e.
+// Values are rounded to int8 without a division. On AVX-512, the code uses instructions that round and compare at
+// once. On Zen 5, packing took 14 to 18 % less time for int8 weights, and 20 to 26 % less for int4 weights, than with
+// the code before commit 70624e1e.
 
 #if defined(VMOE_CORE_TILE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ROWS_INL_H_
@@ -29,15 +29,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float kNormEpsilon = 1e-6f;
 
-// Loads the vector of values that begins at `i`. Values beyond the end of the row, at `count`, are zero.
+// Loads the vector of values that begins at `i`. The row ends at `count`; values beyond it are zero.
 HWY_INLINE Floats load_up_to(const float* row, size_t i, size_t count) {
   const FloatTag d;
   return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
 }
 
-// Combines the vectors of a row: `fold` takes the result so far and the next vector. Values beyond the end of the row
-// are replaced by `missing`. Four chains run side by side, so that no vector waits for the previous one. `join`
-// combines the results of two chains.
+// Combines the vectors of a row into one vector. `fold` combines the result so far with the next vector. Values
+// beyond the end of the row are replaced by `missing`. Four chains run side by side, so that no vector waits for the
+// previous vector. `join` combines the results of two chains.
 template <class Fold, class Join>
 HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const Fold& fold, const Join& join) {
   constexpr size_t kChains = 4;
@@ -58,8 +58,8 @@ HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const
   return join(join(folded[0], folded[1]), join(folded[2], folded[3]));
 }
 
-// Returns the larger of two non-negative values, or a NaN if either is NaN. The bits of non-negative values, read as
-// integers, have the same order as the values, and those of a NaN are the largest.
+// Returns the larger of two non-negative values, or a NaN if either value is NaN. Compares the bits as integers: they
+// have the same order as non-negative values, and the bits of a NaN are the largest.
 HWY_INLINE Floats larger(Floats a, Floats b) {
   const SignedTag di;
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
@@ -95,8 +95,8 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// Returns the integers nearest to `values`, whose magnitudes are at most 127.5. Raises `away` to the distance between a
-// value and its integer if that distance is larger.
+// Returns the nearest integer for each value. Values must have magnitudes of at most 127.5. For each lane, `away` is
+// the largest distance so far between a value and its integer, and is updated.
 HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions
@@ -110,8 +110,9 @@ HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #endif
 }
 
-// Stores 64 integers with magnitudes of at most 127 as signed bytes or, if kUnsigned is set, as unsigned bytes after
-// adding 128. Groups of 4 bytes of the depth are adjacent; groups of 8 bytes have the layout described in tiles.h.
+// Stores 64 integers with magnitudes of at most 127. They are stored as signed bytes or, if kUnsigned is set, as
+// unsigned bytes after adding 128. If a group has 4 bytes of the depth, groups are adjacent. If a group has 8 bytes,
+// the layout is the one described in tiles.h.
 template <bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], char* line) {
 #if HWY_TARGET == HWY_SCALAR
@@ -140,9 +141,9 @@ HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], c
 #endif
 }
 
-// Stores one row as lines of int8, clip(rint(x / scale), -127, 127). For int4 weights, also stores the sum of each step
-// of the row, times -8, beginning at `sums`. `count` is a multiple of 64. Returns the scale, which is finite only if
-// all values of the row are.
+// Stores one row as lines of int8: clip(rint(x / scale), -127, 127). For int4 weights, also computes the sum of each
+// step of the row, times -8, and stores these sums beginning at `sums`. `count` is a multiple of 64. Returns the
+// scale, which is finite only if all values of the row are finite.
 template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
@@ -155,9 +156,9 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
   // A subnormal scale has few bits, and its reciprocal may be infinite. Quotients may then exceed 127.
   const bool tiny = scale < std::numeric_limits<float>::min();
   for (size_t i = 0; i < count; i += kLineBytes, line += weight_type(kType).tile_step_bytes) {
-    // For a normal scale, no quotient exceeds 127.5, so nothing has to be clipped. Multiplying by the reciprocal is off
-    // by a few units in the last place, which could round a value near the middle between two integers the wrong way.
-    // Such values are divided by the scale instead.
+    // For a normal scale, no quotient exceeds 127.5, so nothing has to be clipped. Multiplying by the reciprocal gives
+    // quotients that are off by a few units in the last place. A quotient near the middle between two integers could
+    // therefore be rounded the wrong way. In this case, the values are divided by the scale.
     Integers rounded[kVectors];
     auto away = hn::Zero(d);
 #pragma GCC unroll 16
@@ -176,7 +177,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       auto total = rounded[0];
 #pragma GCC unroll 16
       for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
-      // Computed with unsigned integers, because the integers that NaNs become may overflow when they are added up.
+      // Unsigned integers are used, because a sum of signed integers may overflow if the row contains NaNs.
       const auto sum = static_cast<uint32_t>(-kInt4Excess) * static_cast<uint32_t>(hn::ReduceSum(SignedTag(), total));
       std::memcpy(sums, &sum, sizeof(sum));
       sums += weight_type(kType).tile_step_bytes;

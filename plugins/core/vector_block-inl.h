@@ -1,15 +1,16 @@
 // Multiplies blocks with vector instructions. kernels.cc compiles this file once per instruction set.
 //
-// A pass multiplies some rows by 16 or 32 columns and keeps its sums in registers. The number of registers determines
-// the constants:
+// A pass multiplies some rows by 16 or 32 columns and keeps the sums in registers. The constants depend on the number
+// of registers:
 //
 // | vectors | registers | kRows | columns | sums | left for weights and rows |
 // |---|---|---|---|---|---|
 // | 512 bits | 32 | 8 | 32 | 16 | 16 |
 // | 256 bits | 16 | 4 | 16 | 8 | 8 |
 //
-// Other values were not measured. kStreamBytes is from commit 0ca0cb0e, which records neither figures nor the
-// processor. The cost of a pass depends on its products (dot_products-inl.h); kernels.cc compares them.
+// Other values were not measured. kStreamBytes is from commit 0ca0cb0e, which does not record any measurements or the
+// processor. The cost of a pass depends on how it computes products (dot_products-inl.h); kernels.cc compares the
+// costs.
 
 #if defined(VMOE_CORE_VECTOR_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_BLOCK_INL_H_
@@ -33,16 +34,16 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Multiplies row tiles by one panel; `sums` has 32 columns.
+// Multiplies row tiles by one panel. Each row of `sums` has 32 columns.
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
   static constexpr bool kNeedsTileConfiguration = false;
   static constexpr size_t group_bytes(ElementType) { return kLeastGroupBytes; }
-  // How many bytes ahead a panel is prefetched while it streams from memory. The distance is meant to reach the
-  // memory's full bandwidth.
+  // Prefetch distance in bytes for a panel that is read directly from memory. The distance is meant to be long enough
+  // to reach the memory's full bandwidth.
   static constexpr size_t kStreamBytes = 8192;
-  // Maximum rows of a pass over a panel.
+  // Maximum number of rows that one pass over a panel multiplies.
   static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
@@ -105,7 +106,7 @@ struct VectorBlock {
       if constexpr (std::is_same_v<Group, WidenedBf16>) {
         add_widened<Group>(rows, panel, kRowsPerTile, sums);
       } else if constexpr (Group::kOneInstruction) {
-        // The loop is unrolled, so that sums keep their registers from line to line.
+        // The loop is unrolled, so that each sum stays in the same register for all lines.
 #pragma GCC unroll 16
         for (size_t line = 0; line < kRowsPerTile; ++line) add_line<Group>(rows, panel, line, sums);
       } else {
@@ -149,7 +150,7 @@ struct VectorBlock {
     return hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
   }
 
-  // Adds the products of one step of bfloat16 to the sums, after widening to float32.
+  // Adds the products of one bfloat16 step to the sums. Rows and weights are first widened to float32.
   template <class Group, size_t kCount, size_t kVectors>
   static HWY_INLINE void add_widened(const char* rows, const char* panel, size_t lines,
                                      Floats (&sums)[kCount][kVectors]) {
@@ -174,8 +175,8 @@ struct VectorBlock {
     return hn::Set(BitsTag(), group);
   }
 
-  // Does the same as run_pass for int4 weights, for the columns that begin at half `half` (0 or 1) of the panel.
-  // `excess` points to the row sums in the activations (see tiles.h).
+  // Does the same as run_pass, but for int4 weights. Multiplies by the columns that begin at half `half` (0 or 1) of
+  // the panel. `excess` points to the row sums in the activations (see tiles.h).
   template <size_t kCount>
   static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
                                          size_t steps, float* out, LinesAhead& lines) {

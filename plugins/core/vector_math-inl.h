@@ -1,9 +1,9 @@
-// Rounding, powers and activations of vectors, and the transpose of a block of 32-bit values. kernels.cc compiles this
-// file once per instruction set.
+// Vector functions: rounding, powers, activations, and the transpose of a block of 32-bit values. kernels.cc compiles
+// this file once per instruction set.
 //
-// `activate` divides, whereas `fast_activate` multiplies by a reciprocal. A GELU by `fast_activate` takes about 31
-// instructions of 512 bits. On a Xeon with AMX, that is 2.8 ns per vector. For hidden values of about 10.1 to 13, the
-// power of two is subnormal, and a vector takes 65 to 70 ns (commit 722d4896).
+// `activate` divides, whereas `fast_activate` multiplies by a reciprocal. With `fast_activate`, a GELU takes about 31
+// instructions of 512 bits. On a Xeon with AMX, this is 2.8 ns per vector. If a hidden value is between about 10.1
+// and 13, the power of two is subnormal, and a vector takes 65 to 70 ns (commit 722d4896).
 
 #if defined(VMOE_CORE_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_MATH_INL_H_
@@ -42,8 +42,8 @@ HWY_INLINE Floats round_to_bf16(Floats values) {
   return hn::BitCast(FloatTag(), rounded_bf16(hn::BitCast(BitsTag(), values)));
 }
 
-// Returns 2^t for t from -126 to 127, with a relative error of at most 2e-7. The polynomials are nearly the best of
-// their degree, with an error of 8e-8.
+// Returns 2^t for t from -126 to 127, with a relative error of at most 2e-7. The polynomials are nearly the best ones
+// of their degree; their own error is 8e-8.
 HWY_INLINE Floats exp2_in_range(Floats t) {
   const FloatTag d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -71,7 +71,7 @@ HWY_INLINE Floats exp2_in_range(Floats t) {
 #endif
 }
 
-// Returns 2^t for t of at most 127: zero for very negative t, and NaN for a NaN.
+// Returns 2^t for t up to 127. The result is zero for very negative t, and NaN if t is NaN.
 HWY_INLINE Floats exp2_of_any(Floats t) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   return exp2_in_range(t);
@@ -98,9 +98,9 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   if (activation != Activation::kGeluErf) {
     return hn::Set(d, activation == Activation::kGeluQuick ? -2.4554670f : -1.4426950f);  // -1.702 / ln 2, -1 / ln 2
   }
-  // Computes log2(P(-x) / P(x)) / x, where P is the cumulative normal distribution, with nearly the best polynomial of
-  // its degree. The polynomial alone causes an error of 7e-8 in the activation; the error is relative for activations
-  // above 1. In total, `activate` is within 2e-7 of the exact value, and `fast_activate` within 3e-7.
+  // Computes log2(P(-x) / P(x)) / x, where P is the cumulative normal distribution. The polynomial is nearly the best
+  // one of its degree. The polynomial alone causes an error of 7e-8 in the activation. If the activation is above 1,
+  // this error is relative. In total, `activate` is within 2e-7 of the exact value, and `fast_activate` is within 3e-7.
   const auto inside = hn::Min(square, hn::Set(d, 30.25f));
   auto slope = hn::Set(d, -5.2099058e-9f);
   slope = hn::MulAdd(slope, inside, hn::Set(d, 3.8504487e-7f));
@@ -119,8 +119,8 @@ HWY_INLINE Floats activate(Activation activation, Floats x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
 }
 
-// Computes the same as `activate`, but without a division on x86, for values that are rounded afterwards. The result is
-// within three units in the last place of the exact quotient.
+// Computes the same function as `activate`, but without a division on x86. The result is within three units in the
+// last place of the exact quotient. Use this function for values that are rounded afterwards.
 HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));

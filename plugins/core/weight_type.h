@@ -10,7 +10,7 @@
 
 namespace vmoe {
 
-// Which weights share a scale.
+// Specifies which weights share a scale.
 enum class Scales : uint8_t {
   kNone,
   kColumns,  // all weights of a column share a scale; the scales are an input of the op
@@ -18,15 +18,15 @@ enum class Scales : uint8_t {
 };
 inline constexpr size_t kScaleGroup = 64;
 
-// The properties of a type of weights. The defaults are those of float32, which is not stored in tiles.
+// The properties of a weight type. The defaults are those of float32. float32 weights are not stored in tiles.
 struct WeightType {
   size_t bits = 32;  // size of a stored weight; two weights of 4 bits share a byte, the first one in its low half
   Scales scales = Scales::kNone;
-  size_t panel_step_bytes = 0;  // in tiles: bytes from one step of a panel to the next
-  size_t tile_step_bytes = 0;   // in tiles: bytes from one step of the activations to the next
+  size_t panel_step_bytes = 0;  // distance in bytes between two steps of a panel; 0 if not in tiles
+  size_t tile_step_bytes = 0;   // distance in bytes between two steps of the activations; 0 if not in tiles
 
   constexpr bool in_tiles() const { return panel_step_bytes > 0; }
-  // Whether activations are rounded to int8, each row with its own scale.
+  // Whether activations are rounded to int8. Each row of activations then has its own scale.
   constexpr bool quantized() const { return scales != Scales::kNone; }
 };
 

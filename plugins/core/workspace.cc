@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kLargePage = size_t{1} << 21;
 
-// Returns the size of a small page in bytes: 4 KiB, or on some ARM systems 16 or 64 KiB.
+// Returns the size of a small page in bytes. This is 4 KiB, except on some ARM systems, where it is 16 or 64 KiB.
 size_t small_page() {
   static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return bytes;
@@ -55,7 +55,7 @@ PageBuffer::PageBuffer(size_t bytes) {
 }
 
 void PageBuffer::Unmap::operator()(void* data) const {
-  allow_access(data, bytes);  // the addresses may be reused
+  allow_access(data, bytes);  // later memory may have the same addresses
   munmap(data, bytes);
 }
 
@@ -72,7 +72,7 @@ Workspace::~Workspace() {
     if (!more_.empty()) {
       more_.clear();
       buffer_ = PageBuffer();
-      // Allocate some slack, so that slowly growing batches do not allocate each time.
+      // Allocate some extra memory, so that a new buffer is not needed each time if batches grow slowly.
       buffer_ = PageBuffer(taken_ + taken_ / 4);
     }
     forbid_access(buffer_.data(), buffer_.bytes());
@@ -80,7 +80,7 @@ Workspace::~Workspace() {
     const std::lock_guard<std::mutex> lock(idle.mutex);
     idle.buffers.push_back(std::move(buffer_));
   } catch (...) {
-    buffer_ = PageBuffer();  // if there is no memory for keeping the buffer, return it to the system
+    buffer_ = PageBuffer();  // if there is no memory for the list of idle buffers, return the buffer to the system
   }
 }
 

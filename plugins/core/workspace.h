@@ -28,18 +28,19 @@ class PageBuffer {
   std::unique_ptr<void, Unmap> data_;
 };
 
-// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. An array that does not fit
-// into the buffer gets a buffer of its own. A later call then gets a single buffer that is large enough for all arrays.
+// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. If an array does not fit
+// into this buffer, the array gets a separate buffer. A later call then gets one buffer that is large enough for all
+// arrays.
 class Workspace {
  public:
-  // Takes an idle buffer of the process, if there is one.
+  // Takes one of the process's idle buffers, if there is one.
   Workspace();
   ~Workspace();
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // Returns `count` uninitialised values at a 64-byte boundary. They live as long as the workspace. Throws
-  // std::bad_alloc.
+  // Returns memory for `count` values, which begins at a 64-byte boundary and is not initialised. It can be used as
+  // long as the workspace exists. Throws std::bad_alloc.
   template <class T>
   T* take(size_t count) {
     return static_cast<T*>(take_bytes(count * sizeof(T)));

@@ -63,14 +63,16 @@ VMOE_HOST_DEVICE float exp_of_negative(float x) {
   return power;
 }
 
-// One lane's partial sums for all (token, expert) pairs of a round, at index token * kGateExperts + expert.
+// One lane's partial sums for the (token, expert) pairs of one round. The sum of a pair is at index
+// token * kGateExperts + expert.
 struct PairSums {
   float at[kGatePairs];
 };
 
-// Computes the partial sums of one lane over its part of the depth. Of every kGateLanes * kGateDepth values of a token,
-// the lane's part is the kGateDepth values that start at lane * kGateDepth. Because of this division, the sums have the
-// same bits whether a word contains one number or four. Tokens and experts past the end add zeros.
+// Computes one lane's partial sums over its part of the depth. A token's values are divided into runs of
+// kGateLanes * kGateDepth values. In each run, the lane's part is the kGateDepth values that start at
+// lane * kGateDepth. Because of this division, the sums have the same bits whether a word contains one number or four.
+// Tokens and experts past the end add zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {
@@ -110,8 +112,8 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
   }
 }
 
-// Adds up the partial sums of all lanes, so that lane p ends with the total of pair p in at[0]. In each exchange, a
-// lane keeps half of its first 2 * kHalf pairs and sends the other half to lane `lane ^ kHalf`.
+// Adds up the partial sums of all lanes. Afterwards, at[0] of lane p contains the total of pair p. In each exchange, a
+// lane keeps half of its first 2 * kHalf pairs and sends the other half of them to lane `lane ^ kHalf`.
 template <uint32_t kHalf, class Team, class Shares, class Values>
 VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
   VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {

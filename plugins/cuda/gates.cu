@@ -6,7 +6,7 @@
 namespace vmoe::cuda {
 namespace {
 
-// Number of rounds of the kernel for up to 32 experts, in which each lane stores only 4 logits.
+// Number of rounds in the kernel for up to 32 experts. In this kernel, each lane stores only 4 logits.
 constexpr uint32_t kFewGateRounds = 4;
 
 // Each block runs one team, so that even a small batch is spread over the whole GPU.

@@ -1,5 +1,5 @@
-// The GPU implementations of Block, which route_program.h describes, and of Team, which choose_experts in
-// route_phases.h describes.
+// The GPU implementations of Block and Team. The interface of Block is described in route_program.h. The interface of
+// Team is described at choose_experts in route_phases.h.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace vmoe::cuda {
 
-// A team of lanes, as seen by the lane that the calling thread runs. All threads of the warp must be active and must
-// call the same exchanges in the same order.
+// A team of lanes. Each thread runs one lane, and sees the team from that lane. All threads of the warp must be active
+// and must call the same exchanges in the same order.
 class GpuTeam {
  public:
-  // Stores only the value of the lane that the calling thread runs.
+  // Stores only one value: the value for the lane that the calling thread runs.
   template <class T>
   class Lanes {
    public:

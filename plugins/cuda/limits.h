@@ -1,5 +1,5 @@
-// Lists which routings the GPU kernels support, and how much workspace the kernels need. This header does not need
-// CUDA.
+// Checks which shapes the GPU kernels support, and computes how much workspace the kernels need. This header does not
+// need CUDA.
 #pragma once
 
 #include <cstddef>
@@ -17,11 +17,11 @@ inline constexpr size_t kMostChoices = 8;     // K
 const char* routing_refusal(const RoutingShape& shape);
 
 // Returns null if compute_gates supports x [tokens,D] and gates [tokens,E], where D is `hidden` and E is `experts`.
-// Otherwise returns the reason as routing_refusal does.
+// Otherwise returns the reason why it does not, in the same form as routing_refusal.
 const char* gates_refusal(size_t tokens, size_t hidden, size_t experts);
 
-// Return the size in bytes of the workspace for a supported shape. The size is a multiple of 256, and 0 if groups are
-// small (S * K <= 2048). A workspace for some number of groups is also large enough for fewer groups.
+// Return the size in bytes of the workspace for a supported shape. The size is a multiple of 256. It is 0 if groups are
+// small (S * K <= 2048). A workspace that is large enough for some number of groups is also large enough for fewer.
 size_t route_workspace_bytes(const RoutingShape& shape);
 size_t route_dispatch_workspace_bytes(const RoutingShape& shape);
 

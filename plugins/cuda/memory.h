@@ -1,5 +1,5 @@
-// How phases access memory. On the GPU, a Memory is a pointer. Tests replace it with a class that checks whether a
-// thread reads what another thread has written. Phases therefore access memory only through the interface of Memory.
+// How phases access memory. On the GPU, a Memory is a pointer. The tests use a class that also checks whether a thread
+// reads what another thread has written. To work with either one, phases access memory only through Memory's interface.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ struct Memory {
   T* data;
 
   VMOE_HOST_DEVICE Value load(size_t index) const { return data[index]; }
-  // Loads one float. `index` is the position of the float if the memory is seen as an array of floats.
+  // Loads one float. `index` is the float's position when the memory is treated as an array of floats.
   VMOE_HOST_DEVICE float load_float(size_t index) const { return reinterpret_cast<const float*>(data)[index]; }
   VMOE_HOST_DEVICE void store(size_t index, T value) const { data[index] = value; }
 };

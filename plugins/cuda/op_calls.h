@@ -13,8 +13,8 @@
 
 namespace vmoe::cuda {
 
-// One call of an op, whose arguments have been checked. Inputs and outputs have the same indices as in the op's
-// declaration. The pointer of an omitted input or output is null, and so is the pointer of an input that is a setting.
+// One call of an op. Its arguments have been checked. Inputs and outputs have the same indices as in the op's
+// declaration. The pointer is null for an omitted input, for an omitted output and for an input that is a setting.
 struct OpCall {
   const RoutingShape& routing;  // for ops that route
   const ops::Sizes& sizes;
@@ -38,12 +38,12 @@ struct OpCall {
 
 cudaError_t put_gates(const OpCall& call);
 cudaError_t put_route(const OpCall& call);
-// If an element of src is not a valid token, the row of its slot is filled with zeros. To return an error instead, the
-// function would have to wait for the GPU.
+// If an element of src is not a valid token, the row of its slot is filled with zeros. The function does not return an
+// error in this case, because it would have to wait for the GPU.
 cudaError_t put_dispatch(const OpCall& call);
 cudaError_t put_route_dispatch(const OpCall& call);
-// A slot index past the last slot adds nothing to the sum. To return an error instead, the function would have to wait
-// for the GPU.
+// A slot index past the last slot adds nothing to the sum. The function does not return an error in this case, because
+// it would have to wait for the GPU.
 cudaError_t put_combine(const OpCall& call);
 
 }  // namespace vmoe::cuda

@@ -1,7 +1,7 @@
 // Gates, routing, dispatch and combine on a GPU. A call only puts work on its stream. It does not allocate memory or
-// synchronize, and it makes the same launches each time, so it may be captured in a CUDA graph. Slots, sources and
-// weights have the same bits as the results of core/routing.h. The results of combine in float32 have the same bits as
-// those of core/dispatch.h.
+// synchronize, and it makes the same launches each time. Calls may therefore be captured in a CUDA graph. Slots,
+// sources and weights have the same bits as the results of core/routing.h. In float32, the results of combine have the
+// same bits as the results of core/dispatch.h.
 //
 // All tensors are in device memory, dense and row-major. Without a usable device, a call returns CUDA's error and does
 // nothing else.
@@ -33,14 +33,14 @@ cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, 
 cudaError_t dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
-// VmoeRouteDispatch, which is VmoeRoute and VmoeDispatch in one: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K], weight
-// f32[G,S,K], buf [E,M,D].
+// VmoeRouteDispatch: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K], weight f32[G,S,K], buf [E,M,D]. It does the work
+// of VmoeRoute and VmoeDispatch in one op.
 cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes,
                            int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t stream);
 
 // VmoeCombine: out [slots,D], slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D]. The elements of out and y are
-// of `type`. A row of y is the sum over k of weight * out[slot], computed in float32 and then rounded once to `type`. A
-// choice of a token adds nothing if its slot is -1, or is `slots` or more.
+// of `type`. A row of y is the sum over k of weight * out[slot], computed in float32 and then rounded once to `type`.
+// If a choice's slot is -1, or is `slots` or more, the choice adds nothing to its token's row.
 cudaError_t combine(ElementType type, const void* out, size_t slots, const int32_t* slot, const float* weight,
                     size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 

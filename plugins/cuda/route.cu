@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
                      Memory<int32_t>{slot}, words, Memory<const Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
-// Calls `launch` with a pointer to the gates, and returns its result. The pointer is to 16-byte words if the gates of
-// each token fill whole, aligned words, and otherwise to floats.
+// Calls `launch` with a pointer to the gates, and returns the result of `launch`. If the gates of each token fill
+// whole, aligned words, the pointer is to 16-byte words. Otherwise, it is to floats.
 template <class Launch>
 cudaError_t with_gate_words(size_t experts, const float* gates, const Launch& launch) {
   if (are_words(gates, experts * sizeof(float))) return launch(reinterpret_cast<const Word16*>(gates));
@@ -82,8 +82,8 @@ cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32
   return cudaGetLastError();
 }
 
-// Sets `parts` to the number of blocks that share a group: enough to fill the GPU, but not so many that a warp has no
-// row to copy.
+// Sets `parts` to the number of blocks that share a group. The number is large enough to fill the GPU, but small enough
+// that every warp has a row to copy.
 cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
   int device = 0;
   int processors = 0;

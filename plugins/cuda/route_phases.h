@@ -1,15 +1,15 @@
 // Routing, divided into phases with barriers between them. Each phase is a function that every thread runs for itself,
 // except phase 1, which is a function that a team of lanes runs. A thread may read what another thread has written only
 // after the next barrier. The comment above each phase lists what the phase reads and writes. A test runs the phases on
-// the CPU, with the threads in any order, and fails if such a list is wrong.
+// the CPU, with the threads in any order, and fails if one of these comments is wrong.
 //
-// Every chosen (token, expert) pair of a group gets a key. No two keys of a group are equal. An expert serves its pairs
-// in the order of their keys, so the position of a pair is the number of smaller keys with the same expert. A key
-// consists of these fields, from the highest bits to the lowest:
+// Every chosen (token, expert) pair of a group gets a key. No two keys in a group are equal. An expert serves its pairs
+// in the order of their keys. The position of a pair is therefore the number of smaller keys with the same expert. A
+// key consists of these fields, from the highest bits to the lowest:
 //
 //   expert (8 bits) | choice (3) | best gate of the token, descending (32; 0 in vanilla order) | token (16)
 //
-// A tile is a range of tokens of one group; one block sorts the keys of a tile. If the group is one tile, the positions
+// A tile is a range of tokens of one group. One block sorts the keys of a tile. If the group is one tile, the positions
 // follow directly from the sorted order. Otherwise, the position of a pair is found by a search in every tile of its
 // group. There are no atomics, so the results do not depend on the order of threads.
 #pragma once
@@ -59,8 +59,8 @@ struct Tile {
   }
 };
 
-// Sorting starts with chunks of kChunk keys: the place of a key is its rank among the keys of its chunk. The sorted
-// chunks are then merged into longer and longer runs, kMergedRuns runs at a time.
+// Sorting starts with chunks of kChunk keys. Within its chunk, a key moves to the place that equals the number of
+// smaller keys. The sorted chunks are then merged into longer and longer runs, kMergedRuns runs at a time.
 inline constexpr uint32_t kChunk = 32;
 inline constexpr uint32_t kMergedRuns = 4;
 
@@ -83,12 +83,13 @@ VMOE_HOST_DEVICE uint32_t count_smaller(const Keys& keys, size_t begin, size_t e
 }
 
 // Returns how many keys in the kRuns sorted runs are smaller than `key`. Run r begins at begins[r] and has `width`
-// keys, where `width` is a power of two. Runs that would extend past `end`, the end of all keys, are shorter or empty.
+// keys, where `width` is a power of two. All keys are before index `end`. A run that would extend past `end` is shorter
+// or empty.
 template <uint32_t kRuns, class Keys>
 VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
                                                 uint32_t end, Key key) {
   uint32_t smaller[kRuns] = {};
-  // Searches by halving, with steps of width / 2, width / 4 and so on down to 1, and then with one more step of 1. The
+  // Searches by halving. The steps are width / 2, width / 4 and so on down to 1. One more step of 1 follows. The
   // searches in all runs advance together, so that their memory latencies overlap.
   for (uint32_t rest = width; rest > 0; rest /= 2) {
     VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) {
@@ -101,10 +102,10 @@ VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t
   return sum;
 }
 
-// The part of a token's row of gates that one lane stores in registers: words lane, lane + lanes, lane + 2 * lanes and
-// so on. Gates are stored as bits whose ascending order is the descending order of the gates. Gates with a higher index
-// belong to a higher expert. If there are so few experts that the second half of the registers is empty, that half is
-// not searched.
+// The part of a token's row of gates that one lane stores in registers. It consists of words lane, lane + lanes,
+// lane + 2 * lanes and so on. The gates are stored as bit patterns that sort in the opposite order: the largest gate
+// has the smallest bits. A gate with a higher index belongs to a higher expert. If there are so few experts that the
+// second half of the registers is empty, that half is not searched.
 template <class Word>
 class LaneGates {
  public:
@@ -134,7 +135,7 @@ class LaneGates {
     }
   }
 
-  // Finds the largest remaining gate. Of equal gates, finds the one with the lowest expert. Returns
+  // Finds the largest remaining gate. If several gates are equal, finds the gate of the lowest expert. Returns
   // descending_bits(gate) << 32 | expert.
   VMOE_HOST_DEVICE uint64_t find_least() {
     uint32_t bits = kGone;
@@ -149,7 +150,7 @@ class LaneGates {
     return static_cast<uint64_t>(bits) << 32 | least_expert();
   }
 
-  // Removes the gate that find_least found if that gate belongs to `expert`. Returns whether it was removed.
+  // If the gate that find_least found belongs to `expert`, removes that gate. Returns whether the gate was removed.
   VMOE_HOST_DEVICE bool take(uint32_t expert) {
     if (least_expert() != expert) return false;
     VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
@@ -204,8 +205,8 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
     });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
       team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
-      // Each exchange doubles the number of lanes whose minimum a lane has. After the last exchange, every lane has the
-      // minimum of the whole team.
+      // A lane starts with its own minimum. Each exchange doubles the number of lanes that its minimum covers. After
+      // the last exchange, every lane has the minimum of the whole team.
       for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
         team.exchange(least, distance, other);
         team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
@@ -224,8 +225,9 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
   }
 }
 
-// Phase 2. Sorts chunks of kChunk keys. The position of a key in its chunk is the number of smaller keys in the chunk.
-// For each of its keys, a thread reads all keys of the chunk and writes one element of `sorted`.
+// Phase 2. Divides the keys into chunks of kChunk keys and sorts each chunk. A key's position in its chunk is the
+// number of smaller keys in the chunk. For each of its keys, a thread reads all keys of the chunk and writes one
+// element of `sorted`.
 template <class Keys>
 VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
                                   const Keys& sorted) {
@@ -240,8 +242,8 @@ VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t co
 }
 
 // Phase 3, repeated until one run is left. Merges neighbouring sorted runs of `width` keys, kMergedRuns runs at a time.
-// For each of its keys, a thread reads keys of all runs that are merged with the key's run, and writes one element of
-// `merged`.
+// For each of its keys, a thread reads keys from all runs that are merged together with the key's own run. The thread
+// then writes one element of `merged`.
 template <class Keys>
 VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
                                  const Keys& merged) {
@@ -254,9 +256,9 @@ VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t cou
   }
 }
 
-// Part of phase 3: runs together with the last merge, when at most kMergedRuns runs are left. Finds where the keys of
-// each expert will begin after this merge. offsets[E] is the end of the last expert's keys. Reads all keys. Each thread
-// writes its own elements of offsets[E+1].
+// Part of phase 3. Runs together with the last merge, when at most kMergedRuns runs are left. For each expert, finds
+// where its keys will begin after this merge. offsets[E] is the end of the last expert's keys. Reads all keys. Each
+// thread writes its own elements of offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
                                    const Keys& keys, const Offsets& offsets) {
@@ -285,8 +287,8 @@ VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& 
   }
 }
 
-// Returns the token in the slot of `expert` at `position`, as an index among the tokens of all groups, or -1 if the
-// slot is empty. Requires that the tile is the whole group. Reads keys and offsets[E+1].
+// Returns the token in the slot that `expert` has at `position`, as an index among the tokens of all groups. If that
+// slot is empty, returns -1. The tile must be the whole group. Reads keys and offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
                                         uint32_t position) {
@@ -295,8 +297,9 @@ VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, cons
   return static_cast<int32_t>(tile.group * tile.group_tokens + key_token(keys.load(begin + position)));
 }
 
-// Phase 4 if the tile is the whole group; runs together with give_slots. For each slot of the group, writes the token
-// that it contains, or -1 if it is empty. Reads keys and offsets[E+1]. Each thread writes its own elements of src[E,M].
+// Phase 4 if the tile is the whole group. Runs together with give_slots. For each slot of the group, writes the token
+// that the slot contains, or -1 if the slot is empty. Reads keys and offsets[E+1]. Each thread writes its own elements
+// of src[E,M].
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
@@ -307,9 +310,9 @@ VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile
   }
 }
 
-// Phase 4 if the group has several tiles. Copies the sorted keys and the offsets of the tile to `tile_keys` and
-// `tile_offsets`, where the next launch reads them. Reads keys and offsets[E+1]. Each thread writes its own elements of
-// this tile's part of tile_keys and tile_offsets.
+// Phase 4 if the group has several tiles. Copies the tile's sorted keys and offsets to `tile_keys` and `tile_offsets`.
+// The next launch reads them from there. Reads keys and offsets[E+1]. Each thread writes its own elements of this
+// tile's part of tile_keys and tile_offsets.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
 VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
@@ -318,8 +321,8 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Part of phase 4 if the group has several tiles; runs together with publish_tile. Marks this tile's share of the
-// group's slots as empty, by writing -1 to their elements of src.
+// Part of phase 4 if the group has several tiles. Runs together with publish_tile. Marks this tile's share of the
+// group's slots as empty: writes -1 to the elements of src for these slots.
 template <class Sources>
 VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
                                   size_t tile_count, const Sources& src) {
@@ -329,9 +332,9 @@ VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile&
   }
 }
 
-// The only phase of the second launch, for groups of several tiles. Finds the position of a pair by counting the
-// smaller keys of its expert in every tile of its group. Reads tile_keys[G, tiles, tile_stride] and tile_offsets[G,
-// tiles, E+1]. Writes the pair's elements of slot[G,S,K] and src[E,M].
+// The second launch's only phase, for groups of several tiles. To find the position of a pair, counts the smaller keys
+// of the pair's expert in every tile of the group. Reads tile_keys[G, tiles, tile_stride] and
+// tile_offsets[G, tiles, E+1]. Writes the pair's elements of slot[G,S,K] and src[E,M].
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,

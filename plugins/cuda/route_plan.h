@@ -9,16 +9,16 @@
 
 namespace vmoe::cuda {
 
-// Maximum number of pairs that one block sorts. Two buffers of 2048 keys and the offsets of 256 experts fit into 48
-// KiB, the shared memory that every GPU gives a block.
+// Maximum number of pairs that one block sorts. Every GPU gives a block 48 KiB of shared memory. Two buffers of 2048
+// keys and the offsets of 256 experts fit into it.
 inline constexpr uint32_t kTilePairs = 2048;
 
-// Maximum number of threads in a block that sorts a tile, and the number of such blocks that a multiprocessor must be
-// able to run at once. Together, these limits leave 64 registers per thread.
+// Limits for blocks that sort a tile: the maximum number of threads per block, and the minimum number of blocks that a
+// multiprocessor must be able to run at once. Together, these limits leave 64 registers per thread.
 inline constexpr unsigned kTileThreads = 512;
 inline constexpr unsigned kBlocksPerProcessor = 2;
 
-// Number of threads of a block that ranks pairs across tiles.
+// Number of threads in a block that ranks pairs across tiles.
 inline constexpr unsigned kRankThreads = 256;
 
 struct RoutePlan {
@@ -30,13 +30,14 @@ struct RoutePlan {
 
 RoutePlan plan_route(const RoutingShape& shape);
 
-// Returns the size in bytes of the shared memory for one tile: first keys u64[2, stride], then offsets u32[E+1].
+// Returns the size in bytes of the shared memory for one tile. This memory contains first keys u64[2, stride] and then
+// offsets u32[E+1].
 size_t tile_shared_bytes(const Groups& groups);
 
-// The layout of the workspace if groups have several tiles: keys u64[G, tiles, stride], offsets u32[G, tiles, E+1] and,
-// for route_dispatch only, src i32[E,M]. All fields of this struct are numbers of bytes.
+// The layout of the workspace if groups have several tiles. The workspace contains keys u64[G, tiles, stride] and
+// offsets u32[G, tiles, E+1]. For route_dispatch, it also contains src i32[E,M]. All fields of this struct count bytes.
 struct RouteWorkspace {
-  size_t keys;  // where the keys start in the workspace; the same for `offsets` and `src`
+  size_t keys;  // position of the keys in the workspace; `offsets` and `src` are positions too
   size_t offsets;
   size_t src;
   size_t bytes;  // the total size

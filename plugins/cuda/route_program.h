@@ -1,5 +1,5 @@
-// The programs that the blocks of each launch run. A program is a sequence of phases with a barrier after each. The GPU
-// and the tests run the same programs.
+// The programs that the blocks of each launch run. A program is a sequence of phases. Each phase ends with a barrier.
+// The GPU and the tests run the same programs.
 //
 // A Block provides:
 // - run_phase(f), which calls f(thread, threads) for every thread and then waits for all threads;
@@ -56,8 +56,8 @@ struct TileMemory {
   Offsets offsets;
 };
 
-// Runs phases 1 to 3 for one tile. Afterwards, the sorted keys and the offsets are in `shared`. Returns the buffer that
-// contains the sorted keys.
+// Runs phases 1 to 3 for one tile. Afterwards, `shared` contains the sorted keys and the offsets. Returns the buffer of
+// `shared` that contains the sorted keys.
 template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
 VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
                                 const Weights& weight, const Experts& expert_of,
@@ -114,8 +114,8 @@ VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, co
   }
 }
 
-// The program of the second launch of `route`. In each of its block's groups, each thread finds the position of one
-// pair.
+// The program of the second launch of `route`. Each thread finds the position of one pair in each of the groups that
+// its block processes.
 template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
@@ -130,9 +130,9 @@ VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, co
   });
 }
 
-// The program of `route_dispatch` if each group is one tile. Several blocks share a group. Each of them sorts the whole
-// group, which costs less than waiting for another launch, and then copies its share of the rows. A warp copies one row
-// at a time.
+// The program of `route_dispatch` if each group is one tile. Several blocks share a group. Each block sorts the whole
+// group, because this costs less than waiting for another launch. The block then copies its share of the rows. A warp
+// copies one row at a time.
 template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>
 VMOE_HOST_DEVICE void route_and_dispatch(const Block& block, const BlockPlace& place, const Groups& groups,
                                          const Gates& gates, const Weights& weight, const Slots& slot, size_t words,

@@ -12,11 +12,12 @@
 
 namespace vmoe::cuda {
 
-// Numbers of words that a lane reads before it writes the first one, so that the latencies of the reads overlap.
+// The numbers of words that a lane reads before it writes its first word, for copying and for combining. With several
+// reads in flight, their latencies overlap.
 inline constexpr uint32_t kCopyBatch = 4;
 inline constexpr uint32_t kCombineBatch = 2;
 
-// Copies row `source` of x to row `target` of buf, or fills that row of buf with zeros if `source` is negative. Reads
+// Copies row `source` of x to row `target` of buf. If `source` is negative, fills row `target` with zeros. Reads
 // x[tokens, words]. Each lane writes its own elements of buf[slots, words].
 template <class In, class Out>
 VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t target, const In& x,
@@ -35,9 +36,9 @@ VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int3
   }
 }
 
-// Dispatches to slot `index`: copies the row of token src[index] to the slot's row of buf, or fills that row with zeros
-// if src[index] is not a token. Reads src[slots] and x[tokens, words]. Each lane writes its own elements of buf[slots,
-// words].
+// Dispatches to slot `index`. If src[index] is a token, copies that token's row of x to the slot's row of buf.
+// Otherwise, fills the slot's row with zeros. Reads src[slots] and x[tokens, words]. Each lane writes its own elements
+// of buf[slots, words].
 template <class Sources, class In, class Out>
 VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t index,
                                    const Sources& src, const In& x, const Out& buf) {

@@ -1,4 +1,4 @@
-// The words of memory as which kernels read and write the rows of tensors.
+// Words of memory. A word is the unit in which kernels read and write the rows of tensors.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,8 @@
 
 namespace vmoe::cuda {
 
-// The largest unit of one memory access: 16 bytes. It is used if rows and pointers are aligned to 16 bytes. Otherwise,
-// each access reads or writes one element.
+// A word of 16 bytes, the most that one memory access can transfer. It is used if rows and pointers are aligned to 16
+// bytes. Otherwise, each access reads or writes one element.
 struct alignas(16) Word16 {
   uint32_t part[4];
 };
@@ -18,7 +18,7 @@ inline bool are_words(const void* rows, size_t row_bytes) {
   return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
 }
 
-// The elements of type T in a Word; a single element if Word and T have the same size.
+// The elements of type T in a Word. If Word and T have the same size, there is only one element.
 template <class T, class Word>
 struct Elements {
   static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);  // NOLINT(bugprone-sizeof-expression)

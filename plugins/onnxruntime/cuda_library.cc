@@ -5,10 +5,10 @@
 
 namespace vmoe::ort {
 
-// Returns each GPU op twice, once for the GPU and once for the CPU. The CPU kernels are needed because an op that a
-// library registers hides the model's own function of the same name. Without them, no kernel would exist for the op if
-// ONNX Runtime runs without the CUDA provider, or does not assign the node to that provider. The model's other ops are
-// not registered. ONNX Runtime therefore inlines their functions, whose standard ops run on the GPU.
+// Returns each GPU op twice, once for the GPU and once for the CPU. The CPU kernels are needed because a library's op
+// hides the model's own function of the same name. If ONNX Runtime runs without the CUDA provider, or does not assign
+// the node to that provider, the op would otherwise have no kernel. The model's other ops are not registered. ONNX
+// Runtime therefore inlines their functions, whose standard ops run on the GPU.
 OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);
@@ -21,7 +21,7 @@ OpList library_ops() {
 
 // The following functions return what the kernels require, so that callers can check a machine before they run a
 // kernel. vmoe_cuda_architectures returns the GPU architectures that the kernels were compiled for, in CMake's form
-// ("80-real 120-virtual"). The other function returns the CUDA version that the kernels were built with, such as 13000.
+// ("80-real 120-virtual"). vmoe_cuda_version returns the CUDA version that the kernels were built with, such as 13000.
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cuda_architectures() {
   return VMOE_CUDA_ARCHITECTURES;
 }

@@ -25,8 +25,8 @@ const OrtMemoryInfo* device_memory(const Call& call) {
   return memory;
 }
 
-// Returns the stream of a call, and makes the call's device the current device. ONNX Runtime does not do the latter for
-// this library, because this library's CUDA runtime is separate from ONNX Runtime's.
+// Returns a call's CUDA stream, and makes the call's device the current device. ONNX Runtime does not set the current
+// device for this library, because the library has its own CUDA runtime.
 cudaStream_t stream_of(const Call& call) {
   int device = 0;
   check(call.api(), call.api().MemoryInfoGetId(device_memory(call), &device));
@@ -82,8 +82,8 @@ cuda::GateShape gate_shape_of(const Call& call) {
   return {static_cast<uint32_t>(tokens), static_cast<uint32_t>(sizes['D']), static_cast<uint32_t>(sizes['E'])};
 }
 
-// Puts an op on the call's stream with kPut. kWorkspaceBytes returns the size of the workspace that the op needs; it is
-// null for an op that needs none. Throws OpError if the GPU kernels don't support the routing.
+// Calls kPut, which puts an op on the call's stream. If the op needs a workspace, kWorkspaceBytes returns its size in
+// bytes. Otherwise, kWorkspaceBytes is null. Throws OpError if the GPU kernels don't support the routing.
 template <cudaError_t (*kPut)(const cuda::OpCall&), size_t (*kWorkspaceBytes)(const RoutingShape&) = nullptr>
 void compute(const Call& call) {
   size_t bytes = 0;

@@ -146,8 +146,8 @@ Kernel make_merge(const NodeInfo& node) {
   };
 }
 
-// Makes the kernel of an attention block. The kernel computes all tokens or, if kClassToken is true, only the class
-// token.
+// Creates the kernel of an attention block. If kClassToken is true, the kernel computes only the class token.
+// Otherwise, it computes all tokens.
 template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
   using Attribute = ops::AttentionBlockAttribute;

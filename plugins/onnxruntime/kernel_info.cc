@@ -26,8 +26,8 @@ bool succeeds(const OrtApi& api, OrtStatus* status) {
   return false;
 }
 
-// Returns whether an attribute exists and has a type other than INT. This needs a check of its own: reading an
-// attribute as INT fails with the same status whether the attribute has another type or is missing.
+// Returns whether an attribute exists but is not an INT. Reading an attribute as INT can't show this, because a missing
+// attribute and an attribute of another type give the same status.
 bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
   float number = 0;
   size_t size = 0;
@@ -37,10 +37,10 @@ bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* na
          succeeds(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &size));
 }
 
-// One parallel_for. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its threads, so this
-// synchronization is declared with the addresses of `begin` and `end`: the caller's earlier work happens before every
-// call of `task`, and every call of `task` happens before the caller's later work. The calls of `task` have no order
-// among themselves.
+// One call of ONNX Runtime's ParallelFor. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its
+// threads. The addresses of `begin` and `end` therefore declare the synchronization to it. The caller's earlier work
+// happens before every call of `task`, and every call of `task` happens before the caller's later work. The calls of
+// `task` have no order among themselves.
 struct Job {
   TaskRunner::Task task;
   void* context;
@@ -65,8 +65,8 @@ const char* name_of(ONNXTensorElementDataType type) {
   }
 }
 
-// Returns the tensor in `value`. Throws OpError, whose message contains `name`, if `value` is not a tensor, or if no op
-// accepts its type.
+// Returns the tensor in `value`. Throws OpError if `value` is not a tensor, or if no op accepts its type. The error
+// message contains `name`.
 Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
   int is_tensor = 0;
   check(api, api.IsTensor(value, &is_tensor));
@@ -182,8 +182,8 @@ TaskRunner Call::runner() const {
             const auto* call = static_cast<const Call*>(pool);
             Job job{task, context};
             release(&job.begin);
-            // Splits the work into `count` batches, one per call of `task`, so that a thread starts the next call as
-            // soon as it is free.
+            // Splits the work into `count` batches, each with one call of `task`. A thread can then start the next call
+            // as soon as it is free.
             OrtStatus* status = call->api_.KernelContext_ParallelFor(call->context_, run_task, count, count, &job);
             acquire(&job.end);
             if (status == nullptr) return;

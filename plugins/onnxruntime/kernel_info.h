@@ -1,4 +1,5 @@
-// What ONNX Runtime passes to a kernel about its node and about each call, checked against the declaration of the op.
+// What ONNX Runtime passes to a kernel about its node and about each call. This data is checked against the op's
+// declaration.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -33,14 +34,14 @@ ONNXTensorElementDataType onnx_type_of(ElementType type);
 // The part of a node that is known when its kernel is created.
 class NodeInfo {
  public:
-  // Throws OpError if the attributes, the types of the inputs, the omitted inputs or the shapes of constant inputs are
-  // such that no call of the node could run.
+  // Throws OpError if no call of the node could run. The reason may be the attributes, the input types, the omitted
+  // inputs or the shapes of constant inputs.
   NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec);
 
   const ops::Node& node() const { return node_; }
   int64_t attribute(size_t index) const { return node_.attributes[index]; }
 
-  // Returns input `index`, whose shape has been checked, or none if the input is not a constant.
+  // Returns input `index` if it is a constant, or none otherwise. The shape of the input has been checked.
   std::optional<Tensor> constant_input(size_t index) const;
 
  private:
@@ -71,17 +72,17 @@ class Call {
   }
 
   // Returns the values of an int32 input. Throws OpError if a value is neither -1 nor an index from 0 to count - 1.
-  // `things` is what the indices refer to, such as "tokens", for the message.
+  // `things` is used in the error message. It says what the indices refer to, such as "tokens".
   const int32_t* indices(size_t index, size_t count, const char* things) const;
 
-  // Returns the scales of input `weights`, or null if that input is not quantized.
+  // Returns the scales of the weights that are input `weights`, or null if these weights are not quantized.
   const void* scales(size_t weights) const {
     const size_t input = node_.spec->inputs[weights].scale;
     return input == ops::kNoScale ? nullptr : inputs_[input].data;
   }
 
-  // Returns the sizes of all dimensions of the op. They include K if the op routes, and also M if each expert has its
-  // own slots.
+  // Returns the sizes of the op's dimensions. If the op routes, they include K and M. M is the number of slots that
+  // each expert has if there is no pool.
   const ops::Sizes& sizes() const { return sizes_; }
 
   // Returns the value of the setting, or none if the call does not have it.
@@ -98,9 +99,9 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Creates output `index`, one of whose dimensions gets its size only during the call: dimension `dim` gets size
-  // `size`. Returns the memory of the output, or null if the node omits the output. Throws OpError if there are more
-  // slots than a 32-bit index can reach.
+  // Creates output `index`. One of its dimensions, `dim`, gets its size, `size`, only during the call. Returns the
+  // output's memory, or null if the node omits the output. Throws OpError if there are more slots than a 32-bit index
+  // can reach.
   template <class T>
   T* output(size_t index, char dim, size_t size) const {
     ops::Sizes sizes = sizes_;

@@ -12,7 +12,7 @@
 
 namespace vmoe::ort {
 
-// An error that ONNX Runtime or CUDA reports, with the code of the status that it is converted to.
+// An error that ONNX Runtime or CUDA reports. It contains the code for the status that it is converted to.
 class StatusError : public std::runtime_error {
  public:
   explicit StatusError(const std::string& message, OrtErrorCode code = ORT_FAIL)

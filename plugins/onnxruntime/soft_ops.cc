@@ -13,7 +13,7 @@ SoftShape soft_shape_of(const ops::Sizes& sizes) {
   return {sizes['G'], sizes['S'], sizes['D'], sizes['E'], sizes['P']};
 }
 
-// Packs mu, [D, E, P], the slot parameters.
+// Packs the slot parameters mu, whose shape is [D, E, P].
 std::shared_ptr<const PackedWeights> slots_of(const Tensor& mu) {
   const auto size = [&](size_t dim) { return static_cast<size_t>(mu.shape.sizes[dim]); };
   return pack_slots(process_kernels(), mu.as<float>(), size(0), size(1) * size(2));

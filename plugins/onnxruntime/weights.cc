@@ -25,8 +25,8 @@ StoredWeights stored(const Tensor& tensor, size_t depth_chunk, const void* scale
   return weights;
 }
 
-// Gives memory back to the system. The pages of a mapped file leave the process's memory, and are read again from the
-// file if they are needed. Other memory keeps its contents.
+// Gives memory back to the system. If the memory belongs to a mapped file, its pages leave the process's memory. They
+// are read from the file again when they are needed. Other memory keeps its contents.
 void give_back([[maybe_unused]] const void* data, [[maybe_unused]] size_t bytes) {
 #ifdef MADV_PAGEOUT
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));

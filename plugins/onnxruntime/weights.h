@@ -15,18 +15,18 @@ namespace vmoe::ort {
 // Returns the kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names an unavailable path.
 const Kernels& process_kernels();
 
-// A linear layer of a node. Its inputs are the weights w, which are [depth, columns] or [matrices, depth, columns], the
-// bias, which is the input after w, and the scales of w.
+// A linear layer of a node. Its inputs are the weights w, the bias and the scales of w. The shape of w is [depth,
+// columns] or [matrices, depth, columns]. The bias is the input after w.
 class NodeLinear {
  public:
-  // `input` is the index of w. For `depth_chunk`, see StoredWeights. If w is constant, this constructor packs it, and
-  // gives the mapped pages of w back to the system, because nothing reads the original again.
+  // `input` is the index of w. For `depth_chunk`, see StoredWeights. If w is constant, this constructor packs it. It
+  // then gives the mapped pages of w back to the system, because nothing reads the original again.
   NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk = 0);
 
   // Returns the weights and the bias for one call. They are valid only during the call.
   LinearWeights read(const Call& call) const;
 
-  // Returns w without a bias, for layers that have none.
+  // Returns w without a bias. This function is for layers that have no bias.
   std::shared_ptr<const PackedWeights> packed(const Call& call) const;
 
  private:
@@ -58,8 +58,8 @@ class NodeMlp {
   NodeLinear first_, second_;
 };
 
-// Returns whether two inputs that belong together are present, for example a scale and its bias. They are input `first`
-// and the next input. Throws OpError if only one of them is present.
+// Returns whether a pair of inputs, such as a scale and its bias, is present. The pair consists of input `first` and
+// the next input. Throws OpError if only one of them is present.
 bool is_pair_given(const Call& call, size_t first);
 
 // Returns the norm whose scale is input `scale` and whose bias is the next input. Returns an empty norm if both inputs

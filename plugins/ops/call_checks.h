@@ -1,4 +1,4 @@
-// Checks the attributes, settings and types of a node before it runs, and each of its calls.
+// Checks a node's attributes, settings and types before the node runs, and then checks each of its calls.
 #pragma once
 
 #include <array>
@@ -23,7 +23,7 @@ using ReadAttribute = std::function<std::optional<int64_t>(const char* name)>;
 // Throws OpError unless minimum <= value <= maximum; kNoMaximum means no upper bound.
 void check_range(const std::string& name, int64_t value, int64_t minimum, int64_t maximum);
 
-// The INT attributes of a node that are not settings.
+// A node's INT attributes, without those that are settings.
 class Attributes {
  public:
   // Throws OpError if a value is out of range.
@@ -31,11 +31,11 @@ class Attributes {
 
   int64_t operator[](size_t index) const { return values_[index]; }
 
-  // Throws OpError if an attribute requires quantized weights, but the weights are not quantized according to `types`.
+  // Throws OpError if an attribute requires quantized weights, but `types` shows that the weights are not quantized.
   void check(const Types& types) const;
 
-  // Throws OpError if an attribute does not divide the dimension that it must divide. Dimensions of unknown size are
-  // not checked.
+  // Some attributes must divide the size of a dimension. Throws OpError if one of them does not. Dimensions of unknown
+  // size are not checked.
   void check(const Sizes& sizes) const;
 
  private:
@@ -56,15 +56,15 @@ class Settings {
   // Returns the value of a setting. Throws OpError if it is not known.
   int64_t known(size_t setting) const;
 
-  // Throws OpError if a value is invalid for any sizes.
+  // Throws OpError if a setting has a value that is invalid whatever the sizes are.
   void check() const;
 
  private:
   std::array<std::optional<int64_t>, std::size(kSettings)> values_;
 };
 
-// `routes` returns whether the op routes tokens to experts. `experts_choose` returns whether, in such an op, experts
-// choose their tokens instead of each token choosing k experts.
+// `routes` returns whether the op routes tokens to experts. `experts_choose` returns whether the op routes and its
+// experts choose their tokens. In the other ops that route, each token chooses k experts.
 inline bool routes(const OpSpec& spec) { return spec.takes(Setting::kCapacity); }
 inline bool experts_choose(const OpSpec& spec) { return routes(spec) && !spec.takes(Setting::kK); }
 
@@ -92,12 +92,12 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
 // Throws OpError if there are too many slots (E * M) or choices of tokens (G * S * K) for 32-bit indices.
 void check_numbering(const Sizes& sizes);
 
-// Throws OpError if there is not exactly one scale for each group of 64 elements of a depth (D or F).
+// Throws OpError unless there is exactly one scale for each group of 64 elements along a depth dimension (D or F).
 void check_groups(const Sizes& sizes);
 
-// Checks the attributes and sizes of a call. `sizes` must already contain the shapes of all inputs. For an op that
-// routes, also sets K and M in `sizes`, where M is the number of slots per expert without a pool, and returns the shape
-// of the routing. Throws OpError if a check fails, or if a setting is missing or out of range.
+// Checks a call's attributes and sizes. `sizes` must already contain the shapes of all inputs. If the op routes, also
+// sets K and M in `sizes` and returns the routing's shape. M is the number of slots that each expert has if there is no
+// pool. Throws OpError if a check fails, or if a setting is missing or out of range.
 RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

@@ -41,8 +41,10 @@ inline constexpr size_t kNoSetting = SIZE_MAX;
 
 // An input or output. `dims` has one letter per dimension:
 // - G groups, S tokens per group, D hidden, E experts, F expert hidden, K experts per token;
-// - M = G * capacity slots;
+// - M = G * capacity slots per expert;
 // - N images, T tokens and Q queries per image;
+// - O tokens per image before any merging, U tokens that are left of T after one merging;
+// - C coordinates per token, A pairs of columns in a head;
 // - P outputs of a dense layer; in Soft MoE, P slots per expert and group, and M = G * P;
 // - H = ceil(D / 64), J = ceil(F / 64);
 // - 1 is a dimension of size 1.
@@ -52,7 +54,7 @@ struct ValueSpec {
   const char* dims;
   Presence presence = Presence::kRequired;
   size_t scale = kNoScale;             // only for weights: the input that contains their scales
-  const char* grouped_dims = nullptr;  // used instead of `dims` if the scales are float16, one per group
+  const char* grouped_dims = nullptr;  // replaces `dims` if there is one float16 scale per group
   size_t setting = kNoSetting;  // the setting that this input provides, if any; the host reads it even for a GPU kernel
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
@@ -60,7 +62,7 @@ struct ValueSpec {
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
 
-// A setting of a call. Values below `minimum` or above `maximum` are invalid for any sizes.
+// A setting of a call. Values below `minimum` or above `maximum` are invalid whatever the sizes are.
 struct SettingSpec {
   const char* name;
   int64_t minimum, maximum;  // kNoMaximum: none

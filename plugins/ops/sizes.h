@@ -1,4 +1,4 @@
-// The shapes of a node's inputs, checked against its op and against each other.
+// The shapes of a node's inputs. They are checked against the node's op and against each other.
 #pragma once
 
 #include <array>
@@ -31,8 +31,11 @@ class Sizes {
  public:
   Sizes() { sizes_.fill(kUnknown); }
 
-  // Adds the sizes of an input's dimensions. Throws OpError if the rank differs from the rank in `value`, a size is
-  // negative or does not fit into an int32, or a size contradicts a known one. `type` is the input's element type.
+  // Adds the sizes of an input's dimensions. Throws OpError in these cases:
+  // - the rank differs from the rank in `value`
+  // - a size is negative or does not fit into an int32
+  // - a size contradicts a known one
+  // `type` is the input's element type.
   void add(const ValueSpec& value, const Shape& shape, ElementType type = ElementType::kFloat32);
 
   void set(char dim, int64_t size) { sizes_[index_of(dim)] = size; }

@@ -19,9 +19,9 @@ struct BundleGraph {
 
 class Bundle {
  public:
-  // Reads the manifest of a NAME.vmoe folder. Checks the kind and size of every file, and that no graph reads data
-  // outside the weights file. If `verify` is true, also compares the SHA-256 of every file except the weights with the
-  // manifest.
+  // Reads the manifest of a NAME.vmoe folder. Checks the kind and size of every file. Also checks that no graph reads
+  // data outside the weights file. If `verify` is true, computes the SHA-256 of every file except the weights, and
+  // compares it with the manifest.
   //
   // Throws:
   // - VMOE_BUNDLE_ERROR if the folder is not a bundle, or if a file is missing, was changed or refers to data outside
@@ -31,16 +31,16 @@ class Bundle {
 
   const Manifest& manifest() const { return manifest_; }
 
-  // Returns a graph of the bundle. `name` is kCanonicalGraph or kInlinedGraph, or kMergingGraph if the bundle has that
-  // graph.
+  // Returns the bundle's graph that is called `name`. `name` is kCanonicalGraph or kInlinedGraph. It may also be
+  // kMergingGraph if the bundle has that graph.
   BundleGraph graph(const std::string& name) const;
 
-  // Returns a key that identifies the files of the bundle. Two Bundle objects have equal keys if they opened the same
-  // files and no file changed in between.
+  // Returns a key that identifies the bundle's files. Two Bundle objects have equal keys if they opened the same files
+  // and no file changed between the two openings.
   std::string content_key() const;
 
-  // Compares the SHA-256 of the weights with the manifest. Another thread may load the weights at the same time. Throws
-  // VMOE_BUNDLE_ERROR if the hashes differ.
+  // Compares the SHA-256 of the weights with the one in the manifest. Throws VMOE_BUNDLE_ERROR if they differ. Another
+  // thread may load the weights at the same time.
   void verify_weights() const;
 
   // Throws ChangedError if the bundle has changed since it was opened. Must be called at the end of a load.
@@ -52,7 +52,7 @@ class Bundle {
   void check_graph(const std::string& name, const std::string& bytes) const;
 
   std::string path_;
-  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights, a const function, opens a file
+  std::unique_ptr<WatchedFolder> folder_;  // a pointer, so that the const function verify_weights can open a file
   std::string manifest_text_;
   Manifest manifest_;
   std::map<std::string, std::string> graphs_;  // bytes of the graphs that this library runs

@@ -37,7 +37,7 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots,
          " MoE layers");
   }
   vmoe_profile c = VMOE_PROFILE_INIT;
-  // c.name has room for the name of any profile, whatever the capacity ratio and k in the name.
+  // c.name has room for every profile's name, whatever capacity ratio and k the name contains.
   profile.name.copy(c.name, sizeof(c.name) - 1);
   c.set = profile.values.set;
   c.effective_ratio = profile.effective_ratio;
@@ -57,8 +57,8 @@ Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_
   return {read_struct(images, "images"), read_setting(setting)};
 }
 
-// Sets `name` to the entry at `index` of `list`, a list of names in the manifest. `what` is used in the message if
-// `index` is out of range.
+// Sets `name` to the name at `index` in `list`, which is a list of names in the manifest. If `index` is out of range,
+// the error message contains `what`.
 void write_name(const vmoe_engine* engine, std::vector<std::string> Manifest::* list, int64_t index, const char* what,
                 const char** name) {
   check_pointer(engine, "engine");

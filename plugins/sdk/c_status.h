@@ -19,7 +19,7 @@ vmoe_status* out_of_memory();
 
 vmoe_status* make_status(vmoe_code code, const char* message) noexcept;
 
-// Runs `call`. Returns null on success. If `call` throws an exception, returns it as a status.
+// Runs `call`. Returns null on success. If `call` throws an exception, returns a status that describes the exception.
 template <typename Call>
 vmoe_status* guarded(const Call& call) noexcept {
   try {

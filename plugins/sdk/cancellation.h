@@ -28,10 +28,10 @@ class Cancellation {
   std::set<const RunOptions*> running_;
 };
 
-// The options of one run of ONNX Runtime. While this object exists, `cancellation` can end the run.
+// The options for one ONNX Runtime run. While this object exists, `cancellation` can end the run.
 class RunOptions {
  public:
-  // cancellation: null for a run that cannot be cancelled. Must outlive this object.
+  // cancellation: must outlive this object. Null if the run cannot be cancelled.
   //
   // Throws VMOE_CANCELLED if `cancellation` has already been cancelled.
   RunOptions(const OrtApi& api, Cancellation* cancellation);

@@ -1,8 +1,9 @@
-// Capacity arithmetic: the number of slots per expert in one group of tokens.
+// Capacity arithmetic. It computes the number of slots that each expert has in one group of tokens.
 //
 // Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in
-// the official vmoe/moe.py. The official code computes in doubles, and the order of operations affects the result, so
-// this code keeps that order. For example, n=100, E=10, C=1.1 gives 11.000000000000002, so 12 slots.
+// the official vmoe/moe.py. The official code computes in doubles. The order of operations affects the result, so this
+// code keeps the official order. For example, n=100, E=10, C=1.1 gives 11.000000000000002. The result is therefore 12
+// slots.
 #pragma once
 
 #include <cstdint>

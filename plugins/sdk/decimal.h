@@ -6,10 +6,11 @@
 
 namespace vmoe::sdk {
 
-// Returns the shortest text that reads back as the same double, as Python's `repr` does: "0.3", "1.0" or "1e-06".
+// Returns the shortest text that reads back as the same double, such as "0.3", "1.0" or "1e-06". The result equals that
+// of Python's `repr`.
 std::string shortest(double value);
 
-// Returns the number with six significant digits, as "%g" in C does.
+// Returns the number as text with six significant digits. The format is that of C's "%g".
 std::string rounded(double value);
 
 // Returns the number with thousands separators, such as "131,072".

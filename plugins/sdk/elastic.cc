@@ -1,7 +1,8 @@
-// Elastic capacity and its C API: chooses the setting of the next call so that answers meet a latency target.
+// Elastic capacity and its C API. Elastic capacity chooses the setting for the next call so that results meet a latency
+// target.
 //
-// docs/elastic.md derives the rules. All arithmetic uses doubles, in the same order as vmoe_serve/elastic.py, so that
-// C++ and Python make the same decisions.
+// docs/elastic.md derives the rules. All arithmetic uses doubles and has the same order as in vmoe_serve/elastic.py.
+// C++ and Python therefore make the same decisions.
 #include "vmoe/elastic.h"
 
 #include <algorithm>
@@ -59,9 +60,9 @@ class Elastic {
     check(plan_, levels_);
   }
 
-  // Chooses the level of the next call. If the current level would not serve the queue in time, or if its load would be
-  // too high, chooses a lower level at once, as low as needed. Chooses a higher level only after one has been
-  // affordable for a while, and then chooses the highest affordable level.
+  // Chooses the level for the next call. If the current level would not serve the queue in time, or if its load would
+  // be too high, switches to a lower level at once. It goes down only as far as needed. Switches to a higher level only
+  // after some higher level has been affordable for a while. It then chooses the highest affordable level.
   void decide(const vmoe_elastic_seen& seen) {
     count_arrivals(seen);
     size_t level = level_;
@@ -83,15 +84,15 @@ class Elastic {
     affordable_since_.reset();
   }
 
-  // Records how many seconds a call took. Ignores `seconds` if it is not a positive finite number.
+  // Records how many seconds a call took. If `seconds` is not a positive finite number, does nothing.
   void served(size_t level, int64_t images, double seconds) {
     if (!(seconds > 0 && std::isfinite(seconds))) return;
     const double old = scales_[level];
     const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
     // A single slow call is weak evidence, so its ratio is limited to twice the old scale.
     const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-    // What slowed this level down may also slow down the other levels, and what slowed them down earlier may have
-    // ended. Therefore, the scales of all levels drift towards the new scale of this level.
+    // The cause that slowed this level down may also slow down the other levels. A cause that slowed them down earlier
+    // may have ended. Therefore, the scales of all levels drift towards this level's new scale.
     for (double& scale : scales_) scale += (now - scale) * kDrift;
     scales_[level] = now;
   }
@@ -110,7 +111,8 @@ class Elastic {
     return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
   }
 
-  // Returns the utilization at `level`: the seconds of calls needed for the images that arrive in one second.
+  // Returns the utilization at `level`. This is the total call time, in seconds, that the images arriving in one second
+  // need.
   double load(size_t level) const {
     const int64_t images = images_per_call(level);
     return rate_ * seconds(level, images) / static_cast<double>(images);
@@ -132,8 +134,8 @@ class Elastic {
     return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
   }
 
-  // Returns whether the oldest and the newest image in the queue would both be answered in time if all calls from now
-  // on were at this level and took as long as expected.
+  // Assumes that all calls from now on are at this level and take as long as expected. Returns whether the oldest and
+  // the newest image in the queue would then both get their results in time.
   bool in_time(size_t level, const vmoe_elastic_seen& seen) const {
     const double limit = plan_.target * kSafetyMargin;
     const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
@@ -149,10 +151,10 @@ class Elastic {
   vmoe_elastic_options plan_;
   std::vector<vmoe_elastic_level> levels_;
   size_t level_;
-  std::vector<double> scales_;  // per level: measured seconds of a call, divided by the seconds in the plan
+  std::vector<double> scales_;  // for each level: measured call time divided by planned call time
   double rate_ = 0;             // arriving images per second
   double arrived_ = 0;          // images since time_
-  double began_, time_;         // the start time minus `target`; the time of the last decision that advanced the clock
+  double began_, time_;         // began_: start time minus `target`; time_: last decision that advanced the clock
   std::optional<double> affordable_since_;
 };
 

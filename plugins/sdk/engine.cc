@@ -54,8 +54,8 @@ void check_room(const vmoe_images& images, int64_t output_size, size_t room) {
        output_size, " each");
 }
 
-// Returns the values of an output, and the number of values. Throws VMOE_RUNTIME_ERROR if the shape of the output is
-// not as in the manifest, or if finite images gave values that are not finite.
+// Returns an output's values and their number. Throws VMOE_RUNTIME_ERROR if the output's shape differs from the shape
+// in the manifest. Also throws it if all images are finite but some output values are not.
 std::pair<const float*, size_t> checked_output(const vmoe_images& images, const GraphOutput& output,
                                                const OutputTensor& found) {
   std::vector<int64_t> shape, expected{images.count};
@@ -82,8 +82,8 @@ std::string profile_names(const Manifest& manifest) {
   return names;
 }
 
-// Logs a warning that bundles run on standard ops. Logs it once per process, as soon as a log callback is set. Logs one
-// more warning per process for bundles whose precision is slower than fp32 on standard ops.
+// Logs a warning that bundles run on standard ops. The warning appears once per process, as soon as a log callback is
+// set. If a bundle's precision is slower than fp32 on standard ops, a different warning appears, also once per process.
 void warn_of_standard_ops(const std::string& failure, int32_t precision) {
   static std::array<std::atomic_flag, 2> warned = {};
   const bool is_short = precision != VMOE_FP32;
@@ -141,7 +141,7 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   }
 }
 
-// Loads the sessions, or shares sessions that other engines have loaded. Returns true if none had to be loaded.
+// Loads the sessions, or shares sessions that other engines have loaded. Returns true if no session had to be loaded.
 bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& options) {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const OpLibrary& op_library = find_op_library();
@@ -172,7 +172,7 @@ bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& option
   } catch (...) {
     failure = std::current_exception();
   }
-  weights.get();  // before any other failure is reported, because changed weights explain all others
+  weights.get();  // throws before other failures are rethrown, because changed weights can explain those failures
   if (failure != nullptr) std::rethrow_exception(failure);
   return shares;
 }
@@ -219,7 +219,7 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
          "--merge R, or run it on the op library");
   }
   std::vector<InputTensor> inputs{batch.image};
-  std::deque<std::vector<int64_t>> integers;  // storage of the settings' values, to which graph inputs point
+  std::deque<std::vector<int64_t>> integers;  // holds the settings' values; the graph inputs point to them
   const int own = profile ? manifest().rules.settings() : 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {
     if ((own & row.bit) == 0 || (row.merging && !merges(profile))) return;
@@ -254,9 +254,9 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
     names.push_back(room.name);
   }
   check_process();
-  if (cancellation != nullptr) cancellation->check();  // before the images are scaled, because that takes time
+  if (cancellation != nullptr) cancellation->check();  // before the images are scaled, because scaling takes time
   const auto results = run_graph(images, this->setting(setting), names, cancellation);
-  // Checks all outputs before it writes any, because a failed call must write nothing.
+  // Checks all outputs before any output is written, because a failed call must write nothing.
   std::vector<std::pair<const float*, size_t>> found;
   found.reserve(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {

@@ -1,4 +1,4 @@
-// A loaded bundle that runs at any capacity; the object behind a vmoe_engine.
+// A loaded bundle that can run at any capacity. The C API's vmoe_engine is derived from it.
 #pragma once
 
 #include <sys/types.h>
@@ -16,7 +16,7 @@
 
 namespace vmoe::sdk {
 
-// An output that a call requests, and the caller's memory for its values.
+// An output that a call requests, and the memory in which the caller wants its values.
 struct OutputRoom {
   std::string name;
   float* data;
@@ -37,14 +37,14 @@ class Engine {
   bool uses_op_library() const { return session_->uses_op_library(); }
   int threads() const { return threads_; }
 
-  // Returns the profile that a call with this setting uses. Returns none for a dense ViT or Soft MoE if the call merges
-  // no tokens. Throws VMOE_ARGUMENT_ERROR if `setting` sets unknown fields, and VMOE_ROUTING_ERROR if the model does
-  // not support the setting.
+  // Returns the profile that a call with this setting uses. For a dense ViT or Soft MoE, returns std::nullopt if the
+  // call merges no tokens. Throws VMOE_ARGUMENT_ERROR if `setting` sets unknown fields, and VMOE_ROUTING_ERROR if the
+  // model does not support the setting.
   std::optional<Profile> setting(const vmoe_setting& setting) const;
 
   // See vmoe_engine_warm_up, vmoe_engine_run and vmoe_engine_routing.
   void warm_up(int64_t count, const vmoe_setting& setting) const;
-  // cancellation: null for a call that cannot be cancelled.
+  // `cancellation` is null if the call cannot be cancelled.
   void run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation,
            const std::vector<OutputRoom>& outputs) const;
   std::vector<LayerRouting> routing(const vmoe_images& images, const vmoe_setting& setting) const;
@@ -57,7 +57,7 @@ class Engine {
                                       const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
   // Returns whether the graph that runs calls with this profile can merge tokens. With the op library, every graph can
-  // merge tokens. On standard ops, only the merging graph can, and it runs only the calls that merge tokens.
+  // merge tokens. With standard ops, only the merging graph can, and that graph runs only calls that merge tokens.
   bool merges(const std::optional<Profile>& profile) const {
     return uses_op_library() || (profile && profile->values.merge > 0);
   }
@@ -65,9 +65,9 @@ class Engine {
   Manifest manifest_;
   pid_t process_;  // the process that loaded the bundle
   int threads_;
-  std::optional<Profile> profile_;  // the profile of calls that pass no setting
+  std::optional<Profile> profile_;  // the profile for calls that pass no setting
   std::shared_ptr<Session> session_;
-  std::shared_ptr<Session> merging_session_;  // null with the op library or without a merging graph
+  std::shared_ptr<Session> merging_session_;  // null if the op library is used or the bundle has no merging graph
   std::string runtime_;
 };
 

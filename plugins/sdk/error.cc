@@ -20,7 +20,7 @@ void append(std::string& message, double part) { message += shortest(part); }
 
 std::string one_line(std::string_view text) {
   using Json = nlohmann::json;
-  // Replaces invalid UTF-8. The JSON library does this when it writes the text, and then reads the text back.
+  // Replaces invalid UTF-8. The JSON library replaces it when it writes the text as JSON. The JSON is then parsed back.
   std::string line = Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
   const auto is_control = [](char c) { return (c >= 0 && c < 0x20) || c == 0x7F; };
   std::replace_if(line.begin(), line.end(), is_control, ' ');

@@ -44,13 +44,14 @@ template <typename... Parts>
   throw Error(code, message);
 }
 
-// Returns text from outside the library in quotes, for a message: one line of at most 80 bytes.
+// Returns text that comes from outside the library, for use in a message. The text is put in quotes, on one line of at
+// most 80 bytes.
 std::string in_quotes(std::string_view text);
 
 // Returns the text as UTF-8 on one line. Each control character becomes a space, and each invalid byte becomes U+FFFD.
 std::string one_line(std::string_view text);
 
-// Returns the system's message for an error number, errno.
+// Returns the system's message for an errno value.
 std::string system_error(int error_number);
 
 }  // namespace vmoe::sdk

@@ -29,12 +29,12 @@ class FieldReader {
  public:
   explicit FieldReader(std::string_view bytes) : bytes_(bytes) {}
 
-  // Moves to the next field. Returns false if there is none.
+  // Moves to the next field. Returns false if there is no next field.
   bool next() {
     if (position_ == bytes_.size()) return false;
     const uint64_t key = varint();
-    // Refuses field numbers with higher bits. Runtimes drop these bits, and would then read another field than the one
-    // that is checked here.
+    // Refuses field numbers that need more than 29 bits. Runtimes drop the higher bits, and would then read a different
+    // field from the one that is checked here.
     if (key >> 32 != 0) unreadable("a field number of more than 29 bits");
     number = static_cast<uint32_t>(key) >> 3;
     payload.reset();
@@ -50,7 +50,7 @@ class FieldReader {
   }
 
   uint32_t number = 0;
-  std::optional<std::string_view> payload;  // the bytes of a length-delimited field; none for other fields
+  std::optional<std::string_view> payload;  // the bytes of a length-delimited field; not set for other fields
   std::optional<uint64_t> value;            // set for a varint
 
  private:
@@ -101,7 +101,7 @@ std::string_view value_of(const Entries& entries, std::string_view key, std::str
   return entry == entries.end() ? missing : entry->second;
 }
 
-// A function of the model, with the types of the ops that it calls.
+// A function that the model defines, and the types of the ops that it calls.
 struct Function {
   std::string_view name;
   std::set<std::string_view> called;
@@ -111,8 +111,9 @@ struct Function {
   }
 };
 
-// Refuses calls of functions that are more than one level deep, which means that a function which is called must not
-// call another function. Without this limit, deep calls could exhaust the stack of a runtime.
+// Refuses functions whose calls to other functions are more than one level deep. A function may call another function,
+// but a function that another function calls must not call any function. Without this limit, deep calls could exhaust a
+// runtime's stack.
 void check_calls(const std::vector<Function>& functions) {
   std::set<std::string_view> names, callers;
   for (const Function& function : functions) names.insert(function.name);
@@ -129,8 +130,8 @@ struct Found {
   std::vector<Function> functions;
 };
 
-// Collects the external-data references and the functions of a message and of all messages inside it. `function` is the
-// function that the message belongs to.
+// Searches a message and all messages inside it. Collects their external-data references and functions. `function` is
+// the function that the message belongs to.
 void collect(std::string_view bytes, Message message, int depth, Found& found, Function& function) {
   if (depth > kMaxGraphDepth) unreadable("nested too deeply");
   Entries entries;
@@ -156,8 +157,7 @@ void collect(std::string_view bytes, Message message, int depth, Found& found, F
   }
   if (entries.empty()) return;
   for (const auto& entry : entries) {
-    // Refuses all other keys, because ONNX Runtime reads further parts of the file for some of them, such as
-    // prepacked_0.
+    // Refuses all other keys. For some of them, such as prepacked_0, ONNX Runtime reads further parts of the file.
     const bool is_known = entry.first == "location" || entry.first == "offset" || entry.first == "length";
     if (!is_known) unreadable("external data with " + in_quotes(entry.first));
   }

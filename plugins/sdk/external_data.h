@@ -1,8 +1,8 @@
 // Finds the files that a runtime would open for an ONNX graph. Reads the graph's bytes directly, without the onnx
 // library.
 //
-// A runtime opens every external-data file that a graph names. Bundles may come from untrusted sources, so every file
-// name is checked before the graph is passed to a runtime.
+// A runtime opens every external-data file that a graph refers to. Bundles may come from untrusted sources, so every
+// file name is checked before the graph is passed to a runtime.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,10 @@ struct ExternalData {
   int64_t length = 0;
 };
 
-// Returns every external-data reference of a serialized ONNX model.
+// Returns every external-data reference in a serialized ONNX model.
 //
-// Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (reason)", if the bytes can't be read, or if function calls are
-// more than one level deep.
+// Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (reason)", if the bytes can't be read, or if the calls between
+// functions are more than one level deep.
 std::vector<ExternalData> external_data(std::string_view graph);
 
 }  // namespace vmoe::sdk

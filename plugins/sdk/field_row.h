@@ -1,4 +1,5 @@
-// A row of the generated tables of fields (generated/bundle_rules.h): the allowed values of a field of a JSON object.
+// A row in the generated field tables (generated/bundle_rules.h). Each row states which values a field of a JSON object
+// may have.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,9 @@ struct Field {
   const char* parent;  // key of the object that contains the field; empty for a field at the top level
   const char* key;
   FieldType type;
-  int64_t most;            // largest allowed whole number; the smallest is 1, or 0 for a count
-  bool optional;           // whether the field may be missing or null, which both mean the same
-  unsigned kinds;          // kOf* bits of the kinds that have this field; for other kinds, it must be missing or null
+  int64_t most;            // largest allowed whole number; the smallest is 0 for a count, otherwise 1
+  bool optional;           // whether the field may be missing or null; a null field counts as missing
+  unsigned kinds;          // kOf* bits of the model kinds that have this field; for others, it must be missing or null
   const char* choices[8];  // the allowed strings; null if any string is allowed
 };
 

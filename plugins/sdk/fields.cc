@@ -31,7 +31,8 @@ void check_value(const Json* value, const Field& field) {
   if (value == nullptr || !is_of(*value, field.type)) {
     fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is missing or of the wrong type");
   }
-  // Compares JSON numbers instead of int64_t values, because the JSON library stores numbers above 63 bits as unsigned.
+  // Compares the value as a JSON number, not as an int64_t. The JSON library stores numbers that need more than 63 bits
+  // as unsigned.
   const int least = field.type == FieldType::kWhole ? 1 : 0;
   const bool is_whole = field.type == FieldType::kWhole || field.type == FieldType::kCount;
   if (is_whole && (*value < least || *value > field.most)) {
@@ -58,14 +59,14 @@ const char* name_of(unsigned kind) {
 }  // namespace
 
 Json parse_json(std::string_view text) {
-  // Refuses a byte order mark, which the parser would skip, and a zero byte, which the parser would take as the end of
-  // the text.
+  // Refuses a byte order mark, because the parser would skip it. Refuses a zero byte, because the parser would treat it
+  // as the end of the text.
   if (text.find('\0') != std::string_view::npos || text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
   }
   bool too_deep = false;
   std::optional<std::string> twice;
-  std::vector<std::set<std::string>> keys;  // for each object that is not closed yet, the keys read so far
+  std::vector<std::set<std::string>> keys;  // the keys read so far in each object that is not closed yet
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     using Event = Json::parse_event_t;
     const bool opens = event == Event::object_start || event == Event::array_start;

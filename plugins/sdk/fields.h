@@ -1,4 +1,4 @@
-// The fields of JSON objects: the allowed values of each field, and a function that checks an object against them.
+// Checks the fields of JSON objects against tables that list the allowed values.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@ using Json = nlohmann::json;
 // - more than kMaxJsonDepth nested lists and objects.
 Json parse_json(std::string_view text);
 
-// Checks the fields of an object against a table. `kind` is the kOf* bit of the model's kind. If a field is invalid,
-// throws VMOE_BUNDLE_ERROR with a message that names the key of the field.
+// Checks an object's fields against a table. `kind` is the kOf* bit of the model's kind. If a field is invalid, throws
+// VMOE_BUNDLE_ERROR with a message that includes the field's key.
 void check_fields(const Json& content, const Field* fields, size_t count, unsigned kind);
 
 template <size_t kCount>

@@ -29,8 +29,8 @@ std::string words(const Port& port) {
   return type_name(port.type) + "[" + shape + "]";
 }
 
-// Returns whether two ports have the same type and rank, and the same extent in each dimension in which both extents
-// are fixed.
+// Returns whether two ports match. They must have the same type and rank. If both have a fixed extent in a dimension,
+// the two extents must be equal.
 bool suits(const Port& found, const Port& expected) {
   bool same = found.type == expected.type && found.shape.size() == expected.shape.size();
   for (size_t i = 0; same && i < found.shape.size(); ++i) {

@@ -51,7 +51,8 @@ void check_dtype(const vmoe_images& images, const vmoe_info& info) {
   }
 }
 
-// Returns the size in bytes of an array dtype[extents]. The size may exceed 64 bits if an attacker chose the extents.
+// Returns the size in bytes of an array dtype[extents]. The size may need more than 64 bits if an attacker chose the
+// extents.
 WideSize bytes_of(int32_t dtype, std::initializer_list<int64_t> extents) {
   WideSize bytes = dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
   for (const int64_t extent : extents) bytes *= static_cast<WideSize>(extent);
@@ -73,8 +74,8 @@ void check_data(const vmoe_images& images) {
   check_memory(images.data, images.dtype, "the images' data");
 }
 
-// Refuses pixels in 0..255 that were not scaled, because the model would give wrong results for them. The Python
-// runtime refuses them too.
+// Refuses float32 pixels that are still in the range 0..255, because the model would give wrong results for them. The
+// Python runtime refuses such pixels too.
 void check_values(const vmoe_images& images) {
   if (images.dtype != VMOE_FLOAT32) return;
   const auto* values = static_cast<const float*>(images.data);
@@ -115,8 +116,8 @@ void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
   check_memory(picture.data, VMOE_UINT8, "the picture's data");
 }
 
-// Blends pixels onto the background, or leaves their colours as they are if there is none. The last channel is alpha.
-// Rounds as Pillow does.
+// Removes the alpha channel, which is the last channel. Blends the pixels onto the background if there is one. Without
+// a background, the colours stay as they are. Rounds as Pillow does.
 std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std::array<uint8_t, 3>>& background) {
   const auto channels = static_cast<size_t>(picture.channels - 1);
   const auto [red, green, blue] = background.value_or(std::array<uint8_t, 3>{});
@@ -135,8 +136,8 @@ std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std
   return pixels;
 }
 
-// Returns the pixels of a picture after the rotation or mirroring that `orientation`, an EXIF orientation from 2 to 8,
-// prescribes.
+// Returns a picture's pixels, rotated or mirrored as `orientation` prescribes. `orientation` is an EXIF orientation
+// from 2 to 8.
 std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
   const auto is_one_of = [&](const char* orientations) {
     return std::strchr(orientations, '0' + orientation) != nullptr;
@@ -157,7 +158,7 @@ std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
   return pixels;
 }
 
-// Warns only once per process, because a service may receive thousands of pictures with an orientation that it ignores.
+// Warns only once per process, because a service may receive thousands of pictures whose orientation it ignores.
 void warn_unturned(int32_t orientation) {
   static std::atomic_flag is_told = ATOMIC_FLAG_INIT;
   if (is_told.test_and_set()) return;
@@ -199,7 +200,7 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
   auto* bytes = static_cast<uint8_t*>(image);
   resample(pixels, geometry, [&](const float* row) {
     for (size_t i = 0; i < count; ++i) {
-      // Truncates as the official bilinear step does, which casts its result to uint8.
+      // Truncates bilinear results, because the official bilinear step casts its result to uint8.
       const float pixel = geometry.method == Method::kBilinear ? std::floor(row[i]) : row[i];
       if (info.input_dtype == VMOE_UINT8) {
         *bytes++ = static_cast<uint8_t>(std::clamp(std::nearbyint(pixel), 0.0F, 255.0F));

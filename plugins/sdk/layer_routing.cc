@@ -15,8 +15,9 @@ constexpr ONNXTensorElementDataType dtype_of(const int32_t*) { return ONNX_TENSO
 constexpr ONNXTensorElementDataType dtype_of(const uint8_t*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL; }
 constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-// Calls visit(name, pointer) for each routing output of a layer. The kind of the layer is routing.kind. `name` is the
-// part of the output's name after the layer's name, and `pointer` is the field of `routing` that receives the values.
+// Calls visit(name, pointer) for each routing output of a layer. `routing.kind` determines which outputs the layer has.
+// `name` is the output's name without the layer's name in front. `pointer` is the field of `routing` that receives the
+// values.
 template <typename Visit>
 void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visit) {
   switch (routing.kind) {
@@ -34,9 +35,9 @@ void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visi
   if (merges && routing.image_tokens > 0) visit("token", routing.token);
 }
 
-// Returns the routing of a layer, with the sizes that the manifest determines. Sizes that vary between calls are -1.
-// These are the number of groups; for top-k, also the number of choices; and if tokens can be merged, also the number
-// of tokens.
+// Returns a layer's routing with the sizes that the manifest determines. Sizes that vary between calls are set to -1.
+// The number of groups always varies. The number of choices also varies for top-k, and the number of tokens varies if
+// tokens can be merged.
 vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges) {
   const RoutingRules& rules = manifest.rules;
   vmoe_layer_routing routing = VMOE_LAYER_ROUTING_INIT;
@@ -50,7 +51,7 @@ vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges)
   return routing;
 }
 
-// Returns the shape of the output `name` of a layer. Extents that vary between calls are negative.
+// Returns the shape of a layer's output `name`. Extents that vary between calls are negative.
 std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_view name, const RoutingRules& rules) {
   if (name == "token") {
     return {routing.groups * (rules.group_tokens / rules.image_tokens), routing.image_tokens};
@@ -59,8 +60,8 @@ std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_vie
   return {routing.groups, routing.tokens, routing.experts, routing.slots};
 }
 
-// Copies the values of the output `name` of a layer, and points `values` to the copy. Also sets the sizes in
-// layer.routing that were still unknown. Throws VMOE_RUNTIME_ERROR if the output has a wrong shape.
+// Copies the values of a layer's output `name`, and points `values` to the copy. Also sets the sizes in layer.routing
+// that were not known before. Throws VMOE_RUNTIME_ERROR if the output has a wrong shape.
 template <typename T>
 void read(const OutputTensor& output, const char* name, const RoutingRules& rules, LayerRouting& layer,
           const T*& values) {
@@ -81,7 +82,7 @@ void read(const OutputTensor& output, const char* name, const RoutingRules& rule
   values = reinterpret_cast<const T*>(copy.data());
 }
 
-// Refuses indices of experts or tokens that do not exist, because they would make a caller read out of bounds.
+// Refuses indices of experts or tokens that do not exist. With such an index, a caller would read out of bounds.
 void check_range(const int32_t* values, int64_t count, int64_t limit, const std::string& layer) {
   const auto is_outside = [&](int32_t value) { return value < 0 || value >= limit; };
   if (values != nullptr && std::any_of(values, values + count, is_outside)) {

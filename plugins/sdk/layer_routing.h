@@ -1,4 +1,4 @@
-// The routing of a MoE layer: the graph outputs that report it, and its form in the C API.
+// A MoE layer's routing: the graph outputs that report it, and the C API struct that holds it.
 #pragma once
 
 #include <string>
@@ -10,7 +10,7 @@
 
 namespace vmoe::sdk {
 
-// The routing of a layer as in the C API, but with the layer's name in `name`. `values` owns the memory that `routing`
+// A layer's routing as in the C API. The layer's name is stored in `name`. `values` owns the memory that `routing`
 // points to.
 struct LayerRouting {
   std::string name;

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int32_t kNothing = VMOE_LOG_ERROR + 1;
 
-// A log callback that is set, or that was replaced but is still running. The destructor releases the callback's data.
+// A log callback that is set now, or that was replaced but is still running. The destructor releases the callback's
+// data.
 struct Hook {
   int32_t least_level;
   vmoe_log_callback callback;
@@ -34,7 +35,7 @@ struct Log {
   std::atomic<int32_t> least_level{kNothing};
 };
 
-// Never destroyed, because threads of ONNX Runtime may outlive every static object.
+// Never destroyed, because ONNX Runtime's threads may outlive every static object.
 Log& the_log() {
   static auto& log = *new Log;
   return log;
@@ -70,9 +71,9 @@ void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (
   std::unique_lock lock(log.mutex);
   log.least_level = callback == nullptr ? kNothing : least_level;
   std::swap(log.hook, hook);
-  // Waits for running calls of the previous callback, with two exceptions. A forked process does not wait for calls
-  // that it inherited from its parent, because they never end there. A callback does not wait, because it would wait
-  // for itself.
+  // Waits until running calls of the previous callback have ended, with two exceptions. A forked process does not wait
+  // for calls that it inherited from its parent, because they never end in the forked process. A callback does not
+  // wait, because it would wait for itself.
   if (hook != nullptr && hook->process == getpid() && !inside) {
     log.dropped.wait(lock, [&] { return hook.use_count() == 1; });
   }

@@ -32,7 +32,7 @@ void ignoring_failures(const Step& step) noexcept {
   }
 }
 
-// Logs a message: the concatenation of `parts`, as in `fail`.
+// Logs a message that is the concatenation of `parts`, which are strings and numbers.
 template <typename... Parts>
 void log(vmoe_log_level level, const Parts&... parts) noexcept {
   if (!is_logged(level)) return;

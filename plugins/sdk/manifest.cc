@@ -16,8 +16,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Throws VMOE_BUNDLE_ERROR. The message is the concatenation of `parts`, which state what part of the manifest is
-// wrong.
+// Throws VMOE_BUNDLE_ERROR. The message is the concatenation of `parts`. The message states what is wrong in the
+// manifest.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   fail(VMOE_BUNDLE_ERROR, parts...);
@@ -26,7 +26,8 @@ template <typename... Parts>
 template <const char* kPattern>
 bool matches(const Json& text) {
   static const std::regex pattern(kPattern);
-  // Refuses longer strings, which match no pattern anyway, because they could exhaust the stack of std::regex.
+  // Refuses long strings without matching them, because they could exhaust std::regex's stack. No pattern allows
+  // strings of this length.
   if (!text.is_string() || text.get_ref<const std::string&>().size() > kMaxName) return false;
   return std::regex_match(text.get_ref<const std::string&>(), pattern);
 }
@@ -39,8 +40,8 @@ int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   return index;
 }
 
-// Returns the kOf* bit of the kind of model that a manifest describes. The fields in kKindFields must have been
-// checked.
+// Returns the kOf* bit for the kind of model that a manifest describes. The caller must have checked the fields in
+// kKindFields.
 unsigned kind_of(const Json& raw) {
   const Json* routing = optional_field(raw, "routing");
   if (routing == nullptr) return kOfDense;
@@ -50,8 +51,8 @@ unsigned kind_of(const Json& raw) {
   return kind == kOfTopK && has_members ? kOfEnsemble : kind;
 }
 
-// Reads the numbers of rows and columns of patches, and the number of tokens before the patches. They stay 0 if the
-// model description has no valid patch size, which is not an error.
+// Reads the numbers of rows and columns of patches, and how many tokens come before the patches. If the model
+// description has no valid patch size, all three numbers stay 0. A missing patch size is not an error.
 void read_patches(const Json& model, vmoe_info& info) {
   const Json* size = optional_field(model, "patch_size");
   const auto fits = [](const Json& side, int64_t whole) {
@@ -88,8 +89,8 @@ std::vector<std::string> read_layers(const Json& layers) {
   return names;
 }
 
-// Reads the routing group: "image", "batch", a number of images or "tokens:S". Checks that the number of images or S
-// agrees with the rest of the manifest.
+// Reads the routing group, which is "image", "batch", a number of images or "tokens:S". Checks that the number of
+// images or S agrees with the rest of the manifest.
 std::string read_group(const Json& raw) {
   const Json& routing = raw["routing"];
   const auto group = routing["group"].get<std::string>();
@@ -105,7 +106,7 @@ std::string read_group(const Json& raw) {
   return group;
 }
 
-// Returns the number of experts, E, of each MoE layer.
+// Returns the number of experts in each MoE layer.
 std::vector<int64_t> read_experts(const Json& routing, size_t layers) {
   const int64_t largest = routing["num_experts"];
   const Json* given = optional_field(routing, "layer_experts");

@@ -20,7 +20,7 @@ struct FileRecord {
   int64_t size = 0;
 };
 
-// A graph output other than those that report the routing.
+// A graph output that does not report routing.
 struct GraphOutput {
   std::string name;
   std::vector<int64_t> shape;  // shape per image: [size]; [M, size] for "members"; [tokens, size] for "tokens"
@@ -29,9 +29,9 @@ struct GraphOutput {
 };
 
 struct Manifest {
-  vmoe_info info{};                  // as in the C API, but without strings and lengths of lists
-  Preprocessing preprocessing;       // how a picture of any size becomes an image
-  std::vector<GraphOutput> outputs;  // first the output in `info`, then outputs of blocks, such as "layer3"
+  vmoe_info info{};                  // model information as in the C API, but without strings and list lengths
+  Preprocessing preprocessing;       // how to convert a picture of any size to an image
+  std::vector<GraphOutput> outputs;  // first the output that `info` describes, then block outputs such as "layer3"
   RoutingRules rules;
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
@@ -42,17 +42,18 @@ struct Manifest {
   // Returns the name of the first output: "logits", "members", "features" or "tokens".
   const std::string& output_name() const { return outputs.front().name; }
 
-  // Returns the output with this name. Throws VMOE_ARGUMENT_ERROR if there is none.
+  // Returns the output with this name. Throws VMOE_ARGUMENT_ERROR if no output has this name.
   const GraphOutput& find_output(std::string_view name) const;
 
-  // Returns the stored profile with this name, or null.
+  // Returns the stored profile with this name, or null if no profile has this name.
   const Profile* find_profile(std::string_view name) const;
 };
 
-// Returns whether a file of a bundle is a graph, according to its name.
+// Returns whether a file in a bundle is a graph. Checks only the file's name.
 bool is_graph(std::string_view file);
 
-// Reads a manifest. Throws VMOE_BUNDLE_ERROR if it is not JSON, has another format version, or is inconsistent.
+// Reads a manifest. Throws VMOE_BUNDLE_ERROR if the text is not JSON or the manifest has another format version or is
+// inconsistent.
 Manifest parse_manifest(std::string_view text);
 
 }  // namespace vmoe::sdk

@@ -35,7 +35,7 @@ constexpr size_t kMaxMessage = 300;
 
 using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
 
-// The entry point of an ONNX Runtime library that was found, and the name of the library for messages.
+// An ONNX Runtime library that was found: its entry point, and its name for messages.
 struct Found {
   GetApiBase entry = nullptr;
   std::string name;
@@ -44,8 +44,8 @@ struct Found {
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
 // Disables telemetry, unless the environment variable is already set. ONNX Runtime reads the variable when it is
-// loaded. With telemetry, ONNX Runtime 1.29 and later look up a host name and write files without the user's consent. A
-// process that is forked afterwards then never ends.
+// loaded. If telemetry is on, ONNX Runtime 1.29 and later look up a host name and write files without the user's
+// consent. A process that is forked after that never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {
@@ -71,8 +71,9 @@ Found find_loaded() {
   return open_first({std::begin(kNames), std::end(kNames)}, RTLD_NOLOAD);
 }
 
-// Returns the paths to try if the caller gave no path. The first is that of the onnxruntime package next to the Python
-// package that contains this library. The others are file names, which the loader looks for on the library path.
+// Returns the paths to try if the caller gave no path. The first path belongs to the onnxruntime package that is
+// installed next to the Python package with this library. The others are file names that the loader looks for on the
+// library path.
 std::vector<std::string> candidates() {
   std::vector<std::string> paths;
   const std::filesystem::path package = own_folder().parent_path();
@@ -98,8 +99,8 @@ Found find(const std::string& path) {
        " on the library path; give its path in the load options or in ", kVariable);
 }
 
-// Returns whether a version is too old. Returns false if the version can't be parsed; GetApi then decides whether it is
-// supported.
+// Returns whether a version is too old. Returns false if the version can't be parsed. GetApi then decides whether the
+// version is supported.
 bool is_old(const char* version) {
   int major = 0, minor = 0;
   if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(*-string-to-number-conversion)
@@ -108,7 +109,7 @@ bool is_old(const char* version) {
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
-  // Checks the version first, because an old library prints a message if an API newer than the library is requested.
+  // Checks the version before calling GetApi, because an old library prints a message if a newer API is requested.
   const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,
@@ -122,7 +123,7 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   }
   OrtEnv* env = nullptr;
   const OrtLoggingLevel severity = onnxruntime_severity();
-  // A process has only one ONNX Runtime environment, and the messages of all users of ONNX Runtime go to its logger. If
+  // A process has only one ONNX Runtime environment, and its logger receives the messages of all ONNX Runtime users. If
   // no log callback is set, this library does not replace that logger.
   check(*api,
         severity == ORT_LOGGING_LEVEL_FATAL
@@ -139,7 +140,7 @@ bool is_about_settings(std::string_view message) {
 }
 
 // Returns the log level for an ONNX Runtime severity. INFO becomes DEBUG, because a load produces hundreds of INFO
-// messages and none of them says what was loaded.
+// messages. None of these messages says what was loaded.
 vmoe_log_level level_of(OrtLoggingLevel severity) {
   if (severity >= ORT_LOGGING_LEVEL_ERROR) return VMOE_LOG_ERROR;
   return severity == ORT_LOGGING_LEVEL_WARNING ? VMOE_LOG_WARNING : VMOE_LOG_DEBUG;
@@ -148,7 +149,7 @@ vmoe_log_level level_of(OrtLoggingLevel severity) {
 }  // namespace
 
 const OnnxRuntime& find_onnxruntime(const std::string& path) {
-  // Never destroyed, because threads of ONNX Runtime may outlive every static object.
+  // Never destroyed, because ONNX Runtime's threads may outlive every static object.
   static auto& mutex = *new std::mutex;
   static auto& runtimes = *new std::map<const OrtApiBase*, std::unique_ptr<OnnxRuntime>>;
   const std::lock_guard lock(mutex);
@@ -176,7 +177,7 @@ void check(const OrtApi& api, OrtStatus* status, const std::string& what) {
   if (status == nullptr) return;
   const std::unique_ptr<OrtStatus, void(ORT_API_CALL*)(OrtStatus*)> owner(status, api.ReleaseStatus);
   std::string_view message = api.GetErrorMessage(status);
-  // Removes the prefix that repeats the path, because `what` already contains the path.
+  // Removes the prefix that contains the path, because `what` already contains the path.
   constexpr std::string_view kPrefix = "Load model from ", kEnd = " failed:";
   if (message.substr(0, kPrefix.size()) == kPrefix) {
     if (const size_t end = message.find(kEnd); end != std::string_view::npos) message.remove_prefix(end + kEnd.size());

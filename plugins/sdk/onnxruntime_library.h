@@ -1,4 +1,4 @@
-// Finds ONNX Runtime when the program runs. This library is therefore not linked to a particular version of ONNX
+// Finds ONNX Runtime while the program is running. This library is therefore not linked to a particular version of ONNX
 // Runtime, and one build works with every supported version.
 #pragma once
 
@@ -24,16 +24,16 @@ struct OnnxRuntime {
 // Throws VMOE_RUNTIME_ERROR if ONNX Runtime is not found, or if its version is too old.
 const OnnxRuntime& find_onnxruntime(const std::string& path);
 
-// Returns the lowest severity of ONNX Runtime messages that currently reach the log callback. Without a callback,
-// returns FATAL: errors are also returned as values, so log lines would only repeat them.
+// Returns the lowest severity of ONNX Runtime messages that currently reach the log callback. If no callback is set,
+// returns FATAL. Errors are also returned to the caller, so log lines would only repeat them.
 OrtLoggingLevel onnxruntime_severity();
 
-// An OrtLoggingFunction that passes messages of ONNX Runtime to the callback of vmoe_set_log.
+// An OrtLoggingFunction that passes ONNX Runtime's messages to the callback of vmoe_set_log.
 void ORT_API_CALL log_of_onnxruntime(void* unused, OrtLoggingLevel severity, const char* category, const char* logger,
                                      const char* place, const char* message);
 
-// Does nothing if the status is null. Otherwise, frees the status and throws VMOE_RUNTIME_ERROR. The error's message is
-// one line and consists of `what` and ONNX Runtime's message.
+// Does nothing if the status is null. Otherwise, frees the status and throws VMOE_RUNTIME_ERROR. The error message is
+// one line that consists of `what` and ONNX Runtime's message.
 void check(const OrtApi& api, OrtStatus* status, const std::string& what);
 
 }  // namespace vmoe::sdk

@@ -12,8 +12,8 @@ namespace {
 
 constexpr char kName[] = "libvmoe_onnxruntime" VMOE_LIBRARY_SUFFIX;
 
-// Returns a message that states why the op library is missing, and what to do about it. If the build machine lacked
-// something, the build has written to missing.txt what it was.
+// Returns a message that states why the op library is missing, and what to do about it. If something was missing on the
+// build machine, the build has recorded it in missing.txt.
 std::string why_missing(const std::filesystem::path& folder) {
   std::ifstream record(folder / "missing.txt");
   const std::string start = std::string(kName) + ": ";
@@ -38,7 +38,8 @@ OpLibrary load(const std::string& path) {
 }
 
 std::filesystem::path find_own_folder() {
-  // The address of any object in this library tells the system which file to name: the one that contains this library.
+  // The system returns the file that contains a given address. The address of any object in this library therefore
+  // yields this library's file.
   static const char anchor = 0;
   Dl_info info{};
   if (dladdr(&anchor, &info) == 0 || info.dli_fname == nullptr) return {};
@@ -46,14 +47,14 @@ std::filesystem::path find_own_folder() {
   return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
 
-// Runs when this library is loaded. Later would be too late: the library's path may be relative, and the process may
-// change its working directory.
+// Runs when this library is loaded. The folder can't be found reliably later: the library's path may be relative, and
+// the process may change its working directory.
 __attribute__((constructor)) void find_own_folder_early() { own_folder(); }
 
 }  // namespace
 
 const std::filesystem::path& own_folder() {
-  // Never destroyed, because the folder may be needed while the process exits.
+  // Never destroyed, because the folder may still be needed while the process is exiting.
   static const auto& folder = *new std::filesystem::path(find_own_folder());
   return folder;
 }

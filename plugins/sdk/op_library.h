@@ -12,7 +12,7 @@ const std::filesystem::path& own_folder();
 struct OpLibrary {
   std::string path;      // empty if no op library can be loaded
   std::string cpu_path;  // the instruction set that the op library's kernels use, such as "amx"
-  std::string failure;   // a message with the reason and the remedy if no op library can be loaded; else empty
+  std::string failure;   // reason and remedy if no op library can be loaded; otherwise empty
 };
 
 // Finds libvmoe_onnxruntime.so, the op library, next to this library. The first call searches for it; later calls

@@ -1,6 +1,7 @@
-// Pillow's resampling. One pass resizes along the rows, the other down the columns. If a picture shrinks, the filter is
-// stretched so that every pixel counts. Coefficients are doubles rounded to fixed point, and both passes round their
-// results to 8 bits. This file is compiled without fused multiply-adds, because they would round differently.
+// Resampling exactly as in Pillow. One pass resizes along the rows, and the other pass resizes down the columns. If a
+// picture shrinks, the filter is stretched so that every pixel counts. Coefficients are doubles rounded to fixed point,
+// and both passes round their results to 8 bits. This file is compiled without fused multiply-adds, because they would
+// round differently.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -13,14 +14,14 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Number of fraction bits of a coefficient. Of the other 10 bits of a 32-bit sum, 8 are for the pixel, and 2 for the
-// sign and for sums above the brightest pixel.
+// Number of fraction bits in a coefficient. A sum has 32 bits, so 10 bits remain. Of these, 8 bits hold the pixel. The
+// other 2 bits hold the sign and leave room for sums above the brightest pixel.
 constexpr int kFractionBits = 22;
 constexpr int32_t kOne = 1 << kFractionBits;
 
 double linear(double distance) { return std::max(1.0 - std::abs(distance), 0.0); }
 
-// Returns the weight at `distance` in Keys' cubic convolution with a = -1/2.
+// Returns the weight that Keys' cubic convolution with a = -1/2 gives to a pixel at `distance`.
 double cubic(double distance) {
   constexpr double kA = -0.5;
   const double x = std::abs(distance);
@@ -30,7 +31,7 @@ double cubic(double distance) {
 
 struct Filter {
   double (*weight)(double distance);
-  double reach;  // the weight is 0 beyond this distance
+  double reach;  // distance beyond which the weight is 0
 };
 
 // The source pixels that contribute to one pixel of a resized axis. `first` is the index of the first of these pixels,
@@ -42,8 +43,8 @@ struct Taps {
   int64_t end() const { return first + static_cast<int64_t>(coefficients.size()); }
 };
 
-// Returns the taps of `count` pixels of a resized axis, from pixel `start` on. The axis is resized from `source` to
-// `size` pixels.
+// Returns the taps for `count` pixels of a resized axis, starting at pixel `start`. The axis is resized from `source`
+// to `size` pixels.
 std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, int64_t start, int64_t count) {
   const double scale = static_cast<double>(source) / static_cast<double>(size);
   const double stretch = std::max(scale, 1.0), reach = filter.reach * stretch;
@@ -96,7 +97,7 @@ void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const Ta
   const auto count = static_cast<size_t>((geometry.down_first ? source.width : target.width) * pixels.channels);
   std::vector<uint8_t> across(static_cast<size_t>(target.width * pixels.channels)), down(count);
   std::vector<float> result(across.size());
-  std::deque<std::vector<int32_t>> sums;  // sums of the unfinished result rows, the first of which is row `done`
+  std::deque<std::vector<int32_t>> sums;  // sums for unfinished result rows; the first is for row `done`
   size_t done = 0;
   for (int64_t y = rows[0].first; done < rows.size(); ++y) {
     while (done + sums.size() < rows.size() && rows[done + sums.size()].first <= y) sums.emplace_back(count, kOne / 2);

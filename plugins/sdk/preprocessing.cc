@@ -24,7 +24,7 @@ std::string step_text(const Step& step) {
   return step.name + "(" + std::to_string(step.height) + second + ")";
 }
 
-// Parses a step. Returns none if `text` is not a step.
+// Parses a step. Returns std::nullopt if `text` is not a step.
 std::optional<Step> parse_step(const std::string& text) {
   static const std::regex pattern(kStepPattern);
   std::smatch parts;
@@ -79,15 +79,15 @@ Size resized_by(const Step& step, int64_t height, int64_t width) {
           static_cast<int64_t>(std::nearbyint(static_cast<float>(width) * ratio))};
 }
 
-// Returns whether Pillow resizes columns before rows. From version 13 on, Pillow does so if resizing reduces the height
-// by more than twice as many pixels as the width.
+// Returns whether Pillow resizes columns before rows. From version 13 on, Pillow does so if the height loses more than
+// twice as many pixels as the width.
 bool is_down_first(const Window& source, Size resized) {
   const int64_t lost = source.height - resized.first;
   return lost > 0 && lost > 2 * (source.width - resized.second);
 }
 
-// Returns whether the results of both passes and the coefficients of Pillow's resizing would need more memory than the
-// limit allows.
+// Returns whether Pillow's resizing would need more memory than the limit allows. The memory holds the results of both
+// passes and the coefficients.
 bool too_much_for_pillow(const Window& source, Size resized) {
   const int64_t first = is_down_first(source, resized) ? resized.first * source.width : source.height * resized.second;
   return first + resized.first * resized.second + 8 * (source.height + source.width) > kMaxPillowPixels;
@@ -103,8 +103,8 @@ Window cropped_by(const Step& step, const Window& window) {
 }
 
 void check_size(const Preprocessing& preprocessing, int64_t height, int64_t width) {
-  std::optional<Size> size;   // the picture's size before each step, if it is the same for every picture
-  std::optional<Size> least;  // the minimum size that any picture has before each step, if known
+  std::optional<Size> size;   // the picture's size before each step; set only if it is the same for all pictures
+  std::optional<Size> least;  // the smallest size that a picture can have before each step; set only if known
   for (const Step& step : preprocessing.steps) {
     if (step.keeps_shape()) {
       if (size) size = resized_by(step, size->first, size->second);

@@ -10,14 +10,14 @@
 
 namespace vmoe::sdk {
 
-// A rectangle of pixels inside a larger rectangle.
+// A rectangular part of a picture, in pixels.
 struct Window {
   int64_t top = 0, left = 0, height = 0, width = 0;
 };
 
 enum class Method { kNone, kArea, kBilinear, kPillowBilinear, kPillowBicubic };
 
-// What the preprocessing steps do with pictures of one size.
+// Describes what the preprocessing steps do with pictures of one size.
 struct Geometry {
   Window source;                  // the part of the picture that is resized
   Method method = Method::kNone;  // how it is resized
@@ -38,9 +38,9 @@ struct Step {
 
 struct Preprocessing {
   std::vector<Step> steps;  // the steps that crop and resize
-  bool rotates = false;     // whether pictures are turned by their EXIF orientation before the other steps
-  // The colour (red, green, blue) behind transparent pixels. If there is none, transparent pixels keep their stored
-  // colours.
+  bool rotates = false;     // whether pictures are first rotated or mirrored by their EXIF orientation
+  // The colour (red, green, blue) that is placed behind transparent pixels. If no colour is set, transparent pixels
+  // keep their stored colours.
   std::optional<std::array<uint8_t, 3>> background;
   std::string text;  // such as "exif|resize_small(256)|central_crop(224)"
 

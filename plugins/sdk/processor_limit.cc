@@ -30,8 +30,8 @@ int usable_processors([[maybe_unused]] int online) {
 }  // namespace
 
 int processor_limit() {
-  // In cgroups version 2, one file contains the quota and the period. The quota is "max" if there is no limit. In
-  // version 1, the quota and the period are in separate files, and the quota is -1 if there is no limit.
+  // In cgroups version 2, one file contains both the quota and the period. If there is no limit, the quota is "max". In
+  // version 1, the quota and the period are in separate files. If there is no limit, the quota is -1.
   std::string text = first_line("/sys/fs/cgroup/cpu.max");
   if (text.empty()) {
     text = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + ' ' + first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");

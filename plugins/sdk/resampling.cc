@@ -1,6 +1,6 @@
-// Resampling as in TensorFlow's kernels. It consists of the same float32 operations as these kernels, in the same
-// order: first along the rows, then down the columns. This file is compiled without fused multiply-adds, because they
-// would round differently.
+// Resampling exactly as in TensorFlow's kernels. The code performs the same float32 operations as these kernels, in the
+// same order: first along the rows, then down the columns. This file is compiled without fused multiply-adds, because
+// they would round differently.
 #include "sdk/resampling.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// The two pixels on both sides of a position along one axis.
+// The two neighbouring pixels of a position along one axis.
 struct Neighbours {
   int64_t low = 0, high = 0;
   float share = 0;  // weight of `high`
@@ -80,7 +80,7 @@ Overlap overlap(float scale, int64_t cell) {
   return found;
 }
 
-// Returns the overlaps of `count` cells of a resized axis, from cell `start` on.
+// Returns the overlaps for `count` cells of a resized axis, starting at cell `start`.
 std::vector<Overlap> overlaps(float scale, int64_t start, int64_t count) {
   std::vector<Overlap> found;
   for (int64_t i = start; i < start + count; ++i) found.push_back(overlap(scale, i));

@@ -1,5 +1,5 @@
-// Resizes pictures as the preprocessing steps prescribe, with exactly the same bits. Keeps only a few rows of a picture
-// in memory at a time.
+// Resizes pictures as the preprocessing steps prescribe. The values are bit for bit those of TensorFlow's kernels or of
+// Pillow. Keeps only a few rows of a picture in memory at a time.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ using TakeRow = std::function<void(const float* row)>;
 // float32[width * channels] in 0..255, not rounded, and is valid until `take` returns.
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
-// As above, for Pillow's methods. The values equal Pillow's results, so they are whole numbers in 0..255.
+// Resamples in the same way, but with Pillow's methods. The values equal Pillow's results, so they are whole numbers
+// in 0..255.
 void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
 }  // namespace vmoe::sdk

@@ -12,7 +12,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Returns the names of the settings in `set` as a list for messages: "k", "k or bpr", or "k, bpr or pool".
+// Returns the names of the settings in `set` as a list for messages. Examples are "k", "k or bpr", and "k, bpr or
+// pool".
 std::string listed(int set) {
   std::string names;
   for (const SettingRow& row : kSettingRows) {
@@ -59,8 +60,8 @@ void RoutingRules::check_settings(int set) const {
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
-  // A name must set every value that has no default for this kind, and no value that has no default for other kinds
-  // only.
+  // A name must set every setting of this kind that has no default. It must not set a setting without default that
+  // only other kinds have.
   if (!setting || ((setting->set ^ settings()) & needed_settings(~0U)) != 0) return std::nullopt;
   return profile(*setting);
 }
@@ -129,8 +130,8 @@ void RoutingRules::count_slots(Profile& profile) const {
 int64_t RoutingRules::slots(int64_t pairs, int64_t count, double ratio) const {
   const double most = std::min(ratio, static_cast<double>(count));
   const int64_t slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
-  // An expert can receive at most `pairs` pairs. If rounding up to the multiple gives far more slots, the additional
-  // slots would only cost memory.
+  // No expert can receive more than `pairs` pairs. If rounding up to the multiple gives far more slots than that, the
+  // additional slots would only cost memory.
   if (slots > std::max(2 * pairs, kSmallGroup)) {
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", slots,
          " slots per expert, where a group has ", pairs, " token-expert pairs");

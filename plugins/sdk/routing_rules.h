@@ -1,4 +1,4 @@
-// The routing rules of a model, which turn the setting of a call into a profile and its slots.
+// A model's routing rules. They turn a call's setting into a profile and its slots.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,11 @@
 
 namespace vmoe::sdk {
 
-// An integer of more than 64 bits, because attackers can choose manifests and batches: sums over the layers of a
-// manifest and sizes of batches may then exceed 64 bits.
+// An integer with more than 64 bits. Attackers can choose manifests and batches. Sums over a manifest's layers and
+// batch sizes may therefore exceed 64 bits.
 using WideInt = __int128;
 
-// The routing of a model, and the rules by which a requested setting becomes a profile.
+// A model's routing, and the rules that turn a requested setting into a profile.
 struct RoutingRules {
   vmoe_routing_kind kind = VMOE_DENSE;
   int64_t ensemble_size = 1;     // M, the number of ensemble members (E3); each member has E / M experts
@@ -32,30 +32,30 @@ struct RoutingRules {
   // Returns the VMOE_SET_* bits of the settings that a call may set.
   int settings() const;
 
-  // Returns E, the largest number of experts of any layer.
+  // Returns E, the largest number of experts in any layer.
   int64_t num_experts() const { return experts.empty() ? 0 : *std::max_element(experts.begin(), experts.end()); }
 
   // Returns the profile for a setting. Values that `setting` does not set have their defaults. Throws
   // VMOE_ROUTING_ERROR if the model does not support the setting.
   Profile profile(const vmoe_setting& setting) const;
 
-  // Returns the profile with the systematic name `name`, or none if `name` is not a systematic name for this routing
-  // kind. Throws the same errors as `profile`.
+  // Returns the profile with the systematic name `name`. Returns none if `name` is not a systematic name for this
+  // routing kind. Throws VMOE_ROUTING_ERROR if the model does not support the setting that the name stands for.
   std::optional<Profile> named_profile(std::string_view name) const;
 
   // Returns a message with examples of this routing kind's profile names, such as "any name like c1.0 works".
   const char* name_examples() const;
 
  private:
-  // These functions throw VMOE_ROUTING_ERROR for settings (VMOE_SET_* bits) that the model doesn't have, and for values
-  // that the model does not support.
+  // These functions throw VMOE_ROUTING_ERROR for settings (VMOE_SET_* bits) that the model doesn't have. They also
+  // throw it for values that the model does not support.
   void check_settings(int set) const;
   void check_k(int64_t k) const;
   void limit_experts(int64_t& max_experts) const;
   void count_slots(Profile& profile) const;
 
-  // Returns the number of slots per expert of a layer with `count` experts. A ratio above `count` is reduced to
-  // `count`. At that ratio, every expert has a slot for every pair, so no token is dropped.
+  // Returns the number of slots for each expert in a layer with `count` experts. A ratio above `count` is reduced to
+  // `count`. With a ratio of `count`, every expert has a slot for every pair, so no token is dropped.
   int64_t slots(int64_t pairs, int64_t count, double ratio) const;
 };
 

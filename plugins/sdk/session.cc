@@ -102,7 +102,7 @@ Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threa
   OrtSession* session = nullptr;
   check(api, api.AddSessionConfigEntry(options.get(), kWeightsFolder, graph.folder.c_str()),
         "ONNX Runtime refuses the session options");
-  // Loads the bytes that were checked. The file is not read again, because it may have changed since the check.
+  // Loads the bytes that were checked. The file is not read a second time, because it may have changed since the check.
   check(api, api.CreateSessionFromArray(runtime.env, graph.bytes.data(), graph.bytes.size(), options.get(), &session),
         "ONNX Runtime can't load " + graph.path);
   session_.reset(session);
@@ -143,7 +143,7 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, c
   try {
     check(api, status, "ONNX Runtime failed");
   } catch (const Error&) {
-    if (cancellation != nullptr) cancellation->check();  // if the call was cancelled, throws VMOE_CANCELLED
+    if (cancellation != nullptr) cancellation->check();  // throws VMOE_CANCELLED if the call was cancelled
     throw;
   }
   return results;

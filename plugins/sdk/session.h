@@ -14,7 +14,7 @@
 
 namespace vmoe::sdk {
 
-// The type of an input or output of a graph. An extent is -1 if it is variable.
+// The type and shape of a graph's input or output. An extent is -1 if it is variable.
 struct Port {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   std::vector<int64_t> shape;
@@ -39,7 +39,7 @@ class OutputTensor {
  public:
   OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
 
-  // Returns the data and sets `shape` to its shape. The type of the data is the one in Session::outputs().
+  // Returns the data and writes its shape to `shape`. Session::outputs() gives the data's type.
   const void* data(std::vector<int64_t>& shape) const;
 
  private:
@@ -59,7 +59,7 @@ class Session {
   // Throws VMOE_RUNTIME_ERROR if ONNX Runtime can't load the graph or the op library.
   Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, bool spin, const OpLibrary& op_library);
 
-  // Runs the graph and returns the outputs that `outputs` names, in the same order.
+  // Runs the graph. Returns the outputs whose names are in `outputs`, in the order of `outputs`.
   //
   // cancellation: null for a call that cannot be cancelled.
   //
@@ -67,13 +67,13 @@ class Session {
   std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
                                 Cancellation* cancellation) const;
 
-  // Returns a description of the runtime: the name and version of ONNX Runtime, and whether it uses the op library or
-  // standard ops.
+  // Returns a description of the runtime. It contains ONNX Runtime's name and version, and says whether the op library
+  // or standard ops are used.
   std::string description() const;
 
   bool uses_op_library() const { return !op_library_.path.empty(); }
 
-  // All inputs of the graph. This includes inputs with default values, because a call must pass every setting
+  // The graph's inputs, including those with default values. They are included because a call must pass every setting
   // explicitly.
   const Ports& inputs() const { return inputs_; }
   const Ports& outputs() const { return outputs_; }

@@ -19,7 +19,7 @@ std::string range_text(const SettingRow& row) {
   return "between " + std::to_string(row.least) + " and " + in_thousands(row.most);
 }
 
-// Returns whether there is a routing kind that has all settings in `said`, and that needs no setting outside `said`.
+// Returns whether at least one routing kind has all settings in `said` and needs no other setting.
 bool suits_a_kind(int said) {
   for (unsigned kind = 1; kind < kOfEnd; kind <<= 1) {
     int own = 0;
@@ -65,8 +65,8 @@ std::string profile_name(const vmoe_setting& setting) {
     name += row.suffix;
     if constexpr (std::is_floating_point_v<decltype(value)>) {
       std::string ratio = shortest(value);
-      // If a name contains only a ratio, as for expert choice, the ratio keeps its ".0", because nothing else shows
-      // that the name is not a whole number. In other names, the ".0" is removed.
+      // In names that contain only a ratio, as for expert choice, the ratio keeps its ".0". Without the ".0", the name
+      // would look like a whole number. In names that also contain k, the ".0" is removed.
       const bool is_whole = ratio.size() > 2 && ratio.compare(ratio.size() - 2, 2, ".0") == 0;
       if (is_whole && (setting.set & VMOE_SET_K) != 0) ratio.resize(ratio.size() - 2);
       name += ratio;

@@ -1,4 +1,4 @@
-// A row of generated/setting_rows.h, which declares the settings of a call.
+// The row type of generated/setting_rows.h. Each row in that file declares one setting of a call.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@ struct SettingRow {
   SettingType type;
   int bit;         // VMOE_SET_*
   unsigned kinds;  // kOf* bits
-  bool is_needed;  // every profile must set it, because there is no default
+  bool is_needed;  // whether every profile must set it, because it has no default
   int64_t fallback;
   int64_t least, most;  // both 0 if the range depends on the model
-  bool merging;         // whether only models whose blocks can merge tokens have the setting
+  bool merging;         // whether only models whose blocks can merge tokens have it
 };
 
 }  // namespace vmoe::sdk

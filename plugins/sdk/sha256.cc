@@ -183,7 +183,8 @@ std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha25
     bytes += end;
     if (end == kChunkBytes) method.add_blocks(state, chunk.data(), kChunkBytes / kBlockBytes);
   }
-  // Padding: a one bit, zeros up to the last 8 bytes of a block, and in these 8 bytes the length in bits.
+  // Pads the data with a one bit and then zeros up to the last 8 bytes of a block. These 8 bytes contain the data's
+  // length in bits.
   chunk[end++] = 0x80;
   while (end % kBlockBytes != kBlockBytes - kLengthBytes) chunk[end++] = 0;
   for (size_t i = 0; i < kLengthBytes; ++i) chunk[end++] = static_cast<unsigned char>(bytes * 8 >> (56 - 8 * i));

@@ -19,8 +19,8 @@ struct Sha256Method {
 std::vector<Sha256Method> sha256_methods();
 
 // Returns the SHA-256 of all data that `read` provides, as 64 lower-case hex digits. read(buffer, size) must write
-// `size` bytes to the buffer, or fewer only at the end of the data, and return their number. Without `method`, uses the
-// fastest method.
+// `size` bytes to the buffer, and may write fewer only at the end of the data. It returns the number of bytes that it
+// wrote. If no `method` is passed, the fastest method is used.
 std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha256Method& method);
 std::string sha256(const std::function<size_t(char*, size_t)>& read);
 

@@ -7,7 +7,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-// A place for a session that engines share. It exists while a thread loads the session or an engine uses it.
+// A place for a session that several engines can share. The place exists while a thread loads the session or an engine
+// uses it.
 struct Slot {
   std::mutex turn;  // locked during the load
   std::shared_ptr<Session> session;

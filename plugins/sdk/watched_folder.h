@@ -1,8 +1,8 @@
-// A folder whose files are read once. Detects whether the folder, or a file that was read, has been written to, renamed
-// or replaced since then.
+// A folder whose files are read once. Detects whether the folder, or a file that was read, has since been written to,
+// renamed or replaced.
 //
 // ONNX Runtime opens files by name after they have been checked. Therefore, the states of the folder and of each file
-// that was read are compared at the end of a load with their states at the start. A rename, a new link and a write each
+// that was read are recorded at the start of a load and compared at its end. A rename, a new link and a write each
 // change a file's ctime, and no program can set a ctime.
 #pragma once
 
@@ -33,8 +33,7 @@ class WatchedFolder {
   // Returns the folder's path without links, which is to be passed to the runtime.
   const std::string& path() const { return path_; }
 
-  // Opens a regular file for reading. Files that have been opened before may be opened again by several threads at
-  // once.
+  // Opens a regular file for reading. Several threads may open a file at the same time if it has been opened before.
   //
   // Throws VMOE_BUNDLE_ERROR if the file is missing, or is a link, folder, device or pipe. Throws ChangedError if the
   // file has changed since it was first opened.
@@ -43,10 +42,10 @@ class WatchedFolder {
   // Returns the size in bytes that a file had when it was first opened.
   int64_t size(const std::string& name) const { return states_.at(name)[2]; }
 
-  // Waits until any later change of the folder or of an opened file is certain to get a new timestamp.
+  // Waits long enough that any later change to the folder or to an opened file gets a new timestamp.
   void settle() const;
 
-  // Returns whether the folder or an opened file has been written to, renamed or replaced since it was opened.
+  // Returns whether the folder or an opened file has been written to, renamed or replaced since it was first opened.
   bool has_changed() const;
 
   // Returns a text with the names and states of the folder and of the opened files.
@@ -54,14 +53,14 @@ class WatchedFolder {
 
  private:
   std::string path_;
-  std::map<std::string, FileState> states_;  // by file name; the name of the folder itself is "."
+  std::map<std::string, FileState> states_;  // keys are file names; the folder itself has the key "."
 };
 
 // Reads `size` bytes from a file, or fewer at the end of the file. Returns the number of bytes read. Throws
 // VMOE_BUNDLE_ERROR if reading fails.
 size_t read_some(FILE* file, char* buffer, size_t size);
 
-// Reads and returns the rest of a file, but at most `limit` bytes. Throws VMOE_BUNDLE_ERROR if reading fails.
+// Reads the rest of a file, but at most `limit` bytes, and returns it. Throws VMOE_BUNDLE_ERROR if reading fails.
 std::string read_all(FILE* file, size_t limit);
 
 }  // namespace vmoe::sdk

@@ -10,8 +10,8 @@
 
 #include "messages.h"
 
-// A thread that checks all clients whose requests wait for the model. It sleeps while no request waits. The
-// alternative, a timer for each request, would cost a system call and a thread wake-up per answer.
+// A thread that checks all clients whose requests wait for the model. The thread sleeps while no request waits. A timer
+// for each request would also work, but would cost a system call and a thread wake-up per response.
 class ClientWatch {
   struct Watched {
     const HasGone& has_gone;

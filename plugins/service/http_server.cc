@@ -39,14 +39,14 @@ using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a connection may be idle
-constexpr auto kLinger = std::chrono::seconds(2);       // time for a client to stop sending and to read its answer
+constexpr auto kLinger = std::chrono::seconds(2);       // how long a client may take to stop sending and read its reply
 constexpr auto kPause = std::chrono::milliseconds(50);  // delay before the next accept if an accept failed
-constexpr size_t kMostRefused = 256;                    // maximum number of clients above the limit, which get a 503
+constexpr size_t kMostRefused = 256;                    // maximum number of clients above the limit that get a 503
 constexpr uint32_t kMostHead = 16384;                   // maximum bytes of a request's first line and headers
-constexpr size_t kMostBuffered = 65536;                 // maximum bytes per connection, without the body
+constexpr size_t kMostBuffered = 65536;                 // maximum bytes buffered per connection, without the body
 constexpr size_t kFirstRead = 1024;                     // bytes of the first read, and of an idle connection's buffer
 constexpr size_t kRead = 16384;                         // maximum bytes of each later read: the size of a TLS record
-constexpr size_t kSmallBody = 16384;                    // maximum bytes of a body that is sent with the head
+constexpr size_t kSmallBody = 16384;                    // maximum bytes of a response body that is sent with the head
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 #if defined(POLLRDHUP)
 constexpr short kPeerClosed = POLLRDHUP;
@@ -65,8 +65,8 @@ Response parse_error(const error_code& error, size_t most_body) {
   return refusal(kNoHttp, error.message());
 }
 
-// Normalizes the target of a request. Removes the scheme and the host, with which the targets of requests to proxies
-// begin (RFC 9112, 3.2.2), and decodes percent-encoded characters that need no encoding (RFC 3986, 6.2.2.2).
+// Normalizes a request's target. Removes a scheme and host, which are present in requests to proxies (RFC 9112, 3.2.2).
+// Also decodes percent-encoded characters that need no encoding (RFC 3986, 6.2.2.2).
 std::string normalized(std::string_view target) {
   if (const size_t host = target.find("://") + 3; boost::beast::iequals(target.substr(0, host), "http://") ||
                                                   boost::beast::iequals(target.substr(0, host), "https://")) {
@@ -101,7 +101,7 @@ std::string head_of(const Response& response) {
 
 }  // namespace
 
-// A client's connection. Other threads than the server's may call only has_gone().
+// A client's connection. Only the server's thread may use it, except that any thread may call has_gone().
 class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServer& server, Socket accepted)
@@ -112,10 +112,10 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Sets one deadline for all operations that follow, so that a client gains no time by sending one byte per second.
+  // Sets one deadline for all operations that follow. Therefore, a client gains no time by sending one byte per second.
   void expire_at(Clock::time_point end) {
     end_ = end;
-    if (end < timer_.expiry()) watch();  // if the timer ends earlier, it then checks the new deadline
+    if (end < timer_.expiry()) watch();  // otherwise, the timer ends first and then checks the new deadline
   }
 
   bool is_late() const { return Clock::now() >= end_; }
@@ -135,7 +135,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     co_return error;
   }
 
-  // Reads until `parser` has the head of a request or, if `all` is true, the whole request.
+  // Reads until `parser` has a request's head. If `all` is true, reads until `parser` has the whole request.
   template <typename Stream, typename Parser>
   asio::awaitable<error_code> parse(Stream& stream, Parser& parser, bool all) {
     parser.eager(all);
@@ -162,8 +162,8 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     }
     boost::beast::buffers_suffix<std::array<asio::const_buffer, 2>> rest({asio::buffer(head), asio::buffer(body)});
     if constexpr (std::is_same_v<Stream, Socket>) {
-      // Tries to write without waiting first, because every asynchronous write costs a turn of the event loop, even if
-      // it succeeds at once. That turn would be a tenth of the time of /healthz.
+      // Tries to write without waiting first. An asynchronous write always costs a turn of the event loop, even if it
+      // succeeds at once. That turn would take a tenth of the time that /healthz needs.
       error_code error;
       rest.consume(stream.write_some(rest, error));
       if (error ? error != asio::error::would_block : boost::beast::buffer_bytes(rest) == 0) co_return error;
@@ -172,8 +172,8 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     co_return error;
   }
 
-  // Ends the response, and then reads and discards what the client still sends before the connection is closed. If a
-  // connection with unread bytes were closed, the client could lose an answer that it has not read yet.
+  // Ends the response. Then reads and discards what the client still sends, before the connection is closed. If a
+  // connection with unread bytes were closed, the client could lose a response that it has not read yet.
   asio::awaitable<void> close_gently() {
     error_code error;
     size_t size = 0;
@@ -264,7 +264,7 @@ asio::awaitable<void> HttpServer::accept() {
     Socket socket(io_);
     auto [error] = co_await acceptor_.async_accept(socket, asio::as_tuple(asio::use_awaitable));
     if (!error) {
-      start(std::move(socket));  // even if the server stops, because the connection was accepted before the signal
+      start(std::move(socket));  // also while stopping, because the connection was accepted before the signal
     } else if (!stopping_) {
       timer.expires_after(kPause);
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
@@ -276,7 +276,7 @@ void HttpServer::stop() {
   stopping_ = true;
   error_code error;
   acceptor_.non_blocking(true, error);
-  while (!error) {  // accepts the connections in the queue, because they arrived before the signal
+  while (!error) {  // accepts all queued connections, because they arrived before the signal
     Socket socket(io_);
     if (!acceptor_.accept(socket, error)) start(std::move(socket));
   }
@@ -294,7 +294,7 @@ void HttpServer::start(Socket socket) {
     auto connection = std::make_shared<Connection>(*this, std::move(socket));
     asio::co_spawn(io_, serve_connection(std::move(connection), refused), asio::detached);
   } catch (const std::bad_alloc&) {
-    // Drops the connection. There is not enough memory even to refuse the client.
+    // There is not enough memory even to send a refusal. Drops the connection.
   }
 }
 
@@ -314,8 +314,7 @@ asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> c
   co_await connection->close_gently();
 }
 
-// Uses if statements instead of ?: to choose between awaitables, because GCC 12 destroys an awaitable that ?: has
-// chosen twice.
+// Uses if statements instead of ?: to choose between awaitables. If ?: chooses an awaitable, GCC 12 destroys it twice.
 template <typename Stream>
 asio::awaitable<void> HttpServer::serve_or_refuse(Stream& stream, Connection& connection, bool refused) {
   if (refused) {
@@ -346,7 +345,7 @@ asio::awaitable<bool> HttpServer::wait_for_request(Stream& stream, Connection& c
     std::tie(error, size) = co_await stream.async_read_some(space, connection.by_deadline());
     connection.is_idle = false;
   }
-  // After the signal, requests that had already arrived are still answered.
+  // Requests that arrived before the signal are still answered after it.
   if (error == asio::error::operation_aborted && stopping_) size = stream.read_some(space, error);
   buffer.commit(size);
   co_return !error;
@@ -391,8 +390,8 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   while (!error && buffer.size() < kMostHead && text_of(buffer).find("\r\n\r\n") == std::string_view::npos) {
     error = co_await connection.read(stream);
   }
-  // Refuses requests with a header line that begins with white space. Beast joins such a line to the previous line,
-  // whereas a proxy may read it as a header of its own or skip it.
+  // Refuses requests with a header line that begins with white space. Beast joins such a line to the previous line. A
+  // proxy may read the line as a separate header or skip it.
   const std::string_view lines = text_of(buffer).substr(0, text_of(buffer).find("\r\n\r\n"));
   if (lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos) {
     co_return refusal(kNoHttp, "a line of its headers begins with a space");
@@ -415,9 +414,9 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
   co_return std::nullopt;
 }
 
-// Checks the head of a request before its body is read. Returns a response if the request is refused, for example
-// because no route accepts it, and otherwise none. Also refuses a request that declares the end of its body in two
-// ways, because a proxy may have used the other way.
+// Checks a request's head before its body is read. Returns a response if the request is refused, for example because no
+// route accepts it. Otherwise, returns none. If a request declares the end of its body in two ways, it is also refused,
+// because a proxy may have used the way that this server would not use.
 std::optional<Response> HttpServer::check_head(const Request& request) const {
   const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
   const size_t encodings = request.count(http::field::transfer_encoding);
@@ -465,7 +464,7 @@ asio::awaitable<Response> HttpServer::answer(Request& request, Connection& conne
   } catch (const std::exception& error) {
     response = error_response(RequestError(error.what(), 500));
   }
-  // Does not count a 503 for a client that has disconnected, because that 503 says nothing about the load.
+  // If a client has disconnected, does not count its 503, because that 503 says nothing about the load.
   const bool is_unheard = response.result() == http::status::service_unavailable && connection.has_gone();
   if (!endpoint.label.empty() && !is_unheard) {
     metrics_.replied(std::string(endpoint.label), static_cast<int>(response.result_int()),

@@ -1,5 +1,5 @@
-// An HTTP server on Boost.Beast that copes with slow, numerous and disconnecting clients. Every request has a deadline,
-// the number of connections is limited, and all requests that arrive before the server stops are answered.
+// An HTTP server on Boost.Beast that copes with clients that are slow, numerous or disconnect. Every request has a
+// deadline, and the number of connections is limited. All requests that arrive before the server stops are answered.
 #pragma once
 
 #include <boost/asio/basic_stream_socket.hpp>
@@ -28,20 +28,21 @@ struct HttpLimits {
 
 class HttpServer {
  public:
-  // metrics: counts the replies under the label of the endpoint, or under "server" if the server itself refused the
-  // request.
+  // metrics: counts each reply under the endpoint's label, or under "server" if the server itself refused the request.
   HttpServer(const HttpLimits& limits, Metrics& metrics);
 
-  // Serves HTTPS instead of HTTP, with a certificate and a key from PEM files. Throws std::runtime_error if the files
-  // can't be used.
+  // Makes the server use HTTPS instead of HTTP. The certificate and the key are read from PEM files. Throws
+  // std::runtime_error if the files can't be used.
   void use_tls(const std::string& certificate, const std::string& key);
 
-  // Starts to listen, and returns the URL, http://HOST:PORT or https://HOST:PORT. If `port` is 0, the system chooses a
-  // free port. Throws std::runtime_error if the server can't listen. From this call on, the signals SIGTERM, SIGINT and
-  // SIGHUP stop serve(), even if they arrive before serve() is called. SIGHUP has no effect if the process ignores it.
+  // Starts to listen, and returns the URL, which is http://HOST:PORT or https://HOST:PORT. If `port` is 0, the system
+  // chooses a free port. Throws std::runtime_error if the server can't listen. From this call on, the signals SIGTERM,
+  // SIGINT and SIGHUP stop serve(), even if they arrive before serve() is called. SIGHUP has no effect if the process
+  // ignores it.
   std::string bind(const std::string& host, uint16_t port);
 
-  // Serves on this thread until a signal arrives and all requests that arrived before the signal have been answered.
+  // Serves requests on this thread until a signal arrives. Returns after all requests that arrived before the signal
+  // have been answered.
   void serve(const Routes& routes);
 
  private:
@@ -52,8 +53,8 @@ class HttpServer {
   void stop();
   void start(Socket socket);
 
-  // These coroutines serve one connection. The first coroutine calls the others. Stream is the type of the connection's
-  // socket, or of TLS over that socket.
+  // These coroutines serve one connection. The first coroutine calls the others. Stream is either the socket type or
+  // the type of a TLS stream over the socket.
   asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection, bool refused);
   template <typename Stream>
   asio::awaitable<void> serve_or_refuse(Stream& stream, Connection& connection, bool refused);
@@ -64,7 +65,7 @@ class HttpServer {
   template <typename Stream>
   asio::awaitable<bool> serve_request(Stream& stream, Connection& connection);
   // Reads a request. Returns a response if the request is refused, and otherwise none. Also returns none if the client
-  // has disconnected before the end of the request.
+  // disconnects before the whole request has arrived.
   template <typename Stream, typename Parser>
   asio::awaitable<std::optional<Response>> receive(Stream& stream, Connection& connection, Parser& parser);
   std::optional<Response> check_head(const Request& request) const;
@@ -75,8 +76,8 @@ class HttpServer {
   const Routes* routes_ = nullptr;
   std::optional<asio::ssl::context> tls_;
   std::unordered_set<Connection*> connections_;
-  // One thread runs all connections, without locks. It only moves bytes; slow work runs on the threads of Service. With
-  // several threads for connections, each request would be passed from one of them to another.
+  // One thread runs all connections, without locks. This thread only moves bytes. Slow work runs on the threads of
+  // Service. If several threads ran the connections, they would have to pass each request from one to another.
   asio::io_context io_{1};
   tcp::acceptor acceptor_{io_};
   asio::signal_set signals_{io_};

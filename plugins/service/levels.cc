@@ -53,8 +53,8 @@ std::vector<std::string> choose_levels(const Options& options, const vmoe::Engin
   batching.plan.target = options.slo_ms / 1e3;
   std::vector<std::string> notes = timed->left_out;
   const vmoe::ElasticLevel& cheapest = timed->levels.front();
-  // An image that arrives during a call waits for the end of that call and then for its own call, so the time of two
-  // calls is the lowest latency that can be guaranteed.
+  // An image that arrives during a call waits until that call ends, and then until its own call ends. Therefore, the
+  // time that two calls take is the lowest latency that can be guaranteed.
   const double least_ms = 2e3 * (cheapest.fixed + cheapest.each);
   if (least_ms > options.slo_ms) {
     char text[300];

@@ -1,4 +1,4 @@
-// Measures how long calls take on this machine, at each profile that elastic capacity chooses from.
+// Measures how long calls take on this machine with each profile from which elastic capacity can choose.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 #include "options.h"
 
-// Sets the levels and the plan of `batching`. Returns notes for the user, one line each. Throws UsageError if the
-// bundle has no profiles, or if the model does not support a requested one. Throws std::runtime_error if the engine
-// fails.
+// Sets the levels and the plan in `batching`. Returns notes for the user, one line each. Throws UsageError if the
+// bundle has no profiles, or if the model does not support a requested profile. Throws std::runtime_error if the
+// engine fails.
 std::vector<std::string> choose_levels(const Options& options, const vmoe::Engine& engine,
                                        vmoe::BatcherOptions& batching);

@@ -1,4 +1,4 @@
-// An HTTP service on the SDK, with one engine, micro-batches and elastic capacity.
+// An HTTP service that is built on the SDK. It has one engine, micro-batches and elastic capacity.
 //
 //   vmoe-serve-http BUNDLE [options]
 #include <malloc.h>
@@ -37,8 +37,8 @@ T value_of(vmoe::Result<T> result) {
 }
 
 void run(const Options& options) {
-  // With these settings, the memory of request bodies returns to the system as soon as it is freed. With the default
-  // settings, it would fragment the heaps of many threads.
+  // With these settings, memory for request bodies returns to the system as soon as it is freed. With the default
+  // settings, this memory would fragment the heaps that malloc keeps for many threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
   Metrics metrics;

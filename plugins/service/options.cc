@@ -29,8 +29,8 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
   }
 }
 
-// Returns a model name made from the name of a bundle's folder, as in the Python service. Each run of characters that a
-// model name can't contain becomes '-'.
+// Returns a model name for a bundle, made from its folder's name in the same way as in the Python service. Each run of
+// characters that a model name can't contain becomes '-'.
 std::string folder_name(const std::string& bundle) {
   const std::string folder = std::filesystem::weakly_canonical(bundle).filename().string();
   const std::string name = std::regex_replace(folder, std::regex("\\.vmoe$|[^A-Za-z0-9._-]+"), "-");

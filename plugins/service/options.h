@@ -9,7 +9,7 @@
 
 #include "generated/endpoints.h"
 
-// An error in the command line that the user wrote.
+// An error in the user's command line.
 class UsageError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -23,7 +23,7 @@ size_t number(std::string_view file, size_t at, size_t size) {
 
 using namespace std::string_view_literals;
 
-// The metadata in which a picture file may store its EXIF orientation: EXIF data (TIFF tags) and XMP data (XML).
+// The metadata in which a picture file may store its EXIF orientation. It is EXIF data (TIFF tags) or XMP data (XML).
 struct Notes {
   std::string exif;
   std::string_view xmp;
@@ -93,8 +93,8 @@ Notes check_png(std::string_view file, bool has_background) {
   refuse_picture(kTooMany);
 }
 
-// Returns the end of the scan that starts at `position`, which is the position of the next marker that is not a restart
-// marker. Refuses restart markers that are out of order.
+// Returns where the scan that starts at `position` ends. The scan ends at the next marker that is not a restart marker.
+// Refuses restart markers that are out of order.
 size_t end_of_scan(std::string_view file, size_t position, bool has_restarts) {
   for (int restart = 0; restart < kMostParts; ++position) {
     position = std::min(file.find('\xFF', position), file.size());

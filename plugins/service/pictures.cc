@@ -11,8 +11,8 @@
 
 namespace {
 
-// Limits the size of each block that stb_image allocates on this thread. The limit is needed because a few bytes of a
-// picture file may inflate to gigabytes, whatever size the file's header states.
+// Limits the size of each block that stb_image allocates on this thread. Without the limit, a few bytes in a picture
+// file could inflate to gigabytes, whatever size the file's header states.
 struct PictureMemory {
   size_t most = 0;       // bytes
   bool refused = false;  // stb_image needed more
@@ -81,8 +81,8 @@ int decode_picture(const vmoe::Engine& engine, std::string_view file, size_t pix
   const bool has_background = engine.info().preprocessing.find("background(") != std::string::npos;
   const PictureFacts facts = check_picture(file, has_background);
   const int kept = channels + static_cast<int>(facts.is_transparent);
-  // The limit is enough for four channels, filters, padding and copies of parts of the file, even if stb_image's
-  // buffers double in size as they grow.
+  // The limit allows for four channels, filters, padding and copies of parts of the file. It is enough even if
+  // stb_image's buffers double in size as they grow.
   memory = {8 * pixels + 2 * file.size() + (size_t{8} << 20)};
   int width = 0, height = 0, own_channels = 0;
   const std::unique_ptr<stbi_uc, void (*)(void*)> decoded(

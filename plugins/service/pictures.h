@@ -1,4 +1,4 @@
-// Decodes picture files to images that are an engine's input.
+// Decodes picture files to images that can be passed to an engine.
 #pragma once
 
 #include <cstddef>

@@ -6,7 +6,8 @@
 
 namespace {
 
-// Returns a name in quotes, with escapes. Prometheus uses the same escapes as JSON.
+// Returns a name in quotes, with special characters escaped. JSON escapes are used, because Prometheus uses the same
+// ones.
 std::string quoted(const std::string& name) { return nlohmann::json(name).dump(); }
 
 void begin(std::ostream& out, const Metric& metric, const char* type) {

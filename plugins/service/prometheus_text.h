@@ -14,11 +14,11 @@
 // The service's metrics. Any thread may call any function.
 class Metrics {
  public:
-  // Counts a reply. `request` is the label of a route, or "server". `seconds` is the time that the reply took.
+  // Counts a reply. `request` is a route's label, or "server". `seconds` is how long the reply took.
   void replied(const std::string& request, int status, double seconds);
 
-  // Returns all metrics as Prometheus text. `unturned` is the number of pictures so far whose EXIF orientation was
-  // ignored.
+  // Returns all metrics as Prometheus text. `unturned` is the number of pictures whose EXIF orientation has been
+  // ignored so far.
   std::string text(const std::string& model, const vmoe::BatcherLoad& load, int64_t unturned) const;
 
  private:

@@ -8,10 +8,11 @@
 
 namespace {
 
-constexpr size_t kMostShown = 60;  // maximum bytes that a message quotes of a client's text
+constexpr size_t kMostShown = 60;  // maximum bytes of a client's text that a message quotes
 constexpr int kMostDepth = 64;     // maximum depth of nested JSON, because copying and printing JSON are recursive
 // Maximum number of JSON objects in a request. It is enough for a thousand outputs with parameters. The limit is needed
-// because at the end of each object, the parser walks through the whole list that contains the object.
+// because many objects make parsing slow. At the end of each object, the parser walks through the whole list that
+// contains the object.
 constexpr size_t kMostObjects = 2100;
 
 int status_of(vmoe_code code) {
@@ -28,8 +29,8 @@ int status_of(vmoe_code code) {
 }
 
 bool decode_base64(std::string& text) {
-  // Refuses two things that OpenSSL's decoder would accept: white space around the text, and a = inside the text, which
-  // the decoder would read as zeros.
+  // Refuses two things that OpenSSL's decoder would accept. One is white space around the text. The other is a = inside
+  // the text, which the decoder would read as zeros.
   const size_t digits = text.find_last_not_of('=') + 1;
   const auto is_digit = [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/'; };
   if (text.size() - digits > 2 || !std::all_of(text.begin(), text.begin() + digits, is_digit)) return false;
@@ -67,8 +68,8 @@ void read_value(const Field& row, Input& value, const std::string& where) {
   if (row.type == FieldType::kObject) read_object(row.value_object, value, where + '.');
 }
 
-// Refuses a field that the object does not have, or that is not allowed in a query if `in_query` is true. where: the
-// path of the object in the request.
+// Throws an error if the object can't have a field with this name. If `in_query` is true, also throws an error if the
+// field is not allowed in a query. where: the object's path in the request.
 void check_known(std::string_view object, const std::string& name, bool in_query, const std::string& where = "") {
   std::string known;
   for (const Field& row : kFields) {
@@ -98,8 +99,8 @@ Input read_json(std::string_view text, size_t most_numbers, size_t most_others) 
   try {
     object = Input::parse(text, check);
   } catch (const Input::exception& error) {
-    // Omits two parts of the parser's message: "[json.exception.parse_error.101] " at the start and, at the end, the
-    // token that was read last and the token that was expected.
+    // Shortens the parser's message. Removes "[json.exception.parse_error.101] " from the start. Also removes the end,
+    // which shows the token that was read last and the token that was expected.
     const std::string what = error.what();
     const size_t from = std::min(what.size(), what.find("] ") + 2);
     throw RequestError(kNoJson, what.substr(from, std::min<size_t>(what.find("; ", from) - from, 100)));

@@ -103,7 +103,7 @@ asio::awaitable<vmoe::Answer> Service::run(ImageBatch images, const Input& setti
     if (!answer) throw RequestError(answer.error());
     if (first == 0) {
       whole = std::move(*answer);
-      profile = whole.setting;  // the calls for all further images use the profile of the first call
+      profile = whole.setting;  // all further calls use the same profile as the first call
     } else {
       whole.output.insert(whole.output.end(), answer->output.begin(), answer->output.end());
       for (auto& [name, values] : whole.layers) {
@@ -123,8 +123,8 @@ asio::awaitable<vmoe::Result<vmoe::Answer>> Service::call(std::shared_ptr<const 
   const vmoe::Images images{data, batch->dtype, count, info.height, info.width, info.channels};
   std::optional<ClientWatch::Guard> watched;
   const auto submit = [&](auto handler) {
-    // The batcher's callback owns this coroutine and the images. The callback runs on another thread and only posts the
-    // answer, because the coroutine can't continue before `submit` has returned.
+    // The batcher's callback owns this coroutine and the images. The callback runs on another thread. It only posts the
+    // answer, because the coroutine must not continue before `submit` has returned.
     const auto coroutine = std::make_shared<decltype(handler)>(std::move(handler));
     const auto done = [coroutine, batch](vmoe::Result<vmoe::Answer> answer) {
       const auto strand = asio::get_associated_executor(*coroutine);

@@ -35,15 +35,16 @@ class Service {
   Routes routes();
 
   // Decodes a list of picture files to images. Must run on a thread of `pictures`. Throws RequestError if a picture
-  // can't be used, if the time for the request is over, or if the client has disconnected.
+  // can't be used, if the request's time limit is exceeded, or if the client has disconnected.
   asio::awaitable<ImageBatch> decode(const Input& files, const HasGone& has_gone);
-  // Returns the model's answer for all images. If the images do not fit into one call, makes several calls in sequence.
-  // `setting` is a string, or null if the server chooses the profile. Throws RequestError if a call fails.
+  // Returns the model's answer for all images. If the images do not fit into one call, the model is called several
+  // times in sequence. `setting` is a profile name, or null if the server chooses the profile. Throws RequestError if a
+  // call fails.
   asio::awaitable<vmoe::Answer> run(ImageBatch images, const Input& setting, const HasGone& has_gone);
-  // Returns the indices of the classes of an image, the most probable class first.
+  // Returns an image's class indices, sorted by probability, with the most probable class first.
   std::vector<size_t> most_probable(const float* logits) const;
-  // Returns the name of the profile that currently serves requests that name no profile, or null if the model has no
-  // profiles.
+  // Returns the name of the profile that is currently used for requests that specify none. Returns null if the model
+  // has no profiles.
   Json level() const;
 
   const Options& options;
@@ -53,14 +54,14 @@ class Service {
   std::atomic<int64_t> unturned{0};  // number of pictures whose EXIF orientation was ignored
   ClientWatch clients;
   // The threads that read and answer requests with a body. A request does not occupy a thread while it waits for the
-  // model. There are few threads, because each request may need much memory. The three pools are separate, so that
+  // model. There are few threads, because each request may need much memory. There are three separate pools, so that
   // infer requests do not wait for pictures, and small pictures do not wait for large ones.
   Workers tensors, pictures, large_pictures{1};
 
  private:
   asio::awaitable<Response> serve(const Route& route, Exchange& exchange);
   RequestError no_path(const std::string& path) const;
-  // Makes one call of the model with `count` images of a batch, from index `first` on, and returns the answer.
+  // Calls the model once with `count` images of a batch, starting at index `first`, and returns the answer.
   asio::awaitable<vmoe::Result<vmoe::Answer>> call(std::shared_ptr<const ImageBatch> batch, int64_t first,
                                                    int64_t count, const std::string& profile, const HasGone& has_gone);
 };
@@ -73,5 +74,5 @@ asio::awaitable<T> run_on(Workers& threads, asio::awaitable<T> task) {
 
 Response json_response(const Json& json);
 
-// Returns the name, datatype and shape of an output of a call with `count` images.
+// Returns the name, datatype and shape that an output has in a call with `count` images.
 Json output_tensor(const vmoe::OutputShape& output, int64_t count);

@@ -10,14 +10,14 @@
 #include <thread>
 #include <vector>
 
-// Runs the work that is posted to `context`, until nothing is left to wait for.
+// Runs the work that is posted to `context`. Returns when the context has no work left and expects no more.
 inline void run_all(boost::asio::io_context& context) {
   for (;;) {
     try {
       context.run();
       return;
     } catch (const std::exception&) {
-      // Memory ran out between two steps of a coroutine. That coroutine has ended, and the others continue.
+      // Memory ran out between two steps of a coroutine. This ends only that coroutine. The other coroutines continue.
     }
   }
 }

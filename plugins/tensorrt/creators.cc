@@ -1,5 +1,5 @@
-// The two functions that TensorRT calls when it loads the library, and the creators, which make plugins from the fields
-// of a node.
+// The two functions that TensorRT calls when it loads the library, and the plugin creators. A creator makes plugins
+// from the fields of a node.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -46,9 +46,9 @@ int32_t read_int32(const nvinfer1::PluginField& field) {
   return value;
 }
 
-// Reads the fields of a node. An op that routes must have the fields capacity, k and bpr, each with one INT32 value,
-// and no others. All other ops must have no fields. Throws OpError if a field is missing, repeated or unknown, or if a
-// value is out of range.
+// Reads the fields of a node. For an op that routes, the fields must be capacity, k and bpr, each with one INT32 value.
+// All other ops must have no fields. Throws OpError if a field is missing, repeated or unknown, or if a value is out of
+// range.
 Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
@@ -86,10 +86,10 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
     field_names_.nbFields = static_cast<int32_t>(fields_.size());
     field_names_.fields = fields_.data();
   }
-  Creator(const Creator&) = delete;  // fields_ and field_names_ point to its own members
+  Creator(const Creator&) = delete;  // fields_ and field_names_ contain pointers to this object's own members
   Creator& operator=(const Creator&) = delete;
 
-  // The phase makes no difference, because an engine stores the same fields with which the network was built.
+  // The phase is ignored, because an engine stores the same fields that were used to build the network.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
     char message[512];

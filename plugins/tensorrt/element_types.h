@@ -18,7 +18,7 @@ inline constexpr DataType kDataTypes[] = {DataType::kFLOAT, DataType::kHALF,  Da
                                           DataType::kINT4,  DataType::kINT32, DataType::kINT64};
 static_assert(std::size(kDataTypes) == std::size(kElementTypes));
 
-// Returns the element type for a TensorRT data type, or none if no op accepts that type.
+// Returns the element type for a TensorRT data type, or nullopt if no op accepts that data type.
 inline std::optional<ElementType> element_type_of(DataType type) {
   const auto* found = std::find(std::begin(kDataTypes), std::end(kDataTypes), type);
   if (found == std::end(kDataTypes)) return std::nullopt;

@@ -15,7 +15,7 @@ namespace {
 std::atomic<int32_t> loaded_by{NV_TENSORRT_MAJOR};
 
 // Returns the major version of the TensorRT library that contains the virtual table of `object`. If no library contains
-// the table, returns the version of the TensorRT that is part of the program. Returns 0 if the version is unknown.
+// the table, returns the version of the TensorRT that is linked into the program. Returns 0 if the version is unknown.
 int32_t major_behind(void* object) {
   Dl_info info{};
   void* library = nullptr;

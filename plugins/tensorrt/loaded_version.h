@@ -1,12 +1,12 @@
-// Checks whether the TensorRT that has loaded the plugin has the same major version as the headers that the plugin was
-// built with.
+// Checks the major version of the TensorRT that has loaded the plugin. It must be the same as that of the headers with
+// which the plugin was built.
 #pragma once
 
 namespace vmoe::tensorrt {
 
-// Returns whether `object`, which TensorRT passed, is null or comes from a TensorRT with the major version of the
-// headers. An object of another version may have a different memory layout, so it must not be used. This library then
-// refuses to make plugins.
+// Returns true if `object`, which was passed by TensorRT, is null or comes from a TensorRT with the same major version
+// as the headers. An object from another major version may have a different memory layout, so it must not be used. If
+// the versions differ, this library refuses to make plugins.
 bool loaded_by_known_major(void* object) noexcept;
 
 // Throws ops::OpError if the major version of the TensorRT that loaded the plugin differs from that of the headers.

@@ -30,8 +30,8 @@ ops::Shape to_shape(const Dims& dims) {
   return shape;
 }
 
-// Returns a string with the name of the op and its settings. The timing of a node depends only on these and on the
-// shapes and types of its tensors.
+// Returns a string with the name and the settings of the op. Besides the op and its settings, only the shapes and types
+// of a node's tensors affect how long the node takes.
 std::string describe(const ops::OpSpec& spec, const ops::Settings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
   for (const size_t setting : ops::needed_settings(spec)) {
@@ -55,7 +55,7 @@ const IDimensionExpr* known(const IDimensionExpr* expression) {
 
 }  // namespace
 
-// The only fields of this plugin are the settings. All other attributes of the op have their defaults.
+// The settings are this plugin's only fields. All other attributes of the op have their default values.
 Plugin::Plugin(const Op& op, const ops::Settings& settings)
     : op_(op),
       node_{&op.spec, ops::Attributes(op.spec, [](const char*) { return std::nullopt; }), settings,

@@ -1,5 +1,5 @@
-// A node of one of the ops, as TensorRT's IPluginV3. The functions that TensorRT calls throw no exceptions: an error is
-// logged as a message and returned as a status.
+// A node of one of the ops, as TensorRT's IPluginV3. The functions that TensorRT calls throw no exceptions. If an error
+// occurs, they log a message and return an error status.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -19,13 +19,13 @@ namespace vmoe::tensorrt {
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
 
-// An op. It consists of its declaration, which determines shapes, types, formats, limits and errors, and of functions
-// that put the op on a stream and calculate its workspace.
+// An op: its declaration, and its functions. The declaration determines shapes, types, formats, limits and errors. The
+// functions put the op on a stream and calculate its workspace.
 struct Op {
   const ops::OpSpec& spec;
   cudaError_t (*put)(const cuda::OpCall& call);
-  // Returns the size in bytes of the workspace for a supported shape. Null for ops that do not route, because they need
-  // no workspace.
+  // Returns the size in bytes of the workspace for a supported shape. The pointer is null for ops that do not route,
+  // because they need no workspace.
   size_t (*workspace_bytes)(const RoutingShape& shape) = nullptr;
 };
 
@@ -36,7 +36,7 @@ class Plugin final : public nvinfer1::IPluginV3,
  public:
   // Throws std::bad_alloc.
   Plugin(const Op& op, const ops::Settings& settings);
-  Plugin(const Plugin&) = delete;  // fields_ and field_collection_ point to its own members
+  Plugin(const Plugin&) = delete;  // fields_ and field_collection_ contain pointers to this object's own members
   Plugin& operator=(const Plugin&) = delete;
 
   // IPluginV3
@@ -74,19 +74,20 @@ class Plugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &field_collection_; }
 
  private:
-  // Returns body(). If body() throws an exception, logs its message, reports it to the error recorder of the context,
-  // and returns `failed`.
+  // Returns body(). If body() throws an exception, logs the exception's message, reports it to the context's error
+  // recorder, and returns `failed`.
   template <class Result, class Body>
   Result guarded(Result failed, Body body) const noexcept;
 
   void check_counts(int32_t in_count, int32_t out_count) const;
 
-  // Returns the declaration of the input or output at `position`. Positions count the inputs first and then the
+  // Returns the declaration of the input or output at `position`. Positions count all inputs first, and then the
   // outputs.
   const ops::ValueSpec& value_spec(size_t position) const;
 
   // Reads the sizes of all dimensions of the op into `sizes`, and checks them against the op's limits. `shape_of(i)`
-  // must return the shape of input i. Returns the routing if the op routes. Throws OpError if a size is invalid.
+  // must return the shape of input i. For an op that routes, returns the routing shape. Throws OpError if a size is
+  // invalid.
   template <class ShapeOf>
   RoutingShape read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const;
 

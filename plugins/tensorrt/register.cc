@@ -1,6 +1,6 @@
-// Registers the plugin's creators with TensorRT when this library is loaded. It is for programs that can load a plugin
-// library only with dlopen. The library exports no function. Its only code is a constructor, which prints a message
-// with the reason to stderr if it fails.
+// Registers the plugin's creators with TensorRT when this library is loaded. The library is meant for programs that can
+// load a plugin library only with dlopen. It exports no function and consists of one constructor. If the registration
+// fails, the constructor prints the reason to stderr.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -28,8 +28,8 @@ Function* find_function(void* library, const char* name, const std::string& owne
 }
 
 // Finds TensorRT's plugin registry. Uses the TensorRT that this process already contains, either as a library or in the
-// program itself. If there is none, loads the TensorRT that the dynamic loader finds. TensorRT is never unloaded,
-// because the creators are registered with it.
+// program itself. If the process contains none, loads the TensorRT that the dynamic loader finds. TensorRT is never
+// unloaded, because the creators are registered with it.
 nvinfer1::IPluginRegistry& find_registry() {
   std::string name = "libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR);
   void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_NOLOAD);

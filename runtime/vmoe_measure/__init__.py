@@ -1,1 +1,4 @@
-"""Tools that measure the cost and accuracy of a bundle: FLOPs, timing, comparison of runs, and the images to measure on."""
+"""Tools that measure the cost and the accuracy of a bundle.
+
+They count FLOPs, time calls, compare runs, and provide the images for the measurements.
+"""

@@ -1,4 +1,4 @@
-"""Comparison of the outputs and the routing of two runs of one model on the same images."""
+"""Compares the outputs and the routing of two runs of one model on the same images."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Run:
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        kept: an array for each MoE layer; empty for a dense ViT and a Soft MoE.
+        kept: an array for each MoE layer. There are no arrays for a dense ViT and a Soft MoE.
 
             - Top-K routing: i32[images, pairs], the expert that kept the (token, choice) pair, or -1 if the pair was
               dropped.
-            - Expert choice: bool[images, pairs], whether the expert of the (token, expert) pair chose the token.
+            - Expert choice: bool[images, pairs], whether the expert in the (token, expert) pair chose the token.
     """
 
     output: Array
@@ -53,15 +53,15 @@ class Run:
         """Create a run from the outputs of a graph.
 
         Args:
-            names: names of the outputs of a MoE layer; the same for every layer.
+            names: names of the outputs of a MoE layer. All layers have the same names.
             values: the model's output, followed by the outputs of each MoE layer in the order of `names`.
             profile: the routing setting.
-            by_token: whether to list the pairs by original token. If tokens were merged, each original token then gets the
-                pairs of the merged token.
+            by_token: whether to list the pairs by original token. If tokens were merged, the pairs of a merged token are
+                then listed for each of its original tokens.
         """
         output = values[0]
-        # The outputs of a MoE layer are arranged by routing group, which may be only a part of an image. So the pairs are
-        # regrouped by image below.
+        # The outputs of a MoE layer are arranged by routing group. A routing group may be only a part of an image, so the
+        # pairs are regrouped by image below.
         layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
         kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
         if by_token:
@@ -80,7 +80,7 @@ class Run:
         return cls(np.concatenate([run.output for run in runs]), [np.concatenate(layer) for layer in layers])
 
     def of_images(self, chosen: slice | Array) -> Run:
-        """Return the run of some images only; `chosen` selects them by their index in the batch."""
+        """Return a run that contains only some of the images. `chosen` selects them by their index in the batch."""
         return Run(self.output[chosen], [layer[chosen] for layer in self.kept])
 
 
@@ -88,15 +88,15 @@ class Run:
 class RunDifferences:
     """The differences between two runs.
 
-    If two tokens have nearly the same gate, a rounding difference of one unit in the last place may decide which of them an
-    expert keeps. If the two runs decide differently, the image's later activations differ too, and the difference of its
-    outputs says nothing about precision. So compare only images whose routing agrees, and use medians over the images.
+    If two tokens have nearly the same gate, a rounding difference in the last place may decide which of them an expert
+    keeps. If the two runs decide differently, the image's later activations differ too. The difference between the image's
+    outputs then says nothing about precision. So compare only images whose routing agrees, and use medians over the images.
 
     Attributes:
-        largest: f32[images], for each image, the largest absolute difference between its two outputs.
+        largest: f32[images], the largest absolute difference between the two outputs for each image.
         relative: f32[images], see `relative_differences`.
-        pairs: for each MoE layer, bool[images, pairs]: whether the same expert keeps the pair in both runs, or both runs
-            drop it.
+        pairs: bool[images, pairs] for each MoE layer. True if the same expert keeps the pair in both runs, or if both runs
+            drop the pair.
     """
 
     largest: Array
@@ -105,7 +105,7 @@ class RunDifferences:
 
     @property
     def alike(self) -> Array:
-        """bool[images], whether both runs route an image alike in every layer; always true for a dense ViT."""
+        """bool[images], whether both runs route an image in the same way in every layer. Always true for a dense ViT."""
         same = np.ones(len(self.largest), bool)
         for layer in self.pairs:
             same &= layer.all(axis=1)
@@ -113,12 +113,12 @@ class RunDifferences:
 
     @property
     def agreement(self) -> float:
-        """The share of the pairs that both runs route alike; 1 for a dense ViT."""
+        """The share of the pairs that both runs route in the same way. It is 1 for a dense ViT."""
         return float(np.mean(self.pairs)) if self.pairs else 1.0
 
 
 def differences(expected: Run, found: Run) -> RunDifferences:
-    """Return the differences between the runs `expected` and `found`, which must be of the same images."""
+    """Return the differences between the runs `expected` and `found`. Both must be runs on the same images."""
     images = len(expected.output)
     return RunDifferences(
         np.abs(expected.output - found.output).reshape(images, -1).max(axis=1),
@@ -128,10 +128,10 @@ def differences(expected: Run, found: Run) -> RunDifferences:
 
 
 def relative_differences(expected: Array, found: Array) -> Array:
-    """Return each image's error relative to the norm of its output: |found - expected| / |expected|, f32[images].
+    """Return the error of each image's output relative to the norm of the expected output, f32[images].
 
-    Use the median over the images. If the two runs route a token to different experts, the error of its image may be far
-    larger, and says nothing about precision.
+    The error is |found - expected| / |expected|. Use the median over the images. If the two runs route a token to different
+    experts, the error of that image may be far larger. It then says nothing about precision.
     """
     by_image = expected.reshape(len(expected), -1)
     size = np.maximum(np.linalg.norm(by_image, axis=1), np.finfo(np.float32).tiny)

@@ -19,7 +19,7 @@ from vmoe_runtime.routing_rules import RoutingRules
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model's matrix products.
+    """The sizes that determine a model's matrix products.
 
     Attributes:
         patches, patch_values: number of patches of an image, and number of values in a patch.
@@ -29,12 +29,11 @@ class ModelShape:
         mlp_dim: width of a dense MLP's hidden layer.
         moe_layers: indices of the blocks with experts; empty for a dense ViT.
         expert_mlp_dim: width of an expert's hidden layer.
-        members: number M of members of an ensemble (E3), which repeats its tokens M times in the first MoE layer; 1 for
+        members: number M of ensemble members (E3). An ensemble repeats its tokens M times in the first MoE layer. 1 for
             other models.
-        router_products: number of matrix products in a MoE layer whose size depends on `router_columns`: 1, or 3 in a Soft
-            MoE.
-        router_columns: for each MoE layer, the number of its experts or, in a Soft MoE, the number of slots of all its
-            experts.
+        router_products: number of matrix products in a MoE layer whose size depends on `router_columns`. It is 3 for a Soft
+            MoE, and 1 for other models.
+        router_columns: for each MoE layer, the number of experts. For a Soft MoE, the total number of slots of all experts.
         has_map_head: whether the head pools the tokens by attention.
         reads_class_token: whether the head reads only one token, so that the last block can skip work for the other tokens.
         representation_size, classes: widths of the head's two layers; 0 for a layer that the head lacks.
@@ -64,17 +63,17 @@ class ModelShape:
 
     @property
     def ends_in_class_pairs(self) -> bool:
-        """Whether the last MoE layer computes only the pairs of the class tokens."""
+        """Whether the last MoE layer computes only the (token, choice) pairs of the class tokens."""
         ends_in_pairs = self.num_layers - 1 in self.moe_layers and self.router_products == self.members == 1
         return self.reads_class_token and ends_in_pairs
 
     @classmethod
     def of(cls, model: Mapping[str, Any], *, features: bool = False, outputs: Collection[str] = ()) -> ModelShape:
-        """Return the sizes in a manifest's model description.
+        """Return the sizes that a manifest's model description specifies.
 
         Args:
             model: the description, as `vmoe-export` writes it.
-            features: whether the bundle outputs features, and so lacks the layer that computes the logits.
+            features: whether the bundle outputs features. Such a bundle lacks the layer that computes the logits.
             outputs: names of the bundle's outputs. If they include the output of the last block, that block computes all
                 tokens.
 
@@ -99,7 +98,7 @@ class ModelShape:
                 moe_layers=layers,
                 expert_mlp_dim=moe.get("mlp_dim", 0),
                 members=routing.get("ensemble_size", 1),
-                router_products=3 if is_soft else 1,  # a Soft MoE has one each for logits, dispatch and combine
+                router_products=3 if is_soft else 1,  # a Soft MoE has a product each for logits, dispatch and combine
                 router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
                 reads_class_token=model["classifier"] in ("token", "0")
@@ -118,7 +117,7 @@ class ModelShape:
 
 
 def dense_flops(shape: ModelShape) -> int:
-    """Return the FLOPs per image of the dense ViT of the same size, in which an MLP replaces every MoE layer."""
+    """Return the FLOPs per image of a dense ViT of the same size. That ViT has an MLP in place of every MoE layer."""
     return sparse_flops(replace(shape, moe_layers=(), router_columns=(), members=1), ())
 
 
@@ -134,10 +133,10 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0
 
 
 def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> dict[str, float]:
-    """Return the FLOPs per image by kind of matrix product. The arguments are those of `sparse_flops`.
+    """Return the FLOPs per image for each kind of matrix product. The arguments are those of `sparse_flops`.
 
     Returns:
-        - `projections`: the projections of attention
+        - `projections`: attention's projections
         - `tokens`: attention's products of queries with keys, and of attention weights with values
         - `dense`: dense MLPs
         - `experts`: the experts
@@ -164,9 +163,9 @@ def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 
 
 
 def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
-    """Return an image's number of tokens before each encoder block and after the last block.
+    """Return how many tokens an image has before each encoder block and after the last block.
 
-    Each block merges `merge` tokens, or as many as it can.
+    Each block merges `merge` tokens, or as many as possible if it can't merge that many.
 
     Examples:
         >>> shape = ModelShape(49, 0, 50, 0, 3, 0, (), 0, 1, 0, (), False, True, 0, 0)
@@ -180,10 +179,10 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
 
 
 def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
-    """Return the argument `expert_rows` of `sparse_flops` for the case that every slot of every expert is used.
+    """Return the argument `expert_rows` of `sparse_flops`, assuming that every slot of every expert is used.
 
-    If tokens are merged, a layer may have more slots than (token, choice) pairs. Then the number of its rows is the number
-    of pairs.
+    If tokens are merged, a layer may have more slots than (token, choice) pairs. In that case, the layer's number of rows
+    is the number of pairs.
 
     Args:
         rules: the model's routing rules.

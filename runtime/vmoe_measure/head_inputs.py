@@ -1,7 +1,7 @@
-"""Description of the features that a head is fitted to. The head's file stores the description.
+"""Describes the features for which a head is fitted. The description is stored in the head's file.
 
-Without the description, a head could be used with another model whose features have the same size, and would return wrong
-classes.
+Without the description, a head could be used with another model whose features have the same size. It would then
+return wrong classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vmoe_runtime.preprocessing import Preprocessing
 FITTED_TO = "fitted_to"
 """The array of a head's npz file with the result of `head_inputs` as JSON."""
 
-_ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # models with the same features may differ in these fields
+_ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # may differ between models with the same features
 
 
 def is_sampled(name: str) -> bool:
@@ -33,11 +33,11 @@ def head_inputs(
 ) -> dict[str, Any]:
     """Return everything that a model's features depend on.
 
-    The result is the same for the model's checkpoint and all its bundles, whatever their output and precision.
+    The result is the same for the model's checkpoint and all bundles made from it, whatever their output and precision.
 
     Args:
         model: the model's description in a manifest.
-        preprocessing: preprocessing of pictures. The result doesn't depend on whether it applies the EXIF orientation.
+        preprocessing: how pictures are preprocessed. The result doesn't depend on whether the EXIF orientation is applied.
         tensors: name and float32 bytes of each tensor for which `is_sampled` is true.
     """
     digest = hashlib.sha256()

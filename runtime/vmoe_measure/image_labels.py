@@ -13,19 +13,21 @@ _MOST_BYTES = 256 << 20
 
 
 def unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
-    """Map the name of each class to its index. Leave out names that several classes share, as ImageNet's two cranes do."""
+    """Map class names to class indices. Leave out names that several classes share, such as "crane" in ImageNet."""
     times = Counter(class_names)
     return {name: index for index, name in enumerate(class_names) if times[name] == 1}
 
 
 def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -> dict[str, int]:
-    """Read labels from a CSV file, and return the class index of each picture by its path, in the order of the file.
+    """Read labels from a CSV file. Return a dictionary that maps each picture's path to its class index.
+
+    The dictionary has the order of the file.
 
     Args:
         path: a CSV file in UTF-8. Each line has the path of a picture inside `folder`, and the name or index of its class.
             The first line may be a heading.
         class_names: names of the model's classes; None if the classes have only indices.
-        folder: folder of the pictures.
+        folder: the folder that contains the pictures.
 
     Raises:
         ImageError: the file can't be read, or a line has no valid path and label.
@@ -67,7 +69,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
 
 
 def class_index(text: str, index_of: Mapping[str, int]) -> int | None:
-    """Return the index of the class whose name or index is `text`; None if it is neither.
+    """Return the index of the class whose name or index is `text`. Return None if `text` is neither.
 
     The returned index may be out of range.
     """

@@ -24,15 +24,14 @@ PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images, and their classes if these are known.
+    """Images, and their classes if the classes are known.
 
     Attributes:
         images: uint8 or float32 [N,H,W,C] in the model's image size; or the paths of N picture files, which are read batch
             by batch.
         labels: i64[N], the class index of each image; None if the classes are unknown.
-        note: a sentence that says why there are no labels, or that some pictures are left out; None if there is nothing to
-            say.
-        of_sizes: the images in other sizes, for models with another image size, by (height, width, channels).
+        note: a sentence that says why there are no labels, or that some pictures are left out. None if neither applies.
+        of_sizes: maps (height, width, channels) to the images in that size, for models with another image size.
     """
 
     images: Array | tuple[Path, ...]
@@ -44,7 +43,7 @@ class ImageSource:
         return len(self.images)
 
     def chosen(self, indices: Array) -> ImageSource:
-        """Return the images at `indices`, i64[M], in this order."""
+        """Return a source with only the images at `indices`, i64[M], in the order of `indices`."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in indices)
         return ImageSource(images, None if self.labels is None else self.labels[indices])
 
@@ -52,7 +51,7 @@ class ImageSource:
         """Return the first `size` images as an input of the graph, spec.dtype[size,H,W,C].
 
         Raises:
-            ImageError: there are fewer images, they don't fit the model, or a file can't be read.
+            ImageError: there are fewer than `size` images, they don't fit the model, or a file can't be read.
         """
         if len(self) < size:
             raise ImageError(f"a batch needs {size} image{'' if size == 1 else 's'}, and --images has {len(self)}")
@@ -89,14 +88,15 @@ def open_images(
 
             - an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and optionally `labels`
               (integers [N])
-            - a folder of pictures, optionally with a subfolder for each class, named by the name or index of the class
+            - a folder of pictures. It may have a subfolder for each class. The subfolder's name is the name or index of
+              the class.
         class_names: names of the model's classes; None if the classes have only indices.
         num_classes: number of the model's classes, or None if it outputs no logits.
         labels: a CSV file with the classes of the folder's pictures, used instead of subfolders; see `read_labels`.
 
     Raises:
-        ImageError: `path` has no images in such a format, the labels can't be read or don't fit the images, or a label is
-            out of range.
+        ImageError: `path` has no images in one of these formats, the labels can't be read or don't fit the images, or a
+            label is out of range.
     """
     if labels is not None:
         if not path.is_dir():
@@ -119,19 +119,19 @@ def open_images(
 def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSource:
     """Return smooth random images. Every call returns the same images.
 
-    If every pixel were noise, all tokens would look alike to the router, which would send them all to the same experts. The
-    patches of a smooth image differ from each other, like those of a photograph.
+    If every pixel were noise, all tokens would look similar to the router, and it would send them all to the same experts.
+    The patches of a smooth image differ from each other, like those of a photograph.
 
     Returns:
-        A source of images uint8[count, H, W, C] without labels. Its `of_sizes` contains `count` images for each other image
-        size in `others`.
+        A source of images uint8[count, H, W, C] without labels. For each image size in `others`, `of_sizes` contains
+        `count` images of that size.
     """
     of_sizes = {other.size: smooth_images(count, *other.size) for other in others if other.size != spec.size}
     return ImageSource(smooth_images(count, *spec.size), of_sizes=of_sizes)
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
-    """Find the files of a folder whose names end with one of `suffixes`, in upper or lower case.
+    """Find the files in a folder whose names end with one of `suffixes`, in upper or lower case.
 
     Hidden files and folders are skipped, because operating systems store thumbnails and folder settings in them. Links are
     followed.
@@ -143,8 +143,9 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dic
     Returns:
         Two results:
 
-        - The files directly in the folder, sorted.
-        - For each subfolder, by its name, the files in it and below it, sorted. Subfolders without such files are omitted.
+        - A sorted list of the files directly in the folder.
+        - A dictionary that maps the name of each subfolder to a sorted list of the files in it and below it. Subfolders
+          without such files are omitted.
 
     Raises:
         ImageError: a folder can't be read, or a link leads nowhere or to a folder that contains the link.
@@ -164,7 +165,7 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dic
 
 
 def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """Return the pictures of a folder in the format of `find_files`.
+    """Return the pictures in a folder. The result has the same format as that of `find_files`.
 
     Raises:
         ImageError: there are no pictures, or a folder can't be read.
@@ -197,7 +198,7 @@ def _from_npz(path: Path) -> ImageSource:
 def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
     loose, by_class = pictures_of(folder)
     paths = loose + [path for pictures in by_class.values() for path in pictures]
-    # Shuffle the pictures. Otherwise, all pictures of a batch would belong to one class, and so use few experts.
+    # Shuffle the pictures. Otherwise, all pictures in a batch would belong to one class, and would use only a few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)
     if loose:
@@ -217,7 +218,7 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes:
 
 
 def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
-    """Return the pictures that a CSV file names, with their labels, in the order of the file."""
+    """Return the pictures that a CSV file lists, together with their labels. The order is that of the CSV file."""
     paths = tuple(folder / name for name in labels)
     if missing := next((path for path in paths if not path.is_file()), None):
         raise ImageError(f"the labels name {missing}, which is no file; write paths as they are inside {folder}")

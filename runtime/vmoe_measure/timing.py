@@ -1,4 +1,4 @@
-"""Timing of several calls in turn, and the speed computed from their times."""
+"""Times several calls in turn, and computes their speed from the times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 MINIMUM_ROUNDS = 3
 _WARM_UP_ROUNDS = 2
-_DEVIATIONS = 1.96  # half the width of the 95 % confidence interval of a normal distribution, in standard deviations
+_DEVIATIONS = 1.96  # half-width of a normal distribution's 95 % confidence interval, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,10 @@ class Speed:
     """The speed of a call.
 
     Attributes:
-        images_per_second: images per call divided by the median time of a call. Single delayed calls don't change the
-            median.
-        p50_ms, p90_ms, p99_ms: the median, 90th and 99th percentile of the time of one call, in milliseconds.
-        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median; with fewer than 6 calls, the shortest and the
-            longest time.
+        images_per_second: images per call divided by the median call time. A few delayed calls don't change the median.
+        p50_ms, p90_ms, p99_ms: the median, 90th and 99th percentile of the call time, in milliseconds.
+        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median. With fewer than 6 calls, the shortest and the
+            longest call time.
     """
 
     images_per_second: float
@@ -38,8 +37,10 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
     """Compute the speed from measured times.
 
     Percentiles are interpolated linearly between neighbouring samples, as numpy does by default. With fewer than 100 calls,
-    p99 says little more than the maximum. The confidence interval of the median is computed from order statistics: the
-    number of calls below the true median is binomial, whatever the distribution of the times.
+    p99 says little more than the maximum.
+
+    The confidence interval of the median is computed from order statistics. This works for any distribution of the times,
+    because the number of calls below the true median always has a binomial distribution.
 
     Args:
         seconds: time of each call; at least one.
@@ -58,7 +59,7 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
 def call_order(num_calls: int, round_index: int) -> list[int]:
     """Return the order of the calls in one round. Each call occurs once.
 
-    Each round begins one call later than the round before, so that the calls take turns at being first.
+    Each round begins one call later than the previous round, so that each call is first in some rounds.
 
     Examples:
         >>> [call_order(3, index) for index in range(4)]
@@ -75,7 +76,7 @@ def time_interleaved(
     into: list[list[float]] | None = None,
     settle: Sequence[Callable[[], object]] = (),
 ) -> list[list[float]]:
-    """Time every call once per round, so that a slow phase of the machine affects all calls alike.
+    """Time every call once per round, so that a slow phase of the machine affects all calls equally.
 
     Two warm-up rounds come first and are not counted. A round is never cut short, so all calls are timed equally often.
 
@@ -83,15 +84,16 @@ def time_interleaved(
         calls: the functions to time.
         duration: seconds to measure after the warm-up. At least `MINIMUM_ROUNDS` rounds are run, however long they take.
         clock: returns seconds.
-        after_round: called after each round, including warm-up, with the share of the whole run that the round took, 0 to 1.
-        into: a list per call that receives the times in seconds as they are measured. After an interruption, the caller can
-            still read them. None for new lists.
+        after_round: called after each round, including warm-up. Its argument is the share of the whole run that the round
+            took, between 0 and 1.
+        into: a list for each call. The call's times in seconds are appended to it as they are measured, so that the caller
+            can still read them after an interruption. None for new lists.
         settle: for each call, a function that makes an untimed call of the same engine; calls of one engine share the
-            function. If the previous call used another engine, the function runs before the timed call, because the other
+            function. The function runs before the timed call if the previous call used another engine, because the other
             engine's data are still in the caches and its threads may still spin. Empty for no untimed calls.
 
     Returns:
-        For each call, its seconds in each round.
+        A list for each call, with the call's time in seconds in each round.
     """
     first = begin = clock()
     done = 0.0

@@ -1,4 +1,4 @@
-"""Private copies of files at URLs such as s3://bucket/name, read with fsspec."""
+"""Makes private copies of files at URLs such as s3://bucket/name, which are read with fsspec."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class RemoteError(VmoeError):
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL, and the path of the URL in that file system.
+    """Return fsspec's file system for a URL, and the URL's path in that file system.
 
-    The packages behind fsspec are told to give up on a server that sends nothing for 30 s. They are also told not to retry,
-    because the caller of this function retries. The user's own fsspec settings take precedence.
+    The packages that fsspec uses are configured to give up if a server sends nothing for 30 s. They are also configured not
+    to retry, because the caller of this function retries. The user's own fsspec settings take precedence.
 
     Raises:
-        ImportError: fsspec, or its package for such URLs, is missing.
+        ImportError: fsspec, or the package that it needs for such URLs, is missing.
         Exception: any error that these packages raise.
     """
     import fsspec
@@ -55,7 +55,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         "s3": {"config_kwargs": {"connect_timeout": _SILENCE, "read_timeout": _SILENCE, "retries": {"max_attempts": 0}}}
     }
     options["s3a"] = options["s3"]
-    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials in the URL, in pyarrow's form
+    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials in pyarrow's URL format
         options["s3"] |= {"key": unquote(user[2]), "secret": unquote(user[3])}
         address = address.replace(user[0], user[1])
     with suppress(ModuleNotFoundError):  # without aiohttp, http and gs URLs can't be opened anyway
@@ -78,31 +78,33 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
 
 class RemoteFiles(AbstractContextManager["RemoteFiles"]):
-    """The files at a URL, and private copies of some of them, which are deleted when the `with` block ends.
+    """The files at a URL, and private copies of some of them. The copies are deleted when the `with` block ends.
 
-    A file's `suffix` is the rest of its URL after `address`: ".index" if the address is a prefix, "/manifest.json" if it is
-    a folder, "" if it is the file itself.
+    A file's `suffix` is the rest of its URL after `address`. For example, it is ".index" if the address is a prefix,
+    "/manifest.json" if the address is a folder, and "" if the address is the file itself.
 
     Args:
         address: the URL of a file or a folder, or the common beginning of several URLs.
-        tell: called during copies with two numbers of bytes: the number copied so far, and the total known to be needed.
+        tell: called during copies with two numbers of bytes: the number copied so far, and the total number known to be
+            needed.
 
     Attributes:
         address: the URL without secrets.
-        path: path of the copy; its name is the last part of the URL.
+        path: path of the copy. The last part of the path is the last part of the URL.
 
     Raises:
-        RemoteError: fsspec, or its package for such URLs, is missing.
+        RemoteError: fsspec, or the package that it needs for such URLs, is missing.
     """
 
     def __init__(self, address: str, tell: Callable[[int, int], object] = lambda done, total: None) -> None:
         self.address, self._tell, self._is_web = public_address(address), tell, is_web(address)
-        # If the query of a web URL is a signature, assume that it is also valid for files next to the URL and below it.
+        # The query of a web URL may be a signature. Assume that the signature is also valid for files next to the URL and
+        # below it.
         base, mark, query = address.partition("#")[0].partition("?") if self._is_web else (address, "", "")
         self._query, base = mark + query, base.rstrip("/")
         try:
             self._fs, self._root = open_filesystem(base)
-        except Exception as error:  # usually a package is missing, and the error names it
+        except Exception as error:  # usually a package is missing, and the error says which
             if isinstance(error, ModuleNotFoundError) and error.name == "fsspec":
                 needed = f"{self.address} needs fsspec, which is missing; pip install 'vmoe-export[remote]'"
                 raise RemoteError(needed) from None
@@ -117,7 +119,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         self._folder.cleanup()
 
     def size(self, suffix: str) -> int | None:
-        """Return the size of a file in bytes; None if there is no such file.
+        """Return the size of a file in bytes. Return None if the file doesn't exist.
 
         Raises:
             RemoteError: the server doesn't answer, or doesn't report the size.
@@ -126,7 +128,10 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return None if seen is None else seen[0]
 
     def names(self) -> list[str]:
-        """Return the sorted names of the files and subfolders of the folder at the URL; empty if it can't be listed."""
+        """Return the sorted names of the files and subfolders in the folder at the URL.
+
+        The list is empty if the folder can't be listed.
+        """
         try:
             found = self._patiently(self.address, lambda: answer_of(lambda: self._fs.ls(self._root, detail=False)))
         except RemoteError:
@@ -142,14 +147,18 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         self._copy({suffix: (self._root + suffix + self._query, None) for suffix in suffixes})
 
     def copy_all(self) -> None:
-        """Copy the bundle at the URL. If there is none, copy the file at the URL, or all files of the folder and its
-        subfolders.
+        """Copy the bundle at the URL.
+
+        If there is no bundle, copy the file at the URL. If the URL is a folder, copy all files in it and in its subfolders.
         """
         if not self.copy_bundle():
             self.copy_below("")
 
     def copy_bundle(self) -> bool:
-        """Copy the manifest and all files that it lists, and return True. If there is no valid manifest, return False."""
+        """Copy the manifest and all files that it lists, and return True.
+
+        If there is no valid manifest, copy nothing more and return False.
+        """
         manifest = f"/{MANIFEST_NAME}"
         if not 0 < (self.size(manifest) or 0) <= MAX_MANIFEST_BYTES:
             return False
@@ -162,14 +171,14 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return True
 
     def copy_below(self, suffix: str) -> None:
-        """Copy the file with this `suffix`. If it is a folder, copy all files of the folder and its subfolders."""
+        """Copy the file with this `suffix`. If it is a folder, copy all files in the folder and its subfolders."""
         if self.size(suffix) is not None:
             self.copy([suffix])
             return
         root = self._root + suffix
         found = self._patiently(f"{self.address}{suffix}", lambda: self._fs.find(root, detail=True))
-        # A web server's listing may contain links to other places, and links that only sort the listing. Skip links of both
-        # kinds.
+        # A web server's listing may contain links to other places, and links that only change the order of the listing. Skip
+        # both kinds of links.
         below = {
             self._unquoted(name[len(self._root) :]): (name + self._query, None if self._is_web else _seen(info))
             for name, info in sorted(found.items())
@@ -200,9 +209,9 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._copy_file(suffix, remote, seen, failures=int(suffix in small))
 
     def _copy_small(self, files: Mapping[tuple[str, Seen], str]) -> None:
-        """Copy files in parallel. Leave files that fail or arrive incomplete to `_copy_file`."""
+        """Copy several files in parallel. Files that fail or arrive incomplete are later copied by `_copy_file`."""
         contents: Mapping[str, object] = {}
-        with suppress(Exception):  # `_copy_file` tries again, and reports what fails
+        with suppress(Exception):  # `_copy_file` copies the files that fail, and reports the errors
             contents = self._fs.cat([remote for remote, _ in files], on_error="return")
         for (remote, (size, _)), suffix in files.items():
             content = contents.get(remote)
@@ -213,8 +222,8 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
     def _copy_file(self, suffix: str, remote: str, seen: Seen, failures: int) -> None:
         """Copy one file.
 
-        If a transfer breaks, it resumes where it stopped, with smaller requests after each failure. If the server can't send
-        parts of a file, the transfer starts again from the beginning.
+        If a transfer breaks, resume it where it stopped. Make the requests smaller after each failure. If the server can't
+        send parts of a file, start the transfer again from the beginning.
         """
         size, done, block = seen[0], 0, _BLOCK
         with self._target(suffix).open("wb") as out:
@@ -248,7 +257,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 yield piece
 
     def _look(self, remote: str, failures: int = 0) -> Seen | None:
-        """Return the size and version of a file; None if there is no such file.
+        """Return the size and version of a file. Return None if the file doesn't exist.
 
         `failures` is the number of tries that have already failed.
         """
@@ -267,7 +276,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return _seen(info)
 
     def _patiently(self, name: str, call: Callable[[], T], failures: int = 0) -> T:
-        """Return the result of `call`. If the call fails, repeat it as long as `_wait` permits."""
+        """Return the result of `call`. If the call fails, repeat it until it succeeds or `_wait` raises an error."""
         if not failures:
             self._heard = time.monotonic()
         while True:
@@ -278,9 +287,9 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._wait(name, error, failures)
 
     def _wait(self, name: str, error: Exception, failures: int) -> None:
-        """Wait before another try. Raise RemoteError if too many tries have failed, or if another try can't help."""
-        # If a web server fails in any way, fsspec reports that the file doesn't exist. If a request times out, s3fs fails
-        # while it handles the timeout. In both cases, the real cause is the earlier error in the chain.
+        """Wait before the next try. Raise RemoteError if too many tries have failed, or if another try can't help."""
+        # Sometimes the real cause is the earlier error in the chain. On any failure of a web server, fsspec reports that the
+        # file doesn't exist. After a timeout, s3fs fails with another error while it handles the timeout.
         behind = error.__cause__ or error.__context__
         hides_cause = isinstance(behind, TimeoutError) or (isinstance(error, FileNotFoundError) and self._is_web)
         cause = (hides_cause and behind) or error
@@ -331,9 +340,9 @@ def answer_of(request: Callable[[], T], tries: int = 1) -> T:
 
 
 def _is_absent(error: BaseException) -> bool:
-    """Return whether the error means that there is no such file.
+    """Return whether the error means that the file doesn't exist.
 
-    Refused access counts too: servers that don't reveal which files exist refuse access to missing files.
+    A refused access also counts, because some servers don't reveal which files exist. They refuse access to missing files.
     """
     return isinstance(error, _ABSENT) or getattr(error, "status", None) in _ABSENT_STATUS
 
@@ -343,11 +352,14 @@ def _seen(info: Mapping[str, Any]) -> Seen:
 
 
 def reason_of(error: BaseException, *addresses: str) -> str:
-    """Return the reason for a package's error on one line of at most 300 characters, without the secrets of `addresses`."""
+    """Return the reason for a package's error as one line of at most 300 characters.
+
+    Remove the secrets of `addresses` from the line.
+    """
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         said = "it is not there"
-    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # of pyarrow's message, keep the system's part at its end
+    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # keep only the system's message at the end
     if isinstance(error, TimeoutError):
         said = f"the server sent nothing for {_SILENCE:g} s"
     return " ".join(without_secrets(said, *addresses).split())[:300]

@@ -1,4 +1,4 @@
-"""The runtime for vmoe bundles, which runs V-MoE models at the capacity that the caller chooses.
+"""The runtime for vmoe bundles. It runs V-MoE models at the capacity that the caller chooses.
 
 It needs numpy and one backend.
 """
@@ -22,8 +22,8 @@ from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.settings import Setting
 
-# ONNX Runtime reads this variable when it is imported. With telemetry enabled, ONNX Runtime 1.29 and later looks up a host
-# and writes files, and a process that is forked after the import never ends.
+# ONNX Runtime reads this variable when it is imported. If telemetry is enabled, ONNX Runtime 1.29 and later looks up a
+# host and writes files. In addition, a process that is forked after the import never ends.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [

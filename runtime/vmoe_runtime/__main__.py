@@ -1,4 +1,4 @@
-"""`python -m vmoe_runtime`: prints the paths of this installation's native files, for build systems."""
+"""`python -m vmoe_runtime` prints the paths of this installation's native files. Build systems use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FILES = {
 def main(argv: list[str] | None = None) -> int:
     """Print the requested path and return 0.
 
-    If this installation lacks the file, print a message on stderr and return 1.
+    If this installation lacks the requested file, print a message on stderr and return 1.
     """
     parser = argparse.ArgumentParser("python -m vmoe_runtime", description="Prints where a native file or folder is.")
     parser.add_argument("--version", action="version", version=f"vmoe_runtime, version {installation.__version__}")

@@ -1,10 +1,10 @@
-"""Recognizes URLs of files, such as s3://bucket/name, and removes their secrets from texts that people may see."""
+"""Recognizes URLs of files, such as s3://bucket/name, and removes secrets from URLs in texts that people may see."""
 
 from __future__ import annotations
 
 import re
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without this limit, searching a long word would take quadratic time
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without this length limit, searching a long word would take quadratic time
 _ADDRESS = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://[^\s'\")]")
 _WEB = re.compile(rf"(?:{_SCHEME}::)*https?:/", re.IGNORECASE)
 # One slash after the colon is enough, because turning a URL into a `Path` removes the second slash. Punctuation at the end
@@ -28,7 +28,7 @@ def is_address(source: object) -> bool:
 def is_web(address: str) -> bool:
     """Return whether the URL `address` belongs to a web server.
 
-    Caches of fsspec that are named before the web URL, as in simplecache::https://example.org, don't matter.
+    fsspec caches before the web URL are ignored, as in simplecache::https://example.org.
     """
     return _WEB.match(address) is not None
 
@@ -36,7 +36,7 @@ def is_web(address: str) -> bool:
 def public_address(address: str) -> str:
     """Return a URL without the parts that may be secret.
 
-    The user, the password and the query are removed and, if the URL belongs to a web server, the fragment.
+    The user, the password and the query are removed. If the URL belongs to a web server, the fragment is removed too.
 
     Examples:
         >>> public_address("https://me:secret@example.org/b16.vmoe?token=1")
@@ -48,8 +48,8 @@ def public_address(address: str) -> str:
 def without_secrets(text: str, *used: str) -> str:
     """Return `text` without secrets.
 
-    Each URL in `text` is reduced to its `public_address`. Then each secret of the URLs in `used` is removed from the whole
-    text.
+    Each URL in `text` is replaced by its `public_address`. Then each secret that occurs in the URLs `used` is removed from
+    the whole text.
 
     Examples:
         >>> without_secrets('no bucket "me:secret@zoo" at https://example.org?token=1', "s3://me:secret@zoo/b16")
@@ -62,7 +62,10 @@ def without_secrets(text: str, *used: str) -> str:
 
 
 def secrets_of(text: str) -> list[str]:
-    """Return the secrets in the first URL in `text`: user, query and fragment. The list is empty if there is no URL."""
+    """Return the secrets in the first URL in `text`: its user, query and fragment.
+
+    The list is empty if `text` contains no URL.
+    """
     found = _IN_TEXT.search(text)
     if found is None:
         return []

@@ -1,5 +1,5 @@
 // Micro-batches. Requests from any number of threads wait in one bounded queue. A single thread answers them in
-// batches, with one call of the engine per batch, at a setting that meets a latency target. Header only; C++17.
+// batches. It calls the engine once per batch, with a setting that meets a latency target. Header only; C++17.
 //
 //   auto batcher = vmoe::Batcher::start(*engine, {});
 //   if (!batcher) return fail(batcher.error().message);
@@ -7,9 +7,9 @@
 //   if (!pending) return busy(pending.error().message);
 //   auto answer = pending->wait();
 //
-// Each call answers the oldest request, together with later requests of the same setting and dtype that still fit into
-// the call. A request is never split over several calls. Requests that arrive during a call wait for the next call. No
-// request waits for a timer.
+// Each call answers the oldest request. It also answers later requests that have the same setting and dtype, as far as
+// they fit into the call. A request is never split over several calls. Requests that arrive during a call wait for the
+// next call. No request waits for a timer.
 #ifndef VMOE_BATCHER_HPP_
 #define VMOE_BATCHER_HPP_
 
@@ -40,11 +40,11 @@
 namespace vmoe {
 
 struct BatcherOptions {
-  int64_t most_images = 16;    // maximum number of images per call and per request
-  int64_t most_waiting = 256;  // maximum number of images in the queue; requests that exceed it are refused
-  // Names of the profiles among which the load chooses for requests that name no profile. The least accurate profile
-  // comes first. plan.levels has one entry per name, in the same order. If `levels` is empty, requests that name no
-  // profile use the engine's profile at any load.
+  int64_t most_images = 16;    // maximum number of images in one call and in one request
+  int64_t most_waiting = 256;  // maximum number of images in the queue; a request that does not fit is refused
+  // Profiles for requests that specify no profile. The load decides which of these profiles applies. The least accurate
+  // profile comes first. plan.levels has one entry per name, in the same order. If `levels` is empty, requests that
+  // specify no profile use the engine's profile at any load.
   std::vector<std::string> levels;
   ElasticPlan plan;
 };
@@ -54,12 +54,12 @@ struct Answer {
   std::string setting;        // name of the profile that served the request; empty if the model has none
   double waited = 0;          // seconds in the queue, from `submit` to the start of the call
   double seconds = 0;         // seconds of the call
-  int64_t batch_size = 0;     // number of images in the call, including those of other requests
-  std::map<std::string, std::vector<float>> layers;  // the other Info::outputs, by name
+  int64_t batch_size = 0;     // number of images in the call, including images of other requests
+  std::map<std::string, std::vector<float>> layers;  // all other outputs in Info::outputs, by name
 };
 
-// Receives the answer to a request. If there is no answer, receives VMOE_CANCELLED, VMOE_CLOSED, or the error of the
-// engine's call.
+// Receives the answer to a request. If there is no answer, receives an error instead: VMOE_CANCELLED, VMOE_CLOSED, or
+// the error that the engine returned.
 using AnswerCallback = std::function<void(Result<Answer>)>;
 
 namespace internal {
@@ -68,7 +68,7 @@ using BatcherClock = std::chrono::steady_clock;
 
 struct BatchRequest {
   Images images;
-  Profile setting;  // if its name is empty, elastic capacity chooses the profile
+  Profile setting;  // if the profile has no name, elastic capacity chooses one
   BatcherClock::time_point came;
   AnswerCallback done;
 
@@ -77,11 +77,11 @@ struct BatchRequest {
 
 using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 
-// The queue and the thread that serves it. A batcher and its tickets share one object.
+// The queue of requests, and the thread that answers them. A batcher and its tickets share one BatchQueue.
 class BatchQueue {
  public:
-  // levels: with `elastic`, the profiles of its levels, in the same order. Without `elastic`, a single profile, which
-  // serves the requests that name no profile.
+  // levels: with `elastic`, the profiles of its levels, in the same order. Without `elastic`, a single profile. It
+  // serves the requests that specify no profile.
   BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::vector<Profile> levels)
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), levels_(std::move(levels)) {
     level_ = levels_.size() - 1;
@@ -165,18 +165,18 @@ class BatchQueue {
     if (request.is_elastic()) elastic_waiting_ -= request.images.count;
   }
 
-  // Calls a request's callback. Must be called once per request.
+  // Calls a request's callback with the result. Must be called exactly once per request.
   static void finish(BatchRequest& request, Result<Answer> result) {
     const AnswerCallback done = std::exchange(request.done, nullptr);
     try {
       done(std::move(result));
     } catch (const std::exception&) {
-      // Ignores the exception, because it must not affect other requests.
+      // Ignores an exception that the callback threw, because it must not affect other requests.
     }
   }
 
-  // Returns an error as a result. If there is not enough memory to copy the message, the error has an empty message, so
-  // that the callback can be called in any case.
+  // Returns an error as a result. If there is not enough memory to copy the message, the error's message is empty. The
+  // callback can therefore be called in any case.
   static Result<Answer> failed(vmoe_code code, const char* message) noexcept {
     try {
       return Error{code, message};
@@ -218,8 +218,8 @@ class BatchQueue {
     }
   }
 
-  // If there is elastic capacity, chooses the level of the next call. Returns the maximum number of images in that
-  // call.
+  // If elastic capacity is in use, chooses the level of the next call. In either case, returns the maximum number of
+  // images in that call.
   int64_t decide() {
     if (!elastic_) return options_.most_images;
     const auto now = BatcherClock::now();
@@ -233,8 +233,8 @@ class BatchQueue {
     return images_per_call_;
   }
 
-  // Moves the first request to `taken_`, together with later requests that fit into the same call. Does not allocate
-  // memory, because `taken_` has enough reserved capacity.
+  // Moves the first request in the queue to `taken_`, together with later requests that fit into the same call. Does
+  // not allocate memory, because `taken_` has enough reserved capacity.
   void take(int64_t most) {
     const BatchRequestPointer first = queue_.front();
     int64_t room = most;
@@ -283,8 +283,8 @@ class BatchQueue {
       }
       first += request->images.count;
     }
-    // Elastic capacity needs the whole time until the next call can start, including the time to assemble the batch and
-    // to deliver the answers.
+    // Elastic capacity needs the whole time until the next call can start. This time includes assembling the batch and
+    // delivering the answers.
     if (elastic_ && taken_.front()->is_elastic()) {
       const std::lock_guard lock(mutex_);
       (void)elastic_->served(level_, images.count, seconds(BatcherClock::now() - start));
@@ -311,7 +311,7 @@ class BatchQueue {
   const BatcherOptions options_;
   std::optional<Elastic> elastic_;
   const std::vector<Profile> levels_;
-  std::set<std::string> named_;  // profiles with a count of their own in load_.served; all others count as "other"
+  std::set<std::string> named_;  // profiles that have their own count in load_.served; others count as "other"
 
   mutable std::mutex mutex_;  // guards the members from changed_ to load_
   std::condition_variable changed_;
@@ -347,9 +347,9 @@ class Ticket {
   internal::BatchRequestPointer request_;
 };
 
-// A submitted request whose answer can be waited for. The destructor cancels the request; if the request is in a
-// running call, the destructor waits until that call ends. After the destructor has returned, the data of the images is
-// no longer needed.
+// A submitted request whose answer can be waited for. The destructor cancels the request. If the request is in a
+// running call, the destructor waits until that call ends. After the destructor has returned, the image data is no
+// longer needed.
 class Pending : public Ticket {
  public:
   Pending(Pending&&) = default;
@@ -386,16 +386,16 @@ class Batcher {
     if (queue_ != nullptr) queue_->close(true);
   }
 
-  // Starts a batcher and its thread, which calls the engine. The engine must outlive the batcher and all tickets, and
-  // must not be moved.
+  // Starts a batcher and its thread, which calls the engine. The engine must not be moved, and must outlive the batcher
+  // and all tickets.
   //
-  // options: plan.most_images is ignored, and most_images is used instead.
+  // options: most_images applies instead of plan.most_images, which is ignored.
   //
   // Fails with:
   // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because an answer would then depend on other requests;
   // - VMOE_ROUTING_ERROR if the model does not support a level;
   // - VMOE_ARGUMENT_ERROR if an option is invalid;
-  // - VMOE_RUNTIME_ERROR if the thread can't be started or there is no memory for it.
+  // - VMOE_RUNTIME_ERROR if the thread can't be started or there is not enough memory to start it.
   static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
     const Info& info = engine.info();
     if (info.batch_multiple != 1) {
@@ -434,20 +434,21 @@ class Batcher {
     }
   }
 
-  // Adds a request to the queue. The latency that plan.target limits starts with this call, so it excludes the time to
-  // read and decode pictures.
+  // Adds a request to the queue. The latency that plan.target limits starts with this call. It therefore excludes the
+  // time to read and decode pictures.
   //
-  // images: 1 to most_images images; their data must stay valid until the answer arrives.
+  // images: 1 to most_images images. Their data must stay valid until the answer arrives.
   // setting: name of a stored or systematic profile, which then applies at any load. If empty, the load decides which
   //   profile applies.
-  // done: called once per accepted request: on the batcher's thread, or inside `cancel` or `close` if one of these ends
-  //   the request. It must not destroy the batcher. It should be quick, because the next call of the engine waits until
-  //   it returns. Exceptions that it throws are ignored.
+  // done: called once per accepted request, usually on the batcher's thread. If `cancel` or `close` ends the request,
+  //   `done` is called inside that function. It must not destroy the batcher. It should be quick, because the next call
+  //   of the engine waits until `done` returns. Exceptions that it throws are ignored.
   //
   // Fails with:
   // - VMOE_BUSY if the queue has no room for the images;
   // - VMOE_CLOSED after close();
-  // - VMOE_IMAGE_ERROR if the model does not accept the images, or there are none or more than most_images;
+  // - VMOE_IMAGE_ERROR if the model does not accept the images;
+  // - VMOE_IMAGE_ERROR if there are no images, or more than most_images;
   // - VMOE_ROUTING_ERROR if the model does not support the setting;
   // - VMOE_ARGUMENT_ERROR if `done` is empty, or the images' data is null or not aligned.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
@@ -456,8 +457,8 @@ class Batcher {
       return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(queue_->most_images()) + " images, not " +
                                          std::to_string(images.count)};
     }
-    // Refuses invalid images before they enter the queue, because they would make the other requests of their call fail
-    // too.
+    // Refuses invalid images before they enter the queue. Otherwise, they would cause an error for all requests in the
+    // same call.
     const vmoe_images c_images = internal::c_images(images);
     if (auto* status = vmoe_engine_check_images(queue_->engine().handle(), &c_images)) return internal::take(status);
     Profile profile;
@@ -471,7 +472,8 @@ class Batcher {
     return Ticket(queue_, std::move(*request));
   }
 
-  // As above, but without a callback. Returns an object whose wait() returns the answer.
+  // Adds a request to the queue, like the function above, but without a callback. Returns an object whose wait()
+  // returns the answer.
   Result<Pending> submit(const Images& images, const std::string& setting = {}) {
     auto promise = std::make_shared<std::promise<Result<Answer>>>();
     auto answer = promise->get_future();
@@ -484,8 +486,8 @@ class Batcher {
   BatcherLoad load() const { return queue_->load(); }
 
   // Refuses further requests, and returns when the last call has ended. If `drain` is true, the requests in the queue
-  // are answered first; otherwise they fail with VMOE_CLOSED. The destructor calls close(true). If a callback on the
-  // batcher's thread calls close(), close() returns without waiting for the running call or any later call.
+  // are answered first. Otherwise, they fail with VMOE_CLOSED. The destructor calls close(true). If a callback on the
+  // batcher's thread calls close(), close() does not wait for the running call or any later call.
   void close(bool drain = true) { queue_->close(drain); }
 
  private:

@@ -9,7 +9,7 @@
 //   engine.run(images, settings[next->level], ...);  // at most next->images images
 //   elastic->served(next->level, count, seconds);
 //
-// Only one thread may use an object at a time.
+// An object of class Elastic must not be used by several threads at once.
 #ifndef VMOE_ELASTIC_HPP_
 #define VMOE_ELASTIC_HPP_
 
@@ -23,7 +23,7 @@
 
 namespace vmoe {
 
-// The times of a setting: a call with n images takes `fixed + each * n` seconds.
+// How long calls with a setting take. A call with n images takes `fixed + each * n` seconds.
 using ElasticLevel = vmoe_elastic_level;
 
 // The levels that elastic capacity chooses from, and the limits that it must respect.
@@ -45,8 +45,8 @@ struct ElasticSeen {
 // The level and the size of the next call.
 struct ElasticDecision {
   size_t level = 0;    // index of the level
-  int64_t images = 0;  // maximum number of images of the call
-  double load = 0;     // utilization: seconds of such calls needed per second of arrivals
+  int64_t images = 0;  // maximum number of images in the call
+  double load = 0;     // utilization: seconds of calls needed for the images that arrive in one second
 };
 
 class Elastic {

@@ -1,6 +1,6 @@
 // C++17 wrapper of the C API in engine.h. It is header only, returns errors as values, and frees all memory by itself.
-// It throws no exceptions except std::bad_alloc, if there is no memory for a function's result. If exceptions are
-// disabled with -fno-exceptions, the process ends instead.
+// The only exception that it throws is std::bad_alloc, if there is not enough memory for a function's result. If
+// exceptions are disabled with -fno-exceptions, the process ends in this case.
 //
 //   auto engine = vmoe::Engine::load("b16.vmoe");
 //   if (!engine) return fail(engine.error().message);
@@ -26,7 +26,8 @@
 
 namespace vmoe {
 
-// Receives the level of a log message, and the message as one line. May be called on any thread: see vmoe_log_callback.
+// Receives the level and the text of a log message. The text is one line. May be called on any thread: see
+// vmoe_log_callback.
 using LogCallback = std::function<void(vmoe_log_level, const std::string&)>;
 
 namespace internal {
@@ -68,7 +69,7 @@ inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& 
   return layer;
 }
 
-// A deleter that frees objects of the C API with kFree.
+// A deleter that calls kFree to free an object of the C API.
 template <auto kFree>
 struct Free {
   template <typename T>
@@ -82,7 +83,7 @@ inline void call_log(void* callback, vmoe_log_level level, const char* message) 
   try {
     (*static_cast<LogCallback*>(callback))(level, message);
   } catch (...) {
-    // An exception must not pass through the C functions that called this one.
+    // Drops the exception, because it must not pass through the C functions that called this one.
   }
 #else
   (*static_cast<LogCallback*>(callback))(level, message);
@@ -94,7 +95,7 @@ inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback
 
 // Sets the log callback of this process, or removes it if `callback` is empty. See vmoe_set_log. Exceptions that the
 // callback throws are dropped. When this function returns, no thread runs the previous callback any more, and that
-// callback has been destroyed. This does not hold if a log callback calls this function, because such a call does not
+// callback has been destroyed. An exception is a call of this function from inside a log callback: such a call does not
 // wait. Returns `least_level`.
 inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
   auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
@@ -104,7 +105,8 @@ inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback ca
   return least_level;
 }
 
-// Lets another thread end running calls. One object can be used by any number of calls, and must outlive all of them.
+// Lets one thread end calls that run on other threads. One object can be used by any number of calls. It must outlive
+// all of them.
 class Cancellation {
  public:
   static Result<Cancellation> create() {
@@ -113,11 +115,11 @@ class Cancellation {
     return Cancellation(handle);
   }
 
-  // Cancels permanently. Running calls that use this object fail with VMOE_CANCELLED before their next op, and later
-  // calls that use it fail at once.
+  // Cancels permanently. Running calls that use this object fail with VMOE_CANCELLED before their next op. Later calls
+  // that use it fail immediately.
   void cancel() const { vmoe_cancellation_cancel(handle_.get()); }
 
-  // The handle for the C API; this object still owns it.
+  // The handle for the C API. The Cancellation still owns the handle.
   vmoe_cancellation* handle() const { return handle_.get(); }
 
  private:
@@ -153,8 +155,9 @@ class Engine {
   // The stored profiles, in export order. A dense ViT and Soft MoE have none.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
-  // Returns the profile that a call with this setting uses. To make repeated calls faster, pass setting() of the
-  // returned profile to them: it contains values instead of a name, so a call has no name to parse.
+  // Returns the profile that a call with this setting uses. To make repeated calls faster, call setting() on the
+  // returned profile and pass the result to each call. That result contains values instead of a name, so a call has no
+  // name to parse.
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;
@@ -182,8 +185,8 @@ class Engine {
     return run(images, setting, Cancellation(nullptr), output, size);
   }
 
-  // As above, but `cancellation` can end the call. The call then fails with VMOE_CANCELLED and leaves `output`
-  // unchanged.
+  // Runs a batch like the function above, but `cancellation` can end the call. If it does, the call fails with
+  // VMOE_CANCELLED and leaves `output` unchanged.
   Result<size_t> run(const Images& images, const Setting& setting, const Cancellation& cancellation, float* output,
                      size_t size) const {
     const vmoe_images c_images = internal::c_images(images);
@@ -199,7 +202,8 @@ class Engine {
     return run(images, setting, Cancellation(nullptr));
   }
 
-  // As above, but `cancellation` can end the call. The call then fails with VMOE_CANCELLED.
+  // Runs a batch like the function above, but `cancellation` can end the call. If it does, the call fails with
+  // VMOE_CANCELLED.
   Result<std::vector<float>> run(const Images& images, const Setting& setting, const Cancellation& cancellation) const {
     std::vector<float> output(static_cast<size_t>(rows_of(images) * info_.output_size));
     auto written = run(images, setting, cancellation, output.data(), output.size());
@@ -207,8 +211,8 @@ class Engine {
     return output;
   }
 
-  // Runs a batch once and returns all outputs in info().outputs. The keys are their names, and each value has shape
-  // float32[N, OutputShape::floats()].
+  // Runs a batch once and returns all outputs in info().outputs. The keys of the result are the outputs' names. Each
+  // value has shape float32[N, OutputShape::floats()].
   Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images,
                                                                 const Setting& setting = {}) const {
     std::map<std::string, std::vector<float>> found;
@@ -230,8 +234,8 @@ class Engine {
     return found;
   }
 
-  // Runs a batch of `count` images whose values are all zero, so that the first real call with this setting and this
-  // number of images is fast: see vmoe_engine_warm_up. Returns `count`.
+  // Runs a batch of `count` images whose values are all zero. Afterwards, the first real call with this setting and
+  // this number of images is fast: see vmoe_engine_warm_up. Returns `count`.
   Result<int64_t> warm_up(int64_t count, const Setting& setting = {}) const {
     const vmoe_setting c_setting = internal::c_setting(setting);
     if (auto* status = vmoe_engine_warm_up(handle_.get(), count, &c_setting)) return internal::take(status);
@@ -257,7 +261,7 @@ class Engine {
     return layers;
   }
 
-  // The handle for the C API; this object still owns it.
+  // The handle for the C API. The Engine still owns the handle.
   const vmoe_engine* handle() const { return handle_.get(); }
 
  private:

@@ -1,5 +1,5 @@
-// Measures how long calls take at each level of elastic capacity (elastic.hpp). Must run on the machine that will serve
-// the model. Header only; C++17.
+// Measures how long calls take at each level of elastic capacity (elastic.hpp). This code must run on the machine that
+// will serve the model. Header only; C++17.
 //
 //   auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c0.5-k1", "c1.05-k2"}, 32);
 //   vmoe::BatcherOptions options;
@@ -22,7 +22,7 @@
 namespace vmoe {
 
 struct TimedLevels {
-  std::vector<std::string> names;     // profile names, the cheapest first
+  std::vector<std::string> names;     // profile names, the cheapest profile first
   std::vector<ElasticLevel> levels;   // the times of each
   std::vector<std::string> left_out;  // a message for each profile that is no faster than a more accurate profile
 };
@@ -42,7 +42,7 @@ inline double median(std::vector<double> values) {
 }
 
 // Returns the line through two measured points: (1 image, `one` seconds) and (`most` images, `full` seconds). If that
-// line falls or starts below 0 seconds, returns the line through the origin and the second point.
+// line falls, or is below 0 seconds at 0 images, returns the line through the origin and the second point.
 inline ElasticLevel fitted_level(double one, double full, int64_t most) {
   const double each = most > 1 ? (full - one) / static_cast<double>(most - 1) : one, fixed = one - each;
   if (each <= 0 || fixed < 0) return {0, full / static_cast<double>(most)};
@@ -51,8 +51,8 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 
 }  // namespace internal
 
-// For each profile, measures the seconds of calls with one image and of calls with most_images images. Calls of
-// different profiles alternate, so that a slow phase of the machine affects all profiles. Returns the times of all
+// For each profile, measures how many seconds calls take with one image and with most_images images. Calls with
+// different profiles alternate, so that a slow period of the machine affects all profiles. Returns the times of all
 // profiles except those that are no faster than a more accurate profile.
 //
 // profiles: names of stored or systematic profiles, the least accurate first.
@@ -62,7 +62,7 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because a call with one image is then impossible;
 // - VMOE_ROUTING_ERROR if the model does not support a profile;
 // - VMOE_ARGUMENT_ERROR if most_images is out of range;
-// - VMOE_MEMORY_ERROR if there is no memory for the images;
+// - VMOE_MEMORY_ERROR if there is not enough memory for the images;
 // - VMOE_RUNTIME_ERROR if a call fails.
 inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<std::string>& profiles,
                                        int64_t most_images) {
@@ -100,7 +100,7 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
     }
   }
   TimedLevels timed;
-  double cheapest = 0;  // seconds of a call with most_images images at the cheapest level so far
+  double cheapest = 0;  // seconds per call with most_images images at the cheapest level so far
   for (size_t i = profiles.size(); i-- > 0;) {
     const ElasticLevel level = internal::fitted_level(internal::median(one[i]), internal::median(full[i]), most_images);
     const double whole = level.fixed + level.each * static_cast<double>(most_images);

@@ -17,14 +17,14 @@ namespace vmoe {
 
 struct LoadOptions {
   int threads = 0;          // threads per call; 0 for the default: see vmoe_load_options
-  bool verify = true;       // compare the SHA-256 of every file with the bundle's manifest
-  std::string profile;      // the profile of calls that pass no setting; empty for the first stored profile
+  bool verify = true;       // check every file's SHA-256 against the bundle's manifest
+  std::string profile;      // the profile for calls that pass no setting; if empty, the first stored profile
   std::string onnxruntime;  // path of the ONNX Runtime library; if empty, see vmoe_load_options
   bool spin = false;        // let threads spin after a call: see vmoe_load_options
 };
 
-// A batch of images, dtype[N,H,W,C], contiguous and not owned by this struct. The values are float32 in [-1, 1] or
-// uint8 in 0..255.
+// A batch of images: a contiguous array dtype[N,H,W,C], which this struct does not own. The values are float32 in
+// [-1, 1] or uint8 in 0..255.
 struct Images {
   const void* data = nullptr;
   vmoe_dtype dtype = VMOE_FLOAT32;
@@ -44,7 +44,7 @@ struct Images {
   }
 };
 
-// One decoded picture of any size: uint8[height,width,channels], contiguous and not owned by this struct. See
+// One decoded picture of any size: a contiguous array uint8[height,width,channels], which this struct does not own. See
 // vmoe_picture.
 struct Picture {
   const uint8_t* data = nullptr;
@@ -52,8 +52,8 @@ struct Picture {
   int32_t orientation = 0;
 };
 
-// The numbers needed to find a token of a batch in a LayerRouting. Tokens are ordered by image, and within an image by
-// their position. Each token has one entry per ensemble member (E3).
+// The numbers needed to find a batch's token in a LayerRouting. Tokens are ordered by image, and within an image by
+// their position. Each token has one entry per member of an ensemble of experts (E3).
 struct PatchGrid {
   int64_t images = 0;        // N
   int64_t members = 1;       // M
@@ -65,24 +65,24 @@ struct PatchGrid {
 // How one MoE layer routed its tokens. Fields that the routing kind does not use are empty.
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
-  int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for expert choice
-  std::vector<float> weight;  // [G,S,K], top-k and expert choice: raw gate of each choice, including dropped choices
+  int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; with expert choice, K is E
+  std::vector<float> weight;  // [G,S,K], top-k and expert choice: raw gate of each choice, even if dropped
   vmoe_routing_kind kind = VMOE_TOP_K;
-  std::vector<int32_t> expert;  // [G,S,K], top-k: expert of each choice, including dropped choices
+  std::vector<int32_t> expert;  // [G,S,K], top-k: expert of each choice, even if dropped
   std::vector<uint8_t> kept;    // [G,S,K], top-k and expert choice: 1 if the choice was computed, 0 if it was dropped
   int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
   std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot's input
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in each token's output
   PatchGrid grid;
-  // [N,T]: for each token before merging, the index of its merged token among the merged tokens of the same image.
-  // Empty if the bundle can't merge tokens.
+  // [N,T]: for each token before merging, the index of the token into which it was merged. The index counts the merged
+  // tokens of the same image. Empty if the bundle can't merge tokens.
   std::vector<int32_t> token;
 
-  // Returns uint8[N,h,w]: 1 for each patch for which at least one ensemble member kept a choice, and 0 for every other
-  // patch. A merged patch has the value of its merged token. Tokens before the patches are omitted. Soft MoE drops
-  // nothing, so every value is then 1. Returns an empty vector if the bundle does not specify how many patches an image
-  // has.
+  // Returns uint8[N,h,w]. The value of a patch is 1 if at least one ensemble member kept a choice for it, and 0 if none
+  // did. A merged patch has the value of its merged token. Tokens before the patches are omitted. Soft MoE drops
+  // nothing, so all its values are 1. If the bundle does not specify how many patches an image has, returns an empty
+  // vector.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
@@ -102,7 +102,8 @@ struct LayerRouting {
   }
 };
 
-// An output of a bundle: float32[N, rows, columns], or float32[N, columns] if `rows` is 0. See vmoe_output_shape.
+// The name and the shape of one of a bundle's outputs. The shape is float32[N, rows, columns], or float32[N, columns]
+// if `rows` is 0. See vmoe_output_shape.
 struct OutputShape {
   std::string name;
   int64_t rows = 0, columns = 0;
@@ -111,18 +112,18 @@ struct OutputShape {
   int64_t floats() const { return std::max<int64_t>(rows, 1) * columns; }
 };
 
-// Metadata of a bundle and of the runtime that runs it.
+// Information about a bundle and about the runtime that runs it.
 struct Info {
   int64_t height = 0, width = 0, channels = 0;
   vmoe_dtype input_dtype = VMOE_FLOAT32;
   vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;                    // floats per image of `output`
+  int64_t output_size = 0;                    // number of floats per image in the first output
   int64_t batch_multiple = 1;                 // the number of images in a batch must be a multiple of this
-  int64_t num_experts = 0, group_tokens = 0;  // E (the largest of all MoE layers) and S; 0 for a dense ViT
+  int64_t num_experts = 0, group_tokens = 0;  // E (the largest of all MoE layers) and S; both are 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.32.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                       // number of threads as requested; 0 for the default
+  int threads = 0;                       // number of threads that the load options requested; 0 for the default
   vmoe_precision precision = VMOE_FP32;  // of the large products
   std::vector<std::string> class_names;  // one name per class; empty if the bundle has none
   std::vector<std::string> moe_layers;   // names of the MoE layers; empty for a dense ViT
@@ -132,9 +133,9 @@ struct Info {
   int32_t front_tokens = 0;                         // tokens before an image's patches: class token and registers
   int64_t patch_rows = 0, patch_columns = 0;        // how many rows and columns of patches an image has; 0 if unknown
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
-  std::vector<OutputShape> outputs;                 // `output` first, then outputs of blocks, such as "layer3"
+  std::vector<OutputShape> outputs;                 // the main `output` first, then block outputs, such as "layer3"
 
-  // Returns the size in bytes of one image, input_dtype[height,width,channels].
+  // Returns the size in bytes of one image. The image has the shape [height, width, channels] and the type input_dtype.
   size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }
 
   // Returns the probabilities of all classes for one image. `logits` points to the output_size logits of the image.

@@ -1,5 +1,5 @@
-// The `infer` endpoint of the Open Inference Protocol v2, with the protocol's binary extension, in which the bytes of
-// tensors follow the JSON.
+// The `infer` endpoint of the Open Inference Protocol v2. It supports the protocol's binary extension, in which the
+// tensors' bytes follow the JSON.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -32,7 +32,8 @@ void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& da
   }
 }
 
-// Refuses NaN, for which there is no valid answer, and unscaled pixels in 0..255, for which the answer would be wrong.
+// Refuses two kinds of pixels. For NaN, there is no valid result. For unscaled pixels in 0..255, the result would be
+// wrong.
 void check_range(const ImageBatch& batch) {
   for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
     float value = 0;
@@ -46,7 +47,7 @@ void check_range(const ImageBatch& batch) {
   }
 }
 
-// Reads the images in a request's tensor. binary: the bytes that follow the JSON of the request.
+// Reads the images in a request's tensor. `binary` contains the bytes that follow the request's JSON.
 ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe::Info& info, int64_t most_images) {
   const Input& shape = tensor["shape"];
   const int64_t count = shape[0];
@@ -74,8 +75,8 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
-// Refuses outputs that the model does not have, and outputs that are requested twice. Also refuses requests for the
-// most probable classes of an output that is not logits.
+// Refuses outputs that the model does not have, and outputs that are requested twice. Also refuses to list the most
+// probable classes for an output other than the logits.
 void check_outputs(const Input& asked, const vmoe::Info& info) {
   std::set<std::string> left;
   std::string known;
@@ -107,8 +108,8 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   return {std::move(fields), std::move(images)};
 }
 
-// Returns one string LOGIT:INDEX:NAME for each of the `most` most probable classes of each image, in Triton's format.
-// If the model has no class names, the strings are LOGIT:INDEX.
+// Returns the `most` most probable classes for each image in Triton's format, which is one string LOGIT:INDEX:NAME per
+// class. If the model has no class names, the strings are LOGIT:INDEX.
 std::vector<std::string> most_probable(const Service& service, const std::vector<float>& logits, size_t most) {
   const vmoe::Info& info = service.engine.info();
   std::vector<std::string> texts;
@@ -148,7 +149,7 @@ Response reply(const Service& service, const Input& fields, const vmoe::Answer& 
     const bool is_binary = (wanted.is_null() ? fields["parameters"]["binary_data_output"] : wanted) == true;
     const auto add_values = [&](const auto& values) {
       if (!is_binary) {
-        tensor["data"] = values;  // JSON has no NaN and infinity, so they become null
+        tensor["data"] = values;  // NaN and infinity become null, because JSON does not have them
         return;
       }
       const std::string bytes = as_binary(values);

@@ -16,8 +16,8 @@ bool is_json(std::string_view content_type) {
   return boost::beast::iequals(content_type.substr(0, content_type.find_first_of("; \t")), kJson);
 }
 
-// Reads a body that is either JSON or one picture. A body that starts with a brace is read as JSON, whatever its
-// content type is, because no picture starts with a brace.
+// Reads a body that is either JSON or one picture. If the body starts with a brace, it is read as JSON, because no
+// picture starts with a brace. The content type does not matter for this choice.
 Input read_pictures(Request& request, int64_t most_images) {
   const std::string_view content_type = request[http::field::content_type];
   Input values = read_query("pictures", query_of(request));

@@ -1,4 +1,4 @@
-"""Backends, which run a bundle's graph. Each backend is a module that imports its own runtime."""
+"""The backends. A backend runs a bundle's graph. Each backend is a module that imports its own runtime."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the runtime failed.
-            ImageError: the graph was built for smaller or larger batches.
+            ImageError: the graph was built for smaller or larger batches than this one.
             RoutingError: the backend does not support the routing that the feeds request.
         """
 
 
 @dataclass(frozen=True)
 class Parallelism:
-    """Numbers of threads and streams of a backend on the CPU. If a number is None, the runtime chooses it.
+    """The number of threads and streams that a backend uses on the CPU.
+
+    If a number is None, the runtime chooses it.
 
     Attributes:
         threads: CPU threads per call.
@@ -70,7 +72,9 @@ class Parallelism:
 
 
 class PreparedBackend(NamedTuple):
-    """A backend that has everything it needs on this machine, as far as can be checked without loading the graph.
+    """A backend for which everything needed on this machine is present.
+
+    This is checked as far as possible without loading the graph.
 
     Attributes:
         description: the runtime, its version, and whether the op library is used, for people to read.
@@ -91,10 +95,9 @@ class BackendKind:
         module: name of the module in this package that imports the runtime.
         function: name of the function in that module that returns a PreparedBackend. Its arguments are a bundle, a profile
             and a Parallelism.
-        extra: extra of the Python package that installs the runtime.
+        extra: the extra of this Python package that installs the runtime.
         on_gpu: whether the backend runs on a GPU. If so, it ignores the number of threads.
         has_streams: whether the backend supports more than one stream.
-        one_profile: whether the backend loads a graph that is fixed to the engine's profile.
     """
 
     module: str
