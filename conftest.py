@@ -66,7 +66,10 @@ def _keep_compiled_models(folder: Path) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Apply OMP_NUM_THREADS=1 to ONNX Runtime too, which ignores it, and report failures at once in the main process."""
+    """Limit ONNX Runtime to one thread if OMP_NUM_THREADS is 1, because it ignores this variable.
+
+    In the main process, also register the plugin that reports failures at once.
+    """
     if os.environ.get("OMP_NUM_THREADS") == "1":
         onnxruntime.SessionOptions = _SharedCpus
         # Each process has a folder of its own, so that no process reads a file that another process is still writing.
@@ -104,7 +107,7 @@ def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
-    """Give docstring examples `bundle`, `images` (uint8[16,28,28]) and `folder`, an empty folder."""
+    """Define names for docstring examples: `bundle`, `images` (uint8[16,28,28]) and `folder`, which is empty."""
     if isinstance(request.node, pytest.DoctestItem):
         doctest_namespace["bundle"] = request.getfixturevalue("mnist_bundle")
         doctest_namespace["images"] = request.getfixturevalue("mnist_images")["images"][:16]

@@ -30,8 +30,8 @@ class Preset:
     class_names: str | None
 
 
-# Standard sizes from configs/vmoe_paper: the side of a patch in pixels, the hidden size, the encoder's fields, and
-# the numbers of the MoE blocks.
+# Standard sizes from configs/vmoe_paper: the side of a patch in pixels, the hidden size, the fields of the
+# encoder's config, and the indices of the MoE blocks.
 _S32_LAST_2 = (32, 512, {"num_layers": 8, "mlp_dim": 2048, "num_heads": 8}, [5, 7])
 _B16_EVERY_2 = (16, 768, {"num_layers": 12, "mlp_dim": 3072, "num_heads": 12}, [1, 3, 5, 7, 9, 11])
 _EXPERTS = 8

@@ -89,7 +89,8 @@ HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row
 
 // ---- Products
 
-// Adds the products of one step to the sums. A step is one position in the depth, which is one row of the panel.
+// Adds the products of one step to the sums. A step is one position along the depth, which is the dimension that is
+// summed over. It corresponds to one row of the panel.
 template <size_t kRows, size_t kVectors>
 HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const float* panel,
                          Floats (&sums)[kRows][kVectors]) {

@@ -96,9 +96,9 @@ HWY_ATTR void pack_values(const TileHead& head, char* values) {
   }
 }
 
-// Computes the powers exp(scale * (score - max)) of a row, and stores them as lines of bfloat16, which begin
-// kTileBytes apart. If `added` is not null, it is first added to the scores. Returns the sum of the powers before
-// they are rounded. In `scores`, panels of 32 tokens are `stride` floats apart.
+// Computes exp(scale * (score - max)) for each score of a row. If `added` is not null, it is first added to the scores.
+// Stores the results as bfloat16 in lines that start kTileBytes apart, and returns their sum before rounding. `scores`
+// consists of panels of 32 tokens. The panels start `stride` floats apart.
 HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, const float* added, float scale,
                                   char* line) {
   const FloatTag d;

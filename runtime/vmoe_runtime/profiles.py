@@ -68,7 +68,7 @@ class Profile(Setting):
 
     @property
     def named_values(self) -> dict[str, SettingValue]:
-        """The values that appear in the profile's name, because they differ from the default."""
+        """The values that appear in the profile's name because they differ from their defaults."""
         said = parse_profile_name(self.name)
         return {} if said is None else said.values
 

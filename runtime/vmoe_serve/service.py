@@ -42,7 +42,7 @@ _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
 
 
 class Service:
-    """One model as an ASGI application, with the endpoints and refusals of `vmoe_serve.endpoints`.
+    """One model as an ASGI application, with the endpoints and error responses of `vmoe_serve.endpoints`.
 
     Attributes:
         app: the application.
@@ -66,7 +66,7 @@ class Service:
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
-        self._arriving = 0  # total bytes of bodies that are arriving, or are unpacked and not yet answered
+        self._arriving = 0  # total bytes of request bodies that are arriving or await their response
         threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")

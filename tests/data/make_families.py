@@ -66,10 +66,10 @@ def of_timm(architecture: str, more: dict[str, Any], output: str = "logits") -> 
 
 
 def clip_moe(experts: list[Any] | None) -> Case:
-    """Return the case of a CLIP-MoE model.
+    """Return the test case for a CLIP-MoE model.
 
-    The list `experts` contains the number of experts, the experts per token, the dropout, and how many of the last blocks
-    have experts.
+    `experts` lists, in this order, the number of experts, the number of experts per token, the dropout, and how many of the
+    last blocks have experts. If it is None, the model has no experts.
     """
     return CLIP_MOE, TOWERS | {"MoE_args": experts}, "image_embeds"
 

@@ -1,13 +1,13 @@
 """Tests for every layer op with weights in int8, int4 or bfloat16, on every CPU path.
 
-An op's results must have the same bits as those of its ONNX function in stock ONNX Runtime. In int4, they are compared with
-the reference, because ONNX can't express the order in which the sums are computed.
+An op's results must have the same bits as those of its ONNX function in stock ONNX Runtime. Results with
+int4 weights are compared with the reference instead, because ONNX can't express the order in which the sums are computed.
 
 The numbers are chosen so that only the products under test round:
 
 - Normalized rows equal ln_bias.
 - Hidden values are so large that GELU returns them unchanged.
-- All tokens in an image attend equally.
+- Each token attends equally to all tokens in its image.
 - Sums in bfloat16 are integers that float32 represents exactly.
 """
 

@@ -1,4 +1,6 @@
-"""Compiles the programs that many tests run, so that no test waits for a compiler. `make test` calls it during set-up.
+"""Compiles the programs that many tests run, so that no test waits for a compiler.
+
+`make test` runs this script during set-up:
 
 PYTHONPATH=benchmarks python tests/support/build_programs.py
 """

@@ -271,10 +271,10 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """Return the node, a copy of it with other nodes around the copy, and two descriptions.
+    """Return a graph in which only a copy of `node` can run in place, as a list of nodes and a list of two value infos.
 
-    The descriptions are those of the copy's input and output. ONNX Runtime lets a node overwrite its input only if the input
-    is another node's output and has a known shape.
+    ONNX Runtime lets a node overwrite its input only if this input is another node's output and has a known shape. So the
+    copy stands between two other nodes, and the value infos give the types and shapes of the copy's input and output.
     """
     x = op.inputs[0]
     again = onnx.NodeProto()

@@ -64,9 +64,9 @@ def added_products(
 
 
 def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
-    """Return node lines for normed = LayerNormalization(x), or for an RMS norm if `bias` is "".
+    """Return the node lines that compute `normed`, the layer norm of `x`.
 
-    The RMS norm is x / sqrt(mean(x^2)) * scale.
+    If `bias` is "", they compute an RMS norm instead: x / sqrt(mean(x^2)) * scale.
     """
     if bias:
         return f"{normed} = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> ({x}, {scale}, {bias})"

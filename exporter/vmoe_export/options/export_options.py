@@ -165,7 +165,7 @@ class ExportOptions(Choices):
 
     @property
     def returns_classes(self) -> bool:
-        """Whether the output comes from the head, provided that the model has one."""
+        """Whether the options choose the head's output. Whether the model has a head is not checked."""
         return self.output not in ("features", "tokens")
 
     @property
