@@ -41,6 +41,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a connection may be idle
 constexpr auto kLinger = std::chrono::seconds(2);       // how long a client may take to stop sending and read its reply
 constexpr auto kPause = std::chrono::milliseconds(50);  // delay before the next accept if an accept failed
+constexpr size_t kMostAccepted = 64;                    // maximum number of clients accepted before others are served
 constexpr size_t kMostRefused = 256;                    // maximum number of clients above the limit that get a 503
 constexpr uint32_t kMostHead = 16384;                   // maximum bytes of a request's first line and headers
 constexpr size_t kMostBuffered = 65536;                 // maximum bytes buffered per connection, without the body
@@ -239,6 +240,7 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
     acceptor_.set_option(tcp::acceptor::reuse_address(true));
     acceptor_.bind(endpoint);
     acceptor_.listen();
+    acceptor_.non_blocking(true);
     signals_.add(SIGINT);
     signals_.add(SIGTERM);
     struct sigaction hangup{};
@@ -261,25 +263,30 @@ void HttpServer::serve(const Routes& routes) {
 asio::awaitable<void> HttpServer::accept() {
   asio::steady_timer timer(io_);
   while (!stopping_) {
-    Socket socket(io_);
-    auto [error] = co_await acceptor_.async_accept(socket, asio::as_tuple(asio::use_awaitable));
-    if (!error) {
-      start(std::move(socket));  // also while stopping, because the connection was accepted before the signal
-    } else if (!stopping_) {
+    auto [error] = co_await acceptor_.async_wait(acceptor_.wait_read, asio::as_tuple(asio::use_awaitable));
+    if (!error) error = accept_queued(kMostAccepted);
+    if (error && !stopping_) {
       timer.expires_after(kPause);
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
     }
   }
 }
 
-void HttpServer::stop() {
-  stopping_ = true;
+// Accepts up to `most` clients that are already connected. If one turn of the event loop accepted only one client, the
+// last of many new clients would wait until the others had been served many times.
+error_code HttpServer::accept_queued(size_t most) {
   error_code error;
-  acceptor_.non_blocking(true, error);
-  while (!error) {  // accepts all queued connections, because they arrived before the signal
+  for (size_t i = 0; i < most && !error; ++i) {
     Socket socket(io_);
     if (!acceptor_.accept(socket, error)) start(std::move(socket));
   }
+  return error == asio::error::would_block ? error_code() : error;
+}
+
+void HttpServer::stop() {
+  stopping_ = true;
+  accept_queued(SIZE_MAX);  // these clients connected before the signal
+  error_code error;
   acceptor_.close(error);
   for (Connection* connection : connections_) connection->stop();
 }

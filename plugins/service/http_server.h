@@ -50,6 +50,7 @@ class HttpServer {
   class Connection;
 
   asio::awaitable<void> accept();
+  boost::system::error_code accept_queued(size_t most);
   void stop();
   void start(Socket socket);
 
