@@ -6,7 +6,7 @@
 As soon as a model has been measured at a batch size, the program prints a table. The models have random weights. This engine
 gets each model through `vmoe export`, which reads the files saved by transformers or timm. OpenVINO, ONNX Runtime and
 torch.compile get the torch module itself. With `--merge`, each run of this engine is also timed with that many tokens merged
-per block. The speed-up is then compared with the ratio of the FLOPs. The peer runtimes need `pip install -r
+per block. The program then compares the speed-up with the reduction in FLOPs. The peer runtimes need `pip install -r
 benchmarks/requirements.txt`.
 
 If other processes used over 5 % of the CPUs, the run is void, and the exit code is 1.
@@ -221,7 +221,7 @@ def measure(
 
 
 def gained(engine: Engine, speed_up: float, merge: int) -> str:
-    """Format the speed-up from merging, and compare it with the share of the FLOPs that remains."""
+    """Format the speed-up from merging, and compare it with the share of the FLOPs that remain after merging."""
     shape = ModelShape.of(engine.manifest.model)
     share = sparse_flops(shape, [], merge) / dense_flops(shape)
     return f"{speed_up:.2f} x as fast, with {share:.2f} of the FLOPs; {speed_up * share:.2f} of their ratio"

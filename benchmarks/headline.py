@@ -1,4 +1,4 @@
-"""Plot published accuracy over measured milliseconds per image, for dense ViTs and for V-MoEs with 32 experts.
+"""Plot published accuracy against measured milliseconds per image, for dense ViTs and 32-expert V-MoEs.
 
     python benchmarks/headline.py [--sizes S/32 B/16 ...] [--batch 8] [--threads 2] [--precision bf16] [-o FILE.svg]
 
@@ -9,7 +9,7 @@ the picture. Stored points are not measured again.
 The accuracies come from the paper. They apply to models trained on JFT-300M. The paper reports the cost of these models as
 TPUv3-core-days, FLOPs and time on TPUs. Here, the cost is the time on this CPU. The timed models have the same shapes,
 random weights from N(0, 0.02), and balanced routers. The values of the weights affect the time only through the number of
-pairs that get a slot, which the table shows.
+token-expert pairs that get a slot, which the table shows.
 
 A dense model is timed in this engine, OpenVINO and ONNX Runtime, and the fastest time is used. If a runtime takes over 1.5 x
 the fastest time, it is skipped for later models. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. The accuracy

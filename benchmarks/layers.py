@@ -9,8 +9,8 @@ machine could take for a layer is called the layer's floor. It is the larger of 
 - the time to compute the layer's multiply-adds at the peak rate
 
 The memory rate is measured with numpy: each thread takes the maximum of its part of 2 GB. The peak rate is the rate of the
-op for dense MLPs on 16 images, where the matrix products have many rows. If the weights are integers, the floor uses the
-bfloat16 peak rate for the products of queries, keys and values.
+op for dense MLPs on 16 images, where the matrix products have many rows. If the weights are integers, the products inside
+attention (of queries, keys and values) still run in bfloat16. Their floor therefore uses the peak rate of bfloat16.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) ->
 def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
     """Return how many bytes of weights a call reads, by kind of layer.
 
-    For experts, `used` is the share of each block's experts that got a token. Only this share of the bytes counts.
+    For experts, `used` is the share of each block's experts that got a token. Only this share of the experts' bytes is
+    counted.
     """
     graph, total = onnx.load(path / "model.onnx", load_external_data=False).graph, Counter[str]()
     width = {t.name: onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in graph.initializer}
@@ -82,7 +83,7 @@ def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple
     """Return the number of multiply-adds per image, by kind of layer.
 
     Each entry has two numbers: for products with weights, and for products with keys and values. `kept` is the number of
-    computed pairs per image.
+    token-expert pairs per image that are computed.
     """
     flops = flops_by_kind(shape, [kept, *(0 for _ in shape.moe_layers[1:])], merge)
     found = {kind: count / 2 for kind, count in flops.items()}
@@ -97,7 +98,7 @@ def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple
 def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> float:
     """Return the peak rate, in multiply-adds per ms. It is the rate of a bundle's dense MLPs on many images.
 
-    The call uses a profile with so few slots that the experts have almost no work.
+    The images run with a profile that has so few slots that the experts have almost no work.
     """
     with Engine.load(path, backend="onnxruntime", threads=threads, verify=False) as engine:
         profile = engine.setting(_PROFILE)

@@ -84,8 +84,8 @@ def _read_pb(folder: Path, kind: str) -> Arrays:
 def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list[tuple[Vector, str]]:
     """Run the chosen vectors, and return each vector with a text about its result.
 
-    If the vector passes, the text is "". Otherwise, the text describes the vector's differences, or is the error that the
-    implementation raised.
+    If the vector passes, the text is "". Otherwise, the text says how the outputs differ from the expected ones, or which
+    error the implementation raised.
     """
     sessions: dict[Path, Any] = {}
     results = []

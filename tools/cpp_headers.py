@@ -168,7 +168,7 @@ def op_table() -> str:
         lines += _declaration(op, mask, first_with)
     lines += [
         "",
-        "// The largest number of inputs and of outputs of an op.",
+        "// The largest number of inputs that an op has, and the largest number of outputs.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
         f"inline constexpr size_t kMaxOutputs = {max(len(op.outputs) for op in ops)};",
         "",
@@ -203,7 +203,8 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
         elif rows:
             yield from _constants(first + kind, rows)
             # The rows in a table refer to inputs as `Input::NAME`. The prefix with the op's name is added only at this
-            # point, because the comparison above must be able to find equal tables for different ops.
+            # point.
+            # Otherwise, the comparison above couldn't find equal tables for different ops.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")
@@ -372,7 +373,7 @@ namespace vmoe {{
 
 // The current load of a batcher, and its counts so far.
 struct BatcherLoad {{
-  std::string level; // the profile of requests that name no profile; empty if the model has no profiles
+  std::string level; // the profile for requests that specify no profile; empty if the model has no profiles
   // Images so far, by profile. Profiles that are neither in the bundle nor a level are counted as "other".
   std::map<std::string, int64_t> served;
 {numbers}
@@ -505,14 +506,14 @@ def settings_cpp() -> str:
     own = "\n".join(f"    if ((set & {_flag(row)}) != 0) setting.{row.stored} = {row.stored};" for row in rows)
     taken = "\n".join(f"  profile.{row.stored} = c.{row.stored}{' != 0' if row.type == 'flag' else ''};" for row in rows)
     return f"""{_CPP_HEAD}
-// The setting of one call: a profile, and values that replace values of that profile. If all fields are empty, the engine's
-// profile applies. The comments of vmoe_setting list the kinds of models that each value is for.
+// The setting of one call: a profile, and values that replace values of that profile. If all fields are empty, the
+// engine's profile applies. The comments of vmoe_setting list the kinds of models that each value is for.
 struct Setting {{
   std::optional<std::string> profile;
 {setting}
 }};
 
-// A complete setting of one model. Fields that the model's routing kind does not use are 0 or false.
+// One complete set of settings for a model. Fields that the model's routing kind does not use are 0 or false.
 struct Profile {{
   std::string name;
   double effective_ratio = 0; // the capacity ratio C after rounding to whole slots
@@ -534,7 +535,8 @@ namespace internal {{
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would ignore everything after a zero byte, so a name with a zero byte is replaced by one that it refuses.
+  // The C API would ignore everything after a zero byte. A name with a zero byte is therefore replaced by a name that
+  // the C API refuses.
   if (setting.profile && setting.profile->find('\\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
     if (!value) return;

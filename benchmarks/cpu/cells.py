@@ -31,7 +31,7 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
 
     Returns:
         A list with one mapping per run and setting. Each mapping contains the times in milliseconds per image, and the
-            number of pairs that the float32 engine keeps.
+            number of token-expert pairs that the float32 engine keeps.
         The share of the CPUs that other processes used, from 0 to 1.
 
     Raises:
@@ -71,9 +71,10 @@ def settings_of(cell: Cell, run: str) -> list[str | None]:
 
 
 def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
-    """Run the float32 engine at each setting, and return its logits and its number of kept pairs by setting.
+    """Run the float32 engine at each setting, and return two mappings with the settings as keys.
 
-    For the dense model, the number of kept pairs is None.
+    The first mapping holds the logits. The second holds the number of token-expert pairs that the engine keeps, or None for
+    the dense model.
     """
     images = cell.model.images(cell.batch)
     options: dict[str, Any] = {"backend": "onnxruntime", "threads": cell.threads}

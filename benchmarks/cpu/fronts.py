@@ -1,6 +1,6 @@
 """Pareto fronts of dense and sparse models, as text and as a picture.
 
-A front compares published accuracies with measured times in milliseconds.
+The accuracies are published values. The times are measured, in milliseconds.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def name_of(point: Point) -> str:
 def words(points: Sequence[Point], metric: str) -> list[str]:
     """Describe in sentences how much time sparse models save at equal accuracy.
 
-    The first sentences compare each model on the dense front with a sparse model. This is the fastest measured sparse model
-    that is at least as accurate. The remaining sentences compare each model on the sparse front with a dense model of equal
-    accuracy. The time of that dense model is interpolated between two measured dense models, and the sentences say so.
+    The first sentences compare each model on the dense front with the fastest measured sparse model that is at least as
+    accurate. The remaining sentences compare each model on the sparse front with a dense model of equal accuracy. The time
+    of that dense model is interpolated between two measured dense models, and the sentences say so.
     """
     dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
     taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}

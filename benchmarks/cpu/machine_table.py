@@ -1,6 +1,6 @@
-"""One machine's part of docs/speed.md.
+"""The part of docs/speed.md that describes one machine.
 
-That part is a table of milliseconds per image for B/16 models, by precision and batch size.
+This part is a table of milliseconds per image for B/16 models, by precision and batch size.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The model's size, such as `b16`, followed by the number of experts if it is not 8, as in `b16-e32`."""
+        """The model's size, such as `b16`, followed by the number of experts unless there are 8, as in `b16-e32`."""
         return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:

@@ -31,7 +31,7 @@ class Network(torch.nn.Module):
 
     Attributes:
         model: the transformers or timm model. Its library saves it, and `vmoe export` reads the saved files.
-        output: name of the transformers model's output to return. For a timm model, it is "".
+        output: name of the output to return from a transformers model, or "" for a timm model.
         mean, std: the model's normalization per channel, for pixels between 0 and 1.
     """
 
@@ -64,7 +64,7 @@ def export_network(network: Network, folder: Path, size: tuple[int, int], precis
         timm.models.save_for_hf(network.model, str(folder), safe_serialization=True)
     preprocessing = {"image_processor_type": "ViTImageProcessor", "size": dict(zip(("height", "width"), size, strict=True))}
     preprocessing |= {"image_mean": list(network.mean), "image_std": list(network.std)}
-    if network.output:  # a timm model's folder already contains a preprocessing config
+    if network.output:  # only for transformers, because timm's folder already contains a preprocessing config
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     bundle = folder / f"{precision}.vmoe"
     export_bundle(folder, bundle, precision=precision, validate=False, force=True)

@@ -1,8 +1,8 @@
 """The least time that a kernel can take, called its floor.
 
 The floor is the number of bytes that the kernel must move, divided by the GPU's memory rate. It assumes that the kernel
-reads every required input once and writes every output once. Rows that a kernel does not need to read are not counted. They
-are the rows of tokens without a slot and, for combine, of empty slots.
+reads every required input once and writes every output once. Rows that a kernel does not need to read are not counted:
+tokens without a slot and, for combine, empty slots.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ _GATE_BYTES = 4
 
 
 class Kept(NamedTuple):
-    """The number of pairs with a slot, and the number of tokens in at least one such pair."""
+    """The number of token-expert pairs that have a slot, and the number of tokens that have at least one slot."""
 
     pairs: int
     tokens: int
 
 
 def count_kept(slot: Any) -> Kept:
-    """Count the pairs and tokens that the routing kept. `slot` is a torch tensor, i32[G,S,K]."""
+    """Count the token-expert pairs and the tokens that the routing kept.
+
+    `slot` is a torch tensor, i32[G,S,K].
+    """
     kept = slot >= 0
     return Kept(int(kept.sum()), int(kept.any(dim=-1).sum()))
 

@@ -24,7 +24,7 @@ def padded(rows: Tensor) -> Tensor:
 def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
     """Dispatch tokens with index_select.
 
-    The padded tokens are [G*S+1,D], `src` is i32[E,M], and the result is [E*M,D].
+    The padded tokens are [G*S+1,D], `src` is i32[E,M], and the result is [E*M,D]. M = G*C is the number of slots per expert.
     """
     row = src.reshape(-1)
     return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
@@ -33,7 +33,8 @@ def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
 def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """Combine expert outputs with index_select and a weighted sum over K.
 
-    The padded outputs are [E*M+1,D], `slot` is i32[G,S,K], `weight` is f32[G,S,K], and the result is [G*S,D].
+    The padded outputs are [E*M+1,D], `slot` is i32[G,S,K], `weight` is f32[G,S,K], and the result is [G*S,D]. M = G*C is the
+    number of slots per expert.
     """
     choices, row = slot.shape[2], slot.reshape(-1)
     rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))

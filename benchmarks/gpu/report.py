@@ -1,6 +1,7 @@
 """Report results in Markdown.
 
-Each result is printed and written to the report file at once. If the run is stopped or killed, these results remain.
+Each result is printed and written to the report file at once. If the run is stopped or killed, the results so far remain in
+the file.
 """
 
 from __future__ import annotations

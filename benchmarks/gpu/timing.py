@@ -143,7 +143,10 @@ def _measure_kernel(
 
 
 def _routed_problem(device: Device, kernels: Library, shape: Shape) -> Problem:
-    """Return a problem in new memory. Every problem of the same shape has the same routing."""
+    """Return a `Problem` whose tensors are in newly allocated memory.
+
+    All problems of the same shape have the same routing.
+    """
     problem, source = Problem(device, kernels, shape), torch.Generator().manual_seed(0)
     gates = torch.randn(shape.groups, shape.tokens, shape.experts, generator=source).softmax(dim=-1)
     problem.tensors["gates"].copy_(gates)

@@ -1,7 +1,7 @@
 """Measurement of the cost of HTTP, in two comparisons.
 
 The first comparison is between the rate of the saturated service and the rate of the bare engine. The second is between the
-time of a request and the time of an engine call, each without other load.
+time of a request and the time of an engine call. For the second comparison, only one request or call runs at a time.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ MODEL = "model"
 _PATIENCE = 180.0
 _PROFILES = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
 _MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # limits on prepared requests
-_SETTLING = 0.2  # share of a saturated measurement that is ignored at its start
+_SETTLING = 0.2  # a saturated measurement ignores this share of its time, at the start
 
 
 class ServiceError(VmoeError):
@@ -227,10 +227,11 @@ class Subject:
         }
 
     def saturated(self, setting: str, seconds: float, connections: int | None = None) -> Report:
-        """Measure the service while each of several connections sends its next request as soon as it has an answer.
+        """Measure the service under the load of several connections.
 
-        By default, there are enough connections to fill two calls. In the report, `service_cpu` and `generator_cpu` are
-        numbers of busy cores, and `generator_ms` is the generator's CPU time per request.
+        Each connection sends its next request as soon as the previous one is answered. By default, there are enough
+        connections to fill two calls. In the report, `service_cpu` and `generator_cpu` are numbers of busy cores, and
+        `generator_ms` is the generator's CPU time per request.
 
         Raises:
             ServiceError: the service answered no request.
@@ -256,9 +257,9 @@ class Subject:
 def rate(done: Array, seconds: float) -> float:
     """Return the number of answers per second, computed from the answers' arrival times.
 
-    All answers of one engine call arrive together, and the window may cut off part of a long call. Dividing the number of
-    answers by the window's length would therefore be inexact. Instead of this quotient, the rate is the slope of the number
-    of answers over time.
+    All answers of one engine call arrive together, and the end of the measured window may cut off a long call. Dividing the
+    number of answers by the window's length would therefore be inexact. Instead, the rate is the slope of the line that fits
+    the number of answers over time.
 
     Args:
         done: f64[R], arrival times in seconds, in any order.
@@ -281,7 +282,7 @@ def measure(
     Print the report that `take` returns. With the option -o, also write it to NAME.json.
 
     Returns:
-        The report, or None if something can't be measured. In the second case, a line on standard error gives the reason.
+        The report, or None if something can't be measured. If it is None, a line on standard error gives the reason.
     """
     options.profiles = options.profiles or list(_PROFILES)
     try:

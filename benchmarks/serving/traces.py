@@ -103,9 +103,9 @@ def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[fl
         - `in_time`: share of all requests that were answered within the target.
         - `settings`: share of the answers that each setting served.
         - `mean_level`: mean position in `order` of the settings that served the answers, scaled to the range 0 to 1.
-        - `switch_ms`: an entry for each burst that began above the lowest setting. It is the milliseconds from the start of
-          the burst until the first answer at a lower setting than that of the last answer before the burst. If no such
-          answer arrived before the next burst, the entry is None.
+        - `switch_ms`: an entry for each burst, unless the last answer before the burst was already at the lowest setting.
+          The entry is the time from the start of the burst until the first answer at a lower setting than before, in
+          milliseconds. It is None if no such answer arrived before the next burst.
         - `timeline`: for each tenth of the trace, the requests per second and the mean level. The level is None if there
           were no answers.
     """
@@ -182,7 +182,11 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
-    """Draw a row of panels for each trace. They compare the modes, and show load and level over time."""
+    """Draw a row of panels for each trace.
+
+    The panels compare elastic capacity with the two fixed settings. They show the load and the mean level over time. The
+    level is 0 for the lowest setting and 1 for the highest.
+    """
     from matplotlib.figure import Figure
 
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))

@@ -24,7 +24,7 @@ from vmoe_export.validation.reference_weights import Weights, official_weights
 from vmoe_export.weight_types.int4 import INT4, INT4_GROUP, LARGEST_INT4, pack_int4, quantize_groups, spread_groups
 from vmoe_measure.image_source import ImageSource
 
-_IMAGES = 128  # maximum number of images, unless one routing group is larger
+_IMAGES = 128  # maximum number of images, or the images of one routing group if they are more
 _DAMPING = 0.01  # fraction of the mean of the Hessian's diagonal, added to the diagonal
 
 
@@ -42,7 +42,7 @@ def calibrate(
         spans: the position of each tensor in the file.
         plan: the plan of the export.
         source: the user's images.
-        advance: function called with 1 after each part of the model.
+        advance: function called with 1 each time a part of the model has been computed.
 
     Raises:
         ImageError: the images don't fit the model, or are too few to fill a routing group.
@@ -68,7 +68,7 @@ def round_for_inputs(weights: Array, inputs: Array) -> Array:
     depth = len(weights)
     scales = spread_groups(quantize_groups(weights)[1], depth)
     hessian = inputs.T.astype(np.float64) @ inputs
-    hessian[np.diag_indices(depth)] += _DAMPING * np.trace(hessian) / depth or 1  # 1 for an expert without rows
+    hessian[np.diag_indices(depth)] += _DAMPING * np.trace(hessian) / depth or 1  # add 1 if the expert got no rows
     factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
     left, quantized = weights.astype(np.float64), np.empty(weights.shape, np.int8)
     for start in range(0, depth, INT4_GROUP):
@@ -83,7 +83,7 @@ def round_for_inputs(weights: Array, inputs: Array) -> Array:
 
 
 class _Calibration(ReferenceModel):
-    """A float32 reference model that quantizes each expert kernel just before use, to suit the rows it multiplies."""
+    """A float32 reference model that rounds each expert kernel to int4 just before use, to suit the kernel's inputs."""
 
     def __init__(self, model: ExportedModel, weights: Weights, path: Path, spans: Mapping[str, Span]) -> None:
         super().__init__(model, weights)

@@ -63,8 +63,8 @@ def export_bundle(
             results with a reference.
         atol: largest allowed absolute difference between the results of a part of a graph and those of the reference.
             Default: the difference that rounding explains.
-        max_distance: largest allowed relative difference between the results of a part of the model and those of that part
-            in float32. Default: the limit of the precision.
+        max_distance: largest allowed relative difference between the results of a part of the model and the results of the
+            same part in float32. Default: the limit for the precision.
         images: an npz file or a folder of pictures, used to measure the difference from float32. See
             `vmoe_measure.image_source.open_images`. The rounding of int4 weights is also optimized for the first 128 images.
             Default: the difference is measured on a few random images, and int4 weights are rounded plainly.

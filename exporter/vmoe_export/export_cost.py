@@ -21,8 +21,8 @@ ROUNDED_IMAGES = 4
 ROWS_AT_ONCE = 16
 """Images whose hidden features the reference holds in memory at once."""
 
-_GRAPH_RUNS = 5  # 1 run of the reference, and 2 runs of each of 2 graphs: on the reference's and on the graph's activations
-_ROUNDED_RUNS = 3  # 1 run each: stored weights end to end, stored weights part by part, float32 weights
+_GRAPH_RUNS = 5  # the reference once; 2 graphs twice each: on the reference's activations and on their own
+_ROUNDED_RUNS = 3  # 1 run each of: stored weights end to end, stored weights part by part, float32 weights
 _SECONDS_PER_GB = 4.2  # to read, round, write and hash a GB of float32 weights
 _START_SECONDS, _START_BYTES = 3, 300_000_000
 _COPIES = 5  # number of arrays of the activations' size that exist at once while a part is computed

@@ -17,7 +17,7 @@ from vmoe_runtime.precisions import TensorRtPrecision
 ExportPrecision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts", "fp16"]
 """The values of `--precision`. fp16 is for TensorRT graphs only; the weights and all other graphs are float32 then."""
 
-_LONGEST_ROW = 1024  # maximum number of hidden features in a row that share one scale
+_LONGEST_ROW = 1024  # rows with at most this many hidden features have a single scale
 _LONGEST_CHUNK = 512
 _CHUNK_MULTIPLE = 64  # depth of an int8 tile on CPUs that have matrix units
 

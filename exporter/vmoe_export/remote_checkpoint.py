@@ -28,7 +28,7 @@ _FINISHED = "commit_success.txt"
 def checkpoint_at(
     source: str | os.PathLike[str], tell: Callable[[int, int], object] = lambda done, total: None
 ) -> Iterator[Checkpoint]:
-    """Open a checkpoint at a path or a URL. If it is copied from a URL, the copy is deleted when the block ends.
+    """Open a checkpoint at a path or a URL. A copy made from a URL is deleted when the `with` block ends.
 
     Args:
         source: a path for `open_checkpoint`, or a URL, such as gs://bucket/b16.
@@ -36,8 +36,8 @@ def checkpoint_at(
 
     Raises:
         RemoteError: nothing is at the URL, or the files there can't be copied.
-        VmoeError: any error of `open_checkpoint`, or any VmoeError raised in the block. Its message contains the URL
-            instead of the copy's path.
+        VmoeError: any error of `open_checkpoint`, or any VmoeError raised in the `with` block. In its message, the URL
+            replaces the path of the copy.
     """
     if not isinstance(source, str) or not is_address(source):
         with open_checkpoint(source) as checkpoint:
@@ -77,9 +77,9 @@ def _copy(files: RemoteFiles) -> None:
         elif _ORBAX & set(names):
             files.copy_below("")
         elif steps:
-            # Copy the newest finished step. A finished step has a marker file, but some file systems may lack it. If no step
-            # has
-            # the marker, copy the newest step.
+            # The folder has one subfolder for each saved training step. Copy the newest finished step. A finished step has a
+            # marker
+            # file, but some file systems may lack it. If no step has the marker, copy the newest step.
             newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
             files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
         else:

@@ -19,7 +19,7 @@ from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
-_MUCH = 0.1  # show a note if the effective capacity ratio is off by more than this fraction
+_MUCH = 0.1  # show a note if the effective and the requested capacity ratio differ by more than this fraction
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -108,8 +108,11 @@ def profile_table(plan: ExportPlan) -> Table:
 def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
     """Return notes on profiles that may surprise a user.
 
-    There are notes on profiles that have the same effect as another profile, whose effective ratio is far from the
-    requested one, or that cost more than the dense ViT.
+    There is a note on a profile in three cases:
+
+    - It has the same effect as another profile.
+    - Its effective capacity ratio is far from the requested ratio.
+    - It costs more than the dense ViT.
     """
     notes = []
     by_setting: dict[object, list[Profile]] = {}

@@ -50,7 +50,8 @@ def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, pref
         metric = mean / torch.sqrt((mean * mean).sum(dim=-1, keepdim=True) + MERGE_EPSILON)
         scores = metric[:, first::2] @ metric[:, joined::2].transpose(1, 2)
         best, to = scores.nan_to_num(nan=-torch.inf).max(dim=2)
-        # On ties, choose the lower index, because argmax returns the first of equal values.
+        # On ties, choose the token with the lower index: argmax over these zeros and ones returns the index of the first
+        # one.
         to = (scores.nan_to_num(nan=-torch.inf) == best[..., None]).int().argmax(dim=2)
         turn = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         goes, behind = turn < count, prefix + joining - count

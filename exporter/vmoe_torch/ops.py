@@ -94,7 +94,10 @@ def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: bool) -> Tensor:
-    """Compute VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], with slot p of group g at g * P + p."""
+    """Compute VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], where M = G * P.
+
+    Slot p of group g is row g * P + p of an expert.
+    """
     rows = _round_bf16(x) if dispatch_bf16 else x
     groups, _, experts, slots = dispatch.shape
     mixed = dispatch.flatten(2).transpose(1, 2) @ rows

@@ -32,9 +32,9 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Multiplies groups of two bfloat16 after widening them to float32. This code serves processors without bfloat16
-// instructions, and processors whose bfloat16 instructions are slower than widening (see cpu_path.cc). Rows are widened
-// once per step. Each product then loads one value of the row and broadcasts it.
+// Multiplies groups of two bfloat16 values after widening them to float32. This code serves processors without bfloat16
+// instructions, and processors whose bfloat16 instructions are slower than widening (see cpu_path.cc). A row's values
+// are widened once for each step of the depth. Each product then loads one of these values and broadcasts it.
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;

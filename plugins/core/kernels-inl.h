@@ -112,8 +112,8 @@ struct ReadAhead {
   size_t stride;
 };
 
-// Where to store a tile's sums. If `bias` is not null, it contains one float32 for each column of the tile, which is
-// added to the column's sums.
+// Where to store a tile's sums. If `bias` is not null, it contains one float32 for each column of the tile. This value
+// is added to the column's sums.
 struct TileTarget {
   float* out;
   size_t stride;

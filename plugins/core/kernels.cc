@@ -1,9 +1,9 @@
 // The kernels of each CPU path.
 //
 // The table lists their speed in multiply-adds per ns, for an MLP 768 -> 3072 -> 768 on one thread of a Zen 4 server
-// (commit 722d4896). Each cell has two numbers. The first is for 416 rows of one expert; the second is for one row of
-// each of 12 experts, whose weights come from memory. They are medians of four runs on a busy machine; single runs
-// differ from them by up to 25 %.
+// (commit 722d4896). Each cell has two numbers. The first is for 416 rows of one expert. The second is for one row of
+// each of 12 experts; their weights come from memory. The numbers are medians of four runs on a busy machine; single
+// runs differ from them by up to 25 %.
 //
 // | path | float32 | bfloat16 | int8 | int4 |
 // |---|---|---|---|---|
@@ -143,8 +143,8 @@ void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t 
 }
 
 size_t tile_head_bytes(size_t tokens, size_t lines) {
-  // The terms are in the order in which `attend` places a head's data in the scratch memory: keys, values, shares
-  // (rounded powers of the softmax) and scores.
+  // The terms are in the order in which `attend` places a head's data in the scratch memory: keys, values, shares, and
+  // scores. Shares are the rounded powers of the softmax.
   constexpr size_t kMostRowTiles = 3;
   const size_t panels = divide_up(tokens, kPanelColumns);
   return panels * (2 * lines * kPanelStepBytes + kMostRowTiles * kTileBytes +

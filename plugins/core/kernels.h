@@ -88,8 +88,9 @@ struct Kernels {
   // Whether the rows that are multiplied by weights with one scale per column are stored as unsigned bytes. Each byte
   // is then 128 more than the value. See TileProduct::column_excess.
   bool unsigned_rows;
-  // Returns the number of bytes of the depth that form a group in tiles of weights (see tiles.h). For int4, each value
-  // counts as one byte here, although two values are packed into a byte.
+  // Returns the number of bytes in a group (see tiles.h) if the weights have type `weights`. For int4, each value
+  // counts
+  // as one byte here, although two values are packed into a byte.
   size_t (*group_bytes)(ElementType weights);
 };
 

@@ -123,8 +123,8 @@ class EmulatedTiles {
     return flushed(from_bf16(half));
   }
 
-  // Adds up the products of the depth's even elements in one sum and those of its odd elements in another, with one
-  // rounding per product. Then adds the two sums to each other, and the result to `sum`.
+  // Keeps two sums: one of the products of the depth's even elements, and one of the products of its odd elements. Each
+  // product is added with a single rounding. Then adds the two sums to each other, and the result to `sum`.
   static void add_bf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
     float parts[2] = {0, 0};
     for (size_t line = 0; line < kRowsPerTile; ++line) {
@@ -190,9 +190,10 @@ struct MatrixUnitBlock {
         t.template multiply<kType, 2, 5, 6>();
         t.template multiply<kType, 3, 5, 7>();
       } else {
-        // Six of the eight registers contain sums, one contains weights, and one contains the current row tile. The
-        // three row tiles are loaded from first to last for the first half of the panel, and from last to first for the
-        // second half. The last row tile is thus loaded only once.
+        // Six of the eight registers contain sums, one contains weights, and one contains the current row tile. For the
+        // first half of the panel, the three row tiles are loaded from first to last. For the second half, they are
+        // loaded
+        // from last to first. The last row tile is thus loaded only once.
         t.template load<7>(panel);
         t.template load<6>(rows);
         t.template multiply<kType, 0, 6, 7>();

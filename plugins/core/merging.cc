@@ -17,14 +17,14 @@ constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
 // first_joining returns the index of the first candidate. first_joined returns the index of the first token that a
-// candidate may join. Starting at each of these indices, every second token is of the same kind. If the prefix is a
-// single token (the class token), the alternation begins with it as token 0. A longer prefix does not take part in the
-// alternation.
+// candidate may join. From there on, candidates and tokens that they may join alternate. If the prefix is a single
+// token (the class token), token 1 may be joined, and token 2 is the first candidate. Otherwise, the first token after
+// the prefix is a candidate, and the next token may be joined.
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
-// Computes the mean of each token's keys over the heads, as a unit vector. Each sum of squares is a chain of dependent
-// additions, so the sums of several tokens are computed side by side.
+// Computes the mean of each token's keys over the heads, and scales it to length 1. Each sum of squares is a chain of
+// dependent additions, so the sums of several tokens are computed side by side.
 void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   const float share = 1.0f / static_cast<float>(keys.heads);
   float squares[kKeysAtOnce] = {};

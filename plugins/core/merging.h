@@ -53,13 +53,14 @@ class ImageMerging {
   void find(const Kernels& kernels, size_t image, const MergingKeys& keys);
 
   bool joins(size_t token) const;
-  // Returns the index, below T - count, of the merged token that a token becomes or joins.
+  // Returns the index of a token after merging, which is below T - count. If the token joins another token, this is the
+  // other token's index.
   size_t place(size_t token) const { return static_cast<size_t>(place_[token]); }
 
   // Merges rows. `joining`, f32[count, columns], contains the rows of the tokens that join another token. The row of
   // each other token is already in `to`, f32[T - count, columns], at its place().
   void join_rows(const float* joining, size_t columns, float* to) const;
-  // Merges the rows of `from`, f32[T, columns], which are in the order of the tokens, and writes the result to `to`,
+  // Merges the rows of `from`, f32[T, columns]. These rows are in the order of the tokens. Writes the result to `to`,
   // f32[T - count, columns]. Throws std::bad_alloc.
   void merge_rows(const float* from, size_t columns, float* to) const;
 

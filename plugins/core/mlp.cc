@@ -110,7 +110,8 @@ constexpr size_t kHiddenChunk = 768;
 // differed by no more than the measurement noise.
 constexpr size_t kFewRows = 96;
 
-// The memory of a slot. A group's stages leave results in it for the group's later stages.
+// A slot (see stages.h): the memory for one group of rows. Each stage leaves results in it for the group's later
+// stages.
 struct Slot {
   PackedRows rows;                // packed inputs of the first product
   char* hidden = nullptr;         // packed inputs of the second product

@@ -61,7 +61,7 @@ HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
   return vandq_s8(both, vdupq_n_s8(0xf));
 }
 
-// ---- Products of one instruction
+// ---- Products that are built from a single instruction
 
 // Multiplies rows by 16 columns. Each instruction multiplies 4 bytes of a row by 4 bytes of each of 4 columns.
 template <class Instruction>
@@ -253,7 +253,7 @@ struct NeonPass {
   const char* rows;             // the first row of the pass
   size_t group_stride;          // only for SmallMatrices: bytes from one group of the rows to the next
   size_t step_stride;           // bytes from one step of the rows to the next
-  const int32_t* excess;        // only for int4: the sum of the first row, times -8 (see tiles.h)
+  const int32_t* excess;        // only for int4: the first row's sum, times -8 (see tiles.h)
   const char* panel;            // the weights, from the first column of the pass on
   const hwy::float16_t* scale;  // int4: of its columns
   size_t steps;
@@ -403,7 +403,7 @@ struct NeonBlock {
   static constexpr size_t kWidth = kWidens ? 2 : 1;  // widening doubles the bytes of a step, so one step becomes two
   static constexpr size_t kStepsAtOnce = 8 / kWidth;
   static constexpr size_t kInt8Units = 4;
-  static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // enough sums that no instruction waits for the previous one
+  static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // enough sums to hide an instruction's latency
 
   template <size_t kRowTiles>
   static HWY_INLINE void multiply_bf16(const TileOperand& rows, NeonPass pass, size_t count, LinesAhead& lines) {

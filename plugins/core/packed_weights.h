@@ -31,8 +31,8 @@ struct StoredWeights {
   size_t bytes() const { return divide_up(elements() * weight_type(type).bits, 8); }
 };
 
-// Packed weights. They are immutable, so any number of threads may read them. float32 weights are in panels as wide as
-// the path's blocks of sums. Weights of all other types are in panels of tiles (tiles.h).
+// Packed weights. They are immutable, so any number of threads may read them. float32 weights are in panels of
+// Kernels::panel_columns columns. Weights of all other types are in panels of tiles (tiles.h).
 class PackedWeights {
  public:
   // Throws std::bad_alloc.

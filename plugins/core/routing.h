@@ -13,8 +13,9 @@
 
 namespace vmoe {
 
-// A function that returns the memory for src, i32[E,M]. `slots` is M, the number of slots of each expert. The
-// function is called only when M is known, because M depends on the routing if the experts share a pool of slots.
+// A function that returns the memory for src, i32[E,M]. `slots` is M, the number of slots of each expert. If the
+// experts
+// share a pool of slots, M depends on the routing, so this function is called only when M is known.
 using MakeSources = std::function<int32_t*(size_t slots)>;
 
 // The op VmoeRoute: gates f32[G,S,E] -> slot, weight, src, expert.
@@ -28,8 +29,8 @@ using MakeSources = std::function<int32_t*(size_t slots)>;
 void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, const MakeSources& make_src,
            int32_t* expert, const TaskRunner& runner);
 
-// The op VmoeChooseTokens: each expert takes the tokens of a group for which it has the highest gates.
-// gates f32[G,S,E] -> slot, src.
+// The op VmoeChooseTokens: gates f32[G,S,E] -> slot, src. From each group, each expert takes the tokens that have the
+// highest gates for this expert.
 // - slot i32[G,S,E]: the slot of each token in each expert, or -1 if the expert does not take the token.
 // - src i32[E,M]: the token in each slot, numbered across groups, or -1 for an empty slot.
 // If gates are equal, the token with the lower index comes first. NaN ranks as 0. The shape's `choices` and

@@ -17,7 +17,7 @@ struct RoutingShape {
   size_t max_experts = SIZE_MAX;  // maximum number of experts that a group may use, at least 1
 
   bool has_policies() const { return pool || max_experts < experts; }
-  size_t slots() const { return groups * capacity; }  // M, the number of slots of each expert without a pool
+  size_t slots() const { return groups * capacity; }  // M, the number of slots of each expert if there is no pool
 };
 
 }  // namespace vmoe

@@ -15,8 +15,8 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kMostThreads = 64;
-// Number of pieces per thread into which a stage is split. Each free thread takes the next piece, so a thread that
-// starts late costs little time.
+// A stage is split into this many pieces per thread. Each free thread takes the next piece, so a thread that starts
+// late costs little time.
 constexpr size_t kTasksPerThread = 1;
 // How many times a waiting thread checks whether the work is done before it begins to yield its processor.
 constexpr size_t kLooks = 4000;

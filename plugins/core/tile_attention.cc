@@ -136,7 +136,8 @@ class Block {
   }
 
  private:
-  // The memory that one group uses at a time. The group's stages store results in it for the group's later stages.
+  // A slot (see stages.h): the memory for one group of images. Each stage leaves results in it for the group's later
+  // stages.
   struct Slot {
     PackedRows rows;        // packed inputs of the key and value projections
     PackedRows asking;      // packed inputs of the query projection
@@ -320,7 +321,7 @@ class Block {
     }
   }
 
-  // Returns the rotation for rows whose values begin at the indices `offset` in the rotation table.
+  // Returns the rotation of rows. The cosines and sines for row r begin at index offset[r] of the rotation table.
   LineRotation rotation_of(const size_t* offset) const {
     LineRotation rotation;
     rotation.cosines = rotation_.cosines();

@@ -2,9 +2,9 @@
 // All processors do this in the same order. kernels.cc compiles this file once per instruction set.
 //
 // If the kind of block allows it, the rows of a block are finished while the next block is multiplied (PendingRows).
-// On a matrix unit, this work keeps the vector units busy, which would otherwise be idle. However, the time for a
-// GELU is not hidden completely: on a Xeon with AMX, 512-bit instructions run at half their rate while tile products
-// run, and a GELU takes about 31 of these instructions for each tile product (commit 722d4896).
+// On a matrix unit, this work keeps the vector units busy, which would otherwise be idle. However, the time for a GELU
+// is not hidden completely. On a Xeon with AMX, 512-bit instructions run at half their rate while tile products run. A
+// GELU takes about 31 of these instructions for each tile product (commit 722d4896).
 
 #if defined(VMOE_CORE_TILE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_PRODUCT_INL_H_
@@ -29,7 +29,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Finishing rows
 
-// Stores the values of a row in one panel, 32 float32 values, as a line of bfloat16.
+// Rounds the 32 float32 values that a row has in one panel to bfloat16, and stores them as a line.
 HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
   const BitsTag du;
 #if HWY_TARGET <= HWY_AVX3_ZEN4 && HWY_ARCH_X86

@@ -95,8 +95,8 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// Returns the nearest integer for each value. Values must have magnitudes of at most 127.5. For each lane, `away` is
-// the largest distance so far between a value and its integer, and is updated.
+// Returns the nearest integer for each value. Values must have magnitudes of at most 127.5. Updates `away`, which holds
+// for each lane the largest distance so far between a value and its integer.
 HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions

@@ -55,7 +55,7 @@ PageBuffer::PageBuffer(size_t bytes) {
 }
 
 void PageBuffer::Unmap::operator()(void* data) const {
-  allow_access(data, bytes);  // later memory may have the same addresses
+  allow_access(data, bytes);  // other memory may later get these addresses
   munmap(data, bytes);
 }
 

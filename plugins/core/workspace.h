@@ -1,4 +1,5 @@
-// Scratch memory that calls reuse, so that a warm process allocates nothing per call.
+// Scratch memory that calls reuse. After its first calls, a process therefore allocates no memory for calls that are no
+// larger.
 #pragma once
 
 #include <cstddef>

@@ -19,7 +19,7 @@ namespace vmoe::cuda {
 
 inline constexpr uint32_t kGateLanes = 32;
 inline constexpr uint32_t kGateTokens = 4;   // per team
-inline constexpr uint32_t kGateExperts = 8;  // per round, so that each lane ends with one (token, expert) pair
+inline constexpr uint32_t kGateExperts = 8;  // experts per round; each lane then ends with one (token, expert) pair
 inline constexpr uint32_t kGateDepth = 4;    // number of values of a token that a lane reads at once
 inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
 static_assert(kGatePairs == kGateLanes);
@@ -42,8 +42,8 @@ VMOE_HOST_DEVICE float multiply_add(float a, float b, float c) {
 }
 
 // Returns exp(x) for x <= 0 or NaN, with an error of at most two units in the last place. Results below 2^-125 become
-// 0. The results have the same bits on the CPU and on the GPU: every multiply-add is an explicit fma, so compilers
-// can't choose how to round it.
+// 0. The results have the same bits on the CPU and on the GPU, because every multiply-add is an explicit fma. Compilers
+// therefore can't choose how to round it.
 VMOE_HOST_DEVICE float exp_of_negative(float x) {
   if (x < -86.6f) return 0.0f;
   if (x != x) return x;
@@ -71,8 +71,9 @@ struct PairSums {
 
 // Computes one lane's partial sums over its part of the depth. A token's values are divided into runs of
 // kGateLanes * kGateDepth values. In each run, the lane's part is the kGateDepth values that start at
-// lane * kGateDepth. Because of this division, the sums have the same bits whether a word contains one number or four.
-// Tokens and experts past the end add zeros.
+// lane * kGateDepth. The parts do not depend on whether a word, which a lane loads at once, contains one number or
+// four.
+// The sums therefore have the same bits for both kinds of words. Tokens and experts past the end add zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {
@@ -112,8 +113,9 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
   }
 }
 
-// Adds up the partial sums of all lanes. Afterwards, at[0] of lane p contains the total of pair p. In each exchange, a
-// lane keeps half of its first 2 * kHalf pairs and sends the other half of them to lane `lane ^ kHalf`.
+// Adds up the partial sums of all lanes. Afterwards, at[0] of lane p contains the total of pair p. In each step, lane
+// `lane` and lane `lane ^ kHalf` share the work on the first 2 * kHalf pairs. Each of these two lanes keeps one half of
+// the pairs and sends its sums for the other half to its partner.
 template <uint32_t kHalf, class Team, class Shares, class Values>
 VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
   VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {
@@ -131,10 +133,10 @@ VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given
   if constexpr (kHalf > 1) add_shares<kHalf / 2>(team, shares, given, taken);
 }
 
-// Computes the gates of the kGateTokens tokens that start at `first_token`, except for tokens past the end. Every team
-// of a block must call this function, even if it has no tokens, because all teams take part in the exchanges. The
-// number of experts must be at most kRounds * kGateExperts. Each row of x and of the router must consist of whole
-// words. A word of x or of the router is one number or kGateDepth numbers. Reads x[tokens,D] and router[D,E]. Writes
+// Computes the gates of up to kGateTokens tokens, starting at `first_token`. Tokens past the end of x are skipped.
+// Every team of a block must call this function, even if it has no tokens, because all teams take part in the
+// exchanges. The number of experts must be at most kRounds * kGateExperts. A word of x or of the router contains either
+// one number or kGateDepth numbers. Each row must consist of whole words. Reads x[tokens,D] and router[D,E]. Writes
 // gates[tokens,E] for the team's tokens.
 template <uint32_t kRounds, class Team, class X, class Router, class Gates>
 VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,

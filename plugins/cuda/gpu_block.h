@@ -8,8 +8,8 @@
 
 namespace vmoe::cuda {
 
-// A team of lanes. Each thread runs one lane, and sees the team from that lane. All threads of the warp must be active
-// and must call the same exchanges in the same order.
+// A team of lanes. Each thread runs one lane and has its own GpuTeam, whose functions act only on that lane. All
+// threads of the warp must be active and must call the same exchanges in the same order.
 class GpuTeam {
  public:
   // Stores only one value: the value for the lane that the calling thread runs.

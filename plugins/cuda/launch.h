@@ -8,8 +8,8 @@
 
 namespace vmoe::cuda {
 
-// CUDA's limit for the second dimension of a grid. If there are more groups, each block processes several groups in a
-// loop.
+// CUDA's limit for the second dimension of a grid. If there are more groups than this limit, each block processes
+// several groups in a loop.
 inline constexpr size_t kMaxGridY = 65535;
 
 // The launch parameters of a kernel that processes rows. block.x is the number of lanes per row, block.y is the number
@@ -19,7 +19,7 @@ struct RowLaunch {
   unsigned grid;
 };
 
-// Plans a launch in which each lane processes about `words_per_lane` words of each of its rows.
+// Plans a launch for `rows` rows of `words` words. In each row, a lane processes about `words_per_lane` words.
 inline RowLaunch plan_rows(size_t rows, size_t words, size_t words_per_lane) {
   constexpr size_t kThreads = 256;
   constexpr size_t kWarp = 32;

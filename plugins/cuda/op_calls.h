@@ -14,7 +14,7 @@
 namespace vmoe::cuda {
 
 // One call of an op. Its arguments have been checked. Inputs and outputs have the same indices as in the op's
-// declaration. The pointer is null for an omitted input, for an omitted output and for an input that is a setting.
+// declaration. The pointers of omitted inputs, of omitted outputs and of inputs that are settings are null.
 struct OpCall {
   const RoutingShape& routing;  // for ops that route
   const ops::Sizes& sizes;

@@ -22,9 +22,9 @@ namespace vmoe::cuda {
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t stream);
 
-// VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K]. `expert` may be
-// null if it is not needed. Returns cudaErrorInvalidValue if routing_refusal refuses the shape, for example because the
-// shape has policies.
+// VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K]. M is the number
+// of slots per expert in all groups. `expert` may be null if it is not needed. Returns cudaErrorInvalidValue if
+// routing_refusal refuses the shape, for example because the shape has policies.
 cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
                   int32_t* expert, void* workspace, cudaStream_t stream);
 
@@ -33,8 +33,8 @@ cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, 
 cudaError_t dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
-// VmoeRouteDispatch: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K], weight f32[G,S,K], buf [E,M,D]. It does the work
-// of VmoeRoute and VmoeDispatch in one op.
+// VmoeRouteDispatch: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K], weight f32[G,S,K], buf [E,M,D]. M is the number of
+// slots per expert in all groups. This op does the work of VmoeRoute and VmoeDispatch.
 cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes,
                            int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t stream);
 

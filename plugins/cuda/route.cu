@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
 }
 
 // Calls `launch` with a pointer to the gates, and returns the result of `launch`. If the gates of each token fill
-// whole, aligned words, the pointer is to 16-byte words. Otherwise, it is to floats.
+// whole, aligned words, the pointer has the type const Word16*. Otherwise, it has the type const float*.
 template <class Launch>
 cudaError_t with_gate_words(size_t experts, const float* gates, const Launch& launch) {
   if (are_words(gates, experts * sizeof(float))) return launch(reinterpret_cast<const Word16*>(gates));

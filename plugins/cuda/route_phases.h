@@ -51,7 +51,7 @@ struct Tile {
   VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
-  // Returns the number of slots in the group, E * c.
+  // Returns the number of slots in the group: `capacity` slots for each expert.
   VMOE_HOST_DEVICE uint32_t group_slots() const { return experts * capacity; }
   // Returns the index of a slot among the slots of all groups.
   VMOE_HOST_DEVICE size_t slot_index(uint32_t expert, uint32_t position) const {
@@ -59,8 +59,8 @@ struct Tile {
   }
 };
 
-// Sorting starts with chunks of kChunk keys. Within its chunk, a key moves to the place that equals the number of
-// smaller keys. The sorted chunks are then merged into longer and longer runs, kMergedRuns runs at a time.
+// Sorting starts with chunks of kChunk keys. The new position of a key in its chunk is the number of smaller keys in
+// that chunk. Each sorted chunk is a run. Runs are then merged into longer and longer runs, kMergedRuns runs at a time.
 inline constexpr uint32_t kChunk = 32;
 inline constexpr uint32_t kMergedRuns = 4;
 
@@ -102,10 +102,10 @@ VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t
   return sum;
 }
 
-// The part of a token's row of gates that one lane stores in registers. It consists of words lane, lane + lanes,
-// lane + 2 * lanes and so on. The gates are stored as bit patterns that sort in the opposite order: the largest gate
-// has the smallest bits. A gate with a higher index belongs to a higher expert. If there are so few experts that the
-// second half of the registers is empty, that half is not searched.
+// The gates of one token that one lane stores in registers. In the token's row of gates, they are the words lane,
+// lane + lanes, lane + 2 * lanes and so on. The gates are stored as bit patterns that sort in the opposite order: the
+// largest gate has the smallest bits. The stored gates are in the order of their experts. If there are so few experts
+// that the second half of the registers is empty, that half is not searched.
 template <class Word>
 class LaneGates {
  public:
@@ -179,7 +179,7 @@ class LaneGates {
 // A team provides:
 // - Lanes<T>, which stores one T per lane; a lane sees only its own T;
 // - for_each_lane(f), which calls f(lane) for every lane;
-// - exchange(of, distance, other), which copies of[lane ^ distance] to other[lane].
+// - exchange(of, distance, other), which copies `of[lane ^ distance]` to `other[lane]` for every lane.
 // All teams of a block make the same calls in the same order, even teams without a token. Each row of `gates` consists
 // of whole words.
 //
@@ -257,8 +257,8 @@ VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t cou
 }
 
 // Part of phase 3. Runs together with the last merge, when at most kMergedRuns runs are left. For each expert, finds
-// where its keys will begin after this merge. offsets[E] is the end of the last expert's keys. Reads all keys. Each
-// thread writes its own elements of offsets[E+1].
+// the index at which its keys will begin after this merge, and writes that index to `offsets`. offsets[E] is the end of
+// the last expert's keys. Reads all keys. Each thread writes its own elements of offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
                                    const Keys& keys, const Offsets& offsets) {
@@ -299,7 +299,7 @@ VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, cons
 
 // Phase 4 if the tile is the whole group. Runs together with give_slots. For each slot of the group, writes the token
 // that the slot contains, or -1 if the slot is empty. Reads keys and offsets[E+1]. Each thread writes its own elements
-// of src[E,M].
+// of src[E,M], where M is the number of slots per expert in all groups.
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
@@ -334,7 +334,8 @@ VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile&
 
 // The second launch's only phase, for groups of several tiles. To find the position of a pair, counts the smaller keys
 // of the pair's expert in every tile of the group. Reads tile_keys[G, tiles, tile_stride] and
-// tile_offsets[G, tiles, E+1]. Writes the pair's elements of slot[G,S,K] and src[E,M].
+// tile_offsets[G, tiles, E+1]. Writes the pair's elements of slot[G,S,K] and src[E,M]. M is the number of slots per
+// expert in all groups.
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,

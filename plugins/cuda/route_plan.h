@@ -18,7 +18,7 @@ inline constexpr uint32_t kTilePairs = 2048;
 inline constexpr unsigned kTileThreads = 512;
 inline constexpr unsigned kBlocksPerProcessor = 2;
 
-// Number of threads in a block that ranks pairs across tiles.
+// Number of threads in a block of rank_pairs, which finds the pairs' positions if groups have several tiles.
 inline constexpr unsigned kRankThreads = 256;
 
 struct RoutePlan {
@@ -30,12 +30,13 @@ struct RoutePlan {
 
 RoutePlan plan_route(const RoutingShape& shape);
 
-// Returns the size in bytes of the shared memory for one tile. This memory contains first keys u64[2, stride] and then
-// offsets u32[E+1].
+// Returns the size in bytes of the shared memory for one tile. This memory contains two buffers of keys,
+// u64[2, tile_stride], and after them offsets u32[E+1].
 size_t tile_shared_bytes(const Groups& groups);
 
-// The layout of the workspace if groups have several tiles. The workspace contains keys u64[G, tiles, stride] and
-// offsets u32[G, tiles, E+1]. For route_dispatch, it also contains src i32[E,M]. All fields of this struct count bytes.
+// The layout of the workspace if groups have several tiles. The workspace contains keys u64[G, tiles, tile_stride] and
+// offsets u32[G, tiles, E+1]. For route_dispatch, it also contains src i32[E,M], where M is the number of slots per
+// expert in all groups. All fields of this struct count bytes.
 struct RouteWorkspace {
   size_t keys;  // position of the keys in the workspace; `offsets` and `src` are positions too
   size_t offsets;

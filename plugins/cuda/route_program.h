@@ -96,7 +96,7 @@ VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, c
 }
 
 // The program of the first launch of `route` if groups have several tiles. Block x sorts tile x of each of its groups,
-// and writes tile_keys[G, tiles, stride] and tile_offsets[G, tiles, E+1].
+// and writes tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1].
 template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
           class Shared>
 VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
@@ -121,7 +121,7 @@ VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, co
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
                                  const Sources& src) {
   block.run_phase([&](uint32_t thread, uint32_t threads) {
-    // The keys of a group are contiguous in tile_keys, because only the last tile of a group may have fewer tokens.
+    // The keys of a group are contiguous in tile_keys, because all tiles of the group except the last are full.
     const uint32_t pair = place.x * threads + thread;
     if (pair >= groups.tokens * groups.choices) return;
     for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {

@@ -12,8 +12,8 @@
 
 namespace vmoe::cuda {
 
-// The numbers of words that a lane reads before it writes its first word, for copying and for combining. With several
-// reads in flight, their latencies overlap.
+// Number of words that a lane reads before it writes its first word: kCopyBatch if it copies a row, kCombineBatch if it
+// combines rows. Several reads are then in flight at once, so that their latencies overlap.
 inline constexpr uint32_t kCopyBatch = 4;
 inline constexpr uint32_t kCombineBatch = 2;
 

@@ -5,10 +5,10 @@
 
 namespace vmoe::ort {
 
-// Returns each GPU op twice, once for the GPU and once for the CPU. The CPU kernels are needed because a library's op
-// hides the model's own function of the same name. If ONNX Runtime runs without the CUDA provider, or does not assign
-// the node to that provider, the op would otherwise have no kernel. The model's other ops are not registered. ONNX
-// Runtime therefore inlines their functions, whose standard ops run on the GPU.
+// Returns each GPU op twice, once for the GPU and once for the CPU. A registered op hides the model's own function of
+// the same name. It therefore needs a CPU kernel too, in case ONNX Runtime runs without the CUDA provider or does not
+// assign the node to that provider. The model's other ops are not registered, so ONNX Runtime inlines their functions.
+// The standard ops in these functions run on the GPU.
 OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);

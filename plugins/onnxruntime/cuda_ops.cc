@@ -50,7 +50,7 @@ class Scratch {
     if (stream != nullptr) {
       status = api_.KernelContext_GetScratchBuffer(call.context(), memory, bytes, &data_);
     } else {
-      data_ = allocator_->Alloc(allocator_, bytes);  // ONNX Runtime has no scratch buffers without a stream
+      data_ = allocator_->Alloc(allocator_, bytes);  // without a stream, ONNX Runtime gives no scratch buffers
     }
     if (status == nullptr && data_ != nullptr) return;
     api_.ReleaseAllocator(allocator_);

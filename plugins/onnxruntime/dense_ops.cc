@@ -94,8 +94,9 @@ Kernel make_rotate(const NodeInfo& node) {
   };
 }
 
-// Fills `merging` from the inputs and outputs of a call, or does nothing if the call has no merge setting. The caller
-// must already have set merging.prefix, and the sizes T and O of the call must be known.
+// Fills `merging` from the inputs and outputs of a call. Does nothing if the call has no merge setting. The caller
+// must already have set merging.prefix. Two sizes of the call must be known: T, the tokens per image before this
+// merging, and O, the tokens per image before any merging.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
   const std::optional<int64_t> merge = call.setting(ops::Setting::kMerge);

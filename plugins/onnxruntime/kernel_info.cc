@@ -38,9 +38,9 @@ bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* na
 }
 
 // One call of ONNX Runtime's ParallelFor. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its
-// threads. The addresses of `begin` and `end` therefore declare the synchronization to it. The caller's earlier work
-// happens before every call of `task`, and every call of `task` happens before the caller's later work. The calls of
-// `task` have no order among themselves.
+// threads, so this struct describes it with the addresses of `begin` and `end`. The caller's earlier work happens
+// before every call of `task`, and every call of `task` happens before the caller's later work. The calls of `task`
+// have no order among themselves.
 struct Job {
   TaskRunner::Task task;
   void* context;

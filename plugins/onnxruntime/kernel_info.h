@@ -81,8 +81,8 @@ class Call {
     return input == ops::kNoScale ? nullptr : inputs_[input].data;
   }
 
-  // Returns the sizes of the op's dimensions. If the op routes, they include K and M. M is the number of slots that
-  // each expert has if there is no pool.
+  // Returns the sizes of the op's dimensions. If the op routes, they include K, the choices per token, and M. M is the
+  // number of slots that each expert has if there is no pool.
   const ops::Sizes& sizes() const { return sizes_; }
 
   // Returns the value of the setting, or none if the call does not have it.
@@ -99,9 +99,9 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Creates output `index`. One of its dimensions, `dim`, gets its size, `size`, only during the call. Returns the
-  // output's memory, or null if the node omits the output. Throws OpError if there are more slots than a 32-bit index
-  // can reach.
+  // Creates output `index` and returns its memory, or null if the node omits the output. The size of the dimension
+  // `dim` is known only during the call, and is passed as `size`. Throws OpError if there are more slots than a
+  // 32-bit index can reach.
   template <class T>
   T* output(size_t index, char dim, size_t size) const {
     ops::Sizes sizes = sizes_;

@@ -74,8 +74,8 @@ class CustomOp : public OrtCustomOp {
   static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
-    // Inputs of type W may have any type here, because NodeInfo checks their type. Weights smaller than a byte are
-    // declared with their actual type, because ONNX Runtime's "any" does not include such types.
+    // An input of type W (weights) is declared with any type, because NodeInfo checks its type. Weights smaller than a
+    // byte are declared with their actual type, because ONNX Runtime's "any" does not include such types.
     return value.type == ops::ValueType::kW && weight_type(types_[value.type]).bits >= 8
                ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
                : onnx_type_of(types_[value.type]);
@@ -106,7 +106,8 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 }  // namespace
 
 void add_op(OpList& list, const Op& op, const char* provider) {
-  // If several type choices differ only in W and use the same type for the scales of the weights, they share one op.
+  // W is the type of the weights. If several type choices differ only in W and use the same type for the scales of the
+  // weights, they share one op.
   std::set<std::pair<ElementType, ElementType>> added;
   for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
     const ops::TypeChoice& choice = ops::kTypeChoices[i];

@@ -11,8 +11,8 @@ namespace vmoe::ops {
 
 namespace {
 
-// Throws OpError if the product of the factors exceeds INT32_MAX, because slots and token choices have int32 numbers.
-// `what` says what is counted. Factors must not be negative.
+// Throws OpError if the product of the factors exceeds INT32_MAX, because slots and token choices are numbered with
+// int32. `what` is the name of the things that are counted. Factors must not be negative.
 void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
   double count = 1;  // exact for products up to INT32_MAX
   for (const auto& factor : factors) count *= static_cast<double>(factor.second);

@@ -23,7 +23,7 @@ using ReadAttribute = std::function<std::optional<int64_t>(const char* name)>;
 // Throws OpError unless minimum <= value <= maximum; kNoMaximum means no upper bound.
 void check_range(const std::string& name, int64_t value, int64_t minimum, int64_t maximum);
 
-// A node's INT attributes, without those that are settings.
+// A node's INT attributes that are not settings.
 class Attributes {
  public:
   // Throws OpError if a value is out of range.

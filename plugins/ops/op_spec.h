@@ -1,4 +1,4 @@
-// The types that op_table.h uses to declare each op's inputs, outputs and attributes, and the error for invalid nodes
+// The types with which op_table.h declares each op's inputs, outputs and attributes. Also the error for invalid nodes
 // and calls.
 #pragma once
 
@@ -16,8 +16,9 @@ class OpError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The type of an input or output: an element type, or one of the type variables W, Q and T. All values of a variable
-// have the same element type. The order is that of ELEMENT_TYPES in exporter/vmoe_export/ops/table.py.
+// The type of an input or output: an element type, or one of the type variables W, Q and T. All inputs and outputs of a
+// node that have the same variable have the same element type. The order is that of ELEMENT_TYPES in
+// exporter/vmoe_export/ops/table.py.
 enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT };
 inline constexpr size_t kValueTypes = 6;
 
@@ -54,7 +55,7 @@ struct ValueSpec {
   const char* dims;
   Presence presence = Presence::kRequired;
   size_t scale = kNoScale;             // only for weights: the input that contains their scales
-  const char* grouped_dims = nullptr;  // replaces `dims` if there is one float16 scale per group
+  const char* grouped_dims = nullptr;  // used instead of `dims` if each group of weights has a float16 scale
   size_t setting = kNoSetting;  // the setting that this input provides, if any; the host reads it even for a GPU kernel
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
@@ -74,7 +75,7 @@ struct AttributeSpec {
   int64_t otherwise;         // the value if a node omits it
   int64_t minimum, maximum;  // kNoMaximum: none
   char divides;              // the dimension that a nonzero value must divide, or 0 for none
-  bool only_quantized;       // must be 0 if weights are not quantized
+  bool only_quantized;       // whether the value must be 0 if the weights are not quantized
 };
 
 // A view of an array that lives as long as the process.

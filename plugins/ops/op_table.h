@@ -339,7 +339,7 @@ using SoftCombineOutput = ExpertBlockOutput;
 using SoftCombineAttribute = SoftDispatchAttribute;
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", kSoftCombineInputs, kExpertBlockOutputs, kSoftDispatchAttributes, 0x1};
 
-// The largest number of inputs and of outputs of an op.
+// The largest number of inputs that an op has, and the largest number of outputs.
 inline constexpr size_t kMaxInputs = 22;
 inline constexpr size_t kMaxOutputs = 4;
 

@@ -34,7 +34,7 @@ class Sizes {
   // Adds the sizes of an input's dimensions. Throws OpError in these cases:
   // - the rank differs from the rank in `value`
   // - a size is negative or does not fit into an int32
-  // - a size contradicts a known one
+  // - a dimension already has another known size
   // `type` is the input's element type.
   void add(const ValueSpec& value, const Shape& shape, ElementType type = ElementType::kFloat32);
 

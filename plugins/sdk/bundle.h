@@ -52,7 +52,7 @@ class Bundle {
   void check_graph(const std::string& name, const std::string& bytes) const;
 
   std::string path_;
-  std::unique_ptr<WatchedFolder> folder_;  // a pointer, so that the const function verify_weights can open a file
+  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights is const, but WatchedFolder::open is not
   std::string manifest_text_;
   Manifest manifest_;
   std::map<std::string, std::string> graphs_;  // bytes of the graphs that this library runs

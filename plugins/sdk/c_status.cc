@@ -11,7 +11,7 @@ struct vmoe_status {
 namespace vmoe::sdk {
 
 vmoe_status* out_of_memory() {
-  // This allocates nothing, because the message fits into the string's own buffer.
+  // Creating this status allocates nothing, because the message fits into the string's own buffer.
   alignas(vmoe_status) static unsigned char memory[sizeof(vmoe_status)];
   static auto& status = *new (memory) vmoe_status{VMOE_MEMORY_ERROR, "out of memory"};
   return &status;

@@ -2,8 +2,8 @@
 //
 // Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in
 // the official vmoe/moe.py. The official code computes in doubles. The order of operations affects the result, so this
-// code keeps the official order. For example, n=100, E=10, C=1.1 gives 11.000000000000002. The result is therefore 12
-// slots.
+// code keeps the official order. For example, 100 pairs, 10 experts and C = 1.1 give 11.000000000000002 slots, which is
+// rounded up to 12.
 #pragma once
 
 #include <cstdint>

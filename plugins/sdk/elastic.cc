@@ -60,9 +60,9 @@ class Elastic {
     check(plan_, levels_);
   }
 
-  // Chooses the level for the next call. If the current level would not serve the queue in time, or if its load would
-  // be too high, switches to a lower level at once. It goes down only as far as needed. Switches to a higher level only
-  // after some higher level has been affordable for a while. It then chooses the highest affordable level.
+  // Chooses the level for the next call. Switches to a lower level at once if the current level would not serve the
+  // queue in time, or if its load would be too high. Goes down only as far as needed. Switches to a higher level only
+  // after some higher level has been affordable for a while. Then chooses the highest affordable level.
   void decide(const vmoe_elastic_seen& seen) {
     count_arrivals(seen);
     size_t level = level_;
@@ -89,10 +89,11 @@ class Elastic {
     if (!(seconds > 0 && std::isfinite(seconds))) return;
     const double old = scales_[level];
     const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
-    // A single slow call is weak evidence, so its ratio is limited to twice the old scale.
+    // `ratio` compares the time of this call with its planned time. A single slow call is weak evidence, so the
+    // ratio is limited to twice the old scale.
     const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-    // The cause that slowed this level down may also slow down the other levels. A cause that slowed them down earlier
-    // may have ended. Therefore, the scales of all levels drift towards this level's new scale.
+    // If calls at this level have become slower or faster, calls at the other levels probably have too. Therefore, the
+    // scales of all levels drift towards this level's new scale.
     for (double& scale : scales_) scale += (now - scale) * kDrift;
     scales_[level] = now;
   }
@@ -154,7 +155,7 @@ class Elastic {
   std::vector<double> scales_;  // for each level: measured call time divided by planned call time
   double rate_ = 0;             // arriving images per second
   double arrived_ = 0;          // images since time_
-  double began_, time_;         // began_: start time minus `target`; time_: last decision that advanced the clock
+  double began_, time_;         // began_: start time minus `target`; time_: when a decision last advanced the clock
   std::optional<double> affordable_since_;
 };
 

@@ -15,7 +15,7 @@ struct Field {
   FieldType type;
   int64_t most;            // largest allowed whole number; the smallest is 0 for a count, otherwise 1
   bool optional;           // whether the field may be missing or null; a null field counts as missing
-  unsigned kinds;          // kOf* bits of the model kinds that have this field; for others, it must be missing or null
+  unsigned kinds;          // kOf* bits of the model kinds with this field; in others, it must be missing or null
   const char* choices[8];  // the allowed strings; null if any string is allowed
 };
 

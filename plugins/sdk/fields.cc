@@ -31,8 +31,8 @@ void check_value(const Json* value, const Field& field) {
   if (value == nullptr || !is_of(*value, field.type)) {
     fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is missing or of the wrong type");
   }
-  // Compares the value as a JSON number, not as an int64_t. The JSON library stores numbers that need more than 63 bits
-  // as unsigned.
+  // Compares the value as a JSON number. A comparison as an int64_t would be wrong for numbers that need more than 63
+  // bits, which the JSON library stores as unsigned.
   const int least = field.type == FieldType::kWhole ? 1 : 0;
   const bool is_whole = field.type == FieldType::kWhole || field.type == FieldType::kCount;
   if (is_whole && (*value < least || *value > field.most)) {

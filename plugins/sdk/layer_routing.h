@@ -22,9 +22,9 @@ struct LayerRouting {
 // is whether the graph can merge tokens.
 std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges);
 
-// Reads the routing of each layer from the outputs that layer_ports lists. Throws VMOE_RUNTIME_ERROR if the shape of an
-// output contradicts the manifest or another output, or if a value is the index of an expert or token that does not
-// exist.
+// Reads the routing of each layer from the outputs that layer_ports lists. Throws VMOE_RUNTIME_ERROR in two cases: the
+// shape of an output contradicts the manifest or another output, or a value is the index of an expert or token that
+// does not exist.
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

@@ -183,8 +183,8 @@ std::vector<GraphOutput> read_outputs(const Json& raw, const Manifest& manifest)
   return outputs;
 }
 
-// Returns whether a list consists of exactly the whole numbers in `numbers`. In the list, 1.0 and true do not count as
-// whole numbers.
+// Returns whether a list consists of exactly the whole numbers in `numbers`. In the list, 1.0 or true does not count
+// as the whole number 1.
 bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
   return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
                     [](const Json& item, int64_t number) { return item.is_number_integer() && item == number; });

@@ -45,7 +45,7 @@ GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsy
 
 // Disables telemetry, unless the environment variable is already set. ONNX Runtime reads the variable when it is
 // loaded. If telemetry is on, ONNX Runtime 1.29 and later look up a host name and write files without the user's
-// consent. A process that is forked after that never ends.
+// consent. In addition, a process that is forked after the loading then never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {
@@ -71,9 +71,9 @@ Found find_loaded() {
   return open_first({std::begin(kNames), std::end(kNames)}, RTLD_NOLOAD);
 }
 
-// Returns the paths to try if the caller gave no path. The first path belongs to the onnxruntime package that is
-// installed next to the Python package with this library. The others are file names that the loader looks for on the
-// library path.
+// Returns the paths to try if the caller gave no path. The first path belongs to the onnxruntime package in the Python
+// environment in which this library's own package is installed. The others are file names that the loader looks for on
+// the library path.
 std::vector<std::string> candidates() {
   std::vector<std::string> paths;
   const std::filesystem::path package = own_folder().parent_path();

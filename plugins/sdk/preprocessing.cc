@@ -103,8 +103,8 @@ Window cropped_by(const Step& step, const Window& window) {
 }
 
 void check_size(const Preprocessing& preprocessing, int64_t height, int64_t width) {
-  std::optional<Size> size;   // the picture's size before each step; set only if it is the same for all pictures
-  std::optional<Size> least;  // the smallest size that a picture can have before each step; set only if known
+  std::optional<Size> size;   // the picture's size before the current step; set only if all pictures have the same
+  std::optional<Size> least;  // the smallest possible size of a picture before the current step; set only if known
   for (const Step& step : preprocessing.steps) {
     if (step.keeps_shape()) {
       if (size) size = resized_by(step, size->first, size->second);

@@ -13,8 +13,7 @@ namespace vmoe::sdk {
 // bit in `values.set` is 0.
 struct Profile {
   // A name such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4". Expert choice has names such as "c1.0". Models that only
-  // merge
-  // tokens have names such as "r8".
+  // merge tokens have names such as "r8".
   std::string name;
   double effective_ratio = 0;               // the capacity ratio C after rounding to whole slots
   vmoe_setting values = VMOE_SETTING_INIT;  // values.max_experts is E if there is no limit

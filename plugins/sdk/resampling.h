@@ -23,7 +23,7 @@ using TakeRow = std::function<void(const float* row)>;
 // float32[width * channels] in 0..255, not rounded, and is valid until `take` returns.
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
-// Resamples in the same way, but with Pillow's methods. The values equal Pillow's results, so they are whole numbers
+// Does the same as `resample`, but with Pillow's methods. The values equal Pillow's results, so they are whole numbers
 // in 0..255.
 void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 

@@ -60,8 +60,7 @@ void RoutingRules::check_settings(int set) const {
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
-  // A name must set every setting of this kind that has no default. It must not set a setting without default that
-  // only other kinds have.
+  // Of the settings that have no default, a name must contain exactly those that this routing kind has.
   if (!setting || ((setting->set ^ settings()) & needed_settings(~0U)) != 0) return std::nullopt;
   return profile(*setting);
 }

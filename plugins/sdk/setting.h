@@ -17,7 +17,7 @@ vmoe_setting default_setting();
 // Returns a copy of `base` in which each field that `changes` sets has the value from `changes`.
 vmoe_setting replaced(vmoe_setting base, const vmoe_setting& changes);
 
-// Throws VMOE_ROUTING_ERROR if a value of `setting` is outside its range for all models.
+// Throws VMOE_ROUTING_ERROR if a value of `setting` is outside the range that holds for every model.
 void check_ranges(const vmoe_setting& setting);
 
 // Returns a setting's systematic name. The name has a part for each value that is not the default, such as "c0.3-k1"
@@ -29,8 +29,8 @@ std::string profile_name(const vmoe_setting& setting);
 // systematic name.
 std::optional<vmoe_setting> parse_profile_name(std::string_view name);
 
-// Returns the VMOE_SET_* bits of the settings that have no default. Only settings that at least one of the routing
-// kinds in `kinds` has are included. `kinds` is a set of kOf* bits.
+// Returns the VMOE_SET_* bits of the settings that have no default and exist for at least one of the given routing
+// kinds. `kinds` is a set of kOf* bits.
 int needed_settings(unsigned kinds);
 
 }  // namespace vmoe::sdk

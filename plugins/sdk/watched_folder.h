@@ -1,9 +1,9 @@
 // A folder whose files are read once. Detects whether the folder, or a file that was read, has since been written to,
 // renamed or replaced.
 //
-// ONNX Runtime opens files by name after they have been checked. Therefore, the states of the folder and of each file
-// that was read are recorded at the start of a load and compared at its end. A rename, a new link and a write each
-// change a file's ctime, and no program can set a ctime.
+// ONNX Runtime opens files by name after they have been checked. A load therefore records the state of the folder and
+// of each file that it reads. At its end, it checks that these states have not changed. A rename, a new link and a
+// write each change a file's ctime, and no program can set a ctime.
 #pragma once
 
 #include <sys/stat.h>

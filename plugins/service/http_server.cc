@@ -42,7 +42,7 @@ constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a c
 constexpr auto kLinger = std::chrono::seconds(2);       // how long a client may take to stop sending and read its reply
 constexpr auto kPause = std::chrono::milliseconds(50);  // delay before the next accept if an accept failed
 constexpr size_t kMostAccepted = 64;                    // maximum number of clients accepted before others are served
-constexpr size_t kMostRefused = 256;                    // maximum number of clients above the limit that get a 503
+constexpr size_t kMostRefused = 256;                    // at most this many clients above the limit get a 503
 constexpr uint32_t kMostHead = 16384;                   // maximum bytes of a request's first line and headers
 constexpr size_t kMostBuffered = 65536;                 // maximum bytes buffered per connection, without the body
 constexpr size_t kFirstRead = 1024;                     // bytes of the first read, and of an idle connection's buffer
@@ -116,7 +116,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
   // Sets one deadline for all operations that follow. Therefore, a client gains no time by sending one byte per second.
   void expire_at(Clock::time_point end) {
     end_ = end;
-    if (end < timer_.expiry()) watch();  // otherwise, the timer ends first and then checks the new deadline
+    if (end < timer_.expiry()) watch();  // otherwise, the timer ends before `end`, and is then set to `end`
   }
 
   bool is_late() const { return Clock::now() >= end_; }
@@ -195,7 +195,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
   // even if it sent a complete request before.
   bool has_gone() {
     pollfd polled{socket.native_handle(), kPeerClosed, 0};
-    return poll(&polled, 1, 0) > 0;  // poll also reports an error, and that both sides are shut down
+    return poll(&polled, 1, 0) > 0;  // also positive after an error, or if both sides are shut down
   }
 
   Socket socket;
@@ -422,8 +422,8 @@ asio::awaitable<std::optional<Response>> HttpServer::receive(Stream& stream, Con
 }
 
 // Checks a request's head before its body is read. Returns a response if the request is refused, for example because no
-// route accepts it. Otherwise, returns none. If a request declares the end of its body in two ways, it is also refused,
-// because a proxy may have used the way that this server would not use.
+// route accepts it. Otherwise, returns none. Also refuses a request that declares the end of its body in two ways,
+// because a proxy and this server could use different ways.
 std::optional<Response> HttpServer::check_head(const Request& request) const {
   const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
   const size_t encodings = request.count(http::field::transfer_encoding);

@@ -1,5 +1,5 @@
-// An HTTP server on Boost.Beast that copes with clients that are slow, numerous or disconnect. Every request has a
-// deadline, and the number of connections is limited. All requests that arrive before the server stops are answered.
+// An HTTP server on Boost.Beast. It copes with clients that are slow or numerous, or that disconnect. Every request has
+// a deadline, and the number of connections is limited. All requests that arrive before the server stops are answered.
 #pragma once
 
 #include <boost/asio/basic_stream_socket.hpp>

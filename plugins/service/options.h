@@ -20,7 +20,7 @@ struct Options : NumberOptions {
   std::string name;                   // name of the model in URLs
   double slo_ms = 0;                  // latency target in milliseconds; 0 if one profile serves all requests
   std::vector<double> capacity;       // rising capacity ratios for elastic capacity; if empty, `profiles` applies
-  std::vector<std::string> profiles;  // for elastic capacity, the least accurate first; or one for all requests
+  std::vector<std::string> profiles;  // profiles for elastic capacity, least accurate first, or one for all requests
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   size_t connections = 128;       // at once

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr size_t kMostShown = 60;  // maximum bytes of a client's text that a message quotes
-constexpr int kMostDepth = 64;     // maximum depth of nested JSON, because copying and printing JSON are recursive
+constexpr int kMostDepth = 64;     // maximum depth of nested JSON; limited because copying and printing are recursive
 // Maximum number of JSON objects in a request. It is enough for a thousand outputs with parameters. The limit is needed
 // because many objects make parsing slow. At the end of each object, the parser walks through the whole list that
 // contains the object.
@@ -29,8 +29,8 @@ int status_of(vmoe_code code) {
 }
 
 bool decode_base64(std::string& text) {
-  // Refuses two things that OpenSSL's decoder would accept. One is white space around the text. The other is a = inside
-  // the text, which the decoder would read as zeros.
+  // Refuses two things that OpenSSL's decoder would accept. One is white space around the text. The other is the
+  // character `=` inside the text, which the decoder would read as zeros.
   const size_t digits = text.find_last_not_of('=') + 1;
   const auto is_digit = [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/'; };
   if (text.size() - digits > 2 || !std::all_of(text.begin(), text.begin() + digits, is_digit)) return false;

@@ -15,7 +15,7 @@
 #include "generated/endpoints.h"
 
 using Json = nlohmann::ordered_json;  // of replies
-using Input = nlohmann::json;         // a JSON request; looking up a field is fast even if there are many
+using Input = nlohmann::json;         // a JSON request; looking up a field is fast even in a large object
 
 // The error that is thrown to refuse a request. It contains the status and the message of the reply.
 class RequestError : public std::runtime_error {

@@ -1,5 +1,5 @@
-// Checks the major version of the TensorRT that has loaded the plugin. It must be the same as that of the headers with
-// which the plugin was built.
+// Checks that the TensorRT that loaded the plugin has the same major version as the headers with which the plugin was
+// built.
 #pragma once
 
 namespace vmoe::tensorrt {

@@ -194,7 +194,7 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
       for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
         const IDimensionExpr* size = input_size(*dim);
         if (!size && *dim == 'K') size = builder.constant(node_.settings.known(ops::Setting::kK));
-        if (!size && *dim == 'M') {  // G * capacity; a ratio of sizes would round differently than in the exporter
+        if (!size && *dim == 'M') {  // G * capacity; computing it from sizes would not round as the exporter does
           const IDimensionExpr* capacity = known(builder.constant(node_.settings.known(ops::Setting::kCapacity)));
           size = builder.operation(nvinfer1::DimensionOperation::kPROD, *known(input_size('G')), *capacity);
         }

@@ -1,7 +1,7 @@
 """Calibration of a cascade: finds the margin at which the cascade is as accurate as its second setting alone.
 
 A cascade first runs every image at its first setting. If the two largest probabilities in the result differ by less
-than the margin, the cascade escalates the image, which means that it runs the image again at the second setting.
+than the margin, the cascade escalates the image: it runs the image again at the second setting.
 """
 
 from __future__ import annotations

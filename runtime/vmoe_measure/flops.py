@@ -98,7 +98,7 @@ class ModelShape:
                 moe_layers=layers,
                 expert_mlp_dim=moe.get("mlp_dim", 0),
                 members=routing.get("ensemble_size", 1),
-                router_products=3 if is_soft else 1,  # a Soft MoE has a product each for logits, dispatch and combine
+                router_products=3 if is_soft else 1,  # a Soft MoE has one product each for the logits, dispatch and combine
                 router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
                 reads_class_token=model["classifier"] in ("token", "0")

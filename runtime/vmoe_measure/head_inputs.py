@@ -23,7 +23,7 @@ _ROUTING_AND_NAMES = ("moe", "num_classes", "family", "origins")  # may differ b
 def is_sampled(name: str) -> bool:
     """Return whether `head_inputs` hashes a tensor.
 
-    It hashes biases and norms outside the head. These are float32 in every precision.
+    It hashes the biases and norms outside the head, because these tensors are float32 in every precision.
     """
     return name.rpartition("/")[2] in ("bias", "scale") and not name.startswith("head/")
 

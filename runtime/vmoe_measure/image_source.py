@@ -119,7 +119,7 @@ def open_images(
 def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSource:
     """Return smooth random images. Every call returns the same images.
 
-    If every pixel were noise, all tokens would look similar to the router, and it would send them all to the same experts.
+    If every pixel were noise, the router could hardly distinguish the tokens, and would send them all to the same experts.
     The patches of a smooth image differ from each other, like those of a photograph.
 
     Returns:

@@ -88,9 +88,9 @@ def time_interleaved(
             took, between 0 and 1.
         into: a list for each call. The call's times in seconds are appended to it as they are measured, so that the caller
             can still read them after an interruption. None for new lists.
-        settle: for each call, a function that makes an untimed call of the same engine; calls of one engine share the
-            function. The function runs before the timed call if the previous call used another engine, because the other
-            engine's data are still in the caches and its threads may still spin. Empty for no untimed calls.
+        settle: for each call, a function that makes an untimed call of the same engine. Calls of one engine share the
+            function. It runs before a timed call if the previous call used another engine, whose data are still in the
+            caches and whose threads may still spin. Empty for no untimed calls.
 
     Returns:
         A list for each call, with the call's time in seconds in each round.

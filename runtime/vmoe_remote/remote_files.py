@@ -58,7 +58,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # credentials in pyarrow's URL format
         options["s3"] |= {"key": unquote(user[2]), "secret": unquote(user[3])}
         address = address.replace(user[0], user[1])
-    with suppress(ModuleNotFoundError):  # without aiohttp, http and gs URLs can't be opened anyway
+    with suppress(ModuleNotFoundError):  # if aiohttp is missing, http and gs URLs can't be opened anyway
         from aiohttp import ClientTimeout
 
         silence = ClientTimeout(sock_connect=_SILENCE, sock_read=_SILENCE)

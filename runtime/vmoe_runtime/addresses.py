@@ -7,8 +7,8 @@ import re
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without this length limit, searching a long word would take quadratic time
 _ADDRESS = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://[^\s'\")]")
 _WEB = re.compile(rf"(?:{_SCHEME}::)*https?:/", re.IGNORECASE)
-# One slash after the colon is enough, because turning a URL into a `Path` removes the second slash. Punctuation at the end
-# is not part of the URL.
+# Matches URLs even with one slash after the colon, because turning a URL into a `Path` removes the second slash.
+# Punctuation at the end is not part of the URL.
 _IN_TEXT = re.compile(rf"{_SCHEME}:/\S*[^\s.,:;'\")\]>]")
 # The URL standard allows no slash in a password, but S3 keys may contain one. So the text from a colon to the last @ counts
 # as a password, unless the colon starts a port number.
@@ -28,7 +28,7 @@ def is_address(source: object) -> bool:
 def is_web(address: str) -> bool:
     """Return whether the URL `address` belongs to a web server.
 
-    fsspec caches before the web URL are ignored, as in simplecache::https://example.org.
+    If the URL begins with the name of an fsspec cache, as in simplecache::https://example.org, that name is ignored.
     """
     return _WEB.match(address) is not None
 

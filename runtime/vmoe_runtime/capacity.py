@@ -2,8 +2,8 @@
 
 Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in the
 official `vmoe/moe.py`. The number of slots is computed in double precision and in the official order of operations, because
-another order can give another integer. For example, 100 pairs with E=10 and C=1.1 give 11.000000000000002, which is rounded
-up to 12 slots.
+another order can give another integer. For example, 100 (token, expert) pairs with E=10 and C=1.1 give
+11.000000000000002, which is rounded up to 12 slots.
 """
 
 from __future__ import annotations

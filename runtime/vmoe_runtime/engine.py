@@ -172,7 +172,7 @@ class Engine:
         """Convert images to the graph's input, for callers that run the same images more than once.
 
         Returns:
-            An array [N,H,W,C] of float32 or uint8. If a call gets this array, it needs no further conversion.
+            An array [N,H,W,C] of float32 or uint8. A call that gets this array converts nothing.
 
         Raises:
             ImageError: as for a call.
@@ -384,8 +384,8 @@ class Cascade:
     def answers(self, images: Images) -> tuple[Array, Array]:
         """Return the logits of a batch of images, and which of the images were escalated.
 
-        If a routing group contains several images, the number of escalated images is rounded up to whole groups. The images
-        with the lowest confidence are escalated. In this case, the logits of the second step depend on which images share a
+        The images with the lowest confidence are escalated. If a routing group contains several images, the number of
+        escalated images is rounded up to whole groups. The logits of the second step then depend on which images share a
         group.
 
         Returns:

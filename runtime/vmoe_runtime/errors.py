@@ -40,7 +40,7 @@ class ClassifyError(VmoeError, ValueError):
 
 
 class ElasticError(VmoeError, ValueError):
-    """Elastic capacity can't work with these levels or this latency target."""
+    """Elastic capacity can't work with the given levels (settings with their call times) or latency target."""
 
 
 class BackendError(VmoeError, RuntimeError):

@@ -115,7 +115,7 @@ def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> lis
     `images` is an image, an array, or a list of images and arrays. Batches made from float arrays are also appended to
     `floats`.
     """
-    # An item of a numpy array of strings also has `__array__`, although it is a path.
+    # A path may be an item of a numpy array of strings. Such an item also has `__array__`, so exclude strings here.
     if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
     if isinstance(images, np.ndarray):
@@ -176,7 +176,10 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuse float images with absolute values above `_LARGEST_FLOAT`. Warn about NaN, and about probable [0, 1] scaling."""
+    """Refuse float images with absolute values above `_LARGEST_FLOAT`, and warn about other probable mistakes.
+
+    These mistakes are NaN, and values that seem to be scaled to [0, 1].
+    """
     if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
     low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))

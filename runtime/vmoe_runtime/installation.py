@@ -17,7 +17,7 @@ CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
 TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # library that is built along with the TensorRT plugin
 
-_MISSING = Path("lib", "missing.txt")  # lines such as "LIBRARY: what its build lacked", from the time of the build
+_MISSING = Path("lib", "missing.txt")  # written by the build; a line is "LIBRARY: what its build lacked"
 
 
 def installed_version(name: str) -> str | None:

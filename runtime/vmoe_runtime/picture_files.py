@@ -23,9 +23,9 @@ _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
 def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
-    """Check a picture file and return its bytes. Chunks that the pixels of a PNG don't need are left out.
+    """Check a picture file, and return its bytes without the PNG chunks that the pixels don't need.
 
-    Some of these chunks would break decoders. The bytes of any other format are returned unchanged.
+    Some of these chunks would break decoders. If the file is not a PNG, all of its bytes are returned.
 
     Args:
         file: bytes of the file.

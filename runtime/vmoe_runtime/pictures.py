@@ -19,8 +19,8 @@ from vmoe_runtime.resampling import MODES, read_pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow can read more formats, but some of the other formats run other programs, or need far more memory than their pixels.
-# So only the formats listed here are accepted.
+# The only formats that are accepted. Pillow can read more formats. But for some of them, it runs other programs or
+# needs far more memory than the pixels take.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Maximum number of rows. Pillow keeps a pointer for each row. For a picture that is one pixel wide, these pointers take

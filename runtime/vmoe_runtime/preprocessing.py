@@ -244,6 +244,6 @@ def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
 def _held(source: Window, resized: tuple[int, int]) -> int:
     """Return the memory that Pillow needs to resize a picture, in pixels.
 
-    The memory holds the results of both passes, and coefficients.
+    The memory holds the results of both passes, and Pillow's coefficients for the resizing.
     """
     return sum(height * width for height, width in pillow_passes(source, *resized)) + 8 * (source.height + source.width)

@@ -28,8 +28,8 @@ class Profile(Setting):
 
     slots: tuple[int, ...] = ()
     effective_ratio: float | None = None
-    # `rules` is not an argument. If it were, `dataclasses.replace` would keep the rules even for values that don't match
-    # the slots.
+    # `rules` is not an argument. Otherwise, `dataclasses.replace` would copy the rules even if it changes values so that
+    # they no longer match the slots.
     rules: object = field(default=None, init=False, compare=False, repr=False)
 
     @property

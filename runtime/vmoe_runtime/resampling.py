@@ -99,7 +99,7 @@ def _mixed(first: Array, second: Array, share: Array) -> Array:
 
 
 def _neighbours(size: int, source: int, start: int, count: int) -> tuple[Array, Array, Array]:
-    """Return the two source pixels between which each resized position lies, along one axis.
+    """Return the two source pixels on either side of each position in the resized picture, along one axis.
 
     The axis has `source` pixels before resizing and `size` positions after it. The result is for `count` positions from
     `start` on: the int64 indices of the lower pixels, the int64 indices of the higher pixels, and the float32 weights of the

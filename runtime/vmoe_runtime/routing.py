@@ -98,7 +98,10 @@ def front_tokens(model: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The tokens of an image. Each of the `members` has `tokens` tokens, which end with `rows` x `columns` patches."""
+    """The tokens of an image, and the number of members.
+
+    Each member has a copy of the `tokens` tokens. The last of these tokens are the `rows` x `columns` patches.
+    """
 
     tokens: int
     members: int
@@ -128,7 +131,7 @@ def layer_outputs(
 ) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
     """Return the element type and shape of each output that a graph has for an MoE layer.
 
-    In the graph, an output's name is the layer's name, a slash and a key of the result.
+    The keys of the result are the outputs' names without the layer. In the graph, an output is called "LAYER/KEY".
 
     Args:
         manifest: manifest of the bundle.

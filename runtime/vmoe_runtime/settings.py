@@ -48,8 +48,8 @@ class SettingRow:
         place: position of the setting in graph inputs, profile names and tables, counted from 0.
         type: type of the value: a capacity ratio, a whole number, or a flag (true or false).
         kinds: the routing kinds that have the setting.
-        suffix: the letters before the value in profile names, such as `k` in `c0.3-k1`. For a flag, the whole part of the
-            name; a name contains this part only if the flag differs from its default.
+        suffix: the letters before the value in profile names, such as `k` in `c0.3-k1`. For a flag, a word such as
+            `vanilla`, which a name contains only if the flag differs from its default.
         title: description of the setting in controls and in the help of options. For a flag, it describes True.
         label: format of the value in legends and columns, such as `K={:g}`. For a flag, the label of True.
         off_title, off_label: for a flag, the title and the label of False.
@@ -127,8 +127,8 @@ class Choices:
         bpr: True for Batch Priority Routing, False for vanilla order.
         pool: True combines all slots of a group into one pool. The first (token, expert) pairs get the slots of the pool,
             whichever experts they are for.
-        max_experts: maximum number of experts that a group uses. The group uses the experts with the largest gates among the
-            first choices of its tokens. E means no limit.
+        max_experts: maximum number of experts that a group uses. For each expert, the gates of the tokens that choose it
+            first are added up. The group uses the experts with the largest sums. E means no limit.
         merge: number of tokens that each encoder block merges per image. The similarity of the tokens' keys decides which
             tokens are merged (ToMe). 0 merges none.
     """

@@ -82,8 +82,8 @@ class Batcher:
 
         Args:
             engine: an engine whose bundle routes every image alone, so that no answer depends on other requests.
-            plan: the plan for requests that specify no setting. If it is None, these requests are served at the engine's
-                profile.
+            plan: the settings and limits of elastic capacity, for requests that specify no setting. If it is None, these
+                requests are served at the engine's profile.
             most_images, most_waiting: see the attributes of the class.
         """
         self._engine, self._plan = engine, plan

@@ -117,7 +117,8 @@ class State(NamedTuple):
         began: the start time minus `Elastic.target`. So `rate` begins as if no image had arrived during a time of `target`
             before the start.
         time: time of the last decision; not updated if the clock has not advanced.
-        affordable_since: time since which a higher level has been affordable; None if no higher level is affordable.
+        affordable_since: time since which a higher level has been affordable, as `decide` defines it; None if no higher
+            level is affordable.
     """
 
     level: int
@@ -148,9 +149,11 @@ class Seen(NamedTuple):
 def decide(plan: Elastic, state: State, seen: Seen) -> State:
     """Return the state for the next call, which runs at the state's `level` with up to `images_per_call` images.
 
-    If the queue would not be served in time, or the load is above UTILIZATION_LIMIT, the level goes down at once, as far as
-    needed. If a higher level has been affordable for COOLDOWN times the latency target, the level goes up to the highest
-    affordable level.
+    If the queue would not be served in time at the current level, or its load is above UTILIZATION_LIMIT, the level goes
+    down at once, as far as needed.
+
+    A higher level is affordable if its load is at most HEADROOM and the queue would be served in time. If a higher level has
+    been affordable for COOLDOWN times the latency target, the level goes up to the highest affordable level.
     """
     state = _with_arrivals(plan, state, seen)
     level = state.level
@@ -185,8 +188,8 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
     ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
     # A single call may be slow by accident, so it changes the scale only a little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
-    # If something slows this level down, it may also slow down the other levels. Something that slowed the other levels
-    # down before may have ended. So move the scales of the other levels a little towards the scale of this level.
+    # What slows this level down may also slow down the other levels. What slowed those down earlier may have ended. So move
+    # the scales of the other levels a little towards the scale of this level.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
@@ -195,7 +198,7 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
 def images_per_call(plan: Elastic, state: State, level: int) -> int:
     """Return the maximum number of images per call at a level.
 
-    With this number, an image can wait for one such call, and its own call still ends in time.
+    Even if an image must first wait for a call of this size, its own call still ends in time.
     """
     at = plan.levels[level]
     budget = (plan.target * SAFETY_MARGIN / (2 * state.scales[level]) - at.fixed) / at.each
@@ -218,7 +221,7 @@ def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
     arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
     if not elapsed > 0:
         return state._replace(arrived=arrived)
-    # At first, when little time has passed, the rate is the mean over all the time since `began`.
+    # At first, when less time than this has passed, the rate is the mean over all the time since `began`.
     span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
     rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
     return state._replace(rate=rate, arrived=0.0, time=seen.time)
@@ -240,7 +243,9 @@ def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
-    """Return a level for a setting. Its two times are fitted to measured call times by least squares.
+    """Return a level for a setting, fitted to measured call times by least squares.
+
+    The fit gives the level's fixed time and its time per image.
 
     Args:
         profile: name of the setting.

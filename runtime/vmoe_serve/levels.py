@@ -83,7 +83,7 @@ def model_name(bundle: Path) -> str:
 
 
 def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, most_images: int) -> tuple[Elastic, list[str]]:
-    """Return a plan that chooses between the given settings on this machine.
+    """Return a plan for elastic capacity that chooses between the given settings on this machine.
 
     Args:
         engine: an engine whose bundle routes every image alone.
@@ -92,8 +92,8 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
         most_images: maximum number of images per call.
 
     Returns:
-        A plan, and notes about the plan for people. A setting becomes a level of the plan if it is faster than all settings
-        that are more accurate.
+        A plan, and notes that explain the plan to people. A setting becomes a level of the plan if it is faster than all
+        settings that are more accurate.
 
     Raises:
         ElasticError: the target is out of range.
@@ -110,7 +110,7 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
 
 
 def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level], list[str]]:
-    """Return the levels that are faster than all more accurate levels, and a note for each other level.
+    """Return the levels that are faster than all more accurate levels, and a note about each level that is left out.
 
     Args:
         levels: the levels, from the least to the most accurate.

@@ -61,7 +61,7 @@ def _operation(endpoint: Endpoint, path: str) -> dict[str, Any]:
 def _content(kind: str, media_types: tuple[str, ...]) -> dict[str, Any]:
     """Return the schema of a request or reply body for each content type.
 
-    Only the schema for JSON describes the content.
+    For any type other than JSON, the schema only says that the body is a string.
     """
     return {each: {"schema": _schema(kind) if each == JSON else {"type": "string"}} for each in media_types}
 

@@ -105,7 +105,7 @@ class Replica:
         """Return a description of the replica.
 
         The description consists of the endpoint for pictures ("classify" or "features"), the runtime, and notes about the
-        elastic levels.
+        settings of elastic capacity.
         """
         return self._what, self._runtime, self._notes
 

@@ -75,8 +75,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     takes a picture or JSON. POST /v2/models/NAME/infer takes requests of the Open Inference Protocol. GET /healthz and GET
     /metrics report the server's state. With --slo-ms, the capacity follows the load: a request that specifies no setting
     gets the best setting that meets the latency target. The candidates are the settings of --sweep, --capacity or
-    --profile. Without --slo-ms, such a request gets the one --profile, or the first stored profile. SIGTERM and Ctrl-C stop
-    the server after it has answered the requests in its queues.
+    --profile. Without --slo-ms, a request that specifies no setting gets the profile that --profile names, or else the
+    first stored profile. SIGTERM and Ctrl-C stop the server after it has answered the requests in its queues.
     """
     from ray import cluster_resources, serve
 

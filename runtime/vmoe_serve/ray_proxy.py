@@ -40,7 +40,7 @@ class JsonRefusals:
                 await send(message)
 
         await self._app(scope, receive, send_json)
-        if not started:  # the proxy refused the request, or it lost its replica and sent nothing
+        if not started:  # the proxy refused the request, or lost the replica before it replied
             # Delay the refusal. If clients could retry at once, they would keep the proxy busy. Their connections would be
             # cut when the proxy stops.
             await asyncio.sleep(1)

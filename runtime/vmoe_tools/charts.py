@@ -107,7 +107,7 @@ def data_address(figure: Figure) -> str:
 def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
     """Draw, for each layer, one bar per expert.
 
-    A bar shows the expert's kept pairs and, stacked on them if known, its dropped pairs.
+    The bar shows the number of pairs that the expert kept. If the number of dropped pairs is known, it is stacked on top.
     """
     figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
     for axes, (name, layer) in zip(panels, layers.items(), strict=True):
@@ -151,8 +151,8 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
 def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[str] | None) -> Figure:
     """Draw, for each layer, the mean routing weight of each class and expert as a colour.
 
-    Each column is an expert, and each row is a class. If there are too many classes to show their names, each layer's
-    classes are sorted by the expert with the largest weight.
+    Each column is an expert, and each row is a class. If there are too many classes to show their names, the rows of each
+    layer are sorted by the expert that has the largest weight for the class.
     """
     weights = {name: layer.class_weight for name, layer in layers.items() if layer.class_weight is not None}
     first = next(iter(weights.values()))
@@ -204,12 +204,13 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
 
     - A line connects its points by ascending capacity.
     - In a chart against capacity, a point without a capacity is drawn as a horizontal line.
-    - A diamond is another model.
+    - A diamond marks a point of another model.
     - A dashed line connects cascades. It appears only in charts against FLOPs and time. A cascade is left out if another
       cascade on the same line is at least as cheap and at least as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
-        # Number all lines, including lines without points in this chart. So a line has the same colour in all charts.
+        # Number all lines, including lines without points in this chart, so that each line has the same colour in every
+        # chart.
         colour, is_cascade = f"C{number % _COLOURS}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]
@@ -239,7 +240,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
 def _name_lines(figure: Figure) -> None:
     """Add a legend if there are several lines.
 
-    Each chart contains its legend. If the legend is long, a single one is drawn below all charts.
+    Usually, each chart contains its own legend. If there are many lines, one legend for all charts is drawn below them.
     """
     named = [(axes, *axes.get_legend_handles_labels()) for axes in figure.axes]
     names = {name: handle for _, handles, labels in named for name, handle in zip(labels, handles, strict=True)}

@@ -1,4 +1,7 @@
-"""The engines that a command measures, one per bundle and backend, with their loading costs and their machine."""
+"""Loads the engines that a command measures, one per bundle and backend, and describes the machine.
+
+The time and the memory that loading an engine takes are recorded.
+"""
 
 from __future__ import annotations
 

@@ -103,7 +103,10 @@ def resident_bytes() -> int | None:
 
 
 def _field(path: str, name: str) -> str | None:
-    """Return the value of a `name: value` line in one of the kernel's files; None if there is no such file or line."""
+    """Return the value of a `name: value` line in a file that the operating system provides, such as /proc/cpuinfo.
+
+    The result is None if there is no such file or line.
+    """
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
     except OSError:

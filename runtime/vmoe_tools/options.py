@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 _MOST_IMAGES = 65536
 _STEPS, _MOST_STEPS = 8, 1000
-_AMBIGUOUS = 0.5  # a share of at least this that was typed without % may be meant in percent
+_AMBIGUOUS = 0.5  # a share at least this large may be meant in percent if it was typed without %
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
@@ -241,7 +241,7 @@ def _axis_option(row: SettingRow) -> Callable[[F], F]:
 
 
 def _stored_option(row: SettingRow) -> Callable[[F], F]:
-    """Declare the option for one setting of stored profiles. It is repeatable if the setting has no default."""
+    """Declare the option for one setting of stored profiles. The option is repeatable if the setting has no default."""
     if row.default is None:
         kind = click.FloatRange(0, min_open=True) if row.type == "ratio" else click.IntRange(1)
         short = ("-c",) if row.name == "capacity" else ()

@@ -38,7 +38,7 @@ class Entry:
     """A command of the program.
 
     Attributes:
-        module: the module that defines the command under the command's name.
+        module: the module that contains the command, as an attribute with the command's name.
         summary: the command's line in `vmoe --help`.
         extra: the extra that installs the command's dependencies: pip install 'vmoe-export[EXTRA]'. Empty if the command
             needs no extra.
@@ -120,7 +120,7 @@ class _Commands(LazyCommands):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, OSError) as error:
-            # If click handled these errors, the number of the signal would be lost, and a closed pipe would be hidden.
+            # click's own handling would lose the number of the signal, and hide that a pipe was closed.
             raise _Stopped from error
 
 

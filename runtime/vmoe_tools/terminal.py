@@ -96,7 +96,8 @@ def print_section(
         stream: the stream to print to.
         title: title of the section.
         parts: rows, tables and texts of the section.
-        width: width in characters if the stream is not a terminal (rich's own default is 80). A table may be a third wider.
+        width: width in characters if the stream is not a terminal (rich's own default is 80). A table may be up to a third
+            wider than this.
         spare: headings of columns that may be left out. If a table is too wide, its columns are left out in this order until
             it fits.
     """

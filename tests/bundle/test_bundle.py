@@ -78,8 +78,8 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
     assert [value.name for value in model.graph.input] == ["image", *SETTINGS]
     defaults = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in SETTINGS}
     assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1], "pool": [0], "max_experts": [8], "merge": [0]}
-    # The graph contains only the functions that its nodes call. It does not contain the functions in `others`: all of
-    # this model's blocks are sparse, and only other graphs have an op that both routes and dispatches.
+    # The graph contains only the functions that its nodes call. The functions in `others` are not called. For example, this
+    # model has no dense block, and no op that both routes and dispatches.
     others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeGates", "VmoeRouteDispatch", "VmoeChooseTokens"}
     others |= {name for name in OPS if name.startswith("VmoeSoft") or name in ("VmoeClassAttentionBlock", "VmoeRotate")}
     assert {function.name for function in model.functions} == OPS.keys() - others

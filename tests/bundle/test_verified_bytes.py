@@ -44,7 +44,7 @@ def other(bundle: Path, tmp_path: Path) -> Path:
 class Meanwhile:
     """A hook that runs when a backend opens files. It calls `before` first and `after` last.
 
-    It does so only for the first `times` times that a backend opens files.
+    After the backends have opened files `times` times, the hook no longer calls them.
     """
 
     def __init__(self) -> None:
@@ -213,7 +213,8 @@ def test_a_load_leaves_no_descriptor_open(bundle: Path, other: Path, tmp_path: P
     with pytest.raises(ChangedError):
         engine_load("onnxruntime")(bundle)
     (bundle / WEIGHTS).unlink()
-    # the exception's traceback keeps the loading frames alive, which could keep files open
+    # The traceback of the exception keeps the frames of the loading code alive. If they referred to an open file, it would
+    # stay open.
     with pytest.raises(BundleError) as refused:
         Engine.load(bundle)
     assert not descriptors(tmp_path), refused

@@ -56,7 +56,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
-    # torch makes this folder when it is imported; the folder must be outside `folder`, which has to stay empty
+    # torch makes its cache folder when it is imported. Put it outside `folder`, which has to stay empty.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
     # a cached instance would still be connected to an earlier server
     fsspec.get_filesystem_class("s3").clear_instance_cache()
@@ -203,7 +203,7 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
         address = f"{'s3:/' if scheme == 's3' else server}/{checkpoint.name}/vmoe_mnist"
         for words in (("export", address, *EXPORT), ("run", local, f"{address}.data-00000-of-00002")):
-            if (words[0], scheme) == ("run", "s3"):  # refused earlier, with another message
+            if (words[0], scheme) == ("run", "s3"):  # with S3, `run` fails earlier, with another message
                 break
             sent.clear()
             told = vmoe.complaint(1, *words)
@@ -247,8 +247,8 @@ def test_a_web_server_without_ranges_sends_files_as_a_whole(
     with web_server(checkpoint) as server:
         vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
-        # Each cut comes after half of a file has been sent, so it interrupts the transfer of a whole file. If a server
-        # does not support range requests, at most these four cuts are tolerated.
+        # Each cut comes after about half of a file has been sent. Without range requests, the whole file must then be sent
+        # again, and a command tolerates at most four cuts.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
             vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")

@@ -79,8 +79,8 @@ def test_a_head_is_refused_by_a_model_with_other_features(
     eighth, head, changed = tmp_path / "int8.vmoe", tmp_path / "head.npz", tmp_path / "changed.safetensors"
     export_bundle(features_bundle, eighth, precision="int8", validate=False)
     vmoe.run("fewshot", eighth, "--images", mnist_data, "-o", head)
-    # The head was fitted to features of `features_bundle`. These two models have the same features, except for
-    # rounding and settings: the bundle itself in another precision, and its checkpoint.
+    # The head was fitted to features of `features_bundle`. It also fits the same bundle in another precision, and the
+    # checkpoint, because their features differ only by rounding and settings.
     for source, options in ((features_bundle, ()), (mnist_checkpoint, ("--precision", "bf16", "--exif", "--group", "8"))):
         vmoe.run("export", source, "--head", head, *options, "--no-validate", "--force", "-o", tmp_path / "x.vmoe")
     tensors = load_file(features_bundle / "weights.safetensors")

@@ -129,7 +129,7 @@ def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None,
     """Compare the page's results with the engine's.
 
     Logits must agree within 1e-4. In each layer, patches must have the same experts and belong to the same merged tokens. At
-    most `most_near_ties` images may be routed differently, because they are near ties.
+    most `most_near_ties` images may be routed differently, because some of their gates are almost equal.
     """
     profile = engine.setting(setting)
     logits, routing = engine.logits_and_routing(images, profile)
@@ -162,7 +162,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         began = time.monotonic()
         drop(shown, picture_file(images[0]))
         told = re.search("took ([0-9.]+) s", until_answered(shown))
-        # the time does not include the time before the drop
+        # the time that the page reports must not begin before the drop
         assert told and float(told[1]) <= time.monotonic() - began + 0.01
         assert state(shown)["problem"] == ""
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
@@ -181,7 +181,7 @@ def test_every_precision_is_answered(
 ) -> None:
     """Compare the page with the engine on standard ops, in each precision.
 
-    The two add numbers in different orders, so a value may round to a neighbouring int8 value.
+    The page and the engine add numbers in different orders, so a value may round to a neighbouring int8 value.
     """
     options: dict[str, Any] = {"precision": precision, "input": "uint8"}
     bundle = export_bundle(mnist_checkpoint, tmp_path / "m.vmoe", capacity=[0.3], k=[1], validate=False, **options).path

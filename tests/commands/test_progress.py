@@ -1,6 +1,6 @@
 """Check that long commands show their progress and the remaining time.
 
-They show them in a bar, or in lines that never repeat.
+The progress is shown as a bar, or as lines that never repeat.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ struct Layer {
   vmoe::LinearWeights weights() const { return {packed, bias.data(), scale.data()}; }
 };
 
-// Makes a layer. `form` contains the number and size of the matrices, and says how to pack them. If threads pass the
-// same arguments, they make the same weights. They therefore share the packed weights, and pack and free them
-// concurrently.
+// Makes a layer. `form` contains the number and size of the matrices, and says how to pack them. If several threads
+// pass the same arguments, their weights are equal, so the packed weights are shared. The threads pack and free these
+// shared weights concurrently.
 inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
@@ -151,7 +151,7 @@ class Layers {
     answers_.push_back({layer, Answer::kExact, Floats(numbers.begin(), numbers.end())});
   }
 
-  // Makes the two layers of one MLP, or the two layers of the MLPs of `experts` experts.
+  // Makes the two layers of an MLP. With several experts, each layer contains one matrix per expert.
   std::pair<Layer, Layer> make_mlp(size_t experts) const {
     StoredWeights second = make_form(experts, expert_hidden_, hidden_);
     second.depth_chunk = chunk();

@@ -1,6 +1,6 @@
-// Runs the layers without ONNX Runtime. There are 8 concurrent callers. Each has its own workers, and they share
-// weights of every type. Results must have the same bits as on a single thread. All code is compiled with the thread
-// sanitizer, so the sanitizer sees every memory access.
+// Runs the layers without ONNX Runtime. There are 8 concurrent callers. Each caller has its own workers, but the
+// callers share weights of every type. Results must have the same bits as on a single thread. All code is compiled
+// with the thread sanitizer, so the sanitizer sees every memory access.
 //
 //   core_threads [race]
 //

@@ -11,7 +11,7 @@ struct GatesCall {
   int64_t wide;           // use 16-byte words, not single numbers
   int64_t few;            // use the program that supports at most 32 experts
   int64_t seed;           // seed for the random order of lanes and blocks
-  int64_t lost_distance;  // exchanges over this distance return the lane's own value, which is a fault; 0: no fault
+  int64_t lost_distance;  // exchanges at this lane distance wrongly return the lane's own value; 0: none does
   const void* x;
   const void* router;
   float* gates;

@@ -11,12 +11,12 @@
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
   int64_t fused;          // run route_dispatch, not route; each group must then fit into one tile
-  int64_t parts;          // blocks that share a group in the fused program
+  int64_t parts;          // number of blocks that share one group; used only by the fused program
   int64_t rows;           // grid rows, at most one per group; row r processes groups r, r + rows, r + 2 rows, ...
   int64_t words;          // 16-byte words per row
   int64_t seed;           // seed for the random order of threads and blocks
   int64_t lost_barrier;   // the barrier after this phase is omitted; -1: no barrier is omitted
-  int64_t lost_distance;  // exchanges over this distance return the lane's own value, which is a fault; 0: no fault
+  int64_t lost_distance;  // exchanges at this lane distance wrongly return the lane's own value; 0: none does
   const float* gates;
   const void* x;
   int32_t* slot;

@@ -35,8 +35,8 @@ bool refuses([[maybe_unused]] size_t row_bytes) {
 #endif
 }
 
-// If launches are being counted, adds `launches` and returns true, which means that the caller must not run anything.
-// Otherwise returns false.
+// If launches are being counted, adds `launches` to the count and returns true. In this case, the caller must not run
+// anything. Otherwise returns false.
 bool count_instead(size_t launches) {
   if (g_counting) g_nodes += launches;
   return g_counting;

@@ -6,9 +6,12 @@
 // tests/support/random_calls.py writes commands to stdin, and reads a reply to each command from stdout. Numbers are
 // int64. Strings and data begin with their size in bytes, and lists begin with their length.
 //
-//   l MODEL FILE THREADS      loads the file as model number MODEL; reply: the error, or nothing
-//   f MODEL                   frees the model; reply: nothing
-//   r MODEL INPUTS OUTPUTS    runs the model; reply: the error, or nothing, then shape and data of each output
+//   l MODEL FILE THREADS      loads the file as model number MODEL
+//   f MODEL                   frees the model
+//   r MODEL INPUTS OUTPUTS    runs the model
+//
+// Each reply begins with the error, which is an empty string if the command succeeds. After a successful run, the shape
+// and data of each output follow.
 //
 // An input is its name, ONNX type, shape and data. An output is its name, ONNX type, shape and size. A size of -1 means
 // an int32 output that the op allocates itself. Output elements that the op has not written contain 0x7fa5.
@@ -129,7 +132,7 @@ class Runner {
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::map<int64_t, Ort::Session> sessions_;
 
-  // Runs a function. If it fails, writes its error, and otherwise an empty string. Returns whether it succeeded.
+  // Runs a function. Writes its error, or an empty string if it succeeds. Returns whether it succeeded.
   template <class Function>
   bool answer(const Function& function) {
     std::string error;

@@ -1,7 +1,7 @@
-// Tests a batcher with 8 threads. They submit requests with their own settings, some of them elastic, and cancel or
-// drop some requests. The queue is so short that it sometimes fills up. At the end, the batcher is closed, with or
-// without draining. Every request must get exactly one reply. The outputs in a reply must have the same bits as if the
-// engine ran only that request's images. Exits with 0 if this is true for every request.
+// Tests a batcher with 8 threads. They submit requests, and cancel or drop some of them. Some requests specify a
+// setting. For the others, the batcher chooses it. The queue is so short that it sometimes fills up. At the end, the
+// batcher is closed, with or without draining. Every request must get exactly one reply. The outputs in a reply must
+// have the same bits as if the engine ran only that request's images. Exits with 0 if this is true for every request.
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
@@ -75,7 +75,7 @@ void ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Cou
     // Submit two requests at once, and cancel or drop some of them.
     const auto one = model.images(thread, 1), many = model.images(0, 1 + round % kMostImages);
     auto first = batcher.submit(one, setting), second = batcher.submit(many, setting);
-    if (batcher.load().calls < 0) ++counts.other;  // tests that values that the batcher's thread writes can be read
+    if (batcher.load().calls < 0) ++counts.other;  // tests reading values that the batcher's thread writes
     if (first && round % 5 == 0) first->cancel();
     if (second && round % 7 == 0)
       (void)vmoe::Pending(std::move(*second));
@@ -141,8 +141,8 @@ bool outlives_a_callback_that_throws(const Model& model) {
   return answered == 3;
 }
 
-// Checks which profiles the batcher counts together, as "other": all those that are neither in the bundle nor among the
-// levels.
+// Checks that the batcher counts profiles together, as "other", if they are neither in the bundle nor among the levels
+// `timed`.
 bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;

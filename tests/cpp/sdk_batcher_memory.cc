@@ -1,7 +1,8 @@
 // Tests a batcher whose thread fails to allocate memory. In the first call, the first allocation fails; in the second
 // call, the second allocation fails, and so on. There are two series of such calls. In one series, allocations fail for
-// lack of memory; in the other, they fail with another error. Only the header's own allocations fail, because ONNX
-// Runtime ends the process after some failed allocations.
+// lack of memory; in the other, they fail with another error. Only allocations by the code of this program fail, which
+// includes the SDK's C++ headers. The libraries' allocations succeed, because ONNX Runtime ends the process after some
+// failed allocations.
 //
 // Every request must get exactly one reply, an error must state its cause, and the next call must succeed. A C function
 // must return a status even if every allocation fails. Exits with 0 if all of this is true.

@@ -11,9 +11,11 @@
 //   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          reads raw images from one file, writes raw float32 to another
 //   outputs SETTING DTYPE COUNT IMAGES OUTPUT      like run, for all outputs; prints name, rows and columns of each
-//   routing SETTING DTYPE COUNT IMAGES OUTPUT      writes for each layer kind, G, S, K, E, P, h and w as int64, then
-//                                                  expert, kept, weight, dispatch, combine, token and the patch
-//                                                  mask, each preceded by its size as int64
+//   routing SETTING DTYPE COUNT IMAGES OUTPUT      writes the routing of each layer
+//
+// The routing of a layer begins with eight int64 numbers: kind, G, S, K, E, slots per expert (Soft MoE), and rows and
+// columns of patches. They are followed by expert, kept, weight, dispatch, combine, token and the patch mask, each
+// preceded by its number of elements as int64.
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,6 @@
-// On 8 threads, finds, loads and releases shared sessions under a few keys. While one thread holds a session, no thread
-// may load another session under the same key. Prints how often this was true, and the number of all tries. Exits with
-// 0 if the two numbers are equal.
+// On 8 threads, finds, loads and releases shared sessions under a few keys. While a thread holds a session, its second
+// search for the same key must return that session. Prints how many of the second searches did so, and how many there
+// were. Exits with 0 if the two numbers are equal.
 #include <atomic>
 #include <cstdio>
 #include <memory>

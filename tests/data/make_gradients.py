@@ -8,8 +8,8 @@ The script runs in a separate environment, with checkouts of google-research/vmo
     $ PYTHONPATH=vmoe:vision_transformer python tests/data/make_gradients.py
 
 The loss is the one that `train_step` in the official vmoe/train/trainer.py computes, but without noise in the router. It is
-the mean of softmax_xent plus the model's auxiliary loss. If the importance loss has a weight other than 0, it is the
-auxiliary loss.
+the mean of softmax_xent plus the model's auxiliary loss. In models that give the importance loss a weight other than 0,
+the importance loss is the auxiliary loss.
 """
 
 from __future__ import annotations

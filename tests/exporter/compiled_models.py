@@ -2,7 +2,7 @@
 
     python tests/exporter/compiled_models.py g1 mnist-pool ...
 
-The results are a compiled model's outputs and gradients. They are compared with those of the uncompiled model.
+The outputs and gradients of each compiled model must agree with those of the uncompiled model.
 """
 
 from __future__ import annotations

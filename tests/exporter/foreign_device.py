@@ -75,9 +75,9 @@ class ForeignDevice(TorchDispatchMode):
 
 
 def _looks_at_data(function: Any, args: Any) -> bool:
-    """Return whether this call makes the CPU need data from the device.
+    """Return whether this call makes the CPU wait for data from the device.
 
-    This is true if the CPU needs a result itself or the size of a result.
+    This is true if the CPU needs the value of a result or the size of a result.
     """
     if function in _INDEXING:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])

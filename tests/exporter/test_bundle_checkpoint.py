@@ -1,6 +1,6 @@
 """Check that exporting a float32 bundle gives the same files as exporting its checkpoint.
 
-The new bundle must also keep the settings of the first one.
+The new bundle must also keep the settings of the float32 bundle.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
         _export(variant, precision, every)
     graphs = [onnx.load(path / "model.onnx", load_external_data=False).graph for path in (alone, every)]
     assert [node.op_type for node in graphs[0].node] != [node.op_type for node in graphs[1].node]
-    # the graph must state the shapes of these outputs; otherwise, ONNX Runtime would compute the head differently
+    # the graph must state the shapes of the blocks' outputs; otherwise, ONNX Runtime would compute the head differently
     for graph in graphs:
         blocks = {node.output[0] for node in graph.node if node.op_type in ("VmoeExpertBlock", "VmoeMlpBlock")}
         assert blocks <= {value.name for value in graph.value_info}

@@ -1,4 +1,7 @@
-"""Check that routing groups that split images give correct results for each batch of whole groups."""
+"""Check routing groups whose boundaries lie inside images.
+
+The results must be correct for each batch that consists of whole groups.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tests for ensembles of experts (E3).
 
-They check how the exporter recognizes ensembles, the outputs, and which options the exporter refuses.
+They check how the exporter recognizes ensembles, what the exported ensembles return, and which options are refused.
 """
 
 from __future__ import annotations

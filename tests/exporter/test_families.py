@@ -325,7 +325,7 @@ def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
     folder = families()["clip"].write(tmp_path / "model")
     pictures = {"image_processor_type": "CLIPImageProcessor", "crop_size": 32, "resample": 2}
     for size, whole, steps in (
-        # 40: older versions of transformers write the size as a single number
+        # older versions of transformers write the size as a single number, here 40
         (40, {}, "exif|pillow_bilinear_small(40)|central_crop(32)"),
         (50, {"image_processor": pictures | {"size": 36}}, "exif|pillow_bilinear_small(36)|central_crop(32)"),
     ):

@@ -72,8 +72,8 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
 def is_short(name: str, precision: str) -> bool:
     """Return whether a tensor is stored in a type shorter than float32.
 
-    With `bf16-experts`, only the experts' kernels are. In every other precision, all kernels are, except those of the
-    routers and the head.
+    With `bf16-experts`, only the experts' kernels are stored in such a type. In every other precision, all kernels are,
+    except those of the routers and the head.
     """
     if not name.endswith("/kernel") or "Router" in name or name.startswith("head/"):
         return False
@@ -160,7 +160,7 @@ def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:
 @pytest.mark.parametrize(
     ("hidden", "chunk"),
     [(1, 0), (1024, 0), (1100, 0), (1088, 64), (1152, 384), (1280, 320), (1536, 512), (3072, 512), (6144, 512)],
-)  # chunk 0, because 1100 has no divisor that is a multiple of 64
+)  # 1100 is not cut, because it has no divisor that is a multiple of 64
 def test_hidden_features_are_cut_into_the_largest_chunks_that_fit(hidden: int, chunk: int) -> None:
     assert hidden_chunk(hidden, INT8) == chunk
     assert hidden_chunk(hidden, BFLOAT16) == hidden_chunk(hidden, FLOAT32) == 0

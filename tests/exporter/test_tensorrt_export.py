@@ -68,7 +68,7 @@ def session(graph: Path, library: bool = False) -> onnxruntime.InferenceSession:
 
 
 def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[Path, onnx.ModelProto]:
-    """Write the graph for a case's setting into the folder of its weights. Return its path and the graph."""
+    """Write the graph for a case's setting into the folder with the model's weights. Return its path and the graph."""
     folder, network, grouping, spans = golden.parts(case.model, case.group, case.bfloat16)
     graph, _ = tensorrt_graph(replace(golden.exported_model(network), grouping=grouping), spans, case.profile, precision)
     path = folder / f"{precision}.tensorrt.onnx"

@@ -20,8 +20,8 @@ KERNELS = {"gates": 4, "route": 9, "rows": 8}  # number of kernels in each sourc
 REGISTERS, BLOCK_THREADS = 64, 512  # so a multiprocessor, with 65,536 registers, can hold two such blocks at once
 GATES_REGISTERS, GATES_THREADS = 144, 32  # so 65,536 registers are enough for 14 such blocks
 GATES, COPIED, COMBINED = 16, 4, 2  # gates per lane; words that a lane copies or combines at a time
-# 16-byte loads per step. There is one word for each of four tokens. For each of the four numbers in a word, there are
-# also two words, which contain the weights of eight experts.
+# The number of 16-byte words that are loaded per step. Four of them contain four numbers of each of four tokens. For
+# each of these four positions, two more words contain the weights of eight experts.
 MULTIPLIED = 4 + 4 * 2
 
 if not shutil.which("nvcc") or not shutil.which("c++filt"):

@@ -260,7 +260,7 @@ def run_phases(
 
 
 def faultless(function: Any, *arguments: Any) -> int:
-    """Call a function in the library and return its result. If it reports a fault, fail with that fault."""
+    """Call a function in the library and return its result. If it reports a fault, fail with the fault's message."""
     fault = ctypes.create_string_buffer(500)
     returned = function(*arguments, fault, ctypes.c_size_t(len(fault)))
     assert fault.value == b"", fault.value.decode()

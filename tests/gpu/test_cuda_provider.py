@@ -1,6 +1,6 @@
 """Check the backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider.
 
-cuda_provider.py makes the provider loadable. The backends load their graphs, but no kernel runs.
+cuda_provider.py lets the provider load without a GPU. The backends load their graphs, but no kernel runs.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_a_fixed_graph_is_on_the_gpu_but_for_one_shape_and_copies_nothing_back(b
     assert said == f"cuda-fixed|c0.3-k1|{description}"
     assert [on_cuda[op] for op in ("VmoeGates", "VmoeRouteDispatch", "VmoeCombine")] == [5, 5, 5]
     assert [name for name in on_cuda if name.startswith("Memcpy")] == []
-    assert on_cpu == {"Concat": 1}  # computes the shape of a batch's class tokens
+    assert on_cpu == {"Concat": 1}  # this node computes the shape of a batch's class tokens
 
 
 def test_settings_of_a_call_come_back_from_the_gpu_once_a_layer(bundle: Path, nvidia: Path) -> None:

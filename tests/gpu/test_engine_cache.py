@@ -1,4 +1,4 @@
-"""Check that the engine cache returns stored engines to their owner, and refuses any other file."""
+"""Check that the engine cache stores engines for one user alone, returns them, and refuses any other file."""
 
 from __future__ import annotations
 

@@ -187,7 +187,8 @@ def test_every_name_of_tensorrt_that_is_used_is_in_its_bindings(wheel: str) -> N
     used = names_used({"tensorrt", *enums, *objects}) - {"__version__", "__init__"}
     assert {"execute_async_v3", "plugins_to_serialize", "STRONGLY_TYPED", "get_tensor_profile_shape", "TF32"} <= used
     bindings = (wheel_folder(wheel) / "tensorrt_bindings" / "tensorrt.so").read_bytes()
-    # Check only where each name ends, because a linker may store a string as the end of a longer string.
+    # Search for each name together with the null byte that ends it. The start of the name can't be checked, because a linker
+    # may store a string as the end of a longer string.
     assert {name for name in used if name.encode() + b"\0" not in bindings} == set()
 
 

@@ -1,6 +1,6 @@
 """Tests for the GPU benchmark without a GPU.
 
-They make a complete run on an emulator and a run of models, and they check messages about missing parts.
+They run the benchmark on an emulator, compile the kernels, and check what the benchmark reports if something is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Run the parser and the builder of NVIDIA's TensorRT-RTX, which need no GPU, on the graphs for TensorRT.
 
-TensorRT-RTX doesn't support plugins. The parser therefore replaces each op by its function in the file. The builder gets a
-graph without the ops. The ops' outputs are inputs of that graph.
+TensorRT-RTX doesn't support plugins. The parser therefore replaces each op by the ONNX function that the file defines for
+it. The builder gets a graph from which the ops are removed. The results of the removed ops
+are inputs of that graph.
 """
 
 from __future__ import annotations
@@ -76,17 +77,17 @@ def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
 
 
 def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
-    """Remove each op from a graph.
+    """Remove the nodes of VmoeRouteDispatch and VmoeCombine from a graph.
 
-    The op's inputs become outputs of the graph, and its outputs become inputs of the graph. Return the path of the graph,
-    and the range of shapes for each input.
+    The inputs of these nodes become outputs of the graph, and their outputs become inputs of the graph. Return the path of
+    the graph, and the range of shapes for each input.
     """
     graph = graph_of(bundle)
     model = onnx.load(graph, load_external_data=False)
     manifest, rules = bundle.manifest, bundle.manifest.rules
     assert rules is not None
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
-    # If tokens are merged, the layers have different numbers of tokens.
+    # If tokens are merged, the number of tokens differs between layers, so get it for each layer.
     shapes_of = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
     left = [shapes_of[f"{layer}/slot"][1].dim_value for layer in bundle.manifest.moe_layers]
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
@@ -113,7 +114,7 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     outputs = [value for value in model.graph.output if not value.name.endswith(("/slot", "/weight"))]
     del model.graph.node[:], model.graph.output[:]
     for function in [function for function in model.functions if function.name != "VmoeGates"]:
-        model.functions.remove(function)  # VmoeGates stays a function: without a plugin, it is a matrix product
+        model.functions.remove(function)  # VmoeGates is kept: without a plugin, its function is a matrix product
     model.graph.node.extend(nodes)
     model.graph.input.extend(given)
     model.graph.output.extend(outputs)
@@ -156,6 +157,6 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        # each layer has three products: key similarities, counts of merged tokens, and means of merged tokens
+        # merging adds three products to each layer: key similarities, counts of merged tokens, and means of merged tokens
         in_merging = 3 * len(layers) if "merge" in options else 0
         assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

@@ -129,7 +129,7 @@ def test_output_shapes_are_the_tables(made: Build, name: str) -> None:
         questions.append(question("shapes", name, settings(name, (capacity, k, bpr)), words(input_shapes(name, sizes))))
         expected.append(words([tuple(sizes[dim] for dim in value.dims) for value in outputs]))
     answers = ask(made, questions)
-    if name in ROUTING:  # of the sizes of slot and weight, only K is known when the network is built
+    if name in ROUTING:  # when the network is built, K is the only known size of slot and weight
         assert all(re.fullmatch(r"(\d+,\d+,#\d+ ){2}[\d, ]+", answer) for answer in answers)
     assert [answer.replace("#", "") for answer in answers] == expected
 

@@ -1,6 +1,6 @@
-"""Check the library that registers the TensorRT plugin when it is opened.
+"""Check the library that registers the TensorRT plugin as soon as a program opens the library.
 
-Each time, it must either succeed or report the reason why it fails.
+The library must either succeed or report why it fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def made() -> Build:
 def opened(made: Build, *libraries: Path, **environment: str) -> tuple[str, str]:
     """Run a program that opens these libraries.
 
-    Return the creators that are registered with each TensorRT, and the program's stderr.
+    Return a line for each fake TensorRT among them, which lists the creators that are registered with it. Also return the
+    program's stderr.
     """
     done = run(made.program("parent"), *libraries, **environment)
     assert done.returncode == 0, done.stdout + done.stderr

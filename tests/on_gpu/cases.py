@@ -90,7 +90,10 @@ def make_inputs(case: Case) -> dict[str, Tensor]:
 
 
 def named_cases(seed: int) -> Iterator[Case]:
-    """Yield cases with every kind of gates, token type and order of service, then cases with extreme sizes."""
+    """Yield cases with every kind of gates, every token type, and both orders in which tokens get slots.
+
+    Then yield cases with extreme sizes.
+    """
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):

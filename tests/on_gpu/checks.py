@@ -102,7 +102,7 @@ def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
 
 
 def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
-    """Run all kernels on every case. Stop at a GPU error, because after such an error nothing runs on the GPU."""
+    """Run all kernels on every case. Stop at the first GPU error, because no kernel can run after it."""
     count, failures = 0, list[str]()
     for case in cases:
         count += 1

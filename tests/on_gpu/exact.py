@@ -23,12 +23,16 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
 def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Compute VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
-    A pair's slot is the number of earlier pairs with the same expert. Pairs are ordered by choice: all first choices come
-    before all second choices. Within a choice, the order depends on `bpr`. If it is true, tokens are ordered by descending
-    best gate. Otherwise, they are ordered by position.
+    Each group orders its (token, expert) pairs by choice: all first choices come before all second choices. Within a choice,
+    tokens are ordered by descending best gate if `bpr` is true, and by position otherwise.
 
-    Only timings set `fast`. If it is set, ties between experts may be broken differently, because topk does not specify
-    their order, and gates must not be NaN.
+    If r earlier pairs of group g have the expert e, the next pair with e gets the slot e * G * c + g * c + r. If r is c or
+    more,
+    that pair is dropped, and its slot is -1.
+
+    Only timings set `fast`. Gates must then not be NaN, and ties between experts may be broken differently, because topk
+    does
+    not specify their order.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device

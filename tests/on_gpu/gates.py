@@ -1,4 +1,4 @@
-"""Check that the gates kernel gives the same bits on the GPU as the same code gives on a CPU."""
+"""Check that the code of the gates kernel gives the same bits on the GPU and on a CPU."""
 
 from __future__ import annotations
 

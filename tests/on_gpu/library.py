@@ -103,7 +103,7 @@ class Library:
         self._library.vmoe_gpu_workspace_bytes.restype = ctypes.c_size_t
 
     def workspace_bytes(self, shape: Shape) -> int:
-        """Return the number of workspace bytes that is enough for both Route and RouteDispatch."""
+        """Return a size of the workspace, in bytes, that is enough for both Route and RouteDispatch."""
         return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:

@@ -17,7 +17,7 @@ from on_gpu.library import find_program
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
 _SECONDS = 220
-_FOUND_ERRORS = 77  # the sanitizer's exit code after errors, which the program itself never returns
+_FOUND_ERRORS = 77  # the sanitizer exits with this code after errors; the program itself never does
 
 
 def find_sanitizer() -> Path | None:

@@ -39,7 +39,7 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
     Return the names of the results in which RouteDispatch differs from Route and Dispatch.
     """
     slots = shape.all_slots
-    # gates are drawn from a set of numbers with random bits, which include NaN; a small set gives ties
+    # gates are drawn from a set of random 32-bit patterns, some of which are NaN; a small set gives ties
     few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),

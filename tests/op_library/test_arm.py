@@ -1,7 +1,8 @@
 """Tests for the op library and the SDK on 64-bit ARM in an emulator.
 
-The core runs on the paths of several processors, and whole models run on every path. With VMOE_ARM_SIZES=24, the core is
-checked completely. With VMOE_ARM_IMAGES=N, N images from MNIST are used.
+The core is checked on each CPU path of several emulated processors, and whole models run on every path. VMOE_ARM_SIZES is
+the number of layer sizes on which the core is checked: 3 by default, 24 for a complete check. VMOE_ARM_IMAGES is the number
+of MNIST images to use.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Closeness:
     def add(self, found: np.ndarray, expected: np.ndarray, result: ExportResult) -> None:
         """Add a bundle's logits f32[N,C] from both machines.
 
-        An image is close if its logits differ only by as much as another order of additions may change them.
+        An image counts as close if its logits differ by no more than they could if sums were computed in another order.
         """
         model = result.plan.exported
         parts = 2 * model.config.num_layers + 2
@@ -174,7 +175,7 @@ def on_arm(bundle: Path, processor: str = "max", path: str = "", threads: int = 
 
 
 def golden_cases() -> dict[str, list[golden.Case]]:
-    """Return two cases for each official model. Both cases need the same export."""
+    """Return two cases for each official model. One exported bundle serves both cases."""
     cases = [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]
     found = {}
     for model in dict.fromkeys(case.model for case in cases):

@@ -1,7 +1,8 @@
 """Tests for the core without ONNX Runtime, on every CPU path.
 
-Every layer is compared with the path in plain C++, and the experts' MLP runs next to unreadable memory. The tested paths are
-those for this machine. test_arm.py tests the paths for 64-bit ARM.
+The results of every layer are compared with those of the path in plain C++. The experts' MLP must not read the weights of
+unused experts, which are in unreadable memory. The tested paths are those for this machine. test_arm.py tests the paths for
+64-bit ARM.
 """
 
 from __future__ import annotations

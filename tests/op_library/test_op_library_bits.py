@@ -1,7 +1,7 @@
 """Check that an image's result always has the same bits.
 
-The bits must not depend on the number of threads, on the other images in the batch, or on whether settings and weights are
-inputs, attributes or constants.
+The bits must not depend on the number of threads or on the other images in the batch. It must also make no difference
+whether settings and weights are inputs, attributes or constants.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def test_policies_are_refused_where_they_change_anything(pool: int, limit: int, 
 
 @pytest.mark.parametrize("op", ["VmoeGates", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
 def test_an_error_of_cuda_is_an_error_of_the_op(op: str, emulated: Path) -> None:
-    inputs = good_inputs(OPS[op])  # the loop below puts in rows of 13 numbers, which the emulator refuses
+    inputs = good_inputs(OPS[op])  # the loop below replaces inputs by rows of 13 numbers, which the emulator refuses
     for name in ("x", "out"):
         if name in inputs:
             inputs[name] = np.ones((*inputs[name].shape[:2], 13), np.float32)

@@ -121,7 +121,10 @@ def plain_and_constant(op: Op, what: str, says: tuple[str, ...], inputs: Inputs)
 
 
 def scale_faults(op: Op) -> Iterator[Fault]:
-    """Yield calls with scales for float32 weights, and with int8 weights but no scales."""
+    """Yield calls in which scales and weights don't match.
+
+    Either float32 weights have scales, or int8 weights have none.
+    """
     given = int8_inputs(op)
     integers = {value.name: given[value.name] for value in op.inputs if value.type == "W"}
     for value in op.inputs:

@@ -74,7 +74,7 @@ def test_what_is_not_a_number_stays_in_its_group(path: str) -> None:
         spoilt = {name: array.copy() for name, array in clean.items()}
         first = next(iter(spoilt))
         place = (0, 3, 1) if first == "out" else (1, 3, 5)
-        spoilt[first][place] = np.nan  # an element of group 1; in `out`, place 3 is one of that group's slots
+        spoilt[first][place] = np.nan  # in group 1; in `out`, slot 3 is one of that group's slots
         calls = [node_call(op_name, inputs) for inputs in (clean, spoilt)]
         before, after = outputs_of(run_calls(calls, path))
         for value, old, new in zip(OPS[op_name].outputs, before, after, strict=True):

@@ -159,7 +159,8 @@ def made_layers(
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
     mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))
-    # If there are several chunks, the order of additions would matter. Therefore the bias and x are 0 in that case.
+    # If there are several chunks, results would depend on the order in which chunks, bias and x are added. The bias and x
+    # are therefore 0 in that case.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
     # Each token has one expert and one dropped choice. With a second expert, the order of additions would matter.
@@ -262,7 +263,7 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray, layer: Layer, path
     size = np.abs(expected).max(axis=-1, keepdims=True)
     if layer.hidden and path in APPROXIMATE_GELU:
         assert (np.abs(found - expected) <= 2**-6 * size).all(), what
-    elif layer.op in ATTENTION_BLOCKS:  # attention has a small error, which the scale of int8 propagates to the result
+    elif layer.op in ATTENTION_BLOCKS:  # attention has small rounding errors, which change int8 scales and so the result
         assert (np.abs(found - expected) <= 4e-6 * size).all(), what
     else:
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=what)

@@ -58,7 +58,7 @@ def router_block(
 ) -> tuple[dict[str, np.ndarray], list[tuple[int, int, bool]]]:
     """Return the float inputs of VmoeRouterBlock, and settings for it.
 
-    The inputs have equal experts, equal tokens, and tokens with NaN or infinity.
+    Some experts have equal weights, some tokens are equal, and some tokens contain NaN or infinity.
     """
     x, router = (rng.standard_normal(shape, np.float32) for shape in ((groups, tokens, width), (width, experts)))
     router *= np.float32(2 / width**0.5)

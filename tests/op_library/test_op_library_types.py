@@ -1,6 +1,6 @@
-"""Check that the op library's routing ops have the same bits as numpy.
+"""Check that the results of the op library's routing ops have the same bits as those of the numpy reference.
 
-The tests cover every combination of types and every ONNX Runtime.
+The tests cover every combination of types and every supported version of ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow]
 AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
 CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "2500"))
 CALLS_ON_OTHER_PATHS = max(CALLS // 5, 1000)
-# The CPU paths to test are this machine's, which always include the emulated matrix unit.
+# Test the CPU paths of this machine. The emulated matrix unit is always one of them.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15" if AT_LENGTH else "8"}  # callbacks, and cancelled calls
 THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("1", "2")
@@ -31,9 +31,10 @@ TARGETS = {
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
 }
 # Two options keep the address sanitizer fast:
-# - No copies of stack frames: exceptions would leak the copies, and the search for a free one would then take nearly all the
+# - Stack frames are not copied. Exceptions would leak the copies, and searching for a free one would take nearly all the
 #   time.
-# - Two recorded frames per allocation: ONNX Runtime makes a hundred allocations for each call of an op.
+# - Only two stack frames are recorded per allocation, because each call of an op causes about a hundred allocations in
+#   ONNX Runtime.
 ASAN_OPTIONS = "detect_stack_use_after_return=0:malloc_context_size=2"
 # ONNX Runtime is not instrumented, so the sanitizer does not watch its code. It watches this project's kernels, even when
 # ONNX Runtime calls them.

@@ -43,7 +43,7 @@ VECTORS = list(vectors())
 
 
 class NodeSession:
-    """Runs a model with one node, in the interface that conformance/score.py expects.
+    """An object that runs a model with one node and has the interface that conformance/score.py expects.
 
     `run_node` computes the outputs of the node's op from its inputs and attributes. Both are given by name.
     """

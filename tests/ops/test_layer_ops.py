@@ -99,7 +99,7 @@ def test_every_path_computes_rows_without_regard_to_others(path: str, weights: E
     calls, wanted = [], []
     for op, given, attributes in CALLS:
         if "merge" in given:
-            continue  # this output depends on which of two nearly equal values is larger
+            continue  # with merging, the result depends on which of two nearly equal values is larger
         for tokens in (1, 37, 150):
             inputs = made(op, weights, given, tokens)
             names = tuple(value.name for value in OPS[op].inputs if value.type == "W" or value.scale_of)

@@ -1,4 +1,4 @@
-"""Compare VmoeMerge in every implementation with tokens merged one by one.
+"""Compare VmoeMerge, in every implementation, with a reference that merges tokens one by one.
 
 Also test attention with merged tokens.
 """

@@ -81,7 +81,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
 @pytest.mark.parametrize("exponent", [1, 127])
 def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str) -> None:
     bits = np.arange(2**23, dtype=np.uint32) | np.uint32(exponent << 23)
-    # Make the odd values in the second half of the mantissas negative. This tests both signs without twice the work.
+    # Make every second number negative in the second half of the array. This tests both signs without twice the work.
     bits[2**22 + 1 :: 2] |= np.uint32(1 << 31)
     values = bits.view(np.float32)
     (found,) = _rounding(name)(values)
@@ -89,7 +89,10 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
 
 
 def _rounding(name: str) -> Run:
-    """Return a function that only rounds to bfloat16, in the same way as the ops in this runtime."""
+    """Return a function that rounds to bfloat16 as the ops in the runtime `name` do.
+
+    The function does nothing else.
+    """
     model = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
         f"rounding (float[n] x) => (float[n] y) {{ {round_bf16_lines('x', 'y')} }}"

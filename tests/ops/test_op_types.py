@@ -53,7 +53,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
         OPS["VmoeCombine"], out.astype(np.float64), slot, np.where(slot < 0, 0, weight.astype(np.float64))
     )
     assert (np.abs(y.astype(np.float64) - exact) <= _half_spacing(exact, tokens) * 1.001 + 1e-6).all()
-    # Make sure that the test would notice if not only the sum but each product were rounded to the short type.
+    # Make sure that the test would notice if each product were rounded to the short type, and not only the sum.
     products = (np.where(slot < 0, 0, weight)[..., None] * out.reshape(-1, 16)[slot]).astype(out.dtype)
     twice = products.astype(np.float32).sum(axis=2).astype(out.dtype)
     assert (twice != expected).mean() > 10 * different.mean()

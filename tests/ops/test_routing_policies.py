@@ -126,8 +126,8 @@ def cases_of_large_masses(tokens: int, experts: int) -> list[tuple[Case, Outputs
     """
     rng = np.random.default_rng(tokens + experts)
     gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
-    # Each expert is the first choice of equally many tokens. These tokens' gates are the same for every expert, except for
-    # one gate, which differs by a few units.
+    # Each expert is the first choice of the same number of tokens. The gates of these first choices are the same numbers for
+    # every expert, except for one number, which differs by a few units of 2**-14.
     each = tokens // experts
     units = rng.integers(16_000, 16_384, each)
     for expert, more in enumerate(rng.permutation(experts)):

@@ -1,4 +1,4 @@
-"""Builds the Dockerfile's image from a fresh Debian, without a daemon, and runs a container from it."""
+"""Builds the Dockerfile's image from a fresh Debian, without a Docker daemon, and runs a container from it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def named(text: str, package: str) -> Iterator[str]:
     between = r"(?:(?!\. |CUDA|nvcc|capability)[^|]){0,80}?"
     yield from re.findall(rf"\b{RUNTIMES[package]}\b{between} \(?([\d.]*\d) (?:or|and)(?: all)? newer", text)
     yield from re.findall(rf"\b{RUNTIMES[package]} ([\d.]*\d) and [\d.]*\d", text)
-    if package == "pillow":  # for Pillow, documents state the version whose resized grey levels equal this project's
+    if package == "pillow":  # documents also name the Pillow version that gives the same grey levels as this project
         yield from re.findall(r"\bPillow (\d+)", text)
     yield from re.findall(rf"\b{package}>=([\d.]*\d)", text)
 

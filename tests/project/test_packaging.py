@@ -91,7 +91,7 @@ def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: st
 def test_an_extra_that_is_missing_is_named(
     packages: list[str], extra: str, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
-    """Run a picture file while only the runtime and `packages` can be imported.
+    """Run a bundle on a picture file while only the runtime and `packages` can be imported.
 
     The run also needs a backend and Pillow. The error message must name the extra that installs what is missing.
     """

@@ -1,6 +1,7 @@
-"""Tests that run portable wheels in a root folder without a compiler and check that they are as fast as usual.
+"""Tests that run portable wheels without a compiler, and check that they use the fastest CPU path.
 
-The tests cover x86-64, and 64-bit ARM in an emulator. `make wheel` builds the wheels and runs these tests.
+The x86-64 wheel runs in a root folder that contains no compiler. The wheel for 64-bit ARM runs in an emulator. `make wheel`
+builds the wheels and runs these tests.
 """
 
 from __future__ import annotations

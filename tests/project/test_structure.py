@@ -99,8 +99,8 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
 def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
     """For each C or C++ file, return which other files in `sources` it includes.
 
-    A header and the files that implement it count as one file. A file implements a header if it has the header's name with
-    .c, .cc or .cu. A file with the name and -inl.h also implements the header if it includes the header.
+    A header and the files that implement it count as one file. For example, name.h is implemented by name.c, name.cc and
+    name.cu. It is also implemented by name-inl.h if that file includes name.h.
     """
 
     def module(name: str) -> str:

@@ -24,7 +24,7 @@ from vmoe_runtime import BackendError, Engine
 
 WORKERS = 4
 IMAGE = -np.ones((1, 12, 12, 3), np.float32)
-PATIENCE = 60  # seconds to wait for an answer; without an answer, a worker hangs and the test fails
+PATIENCE = 60  # seconds to wait for an answer; if none comes, a worker hangs, and the test fails
 ENDING = 15  # seconds until all workers must have ended; measured: 0.1 on an idle machine, 1.1 on an overloaded one
 
 

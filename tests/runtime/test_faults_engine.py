@@ -1,4 +1,4 @@
-"""Check that a call that an engine can't make raises a specific exception with one sentence.
+"""Check that a call that an engine can't carry out raises a specific exception with one sentence.
 
 The runtimes must print nothing.
 """

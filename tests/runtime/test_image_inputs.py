@@ -154,7 +154,7 @@ def test_images_are_refused_that_are(images: Any, words: str) -> None:
 @pytest.mark.parametrize(("mode", "spec"), [("LAB", GREY), ("La", GREY), ("La", RGB)])
 def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> None:
     given: list[Any] = [Image.new(mode, (12, 12))]
-    if mode == "LAB":  # among the tested modes, image files can only have this one
+    if mode == "LAB":  # of the tested modes, only this one is possible in an image file
         given.append(picture_file(given[0], "TIFF"))
     for image in given:
         with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):

@@ -1,6 +1,6 @@
 """Check that preparing a picture of any shape needs little memory.
 
-The tests limit the memory of the process to a small multiple of the picture's and the model's pixels.
+The tests limit the memory of the process in proportion to the pixels of the picture and of the model's input.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import squash
 
-# While this program prepares a picture, its memory may grow by only 64 MB plus 8 bytes per value. To get the number of
-# values, the picture's pixels and the model's pixels are added and multiplied by the larger number of channels.
+# While this program prepares a picture, its memory may grow by only 64 MB plus 8 bytes per value. The number of values is
+# the number of pixels times the number of channels. The pixels are those of the picture and of the model's input together.
+# If the picture and the model differ in their channels, the larger number counts.
 PROGRAM = """
 import io, resource, sys
 import numpy as np

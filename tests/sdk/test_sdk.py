@@ -350,7 +350,8 @@ file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FI
     for compiled in json.loads((build / "compile_commands.json").read_text()):
         assert compiled["command"].rindex("-fno-fast-math") > compiled["command"].rindex("-ffast-math")
     assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
-    # CMake uses the build type in the name of the file that contains the library's location. The build type is empty here.
+    # CMake puts the build type into the name of the file that contains the library's location. Here the build type is empty,
+    # for which CMake writes "noconfig".
     assert "-noconfig.cmake" in (build / "vmoe" / "sdk" / "cmake_install.cmake").read_text()
 
 

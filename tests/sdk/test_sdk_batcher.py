@@ -1,6 +1,7 @@
 """Tests of the SDK's batcher.
 
-Every valid request must get exactly one response with the engine's bits, and every invalid one a message.
+Every valid request must get exactly one response, which has the same bits as the engine's. Every invalid request must get
+a message.
 """
 
 from __future__ import annotations

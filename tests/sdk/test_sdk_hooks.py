@@ -58,7 +58,10 @@ def logged(*arguments: Any, **options: Any) -> Messages:
 
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the folder with the SDK's library but no op library. Programs use this copy during the test."""
+    """Copy the folder that contains the SDK's library, but leave out the op library, and return the copy.
+
+    Programs use this copy during the test.
+    """
     copy = Path(shutil.copytree(sdk_build.prefixes().standard_ops / "lib", tmp_path / "lib"))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(copy))
     return copy

@@ -327,8 +327,8 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
         for _ in range(3):
             connection.request("POST", "/v1/classify?top=1", SEVEN.read_bytes())
             assert json.loads(connection.getresponse().read())["predictions"][0][0]["class"] == "7"
-    # first send a request together with the first byte of a second request, then send the rest of the second one byte by
-    # byte
+    # First send a request and the first byte of a second request together. Then send the rest of the second request byte
+    # by byte.
     with context.wrap_socket(connected(secure.port)) as connection:
         connection.sendall(HEALTH + POST[:1])
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")

@@ -134,8 +134,7 @@ def test_large_pictures_delay_nobody_and_not_the_end(
     """Send 60 large pictures concurrently, and then a signal.
 
     While the pictures are processed, other requests get responses. The service ends as soon as every picture has been
-    answered
-    or refused. A picture is refused if it has to wait for longer than a second.
+    answered or refused. A picture is refused if it has to wait for longer than a second.
     """
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")

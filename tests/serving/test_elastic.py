@@ -120,7 +120,7 @@ def simulate(
 def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
     """Return regular arrival times for successive (rate, duration) pairs.
 
-    Rates are in images per second, durations in seconds. `pause` returns the time between two arrivals at a rate.
+    Rates are in images per second, durations in seconds. Given a rate, `pause` returns the time between two arrivals.
     """
     arrivals, end = [], 0.0
     for rate, seconds in rates:
@@ -255,8 +255,8 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         directions = [by > 0 for _, by in changes]
         assert directions == sorted(directions), (seed, "it fell after it rose", changes)
         assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
-        # The level at the end must not be overloaded, unless it is the lowest level. If there is a higher level, the next
-        # one must not have enough headroom.
+        # The final level must not be overloaded, unless it is the lowest one. At the next higher level, if there is one,
+        # the load must be above the limit for a switch to that level.
         loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)
@@ -309,7 +309,8 @@ def test_after_a_rise_a_higher_level_waits_as_long_again() -> None:
         at(0.01 * step, 0.9 * capacity_of(PLAN, 0))
     assert state.level == 0
     rise = next(step for step in range(300, 600) if at(0.01 * step, 0.75 * capacity_of(PLAN, 1)) == 1)
-    # From this moment no images arrive, so every level would be fast enough immediately.
+    # No images arrive after this moment, so every level would be fast enough immediately. The level must still not rise
+    # before the cooldown has passed.
     assert [at(0.01 * rise + later) for later in (2, 2.9, 3.1)] == [1, 1, 4]
     assert_cpp_decides_the_same(PLAN, trace)
 
@@ -381,8 +382,8 @@ def test_a_level_is_fitted_to_the_times_of_calls() -> None:
     assert level.profile == "c1-k1"
     assert level.fixed == pytest.approx(0.002) and level.each == pytest.approx(0.001)
     assert fitted_level("x", [(4, 0.008)]) == Level("x", 0.0, 0.002)
-    # The fixed time of a call can't be estimated in two cases: if the larger call took less time than the smaller one, or if
-    # its time grew more than proportionally.
+    # The fixed part of a call's time can't be estimated in two cases: if the larger call took less time than the smaller
+    # one, or if it took more time per image.
     assert fitted_level("x", [(1, 0.004), (3, 0.002)]) == Level("x", 0.0, 0.0015)
     assert fitted_level("x", [(1, 0.001), (2, 0.005)]).fixed == 0.0
     for times in ([], [(0, 1.0)], [(1, 0.0)], [(1, math.nan)]):

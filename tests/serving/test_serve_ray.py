@@ -207,7 +207,7 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     first, second, *others = server.steps
     assert first == "Ray's own processes"
     assert re.fullmatch(r"replicas to start \(2, each with 1 of Ray's [0-9]+ CPUs\)", second)
-    last = "a replica to time the levels"  # the previous message, which is about loading, doesn't appear if loading is fast
+    last = "a replica to time the levels"  # the step before it, which is about loading, isn't shown if loading is fast
     assert {last} <= set(others) <= {last, "a replica to load the bundle"}
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
@@ -281,7 +281,7 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
     while process.poll() is None:
         children |= (own := descendants(process.pid))
         for child in own:
-            if b"raylet/raylet" in command_line(child):  # stop this process: Ray waits for it and gives up after 30 s
+            if b"raylet/raylet" in command_line(child):  # suspend it, so that Ray waits for it and gives up after 30 s
                 os.kill(child, signal.SIGSTOP)
         time.sleep(0.05)
     errors = re.sub(STEP, "", process.communicate()[1]).splitlines()

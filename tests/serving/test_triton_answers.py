@@ -1,6 +1,6 @@
-"""Check that Triton requests with their own settings are parsed correctly.
+"""Check that the settings in Triton requests are parsed correctly.
 
-Such requests must get the same results as engine calls.
+Requests that specify a setting must get the same results as engine calls with this setting.
 """
 
 from __future__ import annotations

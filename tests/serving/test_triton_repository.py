@@ -1,6 +1,7 @@
 """Tests of `vmoe serve triton`.
 
-They check the model repository that it writes, run the repository's graphs in ONNX Runtime, and check what it refuses.
+They check the model repository that the command writes, run the repository's graphs in ONNX Runtime, and check what the
+command refuses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tests that run a real Triton server on a repository that `vmoe serve triton` wrote.
 
-Over HTTP and gRPC, its outputs must have the engine's bits at the requested settings.
+The server's outputs over HTTP and gRPC must have the same bits as the engine's outputs at the requested settings.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tests of a served model as an ASGI application.
 
-They check the engine's bits, and that a bad request gets an error status and one line of text.
+They check that results have the engine's bits, and that a bad request gets an error status and one line of text.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ def arm_emulator() -> list[str]:
 
 @functools.cache
 def arm_program(name: str, library: str) -> Path:
-    """Build a test program and one of this project's libraries for 64-bit ARM, and link them.
+    """Build a test program and a library of this project for 64-bit ARM, and link them.
 
-    The program is in tests/cpp. An example of a library is libvmoe_core.a. The results are kept in build/.
+    The program `name` is in tests/cpp. `library` is a file name, such as libvmoe_core.a. The results are kept in build/.
     """
     arm_emulator()
     folder = ROOT / "build" / "arm"
@@ -52,7 +52,7 @@ def arm_program(name: str, library: str) -> Path:
 def arm_runner(program: Path, bundle: Path, options: Sequence[str] = (), threads: int = 1) -> closing[Runner]:
     """Start an `sdk_runner` for 64-bit ARM, and stop it at the end of the context.
 
-    Skips if pip can't fetch ONNX Runtime.
+    If pip can't fetch ONNX Runtime, skip the test.
 
     Args:
         program: an `sdk_runner` from `arm_program`.

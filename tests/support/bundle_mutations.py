@@ -4,7 +4,8 @@
 
 The program prints one line for each wrong result and then a summary. If a result was wrong, the exit code is 1. A reader
 must either refuse a mutated bundle with a message or return the same logits as for the good bundle. If the hashes were
-updated to match the mutation, the bundle is a different one and other logits are allowed, but both readers must agree.
+updated to match the mutation, the bundle counts as a different one. Its logits may then differ from those of the good
+bundle, but both readers must still agree.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
         How many loads were right, wrong and refused, separately for "files" and "folders", and a line for each failure.
     """
     chance, report = random.Random(0), Report()
-    # Two of three loads swap the weights, because the runtime itself opens the weights file. The other loads swap a graph.
+    # In two of three loads, swap the weights, because the runtime itself opens the weights file. In the other loads, swap a
+    # graph.
     names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
     spawning = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:

@@ -160,7 +160,7 @@ def _python(arguments: list[str], path: str | None, packages: Path | None) -> st
 
 
 class _Runner:
-    """A process that runs the calls in one folder after another. It ends when this object is deleted."""
+    """A process that runs calls. It gets one folder of calls at a time, and ends when this object is deleted."""
 
     def __init__(self, path: str | None, packages: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with this object)

@@ -2,8 +2,8 @@
 
 With `--dist loadgroup`, modules that share an `xdist_group` run one after another in one process. Every other module is
 assigned by itself. A test that crashes its process fails once, and the remaining tests run in another process. Without this
-plugin, pytest-xdist would run the crashing test again in each new process, and would fail if two processes were replaced at
-the same time.
+plugin, pytest-xdist would run the crashing test again in each new process. It would also fail if two processes were replaced
+at the same time.
 """
 
 from __future__ import annotations

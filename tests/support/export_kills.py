@@ -101,10 +101,11 @@ class Exports:
         self._sweep("the signals")
 
     def close(self) -> None:
-        """Remove two files of this object.
+        """Remove this object's two files.
 
-        They are the file for standard error, and the bundle that is copied to the target before an export that overwrites
-        it.
+        They are the file for standard error, and the stored bundle. The stored bundle is copied to the target before an
+        export
+        that overwrites the target.
         """
         shutil.rmtree(self._beside)
 
@@ -167,7 +168,7 @@ class Exports:
             self._fail(f"{name}: the target is {'a strange bundle' if identity else 'away'}")
 
     def _sweep(self, after: str) -> None:
-        """Export again, and check that this export leaves no files from the earlier exports."""
+        """Export again, and check that no files from earlier exports are left afterwards."""
         if self._wait(self._start(OPTIONS[0], force=True)) != 0:
             self._fail(f"the export after {after} fails: {self._errors.read_text()}")
         if left := self._left():

@@ -119,7 +119,7 @@ class FakeTensorRt(ModuleType):
         cuda: the fake of CUDA's runtime.
         gpu: the GPU that the driver reports, or an exception that is raised instead of a report.
         error: a number that is added to each float output of every engine built from now on. If it is None, building fails.
-        wrong_batch: the only batch size for which outputs are wrong, by one; None if no outputs are wrong.
+        wrong_batch: a batch size for which outputs are wrong, because 1 is added to them; None if all outputs are right.
         built: the options of each build so far.
         contexts: number of execution contexts made so far.
     """

@@ -117,7 +117,7 @@ def models() -> Iterator[Model]:
 
 
 def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
-    """Return the inputs of an op that an exporter writes as constants.
+    """Return those inputs of an op that the exporter writes as constants.
 
     Inputs in `RARE` are included only if `more` contains their names.
     """
@@ -271,7 +271,7 @@ def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
-    """Return a graph in which only a copy of `node` can run in place, as a list of nodes and a list of two value infos.
+    """Return the nodes and two value infos of a graph in which only a copy of `node` can run in place.
 
     ONNX Runtime lets a node overwrite its input only if this input is another node's output and has a known shape. So the
     copy stands between two other nodes, and the value infos give the types and shapes of the copy's input and output.

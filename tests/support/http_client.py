@@ -34,7 +34,7 @@ def free_port() -> int:
 def unexpected(errors: str) -> str:
     """Return the unexpected lines in a server's standard error.
 
-    A line is expected if it reports that a setting is left out because measurements showed that it was no faster.
+    A line is expected if it reports that a setting is left out because it is no faster than a more accurate setting.
     """
     return "".join(line for line in errors.splitlines(True) if "is left out: it takes no less time here" not in line)
 
@@ -96,7 +96,7 @@ class HttpClient:
             return response.status, response.read(), response
 
     def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
-        """Send an `infer` request with binary tensors in the same form as Triton's clients.
+        """Send an `infer` request with binary tensors, as Triton's clients do.
 
         Return the response's status, JSON and binary data.
         """

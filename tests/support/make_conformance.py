@@ -3,8 +3,8 @@
     python tests/support/make_conformance.py [FOLDER]
 
 The numpy reference computes the expected values in float64. Inputs are made of whole numbers, so that the files have the
-same bytes on every machine. If a choice or a rounding depends on a computed number, inputs are drawn again until relative
-changes of a millionth leave the result nearly unchanged.
+same bytes on every machine. Some choices and roundings depend on computed numbers. Inputs are therefore drawn again until
+changing them by a millionth of their values leaves the result nearly unchanged.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ class Mutation:
 
     Attributes:
         words: a description of the change.
-        may_differ: whether the changed bundle may give other logits than the original. It may if the hashes were updated to
-            match the change, because it then counts as a different bundle.
+        may_differ: whether the changed bundle may give other logits than the original. This is allowed if the hashes were
+            updated to match the change, because the result then counts as a different bundle.
         graph: the graph that must be run so that the change can have an effect.
     """
 

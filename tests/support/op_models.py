@@ -1,6 +1,6 @@
 """Runs a single vmoe op in numpy, ONNX Runtime and OpenVINO.
 
-ONNX Runtime runs the op with local functions, inlined, or with the op library.
+ONNX Runtime can run the op in three ways: as a local function, as standard ops after inlining, or from the op library.
 """
 
 from __future__ import annotations

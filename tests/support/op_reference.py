@@ -52,8 +52,8 @@ def route(
 
     Each group puts its (token, expert) pairs into a queue. All first choices come before any second choice. Among choices
     of the same rank, tokens are in the order of the group or, with `bpr`, in descending order of their best gate. On ties,
-    the expert or the token with the lower index comes first. A NaN gate ranks as 0. If the group may not use an expert
-    (`max_experts`, see `allowed_experts`), the expert's pairs are dropped and don't enter the queue.
+    the expert or the token with the lower index comes first. A NaN gate ranks as 0. If `max_experts` excludes an expert
+    from the group (see `allowed_experts`), this expert's pairs are dropped and don't enter the queue.
 
     Below, c is `capacity`. Without `pool`, each expert keeps the first c of its pairs in group g. They get the slots g * c,
     g * c + 1 ... of the expert's M = G * c slots.
@@ -268,7 +268,7 @@ def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
 
 
 def norm(x: Array, scale: Array, bias: Array | None) -> Array:
-    """Apply the norm with which a block starts."""
+    """Apply the norm at the start of a block."""
     return rms_norm(x, scale) if bias is None else layer_norm(x, scale, bias)
 
 

@@ -74,7 +74,7 @@ def write_page(bundle: Path, folder: Path) -> Path:
 def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str]:
     """Serve a folder with `web_server`.
 
-    If `isolated` is true, also send the headers without which a page can't use threads.
+    If `isolated` is true, also send the headers that a page needs to use threads.
     """
     policies = {"Opener": "same-origin", "Embedder": "require-corp"} if isolated else {}
     return web_server(folder, {f"Cross-Origin-{name}-Policy": value for name, value in policies.items()})

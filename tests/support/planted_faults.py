@@ -32,7 +32,7 @@ WIDE = Variant(
     "wide", "token", "learned", (4, 4), (16, 16), hidden=192, heads=3, layers=4, moe=(1, 3), settings=((1.05, 2, True),)
 )
 DENSE = replace(WIDE, name="dense", moe=())
-MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # this model has so many experts that only a few get a class token
+MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # so many experts that class tokens go to only a few of them
 Change = Callable[[np.ndarray, int, np.random.Generator], None]
 
 
@@ -153,9 +153,11 @@ def refusal(case: Case, folder: Path) -> str:
 
 
 def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.random.Generator) -> None:
-    """Damage a random tensor in the weights file.
+    """Plant the case's fault in the data of a random tensor.
 
-    If the fault is in a graph, damage what the graph uses as that tensor.
+    Some faults change the tensor in the weights file. The others change a graph, so that the graph uses wrong data in place
+    of
+    the tensor.
     """
     names = sorted(name for name in spans if name.startswith("Encoder/encoderblock") and name.endswith(case.ending))
     name = str(random.choice(names))

@@ -69,7 +69,7 @@ class Call:
         return [1 if letter == "1" else self.sizes[letter] for letter in dims]
 
     def end(self, name: str) -> int:
-        """Return the number that all indices in the input or output `name` must be below."""
+        """Return the limit for the indices in the input or output `name`. All indices must be below it."""
         ends = {"token": "T", "merged_token": "U", "src": "GS", "expert": "E"}
         return int(np.prod(self.shape(ends.get(name, "EM"))))
 
@@ -89,7 +89,7 @@ def make_call(written: Written, chance: Random) -> Call:
     call.arrays = {each: _values(call, each, port, shapes[each], rng) for each, port in written.inputs.items()}
     if call.op == "VmoeExpertBlock" and not call.fault:
         _match_slots(call, chance.random() < 0.05)
-    # The block for only the class token has no merging outputs, so it accepts any values of these two inputs.
+    # VmoeClassAttentionBlock doesn't output merged tokens, so it accepts any values of these two inputs.
     if wants_fault and not call.fault and not (call.op == "VmoeClassAttentionBlock" and name in ("merge", "token")):
         _spoil_value(call, name, chance)
     return call
@@ -117,7 +117,7 @@ def _choose_sizes(call: Call, chance: Random) -> None:
 
 
 def _follow_attributes(call: Call, chance: Random) -> None:
-    """Adapt sizes to their divisors.
+    """Adapt sizes to the attributes that must divide them.
 
     In most cases, D becomes a multiple of the number of heads, and F becomes a multiple of the chunk.
     """

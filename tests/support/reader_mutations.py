@@ -72,7 +72,7 @@ def _write_torch(folder: Path, tensors: Tensors, **options: bool) -> Path:
 
 
 def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
-    """Write all tensors as views of the same storage. Every other view is transposed."""
+    """Write all tensors as views of the same storage. Every second tensor is transposed, unless it is 1-D."""
     flat = torch.from_numpy(np.concatenate([array.reshape(-1) for array in tensors.values()]))
     tree, start = {}, 0
     for i, (name, array) in enumerate(tensors.items()):

@@ -21,8 +21,8 @@ def sanitized(sanitizers: str, *targets: str) -> Path:
     """Build `targets` with the given sanitizers.
 
     Return the build folder, whose subfolder `tests` contains the programs. Rebuild only targets that have changed. Skip the
-    test if the compiler lacks these sanitizers or the SDK was not built on this machine. Also skip it if the op library is a
-    target and was not built.
+    test if the compiler lacks these sanitizers or the SDK was not built on this machine. Also skip it if the op library is
+    one of the targets, but this installation has no op library.
     """
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build with")

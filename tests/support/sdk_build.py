@@ -156,9 +156,9 @@ def minimal_sample(prefix: Path) -> Path:
 
 
 def service_sample() -> Path:
-    """Build samples/cpp_service against the SDK and the Python package's ONNX Runtime, and return the program's path.
+    """Build samples/cpp_service against the SDK and the Python package's ONNX Runtime.
 
-    If the op library was not built, which the sample needs, skip the test.
+    Return the program's path. The sample needs the op library. If it was not built, skip the test.
     """
     prefix = prefixes().whole
     if not (prefix / "lib" / OP_LIBRARY).is_file():

@@ -63,7 +63,7 @@ def _results(
 def _send(protocol: str, module: Any, client: Any, request: dict[str, Any], images: np.ndarray) -> Any:
     """Send a request, and return a function that waits for the result.
 
-    If the request fails, the function returns the error when the protocol is gRPC, and raises it when the protocol is HTTP.
+    If the request fails over gRPC, the function returns the error. If it fails over HTTP, the function raises the error.
     """
     tensor = module.InferInput("image", images.shape, np_to_triton_dtype(images.dtype))
     tensor.set_data_from_numpy(images)

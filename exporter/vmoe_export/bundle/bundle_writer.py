@@ -193,9 +193,9 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
 def _files_of_bundle(folder: Path) -> set[str] | None:
     """Return the names of the files that belong to the bundle in a folder, or None if there is no bundle manifest.
 
-    The names are those of the manifest and the model card, and some of those that the manifest lists: the weights file and
-    files whose names end in `.onnx`. Other listed files may not belong to the bundle, because another program may have
-    written the manifest.
+    The manifest and the model card always belong to it. The weights file and files whose names end in `.onnx` belong to it
+    if the manifest lists them. Other listed files may not belong to it, because another program may have written the
+    manifest.
     """
     path = folder / MANIFEST_NAME
     try:

@@ -1,4 +1,4 @@
-"""Compile the content of a bundle's `manifest.json` from an export's plan and findings."""
+"""Compile the content of a bundle's `manifest.json` from the export's plan and the results of validation."""
 
 from __future__ import annotations
 

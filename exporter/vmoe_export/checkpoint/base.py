@@ -130,7 +130,7 @@ class Checkpoint(Mapping[str, Array]):
 
 @contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Prefix the message of a CheckpointError or ConfigError raised in the block with `what`.
+    """Prefix `what` to the message of a CheckpointError or ConfigError that is raised in the block.
 
     A message that already starts with `what` is not changed.
     """

@@ -18,7 +18,8 @@ Kind = Literal["a number", "a map", "an array", "a string", "bytes", "an extensi
 
 _MAX_TEXT_BYTES = 1 << 20  # limit for one string; far longer than any name
 
-# One-byte headers, by kind. Each mapping gives the size that a byte encodes, which is the result of `header`.
+# One-byte headers, by kind. Each mapping goes from a header's byte to the number or size that the byte encodes. `header`
+# returns this value.
 _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "a number": {size: size for size in range(0x80)},
     "a map": {0x80 + size: size for size in range(16)},
@@ -27,7 +28,8 @@ _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "bytes": {},
     "an extension": {0xD4 + power: 1 << power for power in range(5)},
 }
-# Longer headers, by kind. Each mapping gives the struct format of the size that follows the first byte.
+# Longer headers, by kind. Each mapping goes from a header's first byte to the struct format of the size that follows the
+# byte.
 _LONG: Mapping[Kind, Mapping[int, str]] = {
     "a number": {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
     "a map": {0xDE: ">H", 0xDF: ">I"},

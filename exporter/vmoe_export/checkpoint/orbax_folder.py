@@ -34,7 +34,7 @@ _MAX_LEAVES = 100_000
 _ALWAYS_BYTES, _MOST_UNPACKED = 64 << 20, 100
 """The parameters may unpack to `_ALWAYS_BYTES` or `_MOST_UNPACKED` times the size of the folder, whichever is larger.
 Trained weights hardly compress, so a real checkpoint is far below the limit."""
-_CACHED_BYTES = 16 << 20  # only for database nodes: each value is read once, so values are not cached
+_CACHED_BYTES = 16 << 20  # for database nodes only; each value is read once, so caching values is pointless
 
 
 class OrbaxCheckpoint(Checkpoint):

@@ -76,6 +76,6 @@ def _is_finished(folder: Path) -> bool:
         metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
         return metadata["commit_timestamp_nsecs"] is not None
     except OSError:
-        return True  # old Orbax versions don't write _CHECKPOINT_METADATA
+        return True  # old Orbax versions write no _CHECKPOINT_METADATA, so assume that the step is finished
     except (ValueError, KeyError, TypeError, RecursionError):
         return False

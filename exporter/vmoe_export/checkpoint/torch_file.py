@@ -36,7 +36,7 @@ class TorchCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self._archive: zipfile.ZipFile | None = None
         self._records: dict[int, zipfile.ZipInfo] = {}  # key: the offset of the record's data
-        self._shared: tuple[int, Array] | None = None  # header offset and data of the last record; tensors may share it
+        self._shared: tuple[int, Array] | None = None  # the record read last (header offset and data); tensors may share it
         self._file = PlainFile(path)
         try:
             with naming(path):
@@ -175,7 +175,7 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-        except Exception:  # a damaged file may raise any exception; since torch 2.15, so may a sparse tensor
+        except Exception:  # a damaged file may raise any exception; since torch 2.15, a sparse tensor may, too
             raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 

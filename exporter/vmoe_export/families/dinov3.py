@@ -20,7 +20,7 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
     """Define rotary positions by the row and column of each patch centre. Both range from -1 to 1 across the image.
 
-    In each head, columns p and p + D/H/2 are rotated together.
+    Column p of the first half of a head's columns is rotated together with column p of the second half.
 
     Args:
         model: the model, after `tokens` and before `blocks`.

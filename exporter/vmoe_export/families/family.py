@@ -89,7 +89,7 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
-    # Detect in-memory names by o_proj. q_proj is no sign of them, because it also occurs in InternViT's files.
+    # In-memory names contain o_proj. q_proj is no sign of in-memory names, because it also occurs in InternViT's files.
     if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):
         return found
     return {_as_saved(name): stored for name, stored in found.items()}

@@ -60,7 +60,7 @@ class FamilyCheckpoint(Checkpoint):
         self._family = family = family_by_name(family, files.own)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
-            processor = {**family.processor, **processor}  # without a class, the model type's class applies
+            processor = {**family.processor, **processor}  # if no processor class is named, the model type's applies
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
         is_given = image_size is not None

@@ -122,10 +122,10 @@ class ForeignModel:
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
-        """Return a value that no tensor determines, from the config or else from the user. Its default is `usual`.
+        """Return a value that no tensor determines.
 
-        If `usual` is returned, a note will mention this. If there is no value at all, `option` is added to `missing`, and a
-        placeholder is returned.
+        The value comes from the config, or else from the user, or else it is `usual`. If `usual` is returned, a note will
+        mention this. If there is no value at all, `option` is added to `missing`, and a placeholder is returned.
 
         Args:
             option: the name of the user's option, a key of `_ASKED`.

@@ -48,7 +48,7 @@ def translate_encoder(
 def translate_head(model: Translation) -> None:
     """Translate the classifier, which reads the class token.
 
-    If there is no classifier, translate the pooler, if there is one.
+    Without a classifier, translate the pooler. Without a pooler as well, translate nothing.
     """
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):

@@ -89,8 +89,8 @@ def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any
     """
     if not family.config_key:
         return whole
-    # If a whole model's config has no vision part, transformers uses default values for the vision model and ignores the
-    # other keys of the config.
+    # If a whole model's config has no vision part, transformers ignores the config's other keys and uses default values for
+    # the vision model.
     is_tower = whole.get("model_type") in (None, family.model_types[0])
     vision = mapping(whole, family.config_key) or (whole if is_tower else {})
     # Older configs have a second vision part, whose key ends in `_dict`. transformers reads this part only for the whole

@@ -17,8 +17,8 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 
 def _translate(model: Translation, *, is_naflex: bool) -> None:
-    # Refuse any other epsilon. Scaling the residual stream can't emulate another epsilon in the attention pool, because the
-    # pool normalizes the stream only after the last norm.
+    # Refuse any other epsilon. The translation emulates another epsilon by scaling the residual stream. This has no effect
+    # on the attention pool's norm, because that norm comes after the last norm.
     model.epsilon(LAYER_NORM_EPSILON, is_only=True)
     model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True, is_flat=is_naflex)
     positions = "embeddings.position_embedding.weight"

@@ -144,9 +144,9 @@ def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
 def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, activation: str, head_size: int) -> None:
     """Translate the start of a model whose norms and activation follow from its architecture's name.
 
-    This sets the epsilon, the activation, the patch embedding and the number of heads. If `args` do not set the number of
-    heads, each head has `head_size` columns. However, if `args` set the model's width but not the number of heads, the user
-    must provide that number.
+    This sets the epsilon, the activation, the patch embedding and the number of heads. If `args` set neither the number of
+    heads nor the model's width, each head has `head_size` columns. If `args` set only the width, the user must provide the
+    number of heads.
     """
     source = f"the architecture {model.config['architecture']} has"
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
@@ -361,7 +361,10 @@ _DISTILLED = replace(
 
 
 def trunk(family: Family) -> Family:
-    """Return a family with the models of `family`, for files in which the model is the tower of an open_clip model."""
+    """Return a variant of a family, for files of open_clip models.
+
+    In these files, a model of `family` is the tower.
+    """
     return replace(
         family,
         title=family.title.replace("timm", "timm's tower in open_clip"),

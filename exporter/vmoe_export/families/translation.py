@@ -52,8 +52,9 @@ class Translation(ForeignModel):
 
     In the exporter, LayerNormalization always has the same epsilon e. A family's epsilon e / c^2 is emulated by making the
     residual stream c times larger: everything that is added to the stream is multiplied by c. This has the effect of the
-    family's epsilon, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). A scale after a layer is folded
-    into the layer's weights. The pixels' mean and standard deviation are folded into the patch embedding.
+    family's epsilon, because (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2), where m is the mean of x and v its
+    variance. A scale after a layer is folded into the layer's weights. The pixels' mean and standard deviation are folded
+    into the patch embedding.
 
     Attributes:
         mean, std: mean and standard deviation of the pixels in [0, 1], per channel. If all channels share one mean and one
@@ -172,8 +173,9 @@ class Translation(ForeignModel):
     def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
         """Read the layer that turns patches into tokens, and adapt it to pixels in [-1, 1].
 
-        By default, the layer is a convolution (D, C, ph, pw). With `is_flat`, it is a dense layer (D, p * p * 3) for square
-        patches, and the values of a patch are in the order row, column, channel.
+        By default, the layer is a convolution with weights (D, channels, patch height, patch width). With `is_flat`, it is a
+        dense layer with weights (D, p * p * 3), for square patches of p * p pixels. The values of a patch are then in the
+        order row, column, channel.
         """
         layer = Layer.of(layer)
         name = layer.weight
@@ -316,7 +318,7 @@ class Translation(ForeignModel):
 
         Args:
             coordinates: (patches, 2), one row per patch. The angles of the first coordinate come before those of the second.
-            frequencies: (D/H/4,), the frequencies that both coordinates use.
+            frequencies: (D/H/4,) for H heads, the frequencies that both coordinates use.
             front: number of tokens before the patches. They are not rotated.
             has_halves: whether columns p and p + D/H/2 of a head are rotated together. If false, columns 2 p and 2 p + 1 are
                 rotated together.
@@ -356,9 +358,9 @@ class Translation(ForeignModel):
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """Define a projection that averages the `count` tokens that pooling concatenates.
+        """Define a projection that averages `count` tokens.
 
-        No tanh follows this projection.
+        Its input is the result of pooling, in which these tokens are concatenated. No tanh follows the projection.
         """
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
@@ -451,8 +453,8 @@ class Translation(ForeignModel):
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
-            # Scale queries and keys by the factor of the residual stream, so that the exporter's epsilon has the same effect
-            # on them as the library's epsilon.
+            # Scale queries and keys by the factor of the residual stream. The exporter's epsilon then has the same effect on
+            # them as the library's epsilon.
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):
                 self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
@@ -522,8 +524,8 @@ class Translation(ForeignModel):
         def by_head(array: Array) -> Array:
             if not self._has_halves or layer.endswith("/value"):
                 return array
-            # Interleave columns p and p + D/H/2 of each head. The column order does not change the products of queries and
-            # keys.
+            # Interleave the two halves of each head's columns, so that columns that are rotated together become adjacent.
+            # The column order does not change the products of queries and keys.
             return array.reshape(-1, heads, 2, size // 2).swapaxes(2, 3).reshape(array.shape)
 
         self._change(f"{layer}/kernel", by_head, (self.width, heads, size))

@@ -16,8 +16,8 @@ def class_dispatch(experts: int, tokens: str, *, experts_choose: bool) -> onnx.F
 
     Args:
         experts: E.
-        tokens: node lines that compute `tokens` i64[1], the number of tokens per image, by which groups are split into
-            images. If each group is an image, it is "".
+        tokens: lines in ONNX's text format that compute `tokens` i64[1], the number of tokens per image. It is used to split
+            groups into images. If each group is one image, there are no lines, and the text is "".
         experts_choose: whether experts choose their tokens (expert choice). If so, K is E, the choices of each token are all
             experts in order, and the function has no input `expert`.
     """

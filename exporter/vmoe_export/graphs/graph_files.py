@@ -69,8 +69,8 @@ def write_graphs(
 ) -> list[WrittenGraph]:
     """Write the graphs for CPUs next to the weights file that they reference.
 
-    - `model.onnx` has ops of the domain vmoe, and the functions that define these ops. The settings of the routing kind are
-      inputs with default values.
+    - `model.onnx` has ops of the domain vmoe, and the functions that define these ops. The settings of profiles, such as the
+      capacity, are inputs with default values.
     - `model.inlined.onnx` has standard ops only. The settings are inputs without default values. This graph does not merge
       tokens.
     - `model.merging.onnx` is like `model.inlined.onnx`, but merges tokens. It is written only if a profile merges tokens.

@@ -31,7 +31,7 @@ class GraphWriter:
 
     Attributes:
         nodes: the nodes. Each node comes after the nodes whose outputs it uses.
-        blocks: a tuple for each part of an encoder block that has a residual. The tuple holds the part's op, whether the op
+        blocks: a tuple for each part with a residual in the encoder blocks. The tuple holds the part's op, whether the op
             gets only class tokens, and the names of the op's input and output.
     """
 

@@ -147,7 +147,7 @@ class ModelNodes(GraphWriter):
         return [name for name in ("sizes", "token", "coordinates") if self._merges and name in self._beside]
 
     def _unmerged(self) -> dict[str, str]:
-        """Write the initial values of the inputs for merging, and return their names by input.
+        """Write the initial values of the inputs for merging, and return the values' names by input.
 
         Before any merging, each token has size 1 and its own position.
         """
@@ -324,7 +324,8 @@ class ModelNodes(GraphWriter):
     def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
         """Write a MoE layer with its layer norm and residual.
 
-        The input of the layer is x[N,T,D]. After the first MoE layer of an ensemble, it is x[N * M,T,D] instead.
+        The input of the layer is x[N,T,D]. After the first MoE layer of an ensemble of M members, it is x[N * M,T,D]
+        instead.
 
         Returns:
             The new residual stream. If the head reads only the class token, the last block of the model returns only the
@@ -435,7 +436,7 @@ class ModelNodes(GraphWriter):
         return self._call("VmoeExpertBlock", inputs, dispatch_bf16=int(moe.dispatch_bf16))[0]
 
     def _tokens_of_image(self) -> str:
-        """Return node lines that compute `tokens`, the number of tokens per image.
+        """Return lines in ONNX's text format that compute `tokens`, the number of tokens per image.
 
         If each group is one image, return "", because no such lines are needed.
         """
@@ -530,9 +531,8 @@ class ModelNodes(GraphWriter):
 
     def _mean(self, x: str) -> str:
         """Write the mean of the patch tokens of x[N,T,D]. Tokens that precede the patches are left out."""
-        # Write the mean as a matrix product. With ReduceMean, runtimes add the tokens of a single image in another order
-        # than
-        # those of a larger batch.
+        # Write the mean as a matrix product. With ReduceMean, runtimes add up the tokens in an order that differs between a
+        # single image and a larger batch.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
         if self._merges:
             behind = (x, self._beside["sizes"])

@@ -31,7 +31,10 @@ class StandardNodes(ModelNodes):
     def _by_expert(
         self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int, activation: int = 0
     ) -> tuple[onnx.FunctionProto, list[str]]:
-        """Return a body of VmoeExpertMlp in which each expert and chunk has separate weights, and the inputs of the body."""
+        """Return a body of VmoeExpertMlp, and the inputs of this body.
+
+        In the body, each expert and each chunk has separate weights.
+        """
         buf, w1, b1, w2, b2, *scales = inputs
         kind = weight_type(w1, self.model.precision)
         count, hidden, width = self._weights[w2].shape

@@ -64,9 +64,7 @@ class TensorRtNodes(ModelNodes):
         self._profile = profile
         self.product_type = _PRODUCT_TYPES[precision]
         # If the products are float32 and the model's dispatcher rounds to bfloat16, tokens are dispatched as bfloat16. If
-        # the
-        # products have a shorter type than float32, the inputs and outputs of the experts are rounded to the product type
-        # only.
+        # the products have a shorter type than float32, the experts' inputs and outputs are rounded to that type only.
         moe = model.config.moe
         self._rounds = bool(moe and moe.dispatch_bf16 and self.product_type == "float")
         self.dispatched: ElementType = "bf16" if self._rounds else self.product_type

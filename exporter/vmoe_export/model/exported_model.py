@@ -1,4 +1,4 @@
-"""The content of an export: the model and the choices for which its graphs are built."""
+"""The content of an export: the model, and the choices that determine its graphs."""
 
 from __future__ import annotations
 

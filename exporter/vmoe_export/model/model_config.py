@@ -118,9 +118,9 @@ class ModelConfig:
     If a field has a default, every official model has this default. Models of other libraries may have another value.
 
     Attributes:
-        classifier: the input of the head: "token" is the class token, "0" the first token, "gap" the mean of the patch
-            tokens, "token+gap" the class token and the mean of the patch tokens, "token+token" the first two tokens, and
-            "map" the output of an attention pool.
+        classifier: the input of the head. "token" is the class token, "0" the first token, and "gap" the mean of the patch
+            tokens. "token+gap" is the class token and the mean of the patch tokens. "token+token" is the first two tokens.
+            "map" is the output of an attention pool.
         extra_tokens: number of tokens before the patches, besides the classifier's own: registers, or a class token if the
             classifier is a mean.
         patch_norm: the patches are normalized before positions are added.
@@ -217,8 +217,8 @@ class ModelConfig:
     def prefix_tokens(self) -> int:
         """Number of leading tokens that are never merged.
 
-        These are all tokens before the patches. If there are none and the classifier reads only the first token, it is that
-        token.
+        These are all tokens before the patches. If there are none and the classifier reads only the first token, the number
+        is 1.
         """
         return max(self.front_tokens, int(self.classifier == "0"))
 

@@ -210,7 +210,7 @@ def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
     moe = mapping(facts.encoder, "moe")
     experts = moe.get("num_experts")
     if model.moe and isinstance(experts, int) and experts > model.moe.num_experts:
-        experts = None  # the model was pruned after the config was written
+        experts = None  # the config was written before the model was pruned, so skip the comparison
     mlp_dim = facts.encoder.get("mlp_dim")
     if moe.get("mlp_dim") is not None and not any("/Mlp/" in name and "/Moe/" not in name for name in facts.shapes):
         mlp_dim = None  # there is no dense MLP to compare with

@@ -96,7 +96,7 @@ def _top_k(
     router_config = mapping(given, "router")
     k, whole = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most)), given.get("num_experts")
     if isinstance(k, int) and isinstance(whole, int) and whole > min(experts) and most < k <= whole:
-        k = most  # the model was pruned after the config was written
+        k = most  # the config was written before the model was pruned, so its k is too large
         facts.note("inferred", "k")
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
@@ -133,8 +133,9 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
 def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, int]:
     """Return E, the number of experts, for each MoE layer, and M, the number of members of the ensemble.
 
-    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained E3 has the router [D, E] of a plain V-MoE, in which member m owns
-    columns m * E/M to (m + 1) * E/M. The tensors alone do not distinguish a pre-trained E3 from a plain V-MoE.
+    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained E3 has the router [D, E] of a plain V-MoE. Member m owns the
+    columns from m * E/M up to (m + 1) * E/M of this router. The tensors alone do not distinguish a pre-trained E3 from a
+    plain V-MoE.
     """
     shape, *others = (facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2) for router in routers)
     experts = tuple(math.prod(each[1:]) for each in (shape, *others))

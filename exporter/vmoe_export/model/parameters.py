@@ -89,8 +89,9 @@ def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
 def graph_shape(name: str, shape: Shape) -> Shape:
     """Return the shape of a parameter in the graph.
 
-    The bytes are the same as in storage, but axes that a product uses together are merged. Attention kernels (D,H,D/H) and
-    (H,D/H,D) become (D,D), their biases become (D), and the patch kernel becomes (ph*pw*C,D).
+    The bytes are the same as in storage, but axes that a product uses together are merged. With H heads, attention kernels
+    (D,H,D/H) and (H,D/H,D) become (D,D), and their biases become (D). The patch kernel becomes (height*width*channels,D),
+    with the height and width of a patch.
     """
     parent, _, leaf = name.rpartition("/")
     if name == "embedding/kernel":
@@ -103,7 +104,10 @@ def graph_shape(name: str, shape: Shape) -> Shape:
 
 
 def front_parameters(model: ModelConfig) -> dict[str, int]:
-    """Map each parameter whose tokens come before the patches to its number of tokens. The order is that of the tokens."""
+    """Map each parameter that holds tokens before the patches to the number of these tokens.
+
+    The parameters are in the order of the tokens.
+    """
     tokens = {"cls": int(model.classifier.startswith("token")), EXTRA_TOKENS: model.extra_tokens}
     return {name: count for name, count in tokens.items() if count}
 

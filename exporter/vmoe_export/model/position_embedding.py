@@ -21,8 +21,8 @@ def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token
     """Resize a learned position embedding to another grid of patches, following the official 'vit_zoom' rule.
 
     The resize is bilinear, with aligned corners and without antialiasing. It is computed in double precision, like
-    scipy.ndimage.zoom(order=1). If the result has a row for the class token, that row is copied. If only `embedding` has
-    such a row, the row is dropped.
+    scipy.ndimage.zoom(order=1). If the result has a row for the class token, that row is copied from `embedding`. If only
+    `embedding` has such a row, the row is dropped.
 
     Args:
         embedding: float32[1, T, D] for a square grid of patches, with or without a leading token row.
@@ -68,8 +68,8 @@ def _zoom(values: Array, axis: int, size: int) -> Array:
 def sincos2d_position_embedding(grid: tuple[int, int], hidden_size: int, temperature: float, has_token: bool) -> Array:
     """Compute the fixed 2-D sine-cosine embedding of the official encoder (MoCo v3, arXiv 2104.02057).
 
-    The feature blocks are sin(x w), cos(x w), sin(y w), cos(y w), with x the column and y the row. A class token gets
-    zeros.
+    The feature blocks are sin(x w), cos(x w), sin(y w), cos(y w), with x the column, y the row and w the frequencies. A
+    class token gets zeros.
 
     Returns:
         float32[1, rows * columns (+ 1), hidden_size].

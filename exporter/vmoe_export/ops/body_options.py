@@ -35,7 +35,7 @@ class BodyOptions:
         soft_bf16: the attribute `dispatch_bf16` of the ops of Soft MoE.
         dense_chunks: number of chunks into which `hidden_chunk` splits the hidden features of dense MLPs.
         expert_chunks: number of chunks into which `hidden_chunk` splits the hidden features of experts.
-        tokens: the type T, for the ops whose values have it.
+        tokens: the type T, for the ops that have values of this type.
         given: names of the optional inputs that the ops have, apart from scales.
         prefix: the attribute `prefix` of the ops.
         activation: the activation of the MLPs.

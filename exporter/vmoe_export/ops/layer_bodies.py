@@ -260,8 +260,8 @@ def _linear_node(x: str, which: str, weights: WeightType) -> str:
 
 
 def _handed_on(op: str, o: BodyOptions) -> str:
-    """Return the attributes of an inner node.
+    """Return the attributes of a node inside a function's body.
 
-    Each attribute takes the value of the outer function's attribute that has the same name.
+    Each attribute takes the value of the function's attribute that has the same name.
     """
     return ", ".join(f"{name}: int = @{name}" for name in written_attributes(OPS[op], o.activation))

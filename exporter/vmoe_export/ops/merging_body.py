@@ -1,8 +1,8 @@
 """The ONNX function body of VmoeMerge, in ONNX's text format.
 
 The body does not sort. It computes the rank of a token as the number of tokens that have a more similar partner. This number
-is an integer, so it is exact in every runtime. Tokens move to their new positions through a product with a matrix of their
-sizes. The product costs as much as one product of attention, and it preserves every bit of tokens that are not merged.
+is an integer, so it is exact in every runtime. A product with a matrix of the tokens' sizes moves the tokens to their new
+positions. This product costs as much as one product of attention, and it preserves every bit of tokens that are not merged.
 """
 
 from __future__ import annotations

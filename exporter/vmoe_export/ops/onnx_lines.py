@@ -133,16 +133,17 @@ def activate(activation: Activation, product: str, bias: str, hidden: str, prefi
 def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2]) -> str:
     """Return node lines that sort values along an axis in descending order. On ties, the lower index comes first.
 
-    TopK does not guarantee the order of equal values. So the lines number the runs of equal values, and a second TopK sorts
-    the keys `run * n + index`, which are all different. This second TopK puts each run in the order of its indices.
+    TopK does not guarantee the order of equal values. Therefore, each run of equal values gets a number, and a second TopK
+    sorts the keys `run * n + index`, which are all different. This second TopK puts the values of each run in the order of
+    their indices.
 
     Args:
         values: the name of the values to sort, f32[G,n] along axis 1 or f32[G,x,n] along axis 2.
-        sorted_values: the name of the sorted values, and the prefix of the names of all other results. The original index of
-            each sorted value is the result `_index` gathered at `_key_index`, or the result `_key` modulo n.
-        item: the singular of the name under which the lines find n, which is an i64[1]. For example, with "token", n is the
-            value `tokens`, and the lines define `last_token` as n - 1. The lines also use `zero`, `one`, `two`, and `axis_1`
-            or `axis_2`.
+        sorted_values: the name of the sorted values, and the prefix of the names of all other results. To get the original
+            index of each sorted value, gather the result `_index` at `_key_index`, or take the result `_key` modulo n.
+        item: the singular of the name of the value that holds n, an i64[1]. For example, with "token", this value is
+            `tokens`, and the lines define `last_token` as n - 1. The lines also use `zero`, `one`, `two`, and `axis_1` or
+            `axis_2`.
         axis: the axis to sort along.
     """
     v, axis_row = sorted_values, ("one", "two")[axis - 1]

@@ -230,7 +230,7 @@ DISPATCH = """
     buf = Gather <axis = 0> (padded, src)
 """
 
-# VmoeRouteDispatch with the settings as attributes instead of inputs.
+# A variant of VmoeRouteDispatch in which the settings are attributes instead of inputs.
 ROUTE_DISPATCH_FIXED = """
 VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
     rest = Constant <value_ints = [-1]> ()

@@ -127,7 +127,7 @@ class AttributeRule:
     Attributes:
         minimum: the smallest value.
         maximum: the largest value; None for no bound.
-        divides: the dimension that the attribute must divide, unless it is 0; "" for none.
+        divides: name of a dimension. The attribute must be 0 or divide this dimension. "" means that there is no such rule.
         only_quantized: whether the attribute must be 0 unless weights are i8 or i4.
     """
 
@@ -168,7 +168,8 @@ class Value:
         optional: whether a node may omit it. Examples are scales, policies and unused outputs.
         scale_of: the name of the weights if this input holds their scales, one per column; otherwise "". The scales are
             present if and only if the weights are i8 or i4.
-        grouped_dims: symbolic shape of the scales of i4 weights, which have H groups along D and J along F.
+        grouped_dims: symbolic shape of the scales if the weights are i4. In this shape, H is the number of groups along D,
+            and J is the number of groups along F.
     """
 
     name: str

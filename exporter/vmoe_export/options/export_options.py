@@ -65,8 +65,8 @@ class ExportOptions(Choices):
             additional output, such as "layer3" for block 3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
-        exif: whether to rotate pictures by their EXIF orientation. Default: as `preprocess` or the model's files say. By
-            default, models of transformers rotate pictures, and official models and models of timm do not.
+        exif: whether to rotate pictures by their EXIF orientation. Default: as `preprocess` says. Without
+            `preprocess`, models of transformers rotate pictures, and official models and models of timm do not.
         normalize: whether to divide the features by their Euclidean norm before the head or, if there is no head, before
             they are returned.
         probabilities: how logits become probabilities, "softmax" (the default) or "sigmoid", which treats each class on its

@@ -130,7 +130,8 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
 def _chosen(routing: Routing) -> Array:
     """Return the experts that process each token. For an ensemble, the experts of all members are included.
 
-    The result is i32[N,T,C], in which an entry without an expert is -1.
+    The result is i32[N,T,C], for N images with T tokens each and up to C experts per token. Entries without an expert
+    are -1.
     """
     assert routing.kept is not None and routing.layout is not None
     expert = routing.expert

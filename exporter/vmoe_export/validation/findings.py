@@ -22,8 +22,8 @@ class Comparison:
         relative_difference: the difference of `part`, relative to the norm of what the part adds to the residual
             stream.
         max_difference: largest absolute difference of any part.
-        agreement: share of the (token, choice) pairs that the graph and the reference route in the same way. It is the
-            share in the MoE layer where the share is smallest.
+        agreement: share of the (token, choice) pairs of a MoE layer that the graph and the reference route in the same
+            way. If the layers differ, this is the smallest share of any layer.
         output_difference: relative difference of the output after an end-to-end run, as the median over the images.
         images: number of images compared.
         images_alike: number of images that the graph and the reference route in the same way in every layer of an

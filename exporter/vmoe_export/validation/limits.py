@@ -39,10 +39,11 @@ def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
     """Return the limits of the graphs for CPUs.
 
     A graph and the reference round at the same points but add in different orders. Therefore, their sums of n numbers
-    differ by about sqrt(n) units in the last place of float32, which is `order`. If the sums are then rounded to a
-    shorter type, a few of them lie near the midpoint of two neighbouring values. The graph and the reference may round
-    such a sum to different neighbours, which are a whole `step` of the shorter type apart. Relative to the size of the
-    sums, the root mean square of that difference is sqrt(2 * order * step).
+    differ by about sqrt(n) units in the last place of float32. This difference is `order`.
+
+    If the sums are then rounded to a shorter type, a few of them lie near the midpoint of two neighbouring values. The
+    graph and the reference may round such a sum to different neighbours, which are a whole `step` of the shorter type
+    apart. Relative to the size of the sums, the root mean square of these differences is sqrt(2 * order * step).
     """
     config, numbers = model.config, PRECISIONS[model.precision]
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))

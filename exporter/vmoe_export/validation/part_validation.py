@@ -106,8 +106,8 @@ class PartValidation:
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
-            # Take the number of images from the step, because `judged_steps` may have changed it. It never changes the steps
-            # of an ensemble, which have one row per member.
+            # Count the images of this step, because `judged_steps` may have replaced the images. It never does so for an
+            # ensemble, whose steps have one row per member instead of one per image.
             rows = self._images if self._model.config.ensemble_size > 1 else step.before.x
             expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
             for alike in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:

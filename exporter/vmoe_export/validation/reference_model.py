@@ -263,7 +263,7 @@ class ReferenceModel:
         if layer == 0:  # before the first MoE layer, all members of an image share one row
             x = np.repeat(x, members, axis=0)
         images = len(x) // members
-        # Within a group, the members' rows of a token are adjacent.
+        # Within a group, each token has one row per member, and these rows are adjacent.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
         # Merging shrinks a group by the same factor as each of its images.
         groups = by_token.reshape(-1, self.model.grouping.tokens * tokens // self._config.num_tokens, x.shape[-1])

@@ -27,7 +27,8 @@ def top_k(
     """Route tokens to their top K experts: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
 
     - The (token, choice) pairs of a group form a queue, in which all first choices come before any second choice, and
-      so on. Within a choice, tokens keep their order. With `bpr`, they are sorted by descending best gate instead.
+      so on. Among the first choices, for example, tokens keep their order. With `bpr`, they are instead sorted by their
+      best gate, in descending order.
     - An expert keeps the first `capacity` of its pairs in the queue. With `pool`, the first E * capacity pairs of the
       queue are kept instead, regardless of their experts.
     - Experts that the group may not use (see `allowed_experts`) keep no pairs.
@@ -98,9 +99,9 @@ def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
 
 
 def soft_dispatch(x: Array, dispatch: Array, dispatch_bf16: bool = False) -> Array:
-    """Compute VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], with slot p of group g at g * P + p.
+    """Compute VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], where M = G * P.
 
-    With `dispatch_bf16`, tokens are rounded to bfloat16 first.
+    Slot p of group g is row g * P + p of an expert. With `dispatch_bf16`, tokens are rounded to bfloat16 first.
     """
     rows = round_bf16(x) if dispatch_bf16 else x
     mixed: Array = np.einsum("gsep,gsd->egpd", dispatch, rows)
@@ -108,7 +109,7 @@ def soft_dispatch(x: Array, dispatch: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Array:
-    """Compute VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D].
+    """Compute VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D], where M = G * P.
 
     With `dispatch_bf16`, `out` is rounded to bfloat16 first.
     """
@@ -121,7 +122,8 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
     """Compute activation(x . w1 + b1).
 
-    The result is an MLP's hidden features or, if `w1` and `b1` are a gate's weights, the gate's factors.
+    The result is an MLP's hidden features. In a gated MLP, `w1` and `b1` may also be the gate's weights. The result is
+    then the factors by which the gate multiplies the hidden features.
     """
     return activate(product(x, w1, w1_scale) + b1, activation)
 
@@ -166,10 +168,10 @@ def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_head
 
 
 def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1) -> Array:
-    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D]. Each pair of columns of a head is rotated by an angle of the token.
+    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D]. Each pair of columns of a head is rotated by an angle.
 
-    Pair a of a head consists of the columns 2 a and 2 a + 1. Its angle is entry a of coordinates[N,T,C] .
-    frequencies[C,A], where A = D / H / 2.
+    The angle depends on the token and on the pair. Pair a of a head consists of the columns 2 a and 2 a + 1. Its angle is
+    entry a of coordinates[N,T,C] . frequencies[C,A], where A = D / H / 2.
     """
     angle = (coordinates @ frequencies)[:, :, None]
     pairs = x.reshape(*x.shape[:2], num_heads, -1, 2)

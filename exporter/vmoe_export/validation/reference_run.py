@@ -36,7 +36,7 @@ class Step:
     Attributes:
         before: the input.
         whole: the output, before any merging.
-        routes: the outputs of a MoE layer.
+        routes: the arrays that describe the routing, if the part is a MoE layer. It is empty for any other part.
     """
 
     before: Stream
@@ -47,9 +47,11 @@ class Step:
         """Return the relative distance between `found` and the reference's output.
 
         The distance is divided by the size of what the part adds to the stream. Distance and size are Euclidean norms. If
-        `same` is given, only the tokens in it are compared. If `found` has merged tokens, the reference's tokens are first
-        merged in the same way. The rounding error of adding the part's result to the stream is not counted. The reason is
-        that float32 resolves a very small addition to a large stream only to a few steps.
+        `same` is given, only the tokens for which it is true are compared. If `found` has merged tokens, the reference's
+        tokens are first merged in the same way.
+
+        The rounding error of adding the part's result to the stream is not counted. This error can be large compared with
+        the result, because float32 keeps few digits of a very small number that is added to a large one.
         """
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
@@ -130,11 +132,11 @@ def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profil
 
     They are the steps of the run itself, with two exceptions:
 
-    - If a MoE layer computes only class tokens, the step uses other images. There is one image for each expert that has
-      any token. The tokens of this image are rotated so that one of the expert's tokens comes first.
+    - If a MoE layer computes only class tokens, the step uses other images, one for each expert that keeps any token. In
+      this image, the tokens are shifted cyclically so that one of the expert's tokens comes first.
     - If a part adds very little to a large stream, the stream is scaled down. Otherwise, the rounding of the sum could
-      hide a fault of the part. A layer norm gives the same result for a smaller stream, as long as the squares of the
-      stream's values are above epsilon.
+      hide a fault of the part. A layer norm gives the same result for the smaller stream, provided that the squares of
+      the stream's values are above epsilon.
     """
     model = reference.model
     if part in ("embedding", "head") or model.config.ensemble_size > 1:
@@ -158,10 +160,10 @@ def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profil
 
 
 def _turned(step: Step, group: int) -> Stream:
-    """Return a stream with one image for each expert that has any token.
+    """Return a stream with one image for each expert that keeps any token.
 
-    The tokens of this image are rotated so that one of the expert's tokens comes first. Images are repeated until they
-    fill groups of `group` images.
+    In this image, the tokens are shifted cyclically so that one of the expert's tokens comes first. Images are repeated
+    until they fill groups of `group` images.
     """
     stream, (images, tokens, _) = step.before, step.before.x.shape
     if step.routes[0].dtype == bool:  # experts choose

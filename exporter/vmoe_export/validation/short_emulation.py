@@ -1,8 +1,8 @@
 """Emulate a float16 or bfloat16 graph on a CPU: compute in float32, and round each result.
 
-ONNX Runtime's CPU provider has no bfloat16 products, and it computes float16 products in float32 without rounding their
-inputs. A product of two short values is exact in float32, and sums are float32, as on a GPU. Only the order of the sums
-differs.
+The emulation is needed because ONNX Runtime's CPU provider has no bfloat16 products. It computes float16 products in
+float32 without rounding their inputs. In the emulation, a product of two float16 or bfloat16 values is exact in
+float32, and sums are float32, as on a GPU. Only the order in which products are added differs from a GPU.
 """
 
 from __future__ import annotations

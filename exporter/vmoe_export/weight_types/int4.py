@@ -1,8 +1,8 @@
 """Expert weights in int4, with a float16 scale for each group of consecutive weights in a column.
 
-Rows that enter a product are int8. Each group has an exact integer sum, which is multiplied by the group's scale.
-The results are added in float32, in the order of the groups, and the total is multiplied by the row's scale. One
-byte holds two weights.
+Rows that enter a product are int8. The products of a group are integers, and their exact sum is multiplied by the
+group's scale. The results of all groups are added in float32, in the order of the groups. The total is multiplied by
+the row's scale. One byte holds two weights.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Int4(WeightType):
     stored = "U8"
     onnx_type = "INT4"
     dtype = np.dtype(ml_dtypes.int4)
-    step = 1 / 24  # the step of the int8 rows that the weights are multiplied with
+    step = 1 / 24  # the step of int8, because the rows in a product with these weights are int8
     scales = "F16"
     group = INT4_GROUP
     opset = 21  # the first opset in which DequantizeLinear supports scales per group
@@ -105,9 +105,10 @@ class _Int4(WeightType):
     def widen_lines(self, w: str, scale: str, result: str, depth: int = 0) -> str:
         """Return ONNX node lines that convert the weights to float32.
 
-        In float32, the products of these weights with int8 integers are exact. OpenVINO accepts only single matrices that
-        are quantized along axis 0, with groups of equal length. Therefore, if w is a single matrix with this `depth`, its
-        groups are divided until all have the same length.
+        In float32, the products of these weights with int8 integers are exact.
+
+        OpenVINO accepts only a single matrix that is quantized along axis 0 and whose groups all have the same length. If w
+        is a single matrix with this `depth`, its groups are therefore divided into groups of equal length.
         """
         block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
         blocks, gathered = f"{result}_scales", ""
@@ -115,8 +116,8 @@ class _Int4(WeightType):
             blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
             gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
             gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
-        # A Sum of one value changes nothing. But it keeps ONNX Runtime from fusing DequantizeLinear with the product, which
-        # would round the other factor.
+        # A Sum of one value changes nothing. But it keeps ONNX Runtime from fusing DequantizeLinear with the product. The
+        # fused op would round the other factor.
         return f"""
         {result}_scales = Cast <to = 1> ({scale})
         {gathered}

@@ -83,8 +83,8 @@ class _Int8(WeightType):
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
         wanted = np.abs(official).max(axis=0) / np.float32(LARGEST_INT8)
         wanted[wanted == 0] = 1
-        # `off` is in quantization steps. Near 127, float32 resolves 2**-17 of a step. The clip is for denormal scales, which
-        # may be so inexact that weights fall outside the range.
+        # `off` is a distance in quantization steps. Near 127, float32 resolves 2**-17 of a step. The clip is for denormal
+        # scales. They may be so inexact that the scaled weights fall outside the range of -127 to 127.
         off = np.abs(np.clip(official / scales, -LARGEST_INT8, LARGEST_INT8) - found)
         same = scales is not None and np.array_equal(scales, wanted)
         return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)
@@ -101,8 +101,8 @@ class _Int8(WeightType):
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
         # A Sum of one value changes nothing. But it keeps ONNX Runtime from fusing the scaling with the product and the
-        # bias,
-        # which would round once instead of twice.
+        # bias.
+        # The fused op would round once instead of twice.
         return f"""
         {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
         {result}_rows = Cast <to = 3> ({result}_rows_clipped)

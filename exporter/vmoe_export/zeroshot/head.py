@@ -19,7 +19,7 @@ from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"
-_ROUNDING = 1e-7  # the cosine of equal tokens' embeddings may differ from 1 by this much, depending on the batch size
+_ROUNDING = 1e-7  # embeddings of equal tokens may have a cosine this far from 1, depending on the batch size
 
 
 def export_zeroshot(
@@ -59,7 +59,7 @@ def zeroshot_head(
 ) -> Iterator[dict[str, Any]]:
     """Yield the ExportOptions fields of a zero-shot export. The head is a temporary file.
 
-    The file is deleted when the block ends.
+    The file is deleted when the `with` block ends.
 
     Args:
         checkpoint, class_names, templates: as for `export_zeroshot`.

@@ -43,8 +43,8 @@ class TextTower:
 class _Kind:
     """A `model_type` of transformers.
 
-    Most towers run without an attention mask. SigLIP was trained to attend to the padding too, and CLIP ignores
-    everything after the end of a text.
+    Most towers run without an attention mask, which would hide the padding. SigLIP needs no mask, because it was trained
+    to attend to the padding too. CLIP needs none, because it ignores everything after the end of a text.
 
     Attributes:
         model: name of the class in transformers.
@@ -190,7 +190,7 @@ def _check_padding(folder: Path, tokenizer: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Turn off the warnings and progress bars of transformers in the block."""
+    """Turn off the warnings and progress bars of the transformers library inside the `with` block."""
     logging = transformers.utils.logging
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -205,7 +205,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loading(path: Path, library: str) -> Iterator[None]:
-    """Turn off downloads in the block, and raise CheckpointError for any error in it."""
+    """Turn off downloads inside the `with` block, and raise CheckpointError for any error in it."""
     hub: Any = import_module("huggingface_hub.constants")
     before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     try:

@@ -80,8 +80,8 @@ using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 // The queue of requests, and the thread that answers them. A batcher and its tickets share one BatchQueue.
 class BatchQueue {
  public:
-  // levels: with `elastic`, the profiles of its levels, in the same order. Without `elastic`, a single profile. It
-  // serves the requests that specify no profile.
+  // levels: With `elastic`, one profile per level of `elastic`, in the same order. Without `elastic`, a single profile,
+  //   which serves the requests that specify no profile.
   BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::vector<Profile> levels)
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), levels_(std::move(levels)) {
     level_ = levels_.size() - 1;
@@ -176,7 +176,7 @@ class BatchQueue {
   }
 
   // Returns an error as a result. If there is not enough memory to copy the message, the error's message is empty. The
-  // callback can therefore be called in any case.
+  // callback can therefore receive an error even if memory has run out.
   static Result<Answer> failed(vmoe_code code, const char* message) noexcept {
     try {
       return Error{code, message};
@@ -283,8 +283,8 @@ class BatchQueue {
       }
       first += request->images.count;
     }
-    // Elastic capacity needs the whole time until the next call can start. This time includes assembling the batch and
-    // delivering the answers.
+    // Reports the time from the start of this call until the next call can start, because elastic capacity needs all of
+    // it. This time includes assembling the batch and delivering the answers.
     if (elastic_ && taken_.front()->is_elastic()) {
       const std::lock_guard lock(mutex_);
       (void)elastic_->served(level_, images.count, seconds(BatcherClock::now() - start));
@@ -389,7 +389,7 @@ class Batcher {
   // Starts a batcher and its thread, which calls the engine. The engine must not be moved, and must outlive the batcher
   // and all tickets.
   //
-  // options: most_images applies instead of plan.most_images, which is ignored.
+  // options: options.most_images limits the images per call. options.plan.most_images is ignored.
   //
   // Fails with:
   // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because an answer would then depend on other requests;

@@ -13,7 +13,7 @@ namespace vmoe {
 
 // The current load of a batcher, and its counts so far.
 struct BatcherLoad {
-  std::string level; // the profile of requests that name no profile; empty if the model has no profiles
+  std::string level; // the profile for requests that specify no profile; empty if the model has no profiles
   // Images so far, by profile. Profiles that are neither in the bundle nor a level are counted as "other".
   std::map<std::string, int64_t> served;
   int64_t waiting = 0; // Images in the queue.

@@ -1,6 +1,6 @@
 // C++17 wrapper of the C API in engine.h. It is header only, returns errors as values, and frees all memory by itself.
-// The only exception that it throws is std::bad_alloc, if there is not enough memory for a function's result. If
-// exceptions are disabled with -fno-exceptions, the process ends in this case.
+// The only exception that it throws is std::bad_alloc, if there is not enough memory for a function's result. In a
+// program that is compiled with -fno-exceptions, the process ends instead of throwing it.
 //
 //   auto engine = vmoe::Engine::load("b16.vmoe");
 //   if (!engine) return fail(engine.error().message);
@@ -95,8 +95,8 @@ inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback
 
 // Sets the log callback of this process, or removes it if `callback` is empty. See vmoe_set_log. Exceptions that the
 // callback throws are dropped. When this function returns, no thread runs the previous callback any more, and that
-// callback has been destroyed. An exception is a call of this function from inside a log callback: such a call does not
-// wait. Returns `least_level`.
+// callback has been destroyed. If a log callback itself calls this function, however, the function does not wait for
+// running callbacks. Returns `least_level`.
 inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
   auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
   auto* const call = owned ? internal::call_log : nullptr;

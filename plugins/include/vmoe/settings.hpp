@@ -15,8 +15,8 @@
 
 namespace vmoe {
 
-// The setting of one call: a profile, and values that replace values of that profile. If all fields are empty, the engine's
-// profile applies. The comments of vmoe_setting list the kinds of models that each value is for.
+// The setting of one call: a profile, and values that replace values of that profile. If all fields are empty, the
+// engine's profile applies. The comments of vmoe_setting list the kinds of models that each value is for.
 struct Setting {
   std::optional<std::string> profile;
   std::optional<double> capacity_ratio; // capacity ratio
@@ -27,7 +27,7 @@ struct Setting {
   std::optional<int64_t> merge; // tokens merged per block
 };
 
-// A complete setting of one model. Fields that the model's routing kind does not use are 0 or false.
+// One complete set of settings for a model. Fields that the model's routing kind does not use are 0 or false.
 struct Profile {
   std::string name;
   double effective_ratio = 0; // the capacity ratio C after rounding to whole slots
@@ -59,7 +59,8 @@ namespace internal {
 inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would ignore everything after a zero byte, so a name with a zero byte is replaced by one that it refuses.
+  // The C API would ignore everything after a zero byte. A name with a zero byte is therefore replaced by a name that
+  // the C API refuses.
   if (setting.profile && setting.profile->find('\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {
     if (!value) return;

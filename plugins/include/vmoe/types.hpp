@@ -52,7 +52,7 @@ struct Picture {
   int32_t orientation = 0;
 };
 
-// The numbers needed to find a batch's token in a LayerRouting. Tokens are ordered by image, and within an image by
+// The numbers needed to find a token of a batch in a LayerRouting. Tokens are ordered by image, and within an image by
 // their position. Each token has one entry per member of an ensemble of experts (E3).
 struct PatchGrid {
   int64_t images = 0;        // N
@@ -72,11 +72,11 @@ struct LayerRouting {
   std::vector<uint8_t> kept;    // [G,S,K], top-k and expert choice: 1 if the choice was computed, 0 if it was dropped
   int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
-  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot's input
-  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in each token's output
+  std::vector<float> dispatch;  // [G,S,E,P] with P slots per expert, Soft MoE: share of each token in each slot's input
+  std::vector<float> combine;   // [G,S,E,P] with P slots per expert, Soft MoE: share of a slot in each token's output
   PatchGrid grid;
-  // [N,T]: for each token before merging, the index of the token into which it was merged. The index counts the merged
-  // tokens of the same image. Empty if the bundle can't merge tokens.
+  // [N,T]: for each token before merging, the index of the merged token that contains it. The indices start at 0 in
+  // each image. Empty if the bundle can't merge tokens.
   std::vector<int32_t> token;
 
   // Returns uint8[N,h,w]. The value of a patch is 1 if at least one ensemble member kept a choice for it, and 0 if none

@@ -24,7 +24,7 @@ class BatchRange(NamedTuple):
     largest: int
 
     def shapes(self, manifest: Manifest) -> list[tuple[int, ...]]:
-        """Return the input shapes [N, H, W, C], where N is the minimum, the tuned and the maximum number of images."""
+        """Return three input shapes [N, H, W, C], with the minimum, the tuned and the maximum number of images as N."""
         return [(count, *manifest.input.size) for count in self]
 
 

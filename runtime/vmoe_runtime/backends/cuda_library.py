@@ -1,4 +1,4 @@
-"""Finds the CUDA op library, and checks that this machine's GPU and driver can run the code in it."""
+"""Finds the CUDA op library, and checks that this machine's GPU and driver can run its code."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
 
     Args:
         gpu: the GPU to run on.
-        part: how error messages name the code that was checked: "CUDA op library" or "TensorRT plugin". The plugin can't
-            report its architectures, but it was compiled for the same architectures as the op library.
+        part: the name to use in error messages: "CUDA op library" or "TensorRT plugin". The plugin can't report its
+            architectures, so the op library is checked in its place. Both were compiled for the same architectures.
 
     Raises:
         UnavailableError: the library has no code for the GPU, or needs a newer driver.
@@ -40,7 +40,8 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
     loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-    # If a driver can decompress the code, it runs code compiled with any minor version of its major CUDA version.
+    # The driver's minor CUDA version may be lower than the one that the code was compiled with. But the driver must be
+    # able to decompress the code.
     gpu.check_driver(f"the {part}", max(_UNPACKING_DRIVER, (loaded.vmoe_cuda_version() // 1000,)))
     architectures = loaded.vmoe_cuda_architectures().decode()
     if not runs_on(architectures, gpu.compute_capability):

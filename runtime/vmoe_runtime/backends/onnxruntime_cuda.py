@@ -1,6 +1,7 @@
-"""The backends for ONNX Runtime's CUDA provider, and checks that everything a provider needs is available.
+"""The backends for ONNX Runtime's CUDA provider, and the checks that the needs of a provider are met.
 
-One backend runs a graph for any profile. The other backend runs an exported graph that is fixed to one profile.
+A provider needs a driver, a GPU and libraries. One backend runs a graph for any profile. The other backend runs an
+exported graph that is fixed to one profile.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_graph: str | None = None) -> PreparedBackend:
     """Prepare the canonical graph with the CUDA op library, or the inlined graph if the library is not installed.
 
-    If `fixed_graph` names a graph, prepare that graph instead of either.
+    If `fixed_graph` is given, prepare the graph of that name, and neither the canonical nor the inlined graph.
 
     Raises:
         UnavailableError: the installed onnxruntime, the driver, the GPU or CUDA's libraries can't run the graph.
-        UnsuitedError: the op library doesn't support the bundle's routing at the profile.
+        UnsuitedError: the op library doesn't support the bundle's routing with the profile's settings.
     """
     check_routing(bundle, profile)
     gpu = require_provider(_CUDA, "cuda")
@@ -106,8 +107,8 @@ def require_provider(provider: str, library: str) -> Gpu:
 def missing_library(provider: Path) -> str | None:
     """Return the reason why a provider's library can't be loaded, or None if it can be loaded.
 
-    If this function loaded the provider's library before ONNX Runtime does, the process would end. So the function loads
-    only the dependencies of that library that `ldd` does not find.
+    The provider's library itself is not loaded here: if it were loaded before ONNX Runtime loads it, the process would end.
+    This function loads only the libraries that it depends on and that `ldd` doesn't find.
     """
     try:
         listed = subprocess.run(["ldd", provider], capture_output=True, text=True, check=False).stdout

@@ -52,8 +52,8 @@ class OpenVinoBackend:
 
     def __init__(self, graph: BundleGraph, threads: int | None = None, streams: int | None = None) -> None:
         # On CPUs with bfloat16, OpenVINO's default precision would change the routing.
-        # Where activations are multiplied by int4 weights, OpenVINO would by default also round the activations to int8. It
-        # would choose the groups for this rounding itself.
+        # Where activations are multiplied by int4 weights, OpenVINO would by default also round the activations to int8, in
+        # groups that it chooses itself. A group size of 0 turns this rounding off.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         # INFERENCE_NUM_THREADS is the total number of threads over all streams.
         if (count := processor_limit() if threads is None else threads * (streams or 1)) is not None:

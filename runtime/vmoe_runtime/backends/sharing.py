@@ -1,4 +1,4 @@
-"""Shares loaded graphs between the engines of one process that load the same bundle in the same way."""
+"""Lets the engines of one process share a loaded graph if they load the same bundle in the same way."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MAX_OPSET = 1000
 
 MAX_BYTE_DIGITS = 18
 """Maximum number of digits of an offset or a length, so that any digits fit into 64 bits."""
-_KEYS = {b"location", b"offset", b"length"}  # with another key, such as prepacked_0, ONNX Runtime reads more of the file
+_KEYS = {b"location", b"offset", b"length"}  # allowed keys; others, such as prepacked_0, make ONNX Runtime read more data
 
 ExternalData = tuple[str, int, int]
 """The location of a tensor's data: a file name as written in the graph, offset and length in bytes, 0 if not given."""
@@ -152,7 +152,8 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
         position += 1
         if key >= 0x80:
             key, position = _varint(buffer, position - 1)
-            # Runtimes keep only the lowest 32 bits. So they would read a field other than the one that is checked here.
+            # Runtimes keep only the lowest 32 bits of the key. So they would read a different field from the one that is
+            # checked here.
             if key >= 1 << 32:
                 raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7

@@ -19,7 +19,7 @@ from vmoe_runtime.settings import ROWS
 
 
 class Port(NamedTuple):
-    """An input or output of a graph. Its fields are numpy's name for the element type, and the shape.
+    """An input or output of a graph: its element type, as numpy names it, and its shape.
 
     None in a shape stands for an extent that varies. If the whole shape is None, the shape is unknown.
     """

@@ -167,7 +167,7 @@ class Manifest:
     def misfit(self, images: int) -> str | None:
         """Return the reason why a batch of `images` images doesn't fill whole routing groups, or None if it does.
 
-        The text continues an error message after the word "the" or "this".
+        The caller writes "the" or "this" in front of the returned text.
         """
         if images % self.batch_multiple == 0:
             return None

@@ -1,7 +1,7 @@
 """The fields of a manifest: the allowed values of each field, and the routing kinds that use the field.
 
-Python and C++ each have a bundle reader, and both readers interpret these tables. `tools/cpp_headers.py` writes the tables
-as a C++ header.
+Python and C++ each have a bundle reader, and both readers follow the tables in this module. `tools/cpp_headers.py` writes
+the tables as a C++ header.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK_PATTERN = "encoderblock_[0-9]{1,6}"
 GROUP_PATTERN = "image|batch|(tokens:)?([1-9][0-9]{0,8})"
 MAX_MOE_LAYERS = 1_000
 MAX_BLOCK = 999_999
-_MAX_PIXELS = 65_536  # maximum of height, width and channels
+_MAX_PIXELS = 65_536  # largest allowed height, width and number of channels
 _MAX_BATCH_MULTIPLE = 65_536
 MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; real outputs are far smaller
 _MAX_SLOTS = 65_536  # maximum number of slots per expert and group in Soft MoE
@@ -118,8 +118,8 @@ KIND_FIELDS = (
 def _profile_field(row: SettingRow) -> Field:
     """Return the field for one setting in a profile's entry.
 
-    Settings that control merging are optional. A routing kind may support merging although some of its models have no tokens
-    to merge.
+    Settings that control merging are optional: even if a routing kind supports merging, some of its models may have no
+    tokens to merge.
     """
     if row.type != "whole":
         return Field(row.stored, "flag" if row.type == "flag" else "number", kinds=row.kinds)
@@ -147,7 +147,7 @@ _TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
 
 
 def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
-    """Return the routing kind of a manifest. Its KIND_FIELDS must have been checked."""
+    """Return the routing kind of a manifest. The fields in KIND_FIELDS must have been checked."""
     routing = manifest.get("routing")
     if routing is None:
         return "dense"

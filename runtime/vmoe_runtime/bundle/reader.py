@@ -64,7 +64,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Read the manifest, and check every file against it. Only the SHA-256 of the weights is not checked here.
+        """Read the manifest, and check every file against it. The SHA-256 of the weights is not checked yet.
 
         The weights are by far the largest file. `verify_weights` checks their SHA-256, and may run while a backend loads the
         graphs. Load the graphs in a `with` block of the bundle, or call `check_unchanged` after loading.

@@ -186,7 +186,8 @@ def _process(
 def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) -> str:
     """Return a progress line: the number of finished pictures, the rate, and the time that the rest will take.
 
-    `first` and `last` are (seconds, number of pictures that are finished at this time): the first pair and the latest pair.
+    `first` and `last` are the first and the latest measurement. Each is a time in seconds, and the number of pictures that
+    were finished by then.
 
     Examples:
         >>> _progress(1000, (20.0, 64), (20.0, 64))
@@ -195,7 +196,7 @@ def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) 
         '128 of 1,000 pictures, 32.0 a second, 0:00:27 left'
     """
     text = f"{last[1]:,} of {pictures:,} pictures"
-    if last[1] == first[1]:  # no rate is known yet: the time before the first results includes Ray's start
+    if last[1] == first[1]:  # no rate yet: it is measured from the first results on, so that it leaves out Ray's start
         return text
     rate = (last[1] - first[1]) / (last[0] - first[0])
     return f"{text}, {rate:,.1f} a second, {timedelta(seconds=round((pictures - last[1]) / rate))} left"

@@ -120,7 +120,7 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
 def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
     """Return pyarrow's FileInfo of each input file, sorted.
 
-    In a folder on this machine, all other commands find the same input files.
+    For a folder on this machine, the result is the files that all other commands find in it too.
     """
     try:
         if source.kind != fs.FileType.Directory:

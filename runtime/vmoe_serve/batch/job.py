@@ -114,8 +114,8 @@ class Output:
     """The output folder of a job.
 
     Every file is written under a temporary name and then moved to its final name. So a file is either complete or missing.
-    The file name of each part contains a digest of the job, and only the process that started last writes. So no picture is
-    counted twice.
+    No picture is counted twice: the file name of each part contains a digest of the job, and only the process that started
+    last may write.
     """
 
     def __init__(self, location: Location, job: Job, values: int = 0) -> None:

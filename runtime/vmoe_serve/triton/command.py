@@ -52,8 +52,8 @@ _USUAL_BATCH = 32
 def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write a model repository for the Triton Inference Server.
 
-    The first --profile is the default for requests that choose none. The repository contains hard links to the bundle's
-    files.
+    The first --profile is the default for requests that specify no profile. The repository contains hard links to the
+    bundle's files.
     """
     REPOSITORY.check(repository, force=force)
     models = _models(bundle, options)
@@ -69,7 +69,7 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
 
 
 def _models(path: Path, options: dict[str, Any]) -> list[Model]:
-    """Check the whole bundle, close it, and return its models.
+    """Check the whole bundle, close it, and return the models for the repository.
 
     The bundle is closed before the repository links to its files. A link changes a file's status, and an open bundle
     refuses changed files.

@@ -86,7 +86,7 @@ def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile
 
 
 def fixed_graph(model: bytes, outputs: Collection[str], setting: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]) -> bytes:
-    """Turn the inputs for a setting into constants of a graph, and remove its routing outputs.
+    """Turn the inputs that select a setting into constants of a graph, and remove the graph's routing outputs.
 
     Args:
         model: a bundle's canonical graph, a serialized ONNX model.

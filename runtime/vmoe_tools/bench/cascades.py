@@ -47,7 +47,8 @@ class CascadeAnswers:
 class PlannedCascade:
     """A cascade of two points of one engine, with its margins.
 
-    An image is escalated to the second point if the margin of its first answer is below the cascade's margin.
+    An image is escalated to the second point if, at the first point, its two largest probabilities differ by less than the
+    cascade's margin.
 
     Attributes:
         first, then: indices of the two points.
@@ -162,7 +163,7 @@ class CascadePoint:
     def add(self, batch: Array, labels: Array | None) -> None:
         """Run the next batch, and count its results.
 
-        Even batches use the margin that was calibrated on the odd batches. Odd batches use the one from the even batches.
+        The margin for an even batch was calibrated on the odd batches, and the margin for an odd batch on the even batches.
 
         Args:
             batch: dtype[N,H,W,C], of the first step's batch size. The batches must be added in their original order.

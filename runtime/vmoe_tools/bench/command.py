@@ -256,7 +256,7 @@ def _check_addable(bundles: Sequence[Path], given: dict[str, Any]) -> None:
 
 
 def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
-    """Refuse --add-profile for a setting that merges tokens, because `bundle` was exported without --merge."""
+    """Refuse to add settings that merge tokens to `bundle`, which was exported without --merge."""
     merging = [point.profile.name for point in points if point.profile is not None and point.profile.merge]
     if merging:
         raise click.UsageError(

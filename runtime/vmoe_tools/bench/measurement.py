@@ -204,9 +204,9 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> OneCall | Concur
 
 
 def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, InputSpec], Array]) -> list[Callable[[], object]]:
-    """Return, for each point, a call that is not timed. Points of the same engine share a call.
+    """Return, for each point, a function that makes an untimed call of the point's engine.
 
-    For the purpose of the calls, see `settle` of `time_interleaved`.
+    Points of the same engine share the function. The argument `settle` of `time_interleaved` explains when it is called.
     """
     calls = {id(point.loaded): partial(point.logits, batches[point.takes]) for point in points}
     return [calls[id(point.loaded)] for point in points]

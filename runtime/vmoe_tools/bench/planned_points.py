@@ -57,7 +57,7 @@ def plan_points(
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
-    """Return every requested combination once.
+    """Return a point for each requested combination of engine, profile, batch size and number of concurrent calls.
 
     Args:
         engines: one engine per bundle and backend. If the backend fixes an engine to one profile, one engine per bundle,

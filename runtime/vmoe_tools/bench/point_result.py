@@ -52,8 +52,8 @@ class PointResult:
         images: number of images on which kept_pairs, top1, flops_per_image and expert_bytes_per_call were measured.
         flops_per_image: FLOPs of matrix products. An expert's products count only the rows that it processed.
         expert_bytes_per_call: mean size in bytes of the expert weight matrices that a call reads.
-        pareto: whether the point is on the Pareto front. A point is on it if no other point is at least as fast and at
-            least as accurate, and better in speed or accuracy. None if there are no labels.
+        pareto: whether the point is on the Pareto front. A point is on it unless another point is better in speed or
+            accuracy, and not worse in the other of the two. None if there are no labels.
         chance: accuracy of always predicting the most frequent class of the labels; None if there are no labels.
         concurrency: number of concurrent calls.
         streams: requested number of calls that the backend runs concurrently; None if the backend chooses.
@@ -162,7 +162,10 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
 
 
 def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointResult:
-    """Combine the speed and the quality of a cascade. The result describes the first step, and `then` is the second."""
+    """Combine the speed and the quality of a cascade.
+
+    The fields of the result describe the first step. The field `then` names the setting of the second step.
+    """
     assert cascade.then.profile is not None
     first = point_result(cascade.point, speed, quality)
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)

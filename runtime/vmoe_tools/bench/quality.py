@@ -112,7 +112,7 @@ class Assessment:
 
 
 def count_right(logits: Array, labels: Array) -> int:
-    """Count the rows of `logits` [N, classes] whose largest value is finite and at the index in `labels` [N]."""
+    """Count the rows of `logits` [N, classes] whose largest value is finite and belongs to the class in `labels`."""
     return int(np.count_nonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits.max(axis=1))))
 
 

@@ -49,7 +49,7 @@ def sweep_profiles(rules: RoutingRules, base: Profile | None, axes: Axes) -> tup
     """
     if "capacity" not in rules.settings and not axes.keys() <= {*rules.settings, MERGE}:
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
-    if "capacity" in axes:  # check the largest ratio first, so that an error shows a ratio that the user typed
+    if "capacity" in axes:  # check the largest ratio first, because an error about it shows what the user typed
         rules.profile_of(Setting.of({"capacity": max(axes["capacity"])}), base)
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}

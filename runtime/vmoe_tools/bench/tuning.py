@@ -5,8 +5,8 @@ It looks for the setting and the cascade with the fewest FLOPs that lose no more
 Settings are points of a grid that has one axis for each setting of the model. Each axis begins with the value of the
 full setting. The search starts at the full setting, and then repeats two steps:
 
-1. Select a setting that was already tried: the cheapest one that loses few enough correct predictions. If all of these
-   have been selected already, select the most accurate one on the Pareto front.
+1. Select one of the settings that were already tried, but not yet selected. Prefer settings that lose few enough
+   correct predictions, and take the cheapest of them. If none is left, take the most accurate one on the Pareto front.
 2. Try the neighbours of the selected setting on the grid.
 
 The search depends only on predictions and FLOPs, not on timing, so its result is always the same.
@@ -40,8 +40,8 @@ MOST_TRIALS = 100
 _FULL_RATIO = 1.05  # capacity ratio with which the official models were trained
 _FULL_K = 2
 _RATIOS = 12  # number of ratios on the axis; each is smaller than the previous one by a factor of sqrt(2)
-_FIRST_PART = 8  # after 1/8 of the images, stop a setting that is clearly less accurate than one that costs no more
-_FAR_BELOW = 0.1  # don't try the neighbours of a setting whose accuracy is lower by more than this
+_FIRST_PART = 8  # after 1/8 of the images, stop a setting if an equally cheap or cheaper one is clearly better
+_FAR_BELOW = 0.1  # don't try the neighbours of a setting whose accuracy is further than this below the full setting's
 _MOST_CALIBRATIONS = 4
 _DOUBT = 0.05  # accepted probability of losing more correct predictions than allowed
 
@@ -75,7 +75,7 @@ def chance_of_at_most(lost: int, images: int, share: float) -> float:
 def images_that_show(share: float) -> int:
     """Return how many images are needed to show that at most `share` of the answers are lost, with 95 % confidence.
 
-    This number suffices if the answer to none of these images is lost. It is at least 32.
+    This number of images suffices if none of their answers is lost. It is at least 32.
     """
     return max(32, math.ceil(math.log(_DOUBT) / math.log1p(-share))) if 0 < share < 1 else 32
 
@@ -147,8 +147,8 @@ class Search:
             shape: sizes of the model.
             source: the images, with labels.
             max_drop: share of the correct predictions that may be lost, 0 to 1.
-            advance: called after each batch with two numbers: the batch's share of the images for one setting, and the
-                number of images in the batch.
+            advance: called after each batch with two numbers: the share of the current setting's images that this batch
+                contains, and the number of images in the batch.
             unmerged: whether to leave out settings that merge tokens.
         """
         assert point.profile is not None and source.labels is not None
@@ -199,8 +199,8 @@ class Search:
     def _is_enough(self, right: Array) -> bool:
         """Return whether at most the allowed share of correct predictions is lost, with 95 % confidence.
 
-        If only the cheaper setting classifies an image correctly, this gain does not offset a lost prediction. When many
-        settings are tried, most such gains are chance.
+        An image that only the cheaper setting classifies correctly does not offset a lost prediction. When many settings are
+        tried, most such gains are due to chance.
         """
         lost = int(np.count_nonzero(self._full.right & ~right))
         if not 0 < self._max_drop < 1:
@@ -208,7 +208,10 @@ class Search:
         return chance_of_at_most(lost, len(right), self._max_drop) <= _DOUBT
 
     def _front(self) -> list[Trial]:
-        """Return the Pareto front, cheapest first. Each trial on it is more accurate than all trials that cost no more."""
+        """Return the Pareto front, cheapest first.
+
+        A trial is on the front if it is more accurate than all other trials that have equal or fewer FLOPs.
+        """
         front: list[Trial] = []
         for trial in sorted(filter(None, self._trials.values()), key=lambda one: (one.flops, -one.right.sum())):
             if not front or trial.right.sum() > front[-1].right.sum():
@@ -260,9 +263,10 @@ class Search:
         return trial
 
     def _is_worse(self, assessment: Assessment, answers: CascadeAnswers) -> bool:
-        """Return whether a trial with equal or fewer FLOPs is clearly more accurate on these images.
+        """Return whether the setting being tried is clearly worse than another one with equal or fewer FLOPs.
 
-        The difference in the number of correct predictions must exceed two of its standard errors.
+        The two settings are compared on the images that were run so far. The difference in the number of correct predictions
+        must exceed two of its standard errors.
         """
         quality, classes = assessment.quality(), answers.classes
         assert quality is not None and quality.flops_per_image is not None

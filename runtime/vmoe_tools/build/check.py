@@ -22,10 +22,10 @@ _IMAGES = 8
 _SEED = 20210610
 
 # The two limits for each precision. The first is the largest accepted difference from the CPU's outputs, relative to the
-# largest output. This difference is a median over the images, because some gates swap order in half precision. The
-# affected images differ by more than rounding. The second limit is the smallest accepted share of matching (token,
-# choice) pairs. A pair matches if the same expert keeps it on the engine and on the CPU, or if both the engine and the
-# CPU drop it.
+# largest output. This difference is a median over the images. In half precision, some gates swap order, and the outputs
+# of the affected images differ by more than rounding errors. The second limit is the smallest accepted share of matching
+# (token, choice) pairs. A pair matches if the same expert keeps it on the engine and on the CPU, or if both the engine
+# and the CPU drop it.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 
@@ -84,7 +84,8 @@ class Reference:
     def check(self, engine: Backend, batch: int) -> Check:
         """Run the reference's images on the engine, and compare the outputs with the CPU's outputs.
 
-        Each call has `batch` images. To fill the last call, some routing groups run again, in random order.
+        Each call has `batch` images. If there are too few images for the last call, routing groups are repeated, in random
+        order, to fill it.
 
         Raises:
             BackendError: the engine failed.

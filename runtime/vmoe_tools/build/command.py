@@ -62,8 +62,8 @@ def build(
     """Build a TensorRT engine for one profile of BUNDLE, which was exported with --tensorrt.
 
     The engine is for this machine's GPU. The command compares it with the bundle's own graph on the CPU and stores it in
-    the cache folder. The folder is VMOE_CACHE_DIR, or else vmoe-export in XDG_CACHE_HOME or ~/.cache. Backend 'tensorrt'
-    loads the engine from there.
+    the cache folder, from which backend 'tensorrt' loads it. The cache folder is VMOE_CACHE_DIR. If that is not set, it is
+    the folder vmoe-export in XDG_CACHE_HOME or ~/.cache.
     """
     if print_trtexec and json_target is not None:
         raise click.UsageError("--print-trtexec builds nothing, so it has no result for --json; omit one of them")

@@ -1,4 +1,7 @@
-"""Writes a command line for trtexec, TensorRT's own program. It builds the same engine as `vmoe build`."""
+"""Writes a command line for trtexec, TensorRT's own program.
+
+The command line builds the same engine as `vmoe build`.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Agreement:
 
 
 class AgreementCount:
-    """Counts over batches how far two bundles agree."""
+    """Counts how far two bundles agree, over all batches."""
 
     def __init__(self, *, has_top1: bool) -> None:
         """Start with no batches.

@@ -22,7 +22,7 @@ _DIGITS_OF_A_HASH = 16
 _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
 _WIDTH = 78  # line width for grids of patches that are printed side by side
-_SIGNS = string.digits + string.ascii_letters + "+."  # signs of experts 0 to 61, further experts, and dropped patches
+_SIGNS = string.digits + string.ascii_letters + "+."  # 0-9a-zA-Z: experts 0 to 61; +: other experts; .: dropped patches
 _IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
 """Columns to leave out first: profile names and slots contain the same information."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
@@ -276,7 +276,7 @@ def _print_agreement(report: ImageReport, stream: TextIO) -> None:
 
 
 def _setting_text(row: SettingRow, profile: Summary) -> str:
-    """Format one setting of a profile for the table column of that setting."""
+    """Return the text that the table of profiles shows for one setting of a profile."""
     value = profile[row.stored]
     return one_line(value) if value is None or row.type != "flag" else row.text(value)
 

@@ -16,11 +16,11 @@ _IMAGES_PER_CALL = 16
 
 @dataclass(frozen=True)
 class Interference:
-    """The changes in the outputs for images if their neighbours in the batch change.
+    """The changes in the outputs for images when the other images in their batch change.
 
-    Every image is run with a first set of neighbours, and then with other sets. Differences are absolute differences from
-    the outputs (logits or others) with the first set. If every image is its own routing group, all differences and changes
-    are exactly 0.
+    Every image is run with a first set of neighbours, and then with other sets. Its neighbours are the other images in
+    the batch. A difference is the absolute difference between an output (a logit, for example) and the same output with the
+    first set. If every image is its own routing group, all differences and changes are exactly 0.
 
     Attributes:
         images: number of images.

@@ -30,8 +30,8 @@ class SettingAnswer:
         experts: for each MoE layer, a list for each token. It contains the experts that processed the token, the one with
             the largest gate first. It is empty if the token was dropped. If there is a classifier token, it comes first,
             before the patches, which are in order row by row.
-        tokens: for each MoE layer, the index of the token that now contains each original token of the picture. Original
-            tokens that were merged into one have the same index.
+        tokens: for each MoE layer and each original token of the picture, the index of the token that contains it in this
+            layer. Original tokens that were merged into one have the same index.
     """
 
     name: str
@@ -79,9 +79,9 @@ class PictureReport:
         return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
 
     def patches(self, setting: SettingAnswer, layer: str) -> Array:
-        """Return i64[2,rows,columns]: for each patch, its expert with the largest gate, and its token.
+        """Return i64[2,rows,columns]: for each patch, an expert, and the index of the token that contains the patch.
 
-        The expert is -1 if the patch was dropped.
+        The expert is the one with the largest gate, or -1 if the patch was dropped.
 
         Raises:
             RoutingError: `grid` is None.

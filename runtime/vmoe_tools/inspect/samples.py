@@ -98,7 +98,10 @@ def shown_pixels(batch: Array) -> Array:
 
 
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
-    """Return the inspected setting at several capacity ratios, one for each number of slots."""
+    """Return the inspected setting at several capacity ratios.
+
+    If several ratios give the same numbers of slots, only one of them is used.
+    """
     rules = engine.manifest.rules
     if profile is None or engine.only_profile is not None:
         return [profile]

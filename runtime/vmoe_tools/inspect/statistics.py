@@ -22,9 +22,10 @@ _EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)[1:-1]
 
 @dataclass(frozen=True)
 class Choices:
-    """C choices of each of T tokens, in the order of the images. In an ensemble (E3), each member of a token is a row.
+    """C choices of each of T tokens, in the order of the images.
 
-    With expert choice and in a Soft MoE, every expert is a choice of every token, so C = E.
+    With expert choice and in a Soft MoE, every expert is a choice of every token, so C = E. In an ensemble (E3), a token has
+    one row for each member.
 
     Attributes:
         expert: i32[T,C], the expert of each choice; -1 if a TensorRT graph dropped the choice.
@@ -160,7 +161,7 @@ def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, 
     except RoutingError:
         patches = np.zeros(0, bool)
     count, known = as_whole(images) or 0, [patches, patches if routing.token is None else routing.token]
-    # The arrays in `known` may not show the number of images. So also check that the tokens divide evenly among the images.
+    # Both arrays in `known` may be empty, so also check that the tokens divide evenly among the images.
     if count < 1 or len(choices.kept) % count or any(len(values) not in (0, count) for values in known):
         raise RoutingError(f"the routing is not that of {shown(images)} images")
     by_class: Array = np.zeros((num_classes or 0, experts))

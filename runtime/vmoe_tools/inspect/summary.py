@@ -1,4 +1,4 @@
-"""The summary of a bundle. To make it, the model is not loaded."""
+"""The summary of a bundle. It is made without loading the model."""
 
 from __future__ import annotations
 

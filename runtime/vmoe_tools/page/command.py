@@ -64,7 +64,7 @@ def _served(name: str) -> str:
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Check every byte of a bundle. Return the page's data about the bundle, and its graph without default values.
+    """Check every byte of a bundle. Return the page's data about it, and the bundle's graph without default values.
 
     The caller must make hard links only after the bundle is closed. A link changes a file's metadata, so an open bundle
     would seem to have been changed.

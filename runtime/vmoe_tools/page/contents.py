@@ -99,7 +99,7 @@ def _why_not(manifest: Manifest) -> str | None:
 
 
 def _neutral(rules: RoutingRules, first: Profile | None) -> dict[str, SettingValue]:
-    """Return the values of the settings that profile names omit, such as True for `bpr`."""
+    """Return, for each setting, the value that the names of profiles don't mention, such as True for `bpr`."""
     defaults = {name: row.default for name, row in ROWS.items() if name in rules.settings and row.default is not None}
     return {name: value for name, value in rules.profile_of(Setting.of(defaults), first).values.items() if name in defaults}
 

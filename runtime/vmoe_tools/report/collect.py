@@ -180,7 +180,8 @@ class Collection:
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
         """Run samples at several capacity ratios.
 
-        If images are routed in groups, the first whole groups of the source are run instead of the chosen samples.
+        If several images share a routing group, the chosen samples can't be run alone. Then the first routing groups of the
+        source are run instead.
         """
         point = self.plan.points[self.start]
         if not pictures or self.seen[self.start].patches is None:

@@ -46,10 +46,10 @@ _PICTURES = ("accuracy", "patches", "experts")
 def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet: bool, **given: Any) -> None:
     """Measure capacity ratios on your images, and write the result as an HTML page.
 
-    BUNDLE... is one bundle, or several precisions of one model. The first bundle is shown in detail. The page shows
-    accuracy, speed, FLOPs and kept pairs for each capacity ratio, cascades, the patches of sample images and their experts,
-    the load of each expert, and a recommended setting. It is one file that loads nothing else. PNG pictures are written
-    next to it.
+    BUNDLE... is one bundle, or several precisions of one model. The first bundle is shown in detail. For each capacity
+    ratio, the page shows accuracy, speed, FLOPs and kept pairs. It also shows cascades, sample images with the expert of
+    each patch, the load of each expert, and a recommended setting. It is one file that loads nothing else. PNG pictures are
+    written next to it.
 
     By default, the command measures 8 capacity ratios from 0.1 to 2, with all other settings from --profile. If you pass
     several values of another setting (--k 1 --k 2, --bpr --no-bpr), the page has a curve for each combination.

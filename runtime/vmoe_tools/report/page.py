@@ -107,7 +107,7 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
 
 
 def _covered(collected: Collected) -> str:
-    """Return, as CSS, the size of a sample's area that patches cover.
+    """Return, as CSS, the size of the area that patches cover in a sample image.
 
     Pixels at the right and bottom may belong to no patch.
     """

@@ -63,7 +63,8 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
     Args:
         engines: the loaded bundles.
-        names: name of the profile with the settings that no axis varies; empty for the first stored profile.
+        names: at most one name of a profile. All settings that no axis varies are those of this profile, or of the first
+            stored profile if `names` is empty.
         axes: the values to vary. If they include no capacity ratios, `_DEFAULT_RATIOS` are used.
         given: the values of the command's other options.
 
@@ -183,8 +184,8 @@ def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[
 def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:
     """Return the number of samples that fit on the page, at most `wanted`.
 
-    The page also contains the numbers of `points` settings. Each sample needs space for its picture. For each setting in
-    `settings`, it also needs space for its result and its patches.
+    Each sample needs space for its picture and, for each setting in `settings`, space for its result and its patches.
+    The rest of the page also needs space, including the measurements of the report's `points` points.
     """
     manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
     layers = len(manifest.moe_layers)

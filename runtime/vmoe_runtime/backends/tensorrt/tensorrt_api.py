@@ -118,7 +118,7 @@ class Lane:
     """An execution context with a stream and with memory for the largest batch. It runs one call at a time.
 
     Its memory on the host is pinned. A copy from pinned memory to the device runs at the full rate of the bus, and can run
-    at the same time as the other lane's call. A copy from pageable memory does neither.
+    while a call in another lane computes. A copy from pageable memory has neither advantage.
 
     Raises:
         BackendError: the GPU has too little memory, or TensorRT or CUDA failed.

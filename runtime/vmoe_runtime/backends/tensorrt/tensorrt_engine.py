@@ -98,7 +98,7 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     moe = bool(bundle.manifest.moe_layers)
     if cached is None:
         if moe:
-            plugin_library()  # raises an error if the plugin is missing, because the engine can't be built without it
+            plugin_library()  # if the plugin is missing, this error comes first, because `vmoe build` needs the plugin too
         of_profile = f"profile {profile.name} with " if profile else ""
         raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
     engine, record = cached
