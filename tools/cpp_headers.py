@@ -203,8 +203,7 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
         elif rows:
             yield from _constants(first + kind, rows)
             # The rows in a table refer to inputs as `Input::NAME`. The prefix with the op's name is added only at this
-            # point.
-            # Otherwise, the comparison above couldn't find equal tables for different ops.
+            # point. Otherwise, the comparison above couldn't find equal tables for different ops.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")

@@ -78,8 +78,7 @@ def _copy(files: RemoteFiles) -> None:
             files.copy_below("")
         elif steps:
             # The folder has one subfolder for each saved training step. Copy the newest finished step. A finished step has a
-            # marker
-            # file, but some file systems may lack it. If no step has the marker, copy the newest step.
+            # marker file, but some file systems may lack it. If no step has the marker, copy the newest step.
             newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
             files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
         else:

@@ -89,8 +89,7 @@ struct Kernels {
   // is then 128 more than the value. See TileProduct::column_excess.
   bool unsigned_rows;
   // Returns the number of bytes in a group (see tiles.h) if the weights have type `weights`. For int4, each value
-  // counts
-  // as one byte here, although two values are packed into a byte.
+  // counts as one byte here, although two values are packed into a byte.
   size_t (*group_bytes)(ElementType weights);
 };
 

@@ -190,10 +190,9 @@ struct MatrixUnitBlock {
         t.template multiply<kType, 2, 5, 6>();
         t.template multiply<kType, 3, 5, 7>();
       } else {
-        // Six of the eight registers contain sums, one contains weights, and one contains the current row tile. For the
-        // first half of the panel, the three row tiles are loaded from first to last. For the second half, they are
-        // loaded
-        // from last to first. The last row tile is thus loaded only once.
+        // Six of the eight registers contain sums, one contains weights, and one contains the current row tile. For
+        // the first half of the panel, the three row tiles are loaded from first to last. For the second half, they
+        // are loaded from last to first. The last row tile is thus loaded only once.
         t.template load<7>(panel);
         t.template load<6>(rows);
         t.template multiply<kType, 0, 6, 7>();

@@ -34,9 +34,8 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
   parallel_for(runner, used.size() * panels * chunks, [&](size_t task) {
     const size_t turn = task / (panels * chunks);
     const size_t matrix = used[turn];
-    // The values of `task` go through all panels for one chunk of rows, and then through all panels for the next chunk.
-    // The
-    // rows of a chunk therefore stay in the cache.
+    // The values of `task` go through all panels for one chunk of rows, and then through all panels for the next
+    // chunk. The rows of a chunk therefore stay in the cache.
     const size_t chunk = task / panels % chunks;
     const size_t panel = task % panels;
     // Chunks consist of whole tiles of rows.

@@ -14,8 +14,7 @@
 namespace vmoe {
 
 // A function that returns the memory for src, i32[E,M]. `slots` is M, the number of slots of each expert. If the
-// experts
-// share a pool of slots, M depends on the routing, so this function is called only when M is known.
+// experts share a pool of slots, M depends on the routing, so this function is called only when M is known.
 using MakeSources = std::function<int32_t*(size_t slots)>;
 
 // The op VmoeRoute: gates f32[G,S,E] -> slot, weight, src, expert.

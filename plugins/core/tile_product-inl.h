@@ -215,8 +215,7 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
     LinesAhead lines;
     // If all rows are multiplied in one pass, the rest of the same panel is prefetched from memory. If several passes
-    // are
-    // needed, there is time to prefetch the next panel.
+    // are needed, there is time to prefetch the next panel.
     lines.next = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = row_tiles_of_block(row_tiles - tile);

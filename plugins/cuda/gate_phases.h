@@ -69,11 +69,10 @@ struct PairSums {
   float at[kGatePairs];
 };
 
-// Computes one lane's partial sums over its part of the depth. A token's values are divided into runs of
-// kGateLanes * kGateDepth values. In each run, the lane's part is the kGateDepth values that start at
-// lane * kGateDepth. The parts do not depend on whether a word, which a lane loads at once, contains one number or
-// four.
-// The sums therefore have the same bits for both kinds of words. Tokens and experts past the end add zeros.
+// Computes one lane's partial sums over its part of the depth. A token's values are divided into runs of kGateLanes *
+// kGateDepth values. In each run, the lane's part is the kGateDepth values that start at lane * kGateDepth. The parts
+// do not depend on whether a word, which a lane loads at once, contains one number or four. The sums therefore have
+// the same bits for both kinds of words. Tokens and experts past the end add zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {

@@ -27,12 +27,10 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     tokens are ordered by descending best gate if `bpr` is true, and by position otherwise.
 
     If r earlier pairs of group g have the expert e, the next pair with e gets the slot e * G * c + g * c + r. If r is c or
-    more,
-    that pair is dropped, and its slot is -1.
+    more, that pair is dropped, and its slot is -1.
 
     Only timings set `fast`. Gates must then not be NaN, and ties between experts may be broken differently, because topk
-    does
-    not specify their order.
+    does not specify their order.
     """
     groups, tokens, experts = gates.shape
     slots, on = groups * capacity, gates.device

@@ -104,8 +104,7 @@ class Exports:
         """Remove this object's two files.
 
         They are the file for standard error, and the stored bundle. The stored bundle is copied to the target before an
-        export
-        that overwrites the target.
+        export that overwrites the target.
         """
         shutil.rmtree(self._beside)
 

@@ -156,8 +156,7 @@ def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.rando
     """Plant the case's fault in the data of a random tensor.
 
     Some faults change the tensor in the weights file. The others change a graph, so that the graph uses wrong data in place
-    of
-    the tensor.
+    of the tensor.
     """
     names = sorted(name for name in spans if name.startswith("Encoder/encoderblock") and name.endswith(case.ending))
     name = str(random.choice(names))

@@ -101,8 +101,7 @@ class _Int8(WeightType):
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
         # A Sum of one value changes nothing. But it keeps ONNX Runtime from fusing the scaling with the product and the
-        # bias.
-        # The fused op would round once instead of twice.
+        # bias. The fused op would round once instead of twice.
         return f"""
         {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
         {result}_rows = Cast <to = 3> ({result}_rows_clipped)
