@@ -1,9 +1,13 @@
 // C++17 wrapper of elastic.h. It is header only and returns errors as values.
 //
-//   vmoe::ElasticPlan plan; plan.levels = {{0.001, 0.0002}, {0.001, 0.0005}};  // the times of two settings, the
-//   cheaper setting first plan.target = 0.05; auto elastic = vmoe::Elastic::create(plan, now); if (!elastic) return
-//   fail(elastic.error().message); auto next = elastic->decide({now, waiting, oldest, arrived}); engine.run(images,
-//   settings[next->level], ...);  // at most next->images images elastic->served(next->level, count, seconds);
+//   vmoe::ElasticPlan plan;
+//   plan.levels = {{0.001, 0.0002}, {0.001, 0.0005}};  // the times of two settings, the cheaper setting first
+//   plan.target = 0.05;
+//   auto elastic = vmoe::Elastic::create(plan, now);
+//   if (!elastic) return fail(elastic.error().message);
+//   auto next = elastic->decide({now, waiting, oldest, arrived});
+//   engine.run(images, settings[next->level], ...);  // at most next->images images
+//   elastic->served(next->level, count, seconds);
 //
 // An object of class Elastic must not be used by several threads at once.
 #ifndef VMOE_ELASTIC_HPP_
