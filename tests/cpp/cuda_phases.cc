@@ -15,7 +15,7 @@ struct PhasesCall {
   int64_t rows;           // grid rows, at most one per group; row r processes groups r, r + rows, r + 2 rows, ...
   int64_t words;          // 16-byte words per row
   int64_t seed;           // seed for the random order of threads and blocks
-  int64_t lost_barrier;   // the barrier after this phase is omitted; -1: no barrier is omitted
+  int64_t lost_barrier;   // the phase whose following barrier is omitted; -1 for none
   int64_t lost_distance;  // exchanges at this lane distance wrongly return the lane's own value; 0: none does
   const float* gates;
   const void* x;

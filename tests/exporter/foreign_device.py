@@ -43,10 +43,10 @@ class ForeignTensor(Tensor):
 
 
 class ForeignDevice(TorchDispatchMode):
-    """A context in which `device="meta"` means the fake device.
+    """A context in which `device="meta"` stands in for a real device.
 
     Attributes:
-        faults: operations that would fail on a real device, or that would wait for one, in the order of the calls.
+        faults: operations that would fail on a real device or make the caller wait for it, in call order.
     """
 
     def __init__(self) -> None:

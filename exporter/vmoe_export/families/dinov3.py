@@ -18,9 +18,11 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
-    """Define rotary positions by the row and column of each patch centre. Both range from -1 to 1 across the image.
+    """Add rotary position embeddings, computed from the row and column of each patch centre.
 
-    Column p of the first half of a head's columns is rotated together with column p of the second half.
+    Rows and columns range from -1 to 1 across the image.
+
+    Feature p of the first half of each head is rotated together with feature p of the second half.
 
     Args:
         model: the model, after `tokens` and before `blocks`.

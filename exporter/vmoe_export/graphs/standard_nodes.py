@@ -33,7 +33,7 @@ class StandardNodes(ModelNodes):
     ) -> tuple[onnx.FunctionProto, list[str]]:
         """Return a body of VmoeExpertMlp, and the inputs of this body.
 
-        In the body, each expert and each chunk has separate weights.
+        The body takes the weights of each chunk of each expert as a separate input.
         """
         buf, w1, b1, w2, b2, *scales = inputs
         kind = weight_type(w1, self.model.precision)

@@ -91,8 +91,8 @@ def attention(o: BodyOptions) -> str:
 def attention_block(o: BodyOptions, class_token: bool) -> str:
     """Return the body of VmoeAttentionBlock or, if `class_token` is set, of VmoeClassAttentionBlock.
 
-    Attention is in bfloat16 if the weights are shorter than float32. If the model merges tokens, VmoeAttentionBlock
-    ends with VmoeMerge.
+    Attention is computed in bfloat16 if the weights are narrower than float32. If the model merges tokens,
+    VmoeAttentionBlock ends with VmoeMerge.
     """
     merging, rotation = (inputs[0] in o.given for inputs in (MERGING_INPUTS, ROTATION_INPUTS))
     mixed = "raw" if MIXED_NORM_INPUTS[0] in o.given else "mixed"

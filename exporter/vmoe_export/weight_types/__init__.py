@@ -22,5 +22,5 @@ WEIGHT_TYPES: Mapping[WeightName, WeightType] = {each.name: each for each in (FL
 
 
 def weight_type_of(dtype: np.dtype[Any]) -> WeightType:
-    """Return the weight type with this numpy dtype. Any other dtype counts as float32."""
+    """Return the weight type whose weights are stored as `dtype`, or float32 if there is none."""
     return next((each for each in WEIGHT_TYPES.values() if each.dtype == dtype), FLOAT32)

@@ -107,8 +107,8 @@ class _Int4(WeightType):
 
         In float32, the products of these weights with int8 integers are exact.
 
-        OpenVINO accepts only a single matrix that is quantized along axis 0 and whose groups all have the same length. If w
-        is a single matrix with this `depth`, its groups are therefore divided into groups of equal length.
+        OpenVINO accepts quantized weights only if they are one matrix, quantized along axis 0 in groups of equal length. If
+        w is one matrix with this `depth`, its groups are therefore divided into groups of equal length.
         """
         block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
         blocks, gathered = f"{result}_scales", ""

@@ -92,7 +92,7 @@ def recommendable(points: Sequence[Point]) -> list[int]:
 
 
 def without_accuracy(points: Sequence[Point]) -> list[str]:
-    """Return a sentence about each compared bundle that is only timed. Such a bundle returns no logits."""
+    """Return one sentence for each compared bundle that is only timed, because it returns no logits."""
     outputs = {point.loaded.name: point.engine.manifest.output for point in points if point.loaded.compared}
     return [
         f"{name} returns {output}, so it is timed without accuracy."
