@@ -1,8 +1,8 @@
 // Packs rows of float32 into tiles. kernels.cc compiles this file once per instruction set.
 //
 // To round values to int8, the code multiplies them by the reciprocal of the scale. It divides only if a product is
-// close to a tie. On AVX-512, it uses instructions that round and compare at once. On Zen 5, packing took 14 to 18 % less time for int8 weights, and 20 to 26 % less for int4 weights, than with
-// the code before commit 70624e1e.
+// close to a tie. On AVX-512, it uses instructions that round and compare at once. On Zen 5, packing took 14 to 18 %
+// less time for int8 weights, and 20 to 26 % less for int4 weights, than with the code before commit 70624e1e.
 
 #if defined(VMOE_CORE_TILE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ROWS_INL_H_
