@@ -357,7 +357,7 @@ def batcher_load() -> str:
     types = {"int": "int64_t", "float": "double"}
     numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
     return f"""\
-// The counts of a batcher. Generated from runtime/vmoe_serve/metrics.py by
+// The load and the counters of a batcher. Generated from runtime/vmoe_serve/metrics.py by
 //
 //   python tools/cpp_headers.py
 // clang-format off

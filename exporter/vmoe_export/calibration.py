@@ -25,7 +25,7 @@ from vmoe_export.weight_types.int4 import INT4, INT4_GROUP, LARGEST_INT4, pack_i
 from vmoe_measure.image_source import ImageSource
 
 _IMAGES = 128  # maximum number of images, or the images of one routing group if they are more
-_DAMPING = 0.01  # fraction of the mean of the Hessian's diagonal, added to the diagonal
+_DAMPING = 0.01  # added to the Hessian's diagonal, as a fraction of the diagonal's mean
 
 
 def calibrate(

@@ -319,7 +319,7 @@ class Engine:
         return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
 
     def _run(self, images: Images, outputs: list[str], setting: SettingLike, fields: SettingFields) -> list[Array]:
-        """Return the graph outputs whose names are in `outputs`. `setting` and `fields` are as for a call."""
+        """Return the graph outputs whose names are in `outputs`. The setting is chosen as in `__call__`."""
         backend, manifest = self._backend, self.manifest
         profile = self.profile if setting is None and not fields else self.setting(setting, **fields)
         if backend is None:

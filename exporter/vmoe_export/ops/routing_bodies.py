@@ -156,9 +156,9 @@ _KEEP = """
 # The mass of an expert is the sum of the gates, in integer units, of the tokens whose first choice is this expert. An
 # expert is ahead of another expert if its mass is larger. If the masses are equal, the expert with the lower index is
 # ahead. An expert is allowed if fewer than max_experts experts are ahead of it. Only pairs of allowed experts are
-# open. Without a pool, an open pair is kept if its number in the expert's queue is at most the capacity. With a pool,
-# an open pair is kept if its number in the queue of the whole group is at most the total capacity of all experts.
-# With or without a pool, the kept pairs of an expert are the first pairs in its queue.
+# open. Without a pool, each expert has a queue of its open pairs, and the first `capacity` pairs of the queue are kept.
+# With a pool, the group has one queue of all its open pairs. The number of pairs that are kept from it is the total
+# capacity of all experts. In both cases, the kept pairs of an expert are its first pairs.
 _KEEP_BY_POLICY = """
     is_pool = Cast <to = 9> (pool)
     axis_0 = Constant <value_int = 0> ()

@@ -1,4 +1,4 @@
-// The counts of a batcher. Generated from runtime/vmoe_serve/metrics.py by
+// The load and the counters of a batcher. Generated from runtime/vmoe_serve/metrics.py by
 //
 //   python tools/cpp_headers.py
 // clang-format off
