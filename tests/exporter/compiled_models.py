@@ -1,6 +1,6 @@
 """Compiles each model to a single graph, and prints the names of the models whose results agree.
 
-    python tests/exporter/compiled_models.py g1 mnist-pool ...
+    PYTHONPATH=tests/support python tests/exporter/compiled_models.py g1 mnist-pool ...
 
 The outputs and gradients of each compiled model must agree with those of the uncompiled model.
 """

@@ -89,7 +89,8 @@ def test_settings_are_those_of_an_engine(
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
     # The script runs in a separate process: torch.compile traces Python, which conflicts with coverage measurement.
     script = Path(__file__).with_name("compiled_models.py")
-    done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool")
+    support = Path(sdk_build.__file__).parent
+    done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool", PYTHONPATH=str(support))
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr
 
 
