@@ -9,8 +9,10 @@
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/buffers_suffix.hpp>
@@ -30,7 +32,6 @@
 
 #include "content_encoding.h"
 #include "requests.h"
-#include "workers.h"
 
 namespace {
 
@@ -42,6 +43,7 @@ constexpr auto kIdle = std::chrono::seconds(60);        // longest time that a c
 constexpr auto kLinger = std::chrono::seconds(2);       // how long a client may take to stop sending and read its reply
 constexpr auto kPause = std::chrono::milliseconds(50);  // delay before the next accept if an accept failed
 constexpr size_t kMostAccepted = 64;                    // maximum number of clients accepted before others are served
+constexpr size_t kHandshakeThreads = 2;                 // so that handshakes leave other cores to the models
 constexpr size_t kMostRefused = 256;                    // at most this many clients above the limit get a 503
 constexpr uint32_t kMostHead = 16384;                   // maximum bytes of a request's first line and headers
 constexpr size_t kMostBuffered = 65536;                 // maximum bytes buffered per connection, without the body
@@ -223,6 +225,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
 HttpServer::HttpServer(const HttpLimits& limits, Metrics& metrics) : limits_(limits), metrics_(metrics) {}
 
 void HttpServer::use_tls(const std::string& certificate, const std::string& key) {
+  handshakes_.emplace(kHandshakeThreads);
   tls_.emplace(asio::ssl::context::tls_server);
   error_code error;
   if (tls_->use_certificate_chain_file(certificate, error)) {
@@ -276,9 +279,13 @@ asio::awaitable<void> HttpServer::accept() {
 // last of many new clients would wait until the others had been served many times.
 error_code HttpServer::accept_queued(size_t most) {
   error_code error;
-  for (size_t i = 0; i < most && !error; ++i) {
-    Socket socket(io_);
-    if (!acceptor_.accept(socket, error)) start(std::move(socket));
+  try {
+    for (size_t i = 0; i < most && !error; ++i) {
+      Socket socket(io_);
+      if (!acceptor_.accept(socket, error)) start(std::move(socket));
+    }
+  } catch (const std::bad_alloc&) {
+    return asio::error::no_memory;
   }
   return error == asio::error::would_block ? error_code() : error;
 }
@@ -310,8 +317,9 @@ asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> c
   if (tls_) {
     asio::ssl::stream<Socket&> secure(socket, *tls_);
     connection->expire_at(Clock::now() + limits_.request);
-    auto [error] = co_await secure.async_handshake(secure.server, connection->by_deadline());
-    if (!error) {
+    auto [failed, error] = co_await asio::co_spawn(asio::make_strand(handshakes_->context()), shake_hands(secure),
+                                                   connection->by_deadline());
+    if (!failed && !error) {
       co_await serve_or_refuse(secure, *connection, refused);
       secure.shutdown(error);  // without waiting for the client's close_notify
     }
@@ -319,6 +327,11 @@ asio::awaitable<void> HttpServer::serve_connection(std::shared_ptr<Connection> c
     co_await serve_or_refuse(socket, *connection, refused);
   }
   co_await connection->close_gently();
+}
+
+asio::awaitable<error_code> HttpServer::shake_hands(asio::ssl::stream<Socket&>& secure) {
+  const auto [error] = co_await secure.async_handshake(secure.server, asio::as_tuple(asio::use_awaitable));
+  co_return error;
 }
 
 // Uses if statements instead of ?: to choose between awaitables. If ?: chooses an awaitable, GCC 12 destroys it twice.
@@ -336,6 +349,8 @@ asio::awaitable<void> HttpServer::serve_or_refuse(Stream& stream, Connection& co
     // The buffer may already contain the next request.
     if (connection.buffer.size() == 0) again = co_await wait_for_request(stream, connection);
     if (again) again = co_await serve_request(stream, connection);
+    // Lets the other connections run between requests that arrived together.
+    if (again && connection.buffer.size() > 0) co_await asio::post(asio::use_awaitable);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/ssl/context.hpp>
+#include <boost/asio/ssl/stream.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,7 @@
 
 #include "messages.h"
 #include "prometheus_text.h"
+#include "workers.h"
 
 using asio::ip::tcp;
 
@@ -32,7 +34,7 @@ class HttpServer {
   HttpServer(const HttpLimits& limits, Metrics& metrics);
 
   // Makes the server use HTTPS instead of HTTP. The certificate and the key are read from PEM files. Throws
-  // std::runtime_error if the files can't be used.
+  // std::runtime_error if the files can't be used, or if the system can't start threads for handshakes.
   void use_tls(const std::string& certificate, const std::string& key);
 
   // Starts to listen, and returns the URL, which is http://HOST:PORT or https://HOST:PORT. If `port` is 0, the system
@@ -57,6 +59,7 @@ class HttpServer {
   // These coroutines serve one connection. The first coroutine calls the others. Stream is either the socket type or
   // the type of a TLS stream over the socket.
   asio::awaitable<void> serve_connection(std::shared_ptr<Connection> connection, bool refused);
+  asio::awaitable<boost::system::error_code> shake_hands(asio::ssl::stream<Socket&>& secure);
   template <typename Stream>
   asio::awaitable<void> serve_or_refuse(Stream& stream, Connection& connection, bool refused);
   // Waits for the first bytes of a request. Returns false if no further request will come.
@@ -76,9 +79,11 @@ class HttpServer {
   Metrics& metrics_;
   const Routes* routes_ = nullptr;
   std::optional<asio::ssl::context> tls_;
+  std::optional<Workers> handshakes_;  // threads for TLS handshakes, each of which takes a millisecond or more
   std::unordered_set<Connection*> connections_;
-  // One thread runs all connections, without locks. This thread only moves bytes. Slow work runs on the threads of
-  // Service. If several threads ran the connections, they would have to pass each request from one to another.
+  // One thread runs all connections, without locks. This thread only moves and encrypts bytes. Slow work runs on the
+  // threads of Service. If several threads ran the connections, they would have to pass each request from one to
+  // another.
   asio::io_context io_{1};
   tcp::acceptor acceptor_{io_};
   asio::signal_set signals_{io_};
