@@ -7,6 +7,7 @@
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
 # make library  builds the native libraries again, as far as their sources changed
 # make triton-server  installs a Triton server for the tests of vmoe serve, on x86-64
+# make nvcc     installs CUDA's compiler for the tests on an emulated GPU, if the machine has none
 # make docs     builds the documentation into build/site
 # make wheel    builds wheels for Linux with glibc 2.28 or newer and for macOS into dist, and tests them
 # make release  builds all files of a release from the commit that is checked out, into dist/release, and tests them; on Debian
@@ -20,7 +21,7 @@ PACKAGES := $(VENV)/.packages-done
 SETUP := $(VENV)/.setup-done
 IMPORTED := $(VENV)/.imported
 NATIVE_SOURCES := $(shell find plugins -type f)
-CXX_FILES := $(shell find plugins samples tests/cpp tests/on_gpu benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
+CXX_FILES := $(shell find plugins samples tests/cpp tests/gpu_emulator tests/on_gpu benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
 CXX_HEADERS := $(filter %.h %.hpp,$(CXX_FILES))
 # The TensorRT plugin is built where this names a folder with TensorRT's headers.
 TENSORRT_INCLUDE_DIR ?=
@@ -45,6 +46,7 @@ WHEEL_VENV := build/wheel/venv
 RELEASE := dist/release
 # A Triton server and its client, apart from everything else: they want an older numpy and protobuf.
 TRITON_VENV := build/triton/venv
+NVCC_VENV := build/nvcc
 # Clients of the services, whose packages are none of the project's.
 CLIENT_VENV := build/clients/venv
 HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null
@@ -130,6 +132,11 @@ $(CLIENT_VENV)/.done: tests/client_requirements.txt | $(SETUP)
 
 triton-server: $(TRITON_VENV)/.done
 
+$(NVCC_VENV)/.done: tests/nvcc_requirements.txt | $(SETUP)
+	$(BIN)/python -m venv --clear $(NVCC_VENV)
+	$(NVCC_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $<
+	touch $@
+
 # Of nvidia-pytriton only the server is used, so that it goes without what the package asks for.
 $(TRITON_VENV)/.done: tests/triton_requirements.txt | $(SETUP)
 	test -x $(TRITON_VENV)/bin/python || $(BIN)/python -m venv $(TRITON_VENV)
@@ -182,7 +189,7 @@ test: parallel
 	$(PYTEST) -m "not slow"
 
 test-all: export VMOE_TEST_SANITIZED = 1
-test-all: WANTED = $(NATIVE) lint tests-ready arm-packages $(CLIENT_VENV)/.done triton
+test-all: WANTED = $(NATIVE) lint tests-ready arm-packages $(CLIENT_VENV)/.done triton nvcc
 test-all: parallel
 	@$(MAKE) -s -j 2 tidy
 	rm -rf $(COVERAGE)
@@ -191,13 +198,13 @@ test-all: parallel
 	@$(BIN)/python -m coverage report --data-file $(COVERAGE)/all --fail-under 90 >$(COVERAGE)/table.txt; \
 		status=$$?; grep TOTAL $(COVERAGE)/table.txt; exit $$status
 
-.PHONY: test-packages tests-ready arm-packages triton
+.PHONY: test-packages tests-ready arm-packages triton nvcc
 test-packages:
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v nginx >/dev/null || $(MAKE) -s install-test-packages
 # Compiles what the tests run: C++ programs and, after a change of the packages or libraries, the Python modules that tests
 # import, and libraries of single modules. If a step fails, the tests repeat it and show its output.
 tests-ready: $(IMPORTED) | test-packages
-	@PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=benchmarks $(BIN)/python tests/support/build_programs.py || true
+	@PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=benchmarks:tests $(BIN)/python tests/support/build_programs.py || true
 $(IMPORTED): $(SETUP) $(NATIVE)
 	@$(PYTEST) -n 0 -m "compiles and not slow" >/dev/null || true
 	@touch $@
@@ -205,6 +212,8 @@ arm-packages: | test-packages
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-arm-packages
 triton:
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
+nvcc:
+	@command -v nvcc >/dev/null || $(MAKE) -s $(NVCC_VENV)/.done || echo "make: no nvcc here; going on without what needs it"
 
 hostile: export VMOE_TEST_SANITIZED = 1
 hostile: $(SETUP) $(NATIVE)

@@ -56,6 +56,11 @@ struct GpuBlock {
   }
 
   template <class Function>
+  __device__ void run_last_phase(const Function& function) const {
+    function(threadIdx.x, blockDim.x);
+  }
+
+  template <class Function>
   __device__ void run_team_phase(uint32_t lanes, const Function& function) const {
     function(GpuTeam(lanes));
     __syncthreads();

@@ -1,8 +1,9 @@
-// The programs that the blocks of each launch run. A program is a sequence of phases. Each phase ends with a barrier.
-// The GPU and the tests run the same programs.
+// The programs that the blocks of each launch run. A program is a sequence of phases. Each phase ends with a barrier,
+// except for the last one. The GPU and the tests run the same programs.
 //
 // A Block provides:
 // - run_phase(f), which calls f(thread, threads) for every thread and then waits for all threads;
+// - run_last_phase(f), which does not wait;
 // - run_team_phase(lanes, f), which calls f(team) for every team of `lanes` lanes and then waits for all teams.
 #pragma once
 
@@ -89,7 +90,7 @@ VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, c
                                   const Sources& src, const Shared& shared) {
   const Tile tile = groups.tile_at(place.x, 0);
   const auto keys = sort_tile(block, tile, gates, true, weight, expert_of, shared);
-  block.run_phase([&](uint32_t thread, uint32_t threads) {
+  block.run_last_phase([&](uint32_t thread, uint32_t threads) {
     give_slots(thread, threads, tile, keys, shared.offsets, slot);
     give_sources(thread, threads, tile, keys, shared.offsets, src);
   });
@@ -120,7 +121,7 @@ template <class Block, class TileKeys, class TileOffsets, class Slots, class Sou
 VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
                                  const Sources& src) {
-  block.run_phase([&](uint32_t thread, uint32_t threads) {
+  block.run_last_phase([&](uint32_t thread, uint32_t threads) {
     // The keys of a group are contiguous in tile_keys, because all tiles of the group except the last are full.
     const uint32_t pair = place.x * threads + thread;
     if (pair >= groups.tokens * groups.choices) return;

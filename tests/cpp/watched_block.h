@@ -94,6 +94,11 @@ class Machine {
   }
 
   template <class Function>
+  void run_last_phase(const Function& function) const {
+    run_phase(function);
+  }
+
+  template <class Function>
   void run_team_phase(uint32_t lanes, const Function& function) const {
     const uint32_t count = threads_ / lanes;
     std::vector<uint32_t> exchanges(count);

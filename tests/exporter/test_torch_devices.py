@@ -15,7 +15,7 @@ import op_reference
 import pytest
 import torch
 from foreign_device import ForeignDevice, from_device, to_device
-from routing_cases import make_gates
+from on_gpu.gate_kinds import make_gates
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 

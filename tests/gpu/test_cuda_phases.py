@@ -15,8 +15,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from kept_build import kept
+from on_gpu.gate_kinds import make_gates
 from op_reference import combine
-from routing_cases import Case, golden_cases, make_gates, route, same_bits
+from routing_cases import Case, golden_cases, route, same_bits
 from score import vectors
 
 pytestmark = pytest.mark.long

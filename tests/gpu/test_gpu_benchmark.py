@@ -5,6 +5,7 @@ They run the benchmark on an emulator, compile the kernels, and check what the b
 
 from __future__ import annotations
 
+import ctypes
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 from gpu import command, timing
 from gpu.report import Report
-from gpu_emulator import build_emulator, has_gpu, nvcc
+from gpu_emulator import Emulator, build_emulator, nvcc
 from host_device import HostDevice
 from kept_build import kept
-from on_gpu import cases, checks, sanitizer
+from on_gpu import cases, checks, gates, sanitizer
 from on_gpu.cases import Case
 from on_gpu.library import DeviceError, Library, library_command
 from on_gpu.shape import Shape
@@ -26,8 +27,17 @@ SHAPE = Shape(2, 50, 8, 2, 9, 16)
 
 @pytest.fixture(scope="module")
 def emulator() -> Path:
-    """Build the GPU kernels' library for the CPU. If nvcc is missing, skip the test."""
+    """Build the GPU kernels' library with an emulated GPU. If nvcc is missing, skip the test."""
     return build_emulator()
+
+
+def has_gpu() -> bool:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 @pytest.fixture
@@ -35,7 +45,11 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reduce the benchmark to a few cases and shapes, and omit compute-sanitizer."""
     monkeypatch.setattr(cases, "named_cases", lambda seed: [Case(SHAPE, "tied", seed)])
     monkeypatch.setattr(command, "WHOLE", command.WHOLE | {"random_cases": 3, "repeats": 2})
-    monkeypatch.setattr(checks, "LAUNCH_SHAPES", checks.LAUNCH_SHAPES[:3])
+    several_tiles = replace(SHAPE, groups=1, tokens=1025, hidden=2)
+    monkeypatch.setattr(checks, "LAUNCH_SHAPES", [SHAPE, several_tiles])
+    monkeypatch.setattr(checks, "_LAYERS", (SHAPE, replace(SHAPE, type="bf16")))
+    monkeypatch.setattr(checks, "_STREAMS", 2)
+    monkeypatch.setattr(gates, "_SIZES", ((3, 24, 8), (9, 33, 7)))
     monkeypatch.setattr(command, "timed_shapes", lambda: [SHAPE, replace(SHAPE, bpr=False)])
     monkeypatch.setattr(timing, "_COPY_BYTES", 1 << 16)
     monkeypatch.setattr(sanitizer, "find_sanitizer", lambda: None)
@@ -58,12 +72,14 @@ def test_a_run_writes_its_report(emulator: Path, small_plan: None, tmp_path: Pat
     assert code == 4
 
 
-def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "1")
+def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Path) -> None:
+    gpu = Emulator(emulator)
+    kernels = [kernel for _, kernel, text in gpu.statements() if text.startswith("shfl.sync")]
+    gpu.remove("exchange", next(i for i, kernel in enumerate(kernels) if re.search("gates_kernelILj4E.*Word16", kernel)))
     report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness")
+    gpu.remove("exchange", len(kernels))  # restores it
     assert code == 1
-    wrong = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
-    assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
+    assert re.match(r"gates: gates \[3, 8\] of D 24, any, seed 1: \d+ of 24 differ from the CPU's", report.failures[0])
 
 
 @pytest.mark.slow

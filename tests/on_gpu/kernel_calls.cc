@@ -1,12 +1,10 @@
-// A C interface to the GPU kernels. The first function returns CUDA's text for an error code, and the second returns a
-// number of bytes. All other functions return 0 or CUDA's error code.
+// A C interface to the GPU kernels. The first function returns CUDA's text for an error code, and the next two return
+// numbers of bytes. All other functions return 0 or CUDA's error code.
 //
 // A shape is an array of groups, tokens, experts, choices, slots per expert and group, and 1 for Batch Priority
 // Routing. A type is 0 for float32, 1 for float16 and 2 for bfloat16. Pointers are addresses in device memory. A stream
 // is a CUDA stream handle.
 #include <cuda_runtime_api.h>
-
-#include <algorithm>
 
 #include "cuda/gates_on_host.h"
 #include "cuda/ops.h"
@@ -25,9 +23,12 @@ extern "C" {
 
 const char* vmoe_gpu_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
-size_t vmoe_gpu_workspace_bytes(const size_t* shape) {
-  return std::max(vmoe::cuda::route_workspace_bytes(as_shape(shape)),
-                  vmoe::cuda::route_dispatch_workspace_bytes(as_shape(shape)));
+size_t vmoe_gpu_route_workspace_bytes(const size_t* shape) {
+  return vmoe::cuda::route_workspace_bytes(as_shape(shape));
+}
+
+size_t vmoe_gpu_route_dispatch_workspace_bytes(const size_t* shape) {
+  return vmoe::cuda::route_dispatch_workspace_bytes(as_shape(shape));
 }
 
 int vmoe_gpu_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts, float* gates,
@@ -44,9 +45,9 @@ int vmoe_gpu_gates_on_host(const float* x, const float* router, size_t tokens, s
   return cudaSuccess;
 }
 
-int vmoe_gpu_route(const size_t* shape, const float* gates, int32_t* slot, float* weight, int32_t* src, void* workspace,
-                   void* stream) {
-  return vmoe::cuda::route(as_shape(shape), gates, slot, weight, src, nullptr, workspace, as_stream(stream));
+int vmoe_gpu_route(const size_t* shape, const float* gates, int32_t* slot, float* weight, int32_t* src, int32_t* expert,
+                   void* workspace, void* stream) {
+  return vmoe::cuda::route(as_shape(shape), gates, slot, weight, src, expert, workspace, as_stream(stream));
 }
 
 int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,

@@ -16,16 +16,18 @@ from on_gpu.shape import TYPES, Shape
 KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
-_EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
+EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
 _SMALL_PAIRS = 2048  # groups with at most this many pairs (S * K) are routed in one launch
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
+_FOLDER_OF_MAKE = Path(__file__).parents[2] / "build" / "nvcc"  # of make nvcc
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
 
 def find_program(name: str) -> Path | None:
-    """Return the path of a CUDA toolkit program. Search the PATH, CUDA_HOME and the usual folder."""
+    """Return the path of a CUDA toolkit program. Search the PATH, CUDA_HOME, the usual folder, and that of `make nvcc`."""
     home = os.environ.get("CUDA_HOME")
-    folders = [*([Path(home, "bin")] if home else []), _USUAL_FOLDER]
+    made = _FOLDER_OF_MAKE.glob("lib/python*/site-packages/nvidia/cu*/bin")
+    folders = [*([Path(home, "bin")] if home else []), _USUAL_FOLDER, *made]
     candidates = [shutil.which(name), *(folder / name for folder in folders)]
     return next((Path(path) for path in candidates if path and Path(path).is_file()), None)
 
@@ -50,7 +52,7 @@ def kernel_sources() -> list[Path]:
 
 def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
     """Return the command that builds the shared library for an architecture, such as "sm_90"."""
-    sources = map(str, (CALLS, _EXTRA_KERNELS, *kernel_sources()))
+    sources = map(str, (CALLS, EXTRA_KERNELS, *kernel_sources()))
     return [str(nvcc), *_FLAGS, f"-arch={architecture}", *sources, "-o", str(target)]
 
 
@@ -100,11 +102,16 @@ class Library:
         except OSError as error:
             raise BenchmarkError(f"{path} can't be loaded: {error}") from None
         self._library.vmoe_gpu_error_text.restype = ctypes.c_char_p
-        self._library.vmoe_gpu_workspace_bytes.restype = ctypes.c_size_t
+        self._library.vmoe_gpu_route_workspace_bytes.restype = ctypes.c_size_t
+        self._library.vmoe_gpu_route_dispatch_workspace_bytes.restype = ctypes.c_size_t
 
-    def workspace_bytes(self, shape: Shape) -> int:
-        """Return a size of the workspace, in bytes, that is enough for both Route and RouteDispatch."""
-        return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
+    def workspace_bytes(self, shape: Shape, fused: bool = True) -> int:
+        """Return the size in bytes of the workspace of RouteDispatch or, if `fused` is not set, of Route.
+
+        The former is also enough for the latter.
+        """
+        functions = self._library.vmoe_gpu_route_workspace_bytes, self._library.vmoe_gpu_route_dispatch_workspace_bytes
+        return int(functions[fused](c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
         """Launch a kernel on a stream.
@@ -113,7 +120,7 @@ class Library:
         """
         routed = at["slot"], at["weight"]
         if kernel == "Route":
-            self.call("route", c_shape(shape), at["gates"], *routed, at["src"], at["workspace"], stream)
+            self.call("route", c_shape(shape), at["gates"], *routed, at["src"], 0, at["workspace"], stream)
         elif kernel == "Dispatch":
             sizes = shape.all_slots, shape.row_bytes
             self.call("dispatch", at["x"], shape.all_tokens, at["src"], *sizes, at["buf"], stream)

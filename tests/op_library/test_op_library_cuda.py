@@ -1,20 +1,19 @@
 """Tests for the op library for ONNX Runtime's CUDA provider, as far as is possible without a GPU.
 
-Its CPU kernels run unchanged. The adapter between ONNX Runtime and the GPU kernels also runs: it is built as a library for
-the CPU, with emulated kernels (tests/cpp/gpu_emulator.cc).
+Its CPU kernels run unchanged. The adapter between ONNX Runtime and the GPU kernels also runs, with the kernels on
+an emulated GPU (tests/gpu_emulator).
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from cpu_paths import Call, outputs_of, run_calls
-from kept_build import kept
+from emulated_op_library import build_op_library
 from moe_calls import MOE_OPS, moe_calls, same_values
 from op_models import node_call, run_exact
 from routing_cases import same_bits
@@ -24,12 +23,10 @@ from test_ort_versions import PROFILES, VERSIONS, assert_needs_the_c_and_cpp_run
 from wheels import onnxruntime_folder
 
 from vmoe_export.ops.table import OPS
-from vmoe_runtime.installation import find_native, oldest_supported
+from vmoe_runtime.installation import find_native
 
 NAME = "libvmoe_onnxruntime_cuda.so"
 PLUGINS = ROOT / "plugins"
-ADAPTER = ("cuda_ops", "kernel_info", "registration")
-KERNELS = ("routing", "dispatch", "workspace")
 NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # faults in index values, which only the CPU kernels check
 
@@ -44,22 +41,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def emulated() -> Path:
-    """Build the GPU adapter as a library that runs on the CPU."""
-    headers = [Path("/usr/include/onnxruntime"), Path("/usr/local/cuda/include")]
-    wanted = [headers[0] / "onnxruntime_c_api.h", headers[1] / "cuda_runtime_api.h"]
-    missing = [str(path) for path in wanted if not path.is_file()]
-    if missing or not shutil.which("c++"):
-        pytest.skip(f"to build the adapter, this machine lacks {', '.join(missing) or 'a C++ compiler'}")
-    sources = [PLUGINS / "core" / f"{name}.cc" for name in KERNELS]
-    sources += [PLUGINS / "cuda" / name for name in ("op_calls.cc", "route_plan.cc")]
-    sources += [PLUGINS / "onnxruntime" / f"{name}.cc" for name in ADAPTER]
-    sources += sorted((PLUGINS / "ops").glob("*.cc"))
-    sources.append(ROOT / "tests" / "cpp" / "gpu_emulator.cc")
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"]
-    places = [f"-I{PLUGINS}", *(f"-isystem{folder}" for folder in headers)]
-    oldest = oldest_supported("onnxruntime").partition(".")[2]
-    flags += ["-shared", "-DVMOE_ADAPTER", f"-DVMOE_OLDEST_ONNXRUNTIME={oldest}", "-Wl,--no-undefined", *places]
-    return kept("libemulated_ops.so", "c++", *flags, *sources, "-lpthread")
+    return build_op_library()
 
 
 @pytest.fixture(scope="module")

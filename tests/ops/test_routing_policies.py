@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from moe_calls import same_values
+from on_gpu.gate_kinds import make_gates
 from op_models import OP_LIBRARY, RUNNERS, USUAL, WITH_POLICIES, node_call, normal, run_reference, runner, settings
 from policy_cases import policy_cases
-from routing_cases import Case, Outputs, make_gates, route, same_bits
+from routing_cases import Case, Outputs, route, same_bits
 
 from vmoe_export.ops.table import OPS, POLICIES
 from vmoe_export.validation.reference_ops import top_k

@@ -2,7 +2,7 @@
 
 `make test` runs this script during set-up:
 
-PYTHONPATH=benchmarks python tests/support/build_programs.py
+PYTHONPATH=benchmarks:tests python tests/support/build_programs.py
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 import cpp_http
 import pytest
 import sdk_build
+from emulated_op_library import build_op_library
+from gpu_emulator import build_emulator
+from tensorrt_nodes import build_plugin
 
 
 def main() -> None:
     with contextlib.suppress(pytest.skip.Exception):
         prefixes = sdk_build.prefixes().all.values()
         builds: list[Callable[[], object]] = [cpp_http.program, sdk_build.service_sample]
+        builds += [build_emulator, build_op_library, build_plugin]
         builds += [lambda prefix=prefix: sdk_build.program(prefix, "sdk_runner") for prefix in prefixes]
         builds += [lambda prefix=prefix: sdk_build.minimal_sample(prefix) for prefix in prefixes]
         with ThreadPoolExecutor(2) as pool:

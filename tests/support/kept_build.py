@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sdk_build import ROOT, built, locked
 
-_HEADER_FOLDERS = ("plugins", "tests/cpp", "tests/on_gpu")
+_HEADER_FOLDERS = ("plugins", "tests/cpp", "tests/gpu_emulator")
 
 
 def kept(name: str, *command: str | Path) -> Path:

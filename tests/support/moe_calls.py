@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 from cpu_paths import Call, Outputs
+from on_gpu.gate_kinds import make_gates
 from op_models import NUMPY_TYPES, SETTINGS, node_call, run_reference, settings
-from routing_cases import make_gates, same_bits
+from routing_cases import same_bits
 
 from vmoe_export.ops.table import OPS, ElementType
 
@@ -40,7 +41,7 @@ class MoeCall:
     @property
     def expected(self) -> Outputs:
         """The call's expected outputs, in the types of the model's outputs. float32 replaces bfloat16."""
-        made = _expected(self)
+        made = reference(self)
         return [array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array for array in made]
 
     def __str__(self) -> str:
@@ -105,6 +106,7 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementTy
         return values.astype(NUMPY_TYPES[element])
 
 
-def _expected(call: MoeCall) -> Outputs:
+def reference(call: MoeCall) -> Outputs:
+    """Return the numpy reference's outputs of a call, in the types of the op."""
     numbers = (np.array([number], np.int64) for number in call.attributes.values())
     return run_reference(OPS[call.op], *call.inputs.values(), *numbers)

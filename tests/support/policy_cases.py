@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from routing_cases import Case, make_gates
+from on_gpu.gate_kinds import make_gates
+from routing_cases import Case
 
 NUM_SHAPES = 300
 MOST_PLACES = 2**16  # largest size that src may have in a random case

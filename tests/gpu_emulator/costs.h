@@ -1,0 +1,57 @@
+// Counts the accesses to memory that a GPU makes for a kernel.
+//
+// A request is the n-th execution of an instruction by the lanes of a warp. The emulator runs lanes one after another,
+// and requests put them together again. The machine code may combine several PTX instructions into one request, so
+// these are counts of the PTX.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace gpu_emulator {
+
+struct KernelCosts {
+  uint64_t threads = 0;
+  uint64_t instructions = 0;
+  uint64_t requests = 0;          // to device memory
+  uint64_t bytes = 0;             // that these requests load and store
+  uint64_t sectors = 0;           // sectors of 32 bytes that the requests touch
+  uint64_t distinct_sectors = 0;  // the same, but a block counts each sector once for loads and once for stores
+  uint64_t shared_requests = 0;
+  uint64_t shared_cycles = 0;  // least possible: one for each 128 bytes of a request
+  uint64_t conflicts = 0;      // further cycles, because several addresses are in one of the 32 banks
+};
+
+class Costs {
+ public:
+  // Begins a block with this number of threads, whose kernel has this number of instructions.
+  void begin_block(const std::string& kernel, uint32_t threads, size_t instructions);
+  void count(uint32_t thread, size_t instruction, uint64_t address, uint32_t bytes, bool is_shared, bool is_store);
+  void end_block(uint64_t instructions);
+
+  const std::map<std::string, KernelCosts>& by_kernel() const { return by_kernel_; }
+
+ private:
+  struct Lane {
+    uint32_t thread;
+    uint32_t instruction;
+    uint32_t execution;
+    uint32_t bytes;
+    uint64_t address;
+    bool is_shared;
+    bool is_store;
+  };
+
+  std::map<std::string, KernelCosts> by_kernel_;
+  KernelCosts* current_ = nullptr;
+  size_t instructions_ = 0;
+  std::vector<uint32_t> executions_;  // of each instruction by each thread
+  std::vector<Lane> lanes_;
+
+  void add_request(const Lane* first, const Lane* end);
+  void add_shared_request(const Lane* first, const Lane* end);
+};
+
+}  // namespace gpu_emulator
