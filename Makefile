@@ -216,7 +216,7 @@ nvcc:
 	@command -v nvcc >/dev/null || $(MAKE) -s $(NVCC_VENV)/.done || echo "make: no nvcc here; going on without what needs it"
 
 hostile: export VMOE_TEST_SANITIZED = 1
-hostile: $(SETUP) $(NATIVE)
+hostile: $(SETUP) $(NATIVE) nvcc
 	mkdir -p build/hostile
 	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
 	VMOE_RANDOM_CALLS=100000 $(BIN)/python -m pytest tests/op_library/test_sanitizers.py
@@ -227,6 +227,7 @@ hostile: $(SETUP) $(NATIVE)
 	$(HOSTILE)/export_kills.py --kills 170 --signals 60
 	$(HOSTILE)/batch_kills.py --kills 20 --s3 10
 	$(HOSTILE)/planted_faults.py
+	PYTHONPATH=benchmarks:tests $(BIN)/python tests/support/planted_gpu_faults.py
 
 HOSTILE := PYTHONPATH=tests/support $(BIN)/python tests/support
 

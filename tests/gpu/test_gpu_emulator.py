@@ -329,3 +329,22 @@ def test_shifts_inserts_and_halves(emulator: Emulator) -> None:
         inserted = [(y & ~m) | (x << s & m) for (x, y, s), m in zip(rows, mask, strict=True)]
         bfi = "shr.u32 %r1, %c, 8; and.b32 %r2, %c, 255; bfi.b32 %d, %a, %b, %r1, %r2;"
         assert compute(emulator, bfi, a, b, shift << 8 | length).tolist() == inserted
+
+
+def test_bytes_are_permuted(emulator: Emulator) -> None:
+    rng = np.random.default_rng(8)
+    a, b, selector = (rng.integers(0, 2**32, WORDS, np.uint32) for _ in range(3))
+    wanted = []
+    for x, y, s in zip(a, b, selector, strict=True):
+        source = x.tobytes() + y.tobytes()
+        chosen = [int(s) >> 4 * i & 15 for i in range(4)]
+        wanted.append(int.from_bytes([source[c & 7] if c < 8 else 255 * (source[c & 7] >> 7) for c in chosen], "little"))
+    assert compute(emulator, "prmt.b32 %d, %a, %b, %c;", a, b, selector).tolist() == wanted
+
+
+def test_halves_are_rounded_towards_zero(emulator: Emulator) -> None:
+    values = np.abs(draw(np.random.default_rng(9)).view(np.float32))
+    values = np.where(np.isfinite(values) & (values < 65504), values, np.float32(1.0009))
+    found = compute(emulator, "cvt.rz.f16.f32 %h0, %f0; cvt.f32.f16 %f3, %h0; mov.b32 %d, %f3;", values.view(np.uint32))
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # all that are not negative
+    assert found.view(np.float32).tolist() == halves[np.searchsorted(halves, values, "right") - 1].tolist()

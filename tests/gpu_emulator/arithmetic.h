@@ -60,11 +60,31 @@ inline uint16_t half_of(float value) {
   return bits;
 }
 
+inline uint16_t half_towards_zero(float value) {
+  const uint16_t nearest = half_of(value);
+  const bool is_too_large = std::fabs(float_of_half(nearest)) > std::fabs(value);
+  return static_cast<uint16_t>(is_too_large ? nearest - 1 : nearest);
+}
+
 inline uint16_t bfloat_of(float value) {
   if (std::isnan(value)) return 0x7fff;
   const uint32_t bits = u32(bits_of(value));
   const uint32_t odd = bits >> 16 & 1;  // a tie is rounded to the even neighbour
   return static_cast<uint16_t>((bits + 0x7fff + odd) >> 16);
+}
+
+// prmt: each 4 bits of `selector` select one of the bytes of b and a (a has the lower ones). If the highest of these
+// bits is set, the sign of that byte is repeated 8 times.
+inline uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  uint32_t result = 0;
+  for (uint32_t i = 0; i < 4; ++i) {
+    const uint32_t choice = selector >> (4 * i) & 15;
+    const auto byte = static_cast<uint32_t>(bytes >> (8 * (choice & 7)) & 255);
+    const uint32_t sign = byte > 127 ? 255 : 0;
+    result |= (choice > 7 ? sign : byte) << (8 * i);
+  }
+  return result;
 }
 
 // bfi: replaces `length` bits of `into`, from bit `first` on, with the lowest bits of `field`. A register has `width`

@@ -88,6 +88,7 @@ const Row kRows[] = {
     {"shr.s32", 2, COMPUTE(u32(from_signed(s32(a) >> std::min(u32(b), 31u))))},
     {"bfi.b32", 4, COMPUTE(insert_bits(a, b, c, d, 32))},
     {"bfi.b64", 4, COMPUTE(insert_bits(a, b, c, d, 64))},
+    {"prmt.b32", 3, COMPUTE(permute(u32(a), u32(b), u32(c)))},
     {"popc.b32", 1, COMPUTE(__builtin_popcount(u32(a)))},
 
     {"selp.b16 selp.u16 selp.b32 selp.u32 selp.s32 selp.f32 selp.b64 selp.u64 selp.s64", 3, COMPUTE(c ? a : b)},
@@ -130,6 +131,7 @@ const Row kRows[] = {
     {"cvt.rzi.s32.f32", 1, COMPUTE(u32(from_signed(int_of(f32(a)))))},
     {"cvt.f32.f16", 1, COMPUTE(bits_of(float_of_half(a)))},
     {"cvt.rn.f16.f32", 1, COMPUTE(half_of(f32(a)))},
+    {"cvt.rz.f16.f32", 1, COMPUTE(half_towards_zero(f32(a)))},
     {"cvt.rn.bf16.f32", 1, COMPUTE(bfloat_of(f32(a)))},
 };
 // clang-format on

@@ -182,6 +182,7 @@ class KernelReader {
       const std::string digits = is_float ? "0x" + text.substr(2) : text;
       value = text[0] == '-' ? static_cast<uint64_t>(std::strtoll(digits.c_str(), &end, 0))
                              : std::strtoull(digits.c_str(), &end, 0);
+      if (*end == 'U') ++end;  // an unsigned number
       if (*end != '\0') fail("no register or number " + text);
     }
     const auto [found, is_new] = constants_.emplace(value, 0);

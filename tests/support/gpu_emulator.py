@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ Change = tuple[str, str, str]
 SMALL_GRID: Change = ("cuda/launch.h", "kMaxGridY = 65535", "kMaxGridY = 2")
 """Makes blocks process several groups, which otherwise takes more than 65,535 groups."""
 
-_PARTS = ("control", "costs", "fake_runtime", "host_tensors", "instructions", "machine", "memory", "module")
+_CHANGEABLE = ("core", "cuda", "onnxruntime", "ops", "tensorrt")  # folders under plugins/
+_PARTS = ("control", "costs", "fake_runtime", "instructions", "machine", "memory", "module")
 _RENAMED = ("compute_gates", "route", "dispatch", "route_dispatch", "combine")  # host_tensors.cc has these names
 
 
@@ -44,12 +46,13 @@ def nvcc() -> Path:
 
 
 def changed_plugins(name: str, changes: Iterable[Change]) -> Path:
-    """Copy the sources of the kernels to a folder, apply changes to them, and return the folder.
+    """Copy the sources under plugins/ to a folder, apply changes to them, and return the folder.
 
     A file whose text stays the same is not written again, so that it need not be compiled again.
     """
     folder = ROOT / "build" / "gpu_emulator" / name
-    texts = {path.relative_to(PLUGINS): path.read_text() for part in ("core", "cuda") for path in (PLUGINS / part).iterdir()}
+    files = (path for part in _CHANGEABLE for path in (PLUGINS / part).iterdir())
+    texts = {path.relative_to(PLUGINS): path.read_text() for path in files}
     for file, old, new in changes:
         assert old in texts[Path(file)], f"{file} does not contain {old!r}"
         texts[Path(file)] = texts[Path(file)].replace(old, new)
@@ -62,7 +65,7 @@ def changed_plugins(name: str, changes: Iterable[Change]) -> Path:
 
 
 def build_emulator(
-    name: str = "gpu_emulator", sources: Sequence[Path] = (CALLS,), flags: Sequence[str] = (), changes: Iterable[Change] = ()
+    name: str = "gpu_emulator", sources: Sequence[Path] = (CALLS,), flags: Sequence[str] = (), changes: Sequence[Change] = ()
 ) -> Path:
     """Build a library with the emulator, the kernels and their callers.
 
@@ -70,24 +73,45 @@ def build_emulator(
         name: name of the library.
         sources: source files of the callers.
         flags: further options of g++ for them, as nvcc accepts them.
-        changes: changes of the kernels' sources.
+        changes: changes of files under plugins/.
     """
     plugins = changed_plugins(name, changes) if changes else PLUGINS
     compile_flags = ["-std=c++17", "-O3", "-DNDEBUG", "-fmad=false", "--compress-mode=none", "-Xcompiler=-fPIC"]
     compile_flags += [f"-gencode=arch=compute_{dialect},code=compute_{dialect}" for dialect in DIALECTS]
-    compile_flags += [*(f"-D{function}=emulated_{function}" for function in _RENAMED), f"-I{plugins}", f"-I{PLUGINS}"]
-    kernels = [*(plugins / "cuda" / f"{kernel}.cu" for kernel in ("gates", "route", "rows")), EXTRA_KERNELS]
-    objects = [
-        kept(f"{name if changes else 'kernels'}.{path.stem}.o", nvcc(), *compile_flags, "-c", path) for path in kernels
-    ]
-    parts = [*(EMULATOR / f"{part}.cc" for part in _PARTS), plugins / "cuda" / "route_plan.cc"]
-    parts += [PLUGINS / "core" / f"{part}.cc" for part in ("routing", "dispatch", "workspace")]
+    compile_flags += [*(f"-D{function}=emulated_{function}" for function in _RENAMED)]
+    objects = []
+    for kernel in (*(PLUGINS / "cuda" / f"{part}.cu" for part in ("gates", "route", "rows")), EXTRA_KERNELS):
+        is_changed = bool(_included_by(kernel) & {file for file, _, _ in changes})
+        folder, prefix = (plugins, name) if is_changed else (PLUGINS, "kernels")
+        source = _in_folder(folder, kernel)
+        objects.append(kept(f"{prefix}.{kernel.stem}.o", nvcc(), *compile_flags, f"-I{folder}", "-c", source))
     # Call g++ through nvcc, so that g++ finds CUDA's headers. CUDA's runtime is not linked, because the emulator has one.
-    options = ["-std=c++17", "-O2", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-fPIC", "-shared"]
-    places = [f"-I{plugins}", f"-I{PLUGINS}", f"-I{EMULATOR}", "-Xlinker=--no-undefined"]
-    return kept(
-        f"lib{name}.so", nvcc(), *options, *places, *flags, *dict.fromkeys((*parts, *sources)), *objects, "-lpthread"
-    )
+    options = ["-std=c++17", "-O2", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-fPIC"]
+    for part in _PARTS:
+        source = EMULATOR / f"{part}.cc"
+        objects.append(kept(f"emulator.{part}.o", nvcc(), *options, "-Xcompiler=-Werror", f"-I{PLUGINS}", "-c", source))
+    host_code = [EMULATOR / "host_tensors.cc", PLUGINS / "cuda" / "route_plan.cc"]  # host_tensors.cc depends on flags
+    host_code += [PLUGINS / "core" / f"{part}.cc" for part in ("routing", "dispatch", "workspace")]
+    callers = [_in_folder(plugins, path) for path in dict.fromkeys((*host_code, *sources))]
+    places = [f"-I{plugins}", f"-I{EMULATOR}", "-Xlinker=--no-undefined", *([] if changes else ["-Xcompiler=-Werror"])]
+    return kept(f"lib{name}.so", nvcc(), *options, "-shared", *places, *flags, *callers, *objects, "-lpthread")
+
+
+def _in_folder(plugins: Path, path: Path) -> Path:
+    """Return the path of a file under plugins/ in a copy of plugins/. Return any other path unchanged."""
+    return plugins / path.relative_to(PLUGINS) if path.is_relative_to(PLUGINS) else path
+
+
+def _included_by(source: Path) -> set[str]:
+    """Return the paths of a source file and of all headers under plugins/ that it includes, relative to plugins/."""
+    found: set[str] = set()
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        if path.is_relative_to(PLUGINS) and path.is_file() and (name := path.relative_to(PLUGINS).as_posix()) not in found:
+            found.add(name)
+            waiting += [PLUGINS / include for include in re.findall(r'#include "([^"]+)"', path.read_text())]
+    return found
 
 
 class Emulator:

@@ -6,10 +6,12 @@ Tensors and workspace have exactly the sizes that the plugin is told or reports.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from cpu_paths import Outputs
-from gpu_emulator import EMULATOR, Emulator, build_emulator
+from gpu_emulator import EMULATOR, Change, Emulator, build_emulator
 from moe_calls import MoeCall, reference
 from on_gpu.library import CALLS, PLUGINS
 from tensorrt_build import include_folder
@@ -30,11 +32,14 @@ class Tensor(ctypes.Structure):
     )
 
 
-def build_plugin() -> Emulator:
-    """Build an emulator with the plugin. Without nvcc or TensorRT's headers, skip the test."""
+def build_plugin(name: str = "emulated_plugin", changes: Sequence[Change] = ()) -> Emulator:
+    """Build an emulator with the plugin, in which files under plugins/ may be changed.
+
+    Without nvcc or TensorRT's headers, skip the test.
+    """
     sources = [CALLS, EMULATOR / "tensorrt_calls.cc", PLUGINS / "cuda" / "op_calls.cc", *(PLUGINS / "ops").glob("*.cc")]
     sources += [PLUGINS / "tensorrt" / f"{part}.cc" for part in PARTS]
-    return Emulator(build_emulator("emulated_plugin", sources, [f"-isystem={include_folder()}"]))
+    return Emulator(build_emulator(name, sources, [f"-isystem={include_folder()}"], changes))
 
 
 class Node:
@@ -58,12 +63,21 @@ class Node:
             plugin.library.call("copy", tensor.address, array.ctypes.data, array.nbytes)
             plugin.seal(tensor.address)
 
-    def enqueue(self, captured: ctypes.c_size_t | None = None) -> None:
-        count = None if captured is None else ctypes.byref(captured)
+    def enqueue(self) -> None:
+        self._run(None)
+
+    def capture(self) -> int:
+        """Capture the node's work instead of running it, and return the number of launches."""
+        launches = ctypes.c_size_t()
+        self._run(ctypes.byref(launches))
+        return launches.value
+
+    def _run(self, captured: Any) -> None:
         sizes = len(self._inputs), len(self._outputs)
         run = self._plugin.text_function("enqueue")
-        failed = run(self._op.encode(), self._settings, self._tensors, *sizes, ctypes.c_void_p(STREAM), count)
-        assert (failed, self._plugin.faults()) == (None, [])
+        failed = run(self._op.encode(), self._settings, self._tensors, *sizes, ctypes.c_void_p(STREAM), captured)
+        faults = self._plugin.faults()
+        assert (failed, faults) == (None, []), f"{failed}, {faults}"
 
     def results(self) -> Outputs:
         for tensor, array in zip(self._tensors[len(self._inputs) :], self._outputs, strict=True):
