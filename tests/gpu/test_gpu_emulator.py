@@ -348,3 +348,24 @@ def test_halves_are_rounded_towards_zero(emulator: Emulator) -> None:
     found = compute(emulator, "cvt.rz.f16.f32 %h0, %f0; cvt.f32.f16 %f3, %h0; mov.b32 %d, %f3;", values.view(np.uint32))
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # all that are not negative
     assert found.view(np.float32).tolist() == halves[np.searchsorted(halves, values, "right") - 1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("st.global.u32 [%mine], %t;", {"requests": 2, "bytes": 256, "sectors": 8, "distinct_sectors": 8}),
+        ("ld.global.u32 %a, [%in];", {"requests": 2, "bytes": 256, "sectors": 2, "distinct_sectors": 1}),
+        ("and.b32 %a, %t, 3; mul.wide.u32 %w1, %a, 64; add.s64 %w1, %in, %w1; ld.global.u32 %b, [%w1];", {"sectors": 8}),
+        ("st.shared.u32 [%here], %t;", {"requests": 0, "shared_requests": 2, "shared_cycles": 2, "conflicts": 0}),
+        ("ld.shared.u32 %a, [%sh];", {"shared_cycles": 2, "conflicts": 0}),  # all lanes read one word
+        ("and.b32 %a, %t, 1; shl.b32 %a, %a, 7; add.s32 %a, %sh, %a; ld.shared.u32 %b, [%a];", {"conflicts": 2}),
+        ("and.b32 %a, %r0, 120; add.s32 %a, %sh, %a; ld.shared.u64 %w1, [%a];", {"shared_cycles": 4, "conflicts": 0}),
+    ],
+)
+def test_costs_are_those_of_the_addresses(body: str, expected: dict[str, int], emulator: Emulator) -> None:
+    emulator.count_costs(True)
+    run(emulator, body)
+    found = emulator.costs()["k"]
+    emulator.count_costs(False)
+    assert {name: found[name] for name in expected} == expected
+    assert found["threads"] == THREADS

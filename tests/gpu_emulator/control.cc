@@ -36,8 +36,6 @@ void emulator_configure(int dialect, int order, uint64_t seed, int processors) {
   device().processors = processors;
 }
 
-void emulator_expect_stream(void* stream) { device().stream = static_cast<cudaStream_t>(stream); }
-
 // Like cudaMalloc, but the remainder of the address modulo 256 is `misalignment`.
 uint64_t emulator_allocate(size_t bytes, uint32_t misalignment) {
   return device().machine.memory().allocate(bytes, misalignment);
@@ -52,8 +50,6 @@ const char* emulator_take_faults() {
   for (const std::string& fault : device().machine.take_faults()) text += fault + "\n";
   return keep(text);
 }
-
-uint64_t emulator_instructions() { return device().machine.instructions; }
 
 // Reads a module in the current dialect. Returns "" or why the emulator does not accept it.
 const char* emulator_read_module(const char* ptx) {

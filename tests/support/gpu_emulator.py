@@ -30,6 +30,11 @@ Change = tuple[str, str, str]
 SMALL_GRID: Change = ("cuda/launch.h", "kMaxGridY = 65535", "kMaxGridY = 2")
 """Makes blocks process several groups, which otherwise takes more than 65,535 groups."""
 
+COSTS = (
+    *("threads", "instructions", "requests", "bytes", "sectors", "distinct_sectors"),
+    *("shared_requests", "shared_cycles", "conflicts"),
+)
+
 _CHANGEABLE = ("core", "cuda", "onnxruntime", "ops", "tensorrt")  # folders under plugins/
 _PARTS = ("control", "costs", "fake_runtime", "instructions", "machine", "memory", "module")
 _RENAMED = ("compute_gates", "route", "dispatch", "route_dispatch", "combine")  # host_tensors.cc has these names
@@ -78,7 +83,7 @@ def build_emulator(
     plugins = changed_plugins(name, changes) if changes else PLUGINS
     compile_flags = ["-std=c++17", "-O3", "-DNDEBUG", "-fmad=false", "--compress-mode=none", "-Xcompiler=-fPIC"]
     compile_flags += [f"-gencode=arch=compute_{dialect},code=compute_{dialect}" for dialect in DIALECTS]
-    compile_flags += [*(f"-D{function}=emulated_{function}" for function in _RENAMED)]
+    compile_flags += [f"-D{function}=emulated_{function}" for function in _RENAMED]
     objects = []
     for kernel in (*(PLUGINS / "cuda" / f"{part}.cu" for part in ("gates", "route", "rows")), EXTRA_KERNELS):
         is_changed = bool(_included_by(kernel) & {file for file, _, _ in changes})
@@ -122,7 +127,7 @@ class Emulator:
         self._functions = ctypes.CDLL(str(path))
         for name in ("take_faults", "statements", "costs", "read_module"):
             getattr(self._functions, f"emulator_{name}").restype = ctypes.c_char_p
-        for name in ("allocate", "instructions", "remove"):
+        for name in ("allocate", "remove"):
             getattr(self._functions, f"emulator_{name}").restype = ctypes.c_uint64
 
     def configure(self, dialect: int, order: int = 0, seed: int = 0, processors: int = 2) -> None:
@@ -164,3 +169,12 @@ class Emulator:
     def remove(self, what: str, index: int) -> int:
         """Remove a "barrier" or an "exchange", and restore the one that was removed before. Return their number."""
         return int(self._functions.emulator_remove(what.encode(), ctypes.c_size_t(index)))
+
+    def count_costs(self, is_on: bool) -> None:
+        """Start to count the accesses to memory from 0, or stop."""
+        self._functions.emulator_count_costs(int(is_on))
+
+    def costs(self) -> dict[str, dict[str, int]]:
+        """Return the accesses of each kernel since the count began, by the names in COSTS. costs.h defines them."""
+        lines = [line.split() for line in self._functions.emulator_costs().decode().splitlines()]
+        return {kernel: dict(zip(COSTS, map(int, numbers), strict=True)) for kernel, *numbers in lines}
