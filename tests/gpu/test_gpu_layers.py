@@ -77,11 +77,21 @@ def test_mnist_in_the_plugin(setting: tuple[float, int, bool], mnist: Vmoe, digi
     assert_in_plugin(plugin, list(layer_calls(mnist, digits, **dict(zip(("capacity", "k", "bpr"), setting, strict=True)))))
 
 
-@pytest.mark.parametrize("number", range(len(CASES)))
-def test_golden_models(number: int, op_library: Path, plugin: Emulator) -> None:
+def golden_calls(number: int) -> list[MoeCall]:
     case = CASES[number]
     model = golden.torch_model(case.model, case.group, False, "logits")
     calls = list(layer_calls(model, torch.from_numpy(case.images), profile=case.profile))
     assert calls
-    assert_on_op_library(op_library, calls)
-    assert_in_plugin(plugin, calls)
+    return calls
+
+
+@pytest.mark.sample(6)
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_golden_models_on_the_op_library(number: int, op_library: Path) -> None:
+    assert_on_op_library(op_library, golden_calls(number))
+
+
+@pytest.mark.sample(6)
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_golden_models_in_the_plugin(number: int, plugin: Emulator) -> None:
+    assert_in_plugin(plugin, golden_calls(number))
