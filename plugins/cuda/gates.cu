@@ -1,7 +1,6 @@
-#include "cuda/gate_phases.h"
-#include "cuda/gpu_block.h"
-#include "cuda/memory.h"
+#include "cuda/gate_program.h"
 #include "cuda/ops.h"
+#include "cuda/warp.h"
 
 namespace vmoe::cuda {
 namespace {
@@ -9,13 +8,33 @@ namespace {
 // Number of rounds in the kernel for up to 32 experts. In this kernel, each lane stores only 4 logits.
 constexpr uint32_t kFewGateRounds = 4;
 
-// Each block runs one team, so that even a small batch is spread over the whole GPU.
+// A warp of the program. Each thread runs one lane, and stores only that lane's values.
+struct GpuWarp {
+  template <class T>
+  class Lanes {
+   public:
+    __device__ explicit Lanes(const GpuWarp&) {}
+    __device__ T& operator[](uint32_t) { return own_; }
+
+   private:
+    T own_;
+  };
+
+  template <class Function>
+  __device__ void for_each_lane(const Function& function) const {
+    function(threadIdx.x);
+  }
+
+  __device__ void exchange(Lanes<float>& of, uint32_t distance, Lanes<float>& other) const {
+    other[0] = cuda::exchange(of[0], distance);
+  }
+};
+
+// Each block runs one warp, so that even a small batch is spread over the whole GPU.
 template <uint32_t kRounds, class Word>
 __global__ void __launch_bounds__(kGateLanes) gates_kernel(GateShape shape, const Word* __restrict__ x,
                                                            const Word* __restrict__ router, float* __restrict__ gates) {
-  const size_t first_token = static_cast<size_t>(blockIdx.x) * kGateTokens;
-  compute_gates<kRounds>(GpuTeam(kGateLanes), shape, first_token, Memory<const Word>{x}, Memory<const Word>{router},
-                         Memory<float>{gates});
+  compute_gates<kRounds>(GpuWarp{}, shape, static_cast<size_t>(blockIdx.x) * kGateTokens, x, router, gates);
 }
 
 template <class Word>

@@ -7,17 +7,16 @@
 #include <cstdint>
 
 #include "core/task_runner.h"
-#include "cuda/gate_phases.h"
-#include "cuda/memory.h"
+#include "cuda/gate_program.h"
 
 namespace vmoe::cuda {
 
-class HostTeam {
+class HostWarp {
  public:
   template <class T>
   class Lanes {
    public:
-    explicit Lanes(const HostTeam&) {}
+    explicit Lanes(const HostWarp&) {}
     T& operator[](uint32_t lane) { return held_[lane]; }
 
    private:
@@ -38,10 +37,9 @@ class HostTeam {
 // Computes float32 gates[tokens,E] from float32 x[tokens,D] and float32 router[D,E].
 inline void compute_gates_on_host(const GateShape& shape, const float* x, const float* router, float* gates,
                                   const TaskRunner& runner) {
-  const size_t teams = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;
-  parallel_for(runner, teams, [&](size_t team) {
-    compute_gates<kMostGateRounds>(HostTeam(), shape, team * kGateTokens, Memory<const float>{x},
-                                   Memory<const float>{router}, Memory<float>{gates});
+  const size_t warps = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;
+  parallel_for(runner, warps, [&](size_t warp) {
+    compute_gates<kMostGateRounds>(HostWarp(), shape, warp * kGateTokens, x, router, gates);
   });
 }
 

@@ -4,13 +4,13 @@
 
 #include "core/tiles.h"
 #include "cuda/limits.h"
+#include "cuda/warp.h"
 
 namespace vmoe::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256;
 constexpr unsigned kMinThreads = 128;
-constexpr unsigned kWarp = 32;
 constexpr const char* kExpertsRefusal = "there must be 1 to 256 experts";
 static_assert(kMostExperts <= size_t{kWarp} * kLaneGates);
 

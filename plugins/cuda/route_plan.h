@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/routing_shape.h"
-#include "cuda/route_program.h"
+#include "cuda/tile.h"
 
 namespace vmoe::cuda {
 
@@ -18,7 +18,7 @@ inline constexpr uint32_t kTilePairs = 2048;
 inline constexpr unsigned kTileThreads = 512;
 inline constexpr unsigned kBlocksPerProcessor = 2;
 
-// Number of threads in a block of rank_pairs, which finds the pairs' positions if groups have several tiles.
+// Number of threads in a block of rank_kernel, which finds the pairs' positions if groups have several tiles.
 inline constexpr unsigned kRankThreads = 256;
 
 struct RoutePlan {

@@ -1,19 +1,25 @@
 // Dispatch and combine, row by row.
+#include <cstring>
+
+#include "core/element.h"
+#include "cuda/copy_row.h"
 #include "cuda/launch.h"
-#include "cuda/memory.h"
 #include "cuda/ops.h"
-#include "cuda/row_phases.h"
+#include "cuda/words.h"
 
 namespace vmoe::cuda {
 namespace {
 
+// Each row of a block's threads copies the row of one slot.
 template <class Word>
 __global__ void dispatch_kernel(const Word* __restrict__ x, size_t tokens, const int32_t* __restrict__ src,
                                 size_t slots, size_t words, Word* __restrict__ buf) {
-  const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  if (index >= slots) return;
-  dispatch_row(threadIdx.x, blockDim.x, words, tokens, index, Memory<const int32_t>{src}, Memory<const Word>{x},
-               Memory<Word>{buf});
+  const size_t slot = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (slot >= slots) return;
+  const int32_t token = src[slot];
+  const bool is_token = token >= 0 && static_cast<size_t>(token) < tokens;
+  copy_row(threadIdx.x, blockDim.x, words, is_token ? x + static_cast<size_t>(token) * words : nullptr,
+           buf + slot * words);
 }
 
 template <class Word>
@@ -26,6 +32,9 @@ cudaError_t launch_dispatch(const void* x, size_t tokens, const int32_t* src, si
   return cudaGetLastError();
 }
 
+// Number of words that a lane reads of each row before it writes, as kCopyBatch is for copies.
+constexpr uint32_t kCombineBatch = 2;
+
 struct CombineShape {
   size_t slots;
   size_t tokens;
@@ -33,14 +42,47 @@ struct CombineShape {
   size_t hidden;
 };
 
+// Each row of a block's threads sums the rows of one token. As on the CPU, a sum starts with the first product rather
+// than with zero.
 template <class T, class Word>
 __global__ void combine_kernel(const Word* __restrict__ out, const int32_t* __restrict__ slot,
                                const float* __restrict__ weight, CombineShape shape, size_t words,
                                Word* __restrict__ y) {
+  using Parts = Elements<T, Word>;
   const size_t token = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (token >= shape.tokens) return;
-  combine_row<T>(threadIdx.x, blockDim.x, words, token, static_cast<uint32_t>(shape.choices), shape.slots,
-                 Memory<const Word>{out}, Memory<const int32_t>{slot}, Memory<const float>{weight}, Memory<Word>{y});
+  const auto choices = static_cast<uint32_t>(shape.choices);
+  const size_t first_pair = token * choices;
+  for (size_t first = threadIdx.x; first < words; first += static_cast<size_t>(blockDim.x) * kCombineBatch) {
+    float sum[kCombineBatch][Parts::kCount] = {};
+    for (uint32_t k = 0; k < choices; ++k) {
+      const int32_t index = slot[first_pair + k];
+      if (index < 0 || static_cast<size_t>(index) >= shape.slots) continue;
+      const float scale = weight[first_pair + k];
+      Word batch[kCombineBatch] = {};
+      VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
+        const size_t w = first + static_cast<size_t>(i) * blockDim.x;
+        if (w < words) batch[i] = out[static_cast<size_t>(index) * words + w];
+      }
+      VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
+        Parts parts;
+        std::memcpy(&parts, &batch[i], sizeof(parts));
+        VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
+          const float product = scale * to_float(parts.at[j]);
+          sum[i][j] = k == 0 ? product : sum[i][j] + product;
+        }
+      }
+    }
+    VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
+      const size_t w = first + static_cast<size_t>(i) * blockDim.x;
+      if (w >= words) break;
+      Parts parts;
+      VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) parts.at[j] = from_float<T>(sum[i][j]);
+      Word word;
+      std::memcpy(&word, &parts, sizeof(word));
+      y[token * words + w] = word;
+    }
+  }
 }
 
 template <class T, class Word>

@@ -36,6 +36,7 @@ FAULTLESS = {
         st.shared.u32 [%here], %t; bar.sync 0; xor.b32 %a, %r0, 252; add.s32 %a, %sh, %a; ld.shared.u32 %b, [%a];
         st.global.u32 [%mine], %b;""",
     "lanes exchange": f"shfl.sync.bfly.b32 %a, %t, 1, 31, {ALL}; st.global.u32 [%mine], %a;",
+    "lanes wait for each other": "bar.warp.sync -1; st.global.u32 [%mine], %t;",
     "many threads read one word": "ld.global.nc.u32 %a, [%in+8]; st.global.u32 [%mine], %a;",
     "a thread reads its own word": "st.global.u32 [%mine], %t; ld.global.u32 %a, [%mine]; st.global.u32 [%mine], %a;",
     "a thread loops": """
@@ -79,6 +80,9 @@ FAULTS = {
         "two blocks, one of which reads": "st.global.u32 [%mine], %t; bar.sync 0; ld.global.u32 %a, [%out];",
         "an exchange is no barrier": f"""
             st.shared.u32 [%here], %t; shfl.sync.bfly.b32 %a, %t, 1, 31, {ALL}; xor.b32 %a, %r0, 4; add.s32 %a, %sh, %a;
+            ld.shared.u32 %b, [%a];""",
+        "a barrier of each warp is none of the block": """
+            st.shared.u32 [%here], %t; bar.warp.sync -1; xor.b32 %a, %r0, 128; add.s32 %a, %sh, %a;
             ld.shared.u32 %b, [%a];""",
     },
     "non-coherent load": {

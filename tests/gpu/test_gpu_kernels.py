@@ -29,7 +29,7 @@ def emulator() -> Emulator:
 @pytest.fixture(scope="module")
 def small_grid() -> Emulator:
     """Return an emulator whose blocks process several groups."""
-    return Emulator(build_emulator("small_grid", changes=[SMALL_GRID]))
+    return Emulator(build_emulator("small_grid", changes=SMALL_GRID))
 
 
 @pytest.mark.sample(2)

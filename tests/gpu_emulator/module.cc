@@ -322,6 +322,8 @@ class KernelReader {
       made.kind = Kind::kBarrier;
     } else if (name == "shfl.sync.bfly.b32") {
       set_exchange(made, operands);
+    } else if (name == "bar.warp.sync") {
+      set_warp_barrier(made, operands);
     } else if (const auto parts = parts_of(name); parts[0] == "ld" || parts[0] == "st") {
       set_access(made, parts, operands);
     } else if (!set_halves(made, name, operands)) {
@@ -348,6 +350,15 @@ class KernelReader {
     // The predicate says whether the other lane exists. It is computed only if it is a new register, which no
     // instruction can read.
     if (operands[0].words.size() > 1) destination(operands[0].words[1]);
+  }
+
+  // The barrier of a warp is an exchange of a constant. Unlike on a GPU, what a lane wrote before it is not safe to read
+  // for other lanes after it.
+  void set_warp_barrier(Instruction& made, const std::vector<Operand>& operands) {
+    expect_operands(operands, 1);
+    made.kind = Kind::kExchange;
+    made.to[0] = add_register(0, false);
+    made.from = {source("0"), source("0"), source("31"), source(word_of(operands[0]))};
   }
 
   // ld and st, such as ld.global.nc.v4.u32.

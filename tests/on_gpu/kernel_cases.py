@@ -6,7 +6,7 @@ Each call has inputs that make an op difficult, and memory of exactly the size t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -131,23 +131,36 @@ def _bits(rng: np.random.Generator, rows: int, width: int, size: int) -> Array:
     return rng.integers(0, 256, (rows, width * size), np.uint8).view(f"u{size}")
 
 
-def _route(library: Library, rng: np.random.Generator, number: int) -> KernelCall:
-    shape = _routing_shape(rng, number)
-    gates, what = _gates(rng, shape)
+def route_call(
+    library: Library,
+    shape: Shape,
+    gates: Array,
+    what: str,
+    misaligned: Mapping[str, int] | None = None,
+    *,
+    experts: bool = True,
+) -> KernelCall:
+    """Return a call of route. If `experts` is not set, it omits the output `expert`."""
     pairs, slots = (shape.groups, shape.tokens, shape.choices), (shape.experts, shape.groups * shape.capacity)
     outputs = {
         "slot": (pairs, np.dtype(np.int32)),
         "weight": (pairs, np.dtype(np.float32)),
         "src": (slots, np.dtype(np.int32)),
     }
-    expert: str | int = 0
-    if rng.integers(4) != 0:
-        outputs["expert"], expert = (pairs, np.dtype(np.int32)), "expert"
+    if experts:
+        outputs["expert"] = (pairs, np.dtype(np.int32))
     return KernelCall(
         "route", shape, what, {"gates": gates}, outputs,
-        (c_shape(shape), "gates", "slot", "weight", "src", expert, "workspace"),
-        workspace=library.workspace_bytes(shape, fused=False), misaligned=_misalignments(rng, 4, "gates"),
+        (c_shape(shape), "gates", "slot", "weight", "src", "expert" if experts else 0, "workspace"),
+        workspace=library.workspace_bytes(shape, fused=False), misaligned=dict(misaligned or {}),
     )  # fmt: skip
+
+
+def _route(library: Library, rng: np.random.Generator, number: int) -> KernelCall:
+    shape = _routing_shape(rng, number)
+    gates, what = _gates(rng, shape)
+    experts = bool(rng.integers(4) != 0)
+    return route_call(library, shape, gates, what, _misalignments(rng, 4, "gates"), experts=experts)
 
 
 def _route_dispatch(library: Library, rng: np.random.Generator, number: int) -> KernelCall:

@@ -27,7 +27,7 @@ DIALECTS = (80, 100)
 Change = tuple[str, str, str]
 """A change of a file under plugins/: its path, the text to replace, and the new text."""
 
-SMALL_GRID: Change = ("cuda/launch.h", "kMaxGridY = 65535", "kMaxGridY = 2")
+SMALL_GRID: list[Change] = [("cuda/launch.h", "kMaxGridY = 65535", "kMaxGridY = 2")]
 """Makes blocks process several groups, which otherwise takes more than 65,535 groups."""
 
 COSTS = (

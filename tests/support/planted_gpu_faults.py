@@ -17,7 +17,7 @@ import pytest
 from cpu_paths import run_calls
 from emulated_calls import problems
 from emulated_op_library import build_op_library
-from gpu_emulator import Change, Emulator, build_emulator
+from gpu_emulator import SMALL_GRID, Change, Emulator, build_emulator
 from moe_calls import MoeCall, moe_calls, reference, same_values
 from on_gpu.kernel_cases import kernel_calls
 from on_gpu.library import Library
@@ -26,127 +26,110 @@ from tensorrt_nodes import Node, build_plugin, needed_outputs
 from vmoe_export.ops.table import ElementType
 
 CALLS = 400
-BLOCK, ROUTE, GATES, ROWS = ("cuda/gpu_block.h", "cuda/route_phases.h", "cuda/gate_phases.h", "cuda/row_phases.h")
-PROGRAM, PLAN, ADAPTER, PLUGIN = (
-    "cuda/route_program.h",
-    "cuda/route_plan.cc",
-    "onnxruntime/cuda_ops.cc",
-    "tensorrt/plugin.cc",
-)
+SORT, ROUTE, ROWS, COPY = "cuda/sort_tile.h", "cuda/route.cu", "cuda/rows.cu", "cuda/copy_row.h"
+GATES, GATE_LAUNCH, WARP = "cuda/gate_program.h", "cuda/gates.cu", "cuda/warp.h"
+TILE, PLAN = "cuda/tile.h", "cuda/route_plan.cc"
+ADAPTER, PLUGIN = "onnxruntime/cuda_ops.cc", "tensorrt/plugin.cc"
 
-PHASE = "    function(threadIdx.x, blockDim.x);\n    __syncthreads();"
-GATE_SUM = "distance = kGateExperts / 2; distance > 0; distance /= 2) {\n    team.exchange(mine"
+CHUNKS, LAST_MERGE = "sort_chunks(pairs, keys, sorted);\n", "shared.offsets);\n"
+BARRIER, NEXT_GROUP = "__syncthreads();\n", "__syncthreads();  // the next group"
+GATE_SUM = "distance = kGateExperts / 2; distance > 0; distance /= 2) {\n    warp.exchange(mine"
 PLUGIN_CALL = "{routing, sizes, types[ops::ValueType::kT], {}, {}, workspace, stream}"
 
 KERNELS: dict[str, list[Change]] = {
     # barriers and exchanges
-    "a phase ends without a barrier": [(BLOCK, PHASE, "    function(threadIdx.x, blockDim.x);")],
-    "a phase ends with a barrier of each warp": [(BLOCK, PHASE, PHASE.replace("__syncthreads", "__syncwarp"))],
-    "the last thread misses the barriers": [
-        (BLOCK, PHASE, PHASE.replace("    __sync", "    if (threadIdx.x + 1 < blockDim.x) __sync"))
+    "chunks are sorted without a barrier": [(SORT, f"{CHUNKS}  {BARRIER}", CHUNKS)],
+    "a barrier is only of each warp": [(SORT, f"{CHUNKS}  {BARRIER}", f"{CHUNKS}  __syncwarp();\n")],
+    "runs are merged without a barrier": [(SORT, f"{LAST_MERGE}    {BARRIER}", LAST_MERGE)],
+    "the last thread misses a barrier": [
+        (SORT, f"{CHUNKS}  {BARRIER}", f"{CHUNKS}  if (threadIdx.x + 1 < blockDim.x) {BARRIER}")
     ],
-    "experts are chosen without a barrier": [
-        (BLOCK, "function(GpuTeam(lanes));\n    __syncthreads();", "function(GpuTeam(lanes));")
-    ],
+    "experts are chosen without a barrier": [(SORT, f"expert_of, keys);\n  {BARRIER}", "expert_of, keys);\n")],
     "threads without a pair return": [
         (
-            "cuda/route.cu",
-            "  route_group(GpuBlock{}",
-            "  if (threadIdx.x >= groups.tokens * groups.choices && threadIdx.x >= 128) return;\n  route_group(GpuBlock{}",
+            ROUTE,
+            "  const uint32_t group = blockIdx.x;",
+            "  const uint32_t group = blockIdx.x;\n"
+            "  if (threadIdx.x >= groups.tokens * groups.choices && threadIdx.x >= 128) return;",
         )
     ],
-    "the mask has half of the warp": [(BLOCK, "kWholeWarp = 0xffffffff", "kWholeWarp = 0x0000ffff")],
-    "the mask has the first team only": [
-        (
-            BLOCK,
-            "kWholeWarp, static_cast<unsigned long long>",
-            "lanes_ == 32 ? kWholeWarp : (1u << lanes_) - 1, static_cast<unsigned long long>",
-        )
+    "groups follow without a barrier": [*SMALL_GRID, (ROUTE, NEXT_GROUP, "// the next group")],
+    "the mask has half of the warp": [(WARP, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(0x0000ffff")],
+    "the mask has the lanes of the distance only": [
+        (WARP, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(distance == 16 ? 0xffffffff : (2u << distance) - 1")
     ],
-    "an exchange of choices is left out": [(ROUTE, "distance = tile.lanes / 2;", "distance = tile.lanes / 4;")],
+    "an exchange of choices is left out": [(SORT, "distance = groups.lanes / 2;", "distance = groups.lanes / 4;")],
     "an exchange of gates is left out": [(GATES, GATE_SUM, GATE_SUM.replace("kGateExperts / 2;", "kGateExperts / 4;"))],
     # order and ties
     "a lane prefers the higher expert": [
-        (ROUTE, "least_ = bits_[i] < bits ? i : least_;", "least_ = bits_[i] <= bits ? i : least_;")
+        (SORT, "least_ = bits_[i] < bits ? i : least_;", "least_ = bits_[i] <= bits ? i : least_;")
     ],
     "lanes ignore the expert": [
         (
-            ROUTE,
-            "other[lane] < least[lane] ? other[lane] : least[lane]",
-            "(other[lane] >> 32) < (least[lane] >> 32) ? other[lane] : least[lane]",
+            SORT,
+            "least = other < least ? other : least;",
+            "least = (other >> 32) < (least >> 32) ? other : least;",
         )
     ],
     "the higher token comes first": [
-        (ROUTE, "static_cast<Key>(gate_bits) << 16 | token;", "static_cast<Key>(gate_bits) << 16 | (token ^ 0xffffu);"),
-        (ROUTE, "return static_cast<uint32_t>(key) & 0xffffu;", "return ~static_cast<uint32_t>(key) & 0xffffu;"),
+        (SORT, "static_cast<Key>(gate_bits) << 16 | token;", "static_cast<Key>(gate_bits) << 16 | (token ^ 0xffffu);"),
+        (SORT, "return static_cast<uint32_t>(key) & 0xffffu;", "return ~static_cast<uint32_t>(key) & 0xffffu;"),
     ],
     "chunks are sorted without tokens": [
-        (ROUTE, "smaller += keys.load(j) < key ? 1 : 0;", "smaller += keys.load(j) >> 16 < key >> 16 ? 1 : 0;")
+        (SORT, "smaller += keys[j] < key ? 1 : 0;", "smaller += keys[j] >> 16 < key >> 16 ? 1 : 0;")
     ],
     "-0 is less than 0": [("core/gate_order.h", "gate != gate ? 0.0f : gate + 0.0f", "gate != gate ? 0.0f : gate")],
     "NaN is not 0": [("core/gate_order.h", "gate = gate != gate ? 0.0f : gate + 0.0f;", "gate = gate + 0.0f;")],
-    "vanilla order has priorities": [(ROUTE, "if (choice == 0 && tile.batch_priority != 0)", "if (choice == 0)")],
-    "BPR has no priorities": [(ROUTE, "if (choice == 0 && tile.batch_priority != 0)", "if (choice == 9)")],
-    "a run is merged with a wrong one": [(ROUTE, "(run ^ 3u) * width}", "(run ^ 2u) * width}")],
-    "each tile counts another one's keys": [
-        (ROUTE, "const size_t first = other * tile_stride;", "const size_t first = first_tile * tile_stride;")
-    ],
-    "tiles read offsets of the tile before": [
-        (
-            ROUTE,
-            "const size_t offset = other * (tile.experts + 1) + expert;",
-            "const size_t offset = (other > first_tile ? other - 1 : other) * (tile.experts + 1) + expert;",
-        )
-    ],
+    "vanilla order has priorities": [(SORT, "if (choice == 0 && groups.batch_priority != 0)", "if (choice == 0)")],
+    "BPR has no priorities": [(SORT, "if (choice == 0 && groups.batch_priority != 0)", "if (choice == 9)")],
+    "a run is merged with a wrong one": [(SORT, "(run ^ 3u) * width}", "(run ^ 2u) * width}")],
+    "each tile counts another one's keys": [(ROUTE, "      keys += groups.tile_stride();\n", "")],
+    "all tiles have the offsets of the first": [(ROUTE, "      offsets += groups.experts + 1;\n", "")],
     "later tiles are all the second one": [
         (
-            PROGRAM,
+            TILE,
             "const uint32_t first = index * tile_tokens;",
             "const uint32_t first = index > 1 ? tile_tokens : index * tile_tokens;",
         )
     ],
     # bounds and capacity
     "the capacity is one too large": [
-        (ROUTE, "if (position >= tile.capacity) return -1;", "if (position > tile.capacity) return -1;")
+        (ROUTE, "if (position >= groups.capacity) return -1;", "if (position > groups.capacity) return -1;")
     ],
     "an empty slot has a token": [
         (
             ROUTE,
-            "if (position >= offsets.load(expert + 1) - begin) return -1;",
-            "if (position > offsets.load(expert + 1) - begin) return -1;",
+            "if (position >= sorted.offsets[expert + 1] - begin) return -1;",
+            "if (position > sorted.offsets[expert + 1] - begin) return -1;",
         )
     ],
     "the last slot is not emptied": [
         (
             ROUTE,
-            "index = tile_index * threads + thread; index < tile.group_slots()",
-            "index = tile_index * threads + thread; index + 1 < tile.group_slots()",
+            "const uint32_t slots = groups.experts * groups.capacity;",
+            "const uint32_t slots = groups.experts * groups.capacity - 1;",
         )
     ],
     "the last expert has no end": [
-        (
-            ROUTE,
-            "e <= tile.experts; e += threads) {\n    offsets.store(",
-            "e < tile.experts; e += threads) {\n    offsets.store(",
-        )
+        (SORT, "for (uint32_t e = threadIdx.x; e <= experts;", "for (uint32_t e = threadIdx.x; e < experts;")
     ],
-    "ranks have no last pair": [(PROGRAM, "if (pair >= groups.tokens * groups.choices) return;", "")],
-    "rows are read past their end": [(ROWS, "if (w < words && source >= 0) batch", "if (source >= 0) batch")],
-    "rows are written past their end": [(ROWS, "if (w < words) buf.store", "buf.store")],
-    "sources are not checked": [(ROWS, "source >= 0 && static_cast<size_t>(source) < tokens", "source >= 0")],
-    "slots are not checked": [(ROWS, "index < 0 || static_cast<size_t>(index) >= slots", "index < 0")],
-    "combine has no last token": [("cuda/rows.cu", "if (token >= shape.tokens) return;", "")],
-    "dispatch has no last slot": [("cuda/rows.cu", "if (index >= slots) return;", "")],
+    "ranks have no last pair": [(ROUTE, "if (pair >= groups.tokens * groups.choices) return;", "")],
+    "rows are read past their end": [(COPY, "if (w < words && source != nullptr) batch", "if (source != nullptr) batch")],
+    "rows are written past their end": [(COPY, "if (w < words) target[w]", "target[w]")],
+    "sources are not checked": [(ROWS, "token >= 0 && static_cast<size_t>(token) < tokens", "token >= 0")],
+    "slots are not checked": [(ROWS, "index < 0 || static_cast<size_t>(index) >= shape.slots", "index < 0")],
+    "combine has no last token": [(ROWS, "if (token >= shape.tokens) return;", "")],
+    "dispatch has no last slot": [(ROWS, "if (slot >= slots) return;", "")],
     "gates read tokens past the last one": [
         (GATES, "if (first_token + t < shape.tokens && first + i < shape.hidden)", "if (first + i < shape.hidden)")
     ],
-    "all blocks write the choices": [(PROGRAM, "const bool is_first = place.x == 0;", "const bool is_first = true;")],
+    "all blocks write the choices": [(ROUTE, "const bool is_first = blockIdx.x == 0;", "const bool is_first = true;")],
     # memory and launches
     "shared memory has no last offset": [
         (PLAN, "(groups.experts + 1) * sizeof(uint32_t);\n}", "groups.experts * sizeof(uint32_t);\n}")
     ],
     "shared memory has one buffer": [(PLAN, "size_t{2} * groups.tile_stride()", "size_t{1} * groups.tile_stride()")],
-    "the buffers overlap": [("cuda/route.cu", "{shared_keys + stride}", "{shared_keys + stride - 1}")],
+    "the buffers overlap": [(ROUTE, "shared_keys + stride, re", "shared_keys + stride - 1, re")],
     "parts of the workspace overlap": [
         (
             PLAN,
@@ -165,17 +148,18 @@ KERNELS: dict[str, list[Change]] = {
         (PLAN, "static_cast<unsigned>(round_up(useful, kWarp))", "static_cast<unsigned>(useful)")
     ],
     "a launch has too many threads": [
-        ("cuda/route.cu", "rows), kRankThreads, 0, stream>>>", "rows), kRankThreads + 32, 0, stream>>>")
+        (ROUTE, "rows), kRankThreads, 0, stream>>>", "rows), kRankThreads + 32, 0, stream>>>")
     ],
     "a tile exceeds shared memory": [("cuda/route_plan.h", "kTilePairs = 2048", "kTilePairs = 4096")],
     "the grid of rows is rounded down": [
         ("cuda/launch.h", "(rows + rows_per_block - 1) / rows_per_block)", "std::max<size_t>(1, rows / rows_per_block))")
     ],
     "lanes share words of a row": [
-        ("cuda/rows.cu", "dispatch_row(threadIdx.x, blockDim.x, words,", "dispatch_row(threadIdx.x, blockDim.x - 1, words,")
+        (ROWS, "copy_row(threadIdx.x, blockDim.x, words,", "copy_row(threadIdx.x, blockDim.x - 1, words,")
     ],
+    "blocks of gates overlap": [(GATE_LAUNCH, "(blockIdx.x) * kGateTokens", "(blockIdx.x) * (kGateTokens - 1)")],
     "a launch is on another stream": [
-        ("cuda/gates.cu", "<<<blocks, kGateLanes, 0, stream>>>", "<<<blocks, kGateLanes, 0, cudaStreamPerThread>>>")
+        (GATE_LAUNCH, "<<<blocks, kGateLanes, 0, stream>>>", "<<<blocks, kGateLanes, 0, cudaStreamPerThread>>>")
     ],
     # rounding and the order of sums
     "halves are rounded to zero": [("core/element.h", "__float2half_rn(value)", "__float2half_rz(value)")],

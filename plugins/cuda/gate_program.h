@@ -1,9 +1,14 @@
-// Computes the gates of a router, softmax(x . router), in a single phase. Each team of lanes computes the gates of
-// kGateTokens tokens. It computes their logits in rounds, for kGateExperts experts per round.
+// The program that computes the gates of a router, softmax(x . router), on the GPU and on the CPU. Each warp of lanes
+// computes the gates of kGateTokens tokens. It computes their logits in rounds, for kGateExperts experts per round.
 //
 // The results for a token do not depend on the other tokens in the batch, because every sum is computed in a fixed
 // order. Each lane first sums the products of its part of the depth D. The lanes then exchange these partial sums and
 // add them up.
+//
+// A Warp provides:
+// - Lanes<T>, which stores one T per lane; a lane sees only its own T;
+// - for_each_lane(f), which calls f(lane) for every lane;
+// - exchange(of, distance, other), which copies `of[lane ^ distance]` to `other[lane]` for every lane.
 #pragma once
 
 #include <cmath>
@@ -13,12 +18,13 @@
 
 #include "core/host_device.h"
 #include "cuda/limits.h"
+#include "cuda/warp.h"
 #include "cuda/words.h"
 
 namespace vmoe::cuda {
 
-inline constexpr uint32_t kGateLanes = 32;
-inline constexpr uint32_t kGateTokens = 4;   // per team
+inline constexpr uint32_t kGateLanes = kWarp;
+inline constexpr uint32_t kGateTokens = 4;   // per warp
 inline constexpr uint32_t kGateExperts = 8;  // experts per round; each lane then ends with one (token, expert) pair
 inline constexpr uint32_t kGateDepth = 4;    // number of values of a token that a lane reads at once
 inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
@@ -73,35 +79,32 @@ struct PairSums {
 // kGateDepth values. In each run, the lane's part is the kGateDepth values that start at lane * kGateDepth. The parts
 // do not depend on whether a word, which a lane loads at once, contains one number or four. The sums therefore have
 // the same bits for both kinds of words. Tokens and experts past the end add zeros.
-template <class X, class Router>
+template <class Word>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
-                                   const X& x, const Router& router, PairSums* sums) {
-  using XWord = typename X::Value;
-  using RouterWord = typename Router::Value;
-  constexpr uint32_t kNumbers = Elements<float, XWord>::kCount;
-  constexpr uint32_t kColumns = Elements<float, RouterWord>::kCount;
+                                   const Word* x, const Word* router, PairSums* sums) {
+  constexpr uint32_t kNumbers = Elements<float, Word>::kCount;
   VMOE_UNROLL for (float& sum : sums->at) sum = 0;
   for (uint32_t first = lane * kGateDepth; first < shape.hidden; first += kGateLanes * kGateDepth) {
     float values[kGateTokens][kGateDepth];
     VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
       VMOE_UNROLL for (uint32_t i = 0; i < kGateDepth; i += kNumbers) {
-        XWord word = {};
+        Word word = {};
         if (first_token + t < shape.tokens && first + i < shape.hidden) {
-          word = x.load(((first_token + t) * shape.hidden + first + i) / kNumbers);
+          word = x[((first_token + t) * shape.hidden + first + i) / kNumbers];
         }
         std::memcpy(&values[t][i], &word, sizeof(word));
       }
     }
     VMOE_UNROLL for (uint32_t i = 0; i < kGateDepth; ++i) {
       const size_t row = (static_cast<size_t>(first) + i) * shape.experts;
-      VMOE_UNROLL for (uint32_t e = 0; e < kGateExperts; e += kColumns) {
-        RouterWord word = {};
+      VMOE_UNROLL for (uint32_t e = 0; e < kGateExperts; e += kNumbers) {
+        Word word = {};
         if (first + i < shape.hidden && first_expert + e < shape.experts) {
-          word = router.load((row + first_expert + e) / kColumns);
+          word = router[(row + first_expert + e) / kNumbers];
         }
-        float columns[kColumns];
+        float columns[kNumbers];
         std::memcpy(&columns, &word, sizeof(word));
-        VMOE_UNROLL for (uint32_t j = 0; j < kColumns; ++j) {
+        VMOE_UNROLL for (uint32_t j = 0; j < kNumbers; ++j) {
           VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
             float& sum = sums->at[t * kGateExperts + e + j];
             sum = multiply_add(values[t][i], columns[j], sum);
@@ -115,10 +118,10 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
 // Adds up the partial sums of all lanes. Afterwards, at[0] of lane p contains the total of pair p. In each step, lane
 // `lane` and lane `lane ^ kHalf` share the work on the first 2 * kHalf pairs. Each of these two lanes keeps one half of
 // the pairs and sends its sums for the other half to its partner.
-template <uint32_t kHalf, class Team, class Shares, class Values>
-VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
+template <uint32_t kHalf, class Warp, class Shares, class Values>
+VMOE_HOST_DEVICE void add_shares(const Warp& warp, Shares& shares, Values& given, Values& taken) {
   VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {
-    team.for_each_lane([&](uint32_t lane) {
+    warp.for_each_lane([&](uint32_t lane) {
       float* const at = shares[lane].at;
       const float low = at[i];
       const float high = at[i + kHalf];
@@ -126,41 +129,40 @@ VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given
       given[lane] = keeps_high ? low : high;
       at[i] = keeps_high ? high : low;
     });
-    team.exchange(given, kHalf, taken);
-    team.for_each_lane([&](uint32_t lane) { shares[lane].at[i] += taken[lane]; });
+    warp.exchange(given, kHalf, taken);
+    warp.for_each_lane([&](uint32_t lane) { shares[lane].at[i] += taken[lane]; });
   }
-  if constexpr (kHalf > 1) add_shares<kHalf / 2>(team, shares, given, taken);
+  if constexpr (kHalf > 1) add_shares<kHalf / 2>(warp, shares, given, taken);
 }
 
 // Computes the gates of up to kGateTokens tokens, starting at `first_token`. Tokens past the end of x are skipped.
-// Every team of a block must call this function, even if it has no tokens, because all teams take part in the
-// exchanges. The number of experts must be at most kRounds * kGateExperts. A word of x or of the router contains either
+// The number of experts must be at most kRounds * kGateExperts. A word of x or of the router contains either
 // one number or kGateDepth numbers. Each row must consist of whole words. Reads x[tokens,D] and router[D,E]. Writes
-// gates[tokens,E] for the team's tokens.
-template <uint32_t kRounds, class Team, class X, class Router, class Gates>
-VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,
-                                    const Router& router, const Gates& gates) {
+// gates[tokens,E] for these tokens.
+template <uint32_t kRounds, class Warp, class Word>
+VMOE_HOST_DEVICE void compute_gates(const Warp& warp, const GateShape& shape, size_t first_token, const Word* x,
+                                    const Word* router, float* gates) {
   struct Logits {
     float at[kRounds];
   };
-  typename Team::template Lanes<PairSums> shares(team);
-  typename Team::template Lanes<Logits> logits(team);
-  typename Team::template Lanes<float> mine(team);
-  typename Team::template Lanes<float> other(team);
+  typename Warp::template Lanes<PairSums> shares(warp);
+  typename Warp::template Lanes<Logits> logits(warp);
+  typename Warp::template Lanes<float> mine(warp);
+  typename Warp::template Lanes<float> other(warp);
   constexpr float kNone = -INFINITY;
   for (uint32_t round = 0; round * kGateExperts < shape.experts; ++round) {
     const uint32_t first_expert = round * kGateExperts;
-    team.for_each_lane(
+    warp.for_each_lane(
         [&](uint32_t lane) { add_products(lane, shape, first_token, first_expert, x, router, &shares[lane]); });
-    add_shares<kGatePairs / 2>(team, shares, mine, other);
-    team.for_each_lane([&](uint32_t lane) {
+    add_shares<kGatePairs / 2>(warp, shares, mine, other);
+    warp.for_each_lane([&](uint32_t lane) {
       const bool is_expert = first_expert + lane % kGateExperts < shape.experts;
       const float logit = is_expert ? shares[lane].at[0] : kNone;
       VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) logits[lane].at[r] = r == round ? logit : logits[lane].at[r];
     });
   }
   // Finds the largest logit of each token, then sums exp(logit - largest) over the experts.
-  team.for_each_lane([&](uint32_t lane) {
+  warp.for_each_lane([&](uint32_t lane) {
     mine[lane] = kNone;
     VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {
       if (r * kGateExperts >= shape.experts) break;
@@ -168,10 +170,10 @@ VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, si
     }
   });
   VMOE_UNROLL for (uint32_t distance = kGateExperts / 2; distance > 0; distance /= 2) {
-    team.exchange(mine, distance, other);
-    team.for_each_lane([&](uint32_t lane) { mine[lane] = other[lane] > mine[lane] ? other[lane] : mine[lane]; });
+    warp.exchange(mine, distance, other);
+    warp.for_each_lane([&](uint32_t lane) { mine[lane] = other[lane] > mine[lane] ? other[lane] : mine[lane]; });
   }
-  team.for_each_lane([&](uint32_t lane) {
+  warp.for_each_lane([&](uint32_t lane) {
     const float most = mine[lane];
     mine[lane] = 0;
     VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {
@@ -181,15 +183,15 @@ VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, si
     }
   });
   VMOE_UNROLL for (uint32_t distance = kGateExperts / 2; distance > 0; distance /= 2) {
-    team.exchange(mine, distance, other);
-    team.for_each_lane([&](uint32_t lane) { mine[lane] += other[lane]; });
+    warp.exchange(mine, distance, other);
+    warp.for_each_lane([&](uint32_t lane) { mine[lane] += other[lane]; });
   }
-  team.for_each_lane([&](uint32_t lane) {
+  warp.for_each_lane([&](uint32_t lane) {
     const size_t token = first_token + lane / kGateExperts;
     VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {
       const uint32_t expert = r * kGateExperts + lane % kGateExperts;
       if (token < shape.tokens && expert < shape.experts) {
-        gates.store(token * shape.experts + expert, logits[lane].at[r] / mine[lane]);
+        gates[token * shape.experts + expert] = logits[lane].at[r] / mine[lane];
       }
     }
   });
