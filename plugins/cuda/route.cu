@@ -48,8 +48,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     route_kernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
                  float* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert_of) {
   const uint32_t group = blockIdx.x;
-  const SortedTile sorted =
-      sort_tile(groups, groups.tile_at(group, 0), gates, weight, expert_of, shared_tile(groups));
+  const SortedTile sorted = sort_tile(groups, groups.tile_at(group, 0), gates, weight, expert_of, shared_tile(groups));
   give_slots(groups, group, sorted, slot);
   for (uint32_t index = threadIdx.x; index < groups.experts * groups.capacity; index += blockDim.x) {
     const uint32_t expert = index / groups.capacity;
@@ -135,8 +134,8 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
   const uint32_t warps = blockDim.x / kWarp;
   const uint32_t rows = groups.experts * groups.capacity;
   for (uint32_t group = blockIdx.y; group < groups.count; group += gridDim.y) {
-    const SortedTile sorted = sort_tile(groups, groups.tile_at(group, 0), gates, is_first ? weight : nullptr, nullptr,
-                                        shared_tile(groups));
+    const SortedTile sorted =
+        sort_tile(groups, groups.tile_at(group, 0), gates, is_first ? weight : nullptr, nullptr, shared_tile(groups));
     if (is_first) give_slots(groups, group, sorted, slot);
     for (size_t row = static_cast<size_t>(blockIdx.x) * warps + threadIdx.x / kWarp; row < rows;
          row += static_cast<size_t>(gridDim.x) * warps) {

@@ -15,8 +15,8 @@
 #include <cstring>
 
 #include "core/gate_order.h"
-#include "cuda/warp.h"
 #include "cuda/tile.h"
+#include "cuda/warp.h"
 #include "cuda/words.h"
 
 namespace vmoe::cuda {

@@ -352,8 +352,8 @@ class KernelReader {
     if (operands[0].words.size() > 1) destination(operands[0].words[1]);
   }
 
-  // The barrier of a warp is an exchange of a constant. Unlike on a GPU, what a lane wrote before it is not safe to read
-  // for other lanes after it.
+  // The barrier of a warp is an exchange of a constant. Unlike on a GPU, what a lane wrote before it is not safe to
+  // read for other lanes after it.
   void set_warp_barrier(Instruction& made, const std::vector<Operand>& operands) {
     expect_operands(operands, 1);
     made.kind = Kind::kExchange;
