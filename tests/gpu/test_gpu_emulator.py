@@ -373,3 +373,11 @@ def test_costs_are_those_of_the_addresses(body: str, expected: dict[str, int], e
     emulator.count_costs(False)
     assert {name: found[name] for name in expected} == expected
     assert found["threads"] == THREADS
+
+
+def test_a_launch_counts_a_sector_once(emulator: Emulator) -> None:
+    emulator.count_costs(True)
+    run(emulator, "ld.global.u32 %a, [%in];", grid=2)
+    found = emulator.costs()["k"]
+    emulator.count_costs(False)
+    assert (found["sectors"], found["distinct_sectors"], found["launch_sectors"]) == (4, 2, 1)

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
 #include <tuple>
-#include <utility>
 
 namespace gpu_emulator {
 namespace {
@@ -16,11 +14,15 @@ constexpr uint64_t kWarp = 32;
 
 }  // namespace
 
-void Costs::begin_block(const std::string& kernel, uint32_t threads, size_t instructions) {
+void Costs::begin_launch(const std::string& kernel, size_t instructions) {
   current_ = &by_kernel_[kernel];
-  current_->threads += threads;
   instructions_ = instructions;
-  executions_.assign(threads * instructions, 0);
+  launch_sectors_.clear();
+}
+
+void Costs::begin_block(uint32_t threads) {
+  current_->threads += threads;
+  executions_.assign(threads * instructions_, 0);
   lanes_.clear();
 }
 
@@ -37,6 +39,7 @@ void Costs::end_block(uint64_t instructions) {
     if (!lane.is_shared) sectors.insert({lane.address / kSectorBytes, lane.is_store});
   }
   current_->distinct_sectors += sectors.size();
+  launch_sectors_.insert(sectors.begin(), sectors.end());
   const auto request_of = [](const Lane& lane) {
     return std::make_tuple(lane.instruction, lane.thread / kWarp, lane.execution);
   };
@@ -51,6 +54,8 @@ void Costs::end_block(uint64_t instructions) {
     first = end;
   }
 }
+
+void Costs::end_launch() { current_->launch_sectors += launch_sectors_.size(); }
 
 void Costs::add_request(const Lane* first, const Lane* end) {
   std::set<uint64_t> sectors;

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace gpu_emulator {
@@ -19,6 +21,7 @@ struct KernelCosts {
   uint64_t bytes = 0;             // that these requests load and store
   uint64_t sectors = 0;           // sectors of 32 bytes that the requests touch
   uint64_t distinct_sectors = 0;  // the same, but a block counts each sector once for loads and once for stores
+  uint64_t launch_sectors = 0;    // the same, but a launch counts each sector once for loads and once for stores
   uint64_t shared_requests = 0;
   uint64_t shared_cycles = 0;  // least possible: one for each 128 bytes of a request
   uint64_t conflicts = 0;      // further cycles, because several addresses are in one of the 32 banks
@@ -26,10 +29,14 @@ struct KernelCosts {
 
 class Costs {
  public:
-  // Begins a block with this number of threads, whose kernel has this number of instructions.
-  void begin_block(const std::string& kernel, uint32_t threads, size_t instructions);
+  // Begins a launch of a kernel with this number of instructions.
+  void begin_launch(const std::string& kernel, size_t instructions);
+  // Begins a block with this number of threads.
+  void begin_block(uint32_t threads);
   void count(uint32_t thread, size_t instruction, uint64_t address, uint32_t bytes, bool is_shared, bool is_store);
+  // Ends a block whose threads have run this number of instructions.
   void end_block(uint64_t instructions);
+  void end_launch();
 
   const std::map<std::string, KernelCosts>& by_kernel() const { return by_kernel_; }
 
@@ -49,6 +56,7 @@ class Costs {
   size_t instructions_ = 0;
   std::vector<uint32_t> executions_;  // of each instruction by each thread
   std::vector<Lane> lanes_;
+  std::set<std::pair<uint64_t, bool>> launch_sectors_;  // their number, and whether they are stored
 
   void add_request(const Lane* first, const Lane* end);
   void add_shared_request(const Lane* first, const Lane* end);

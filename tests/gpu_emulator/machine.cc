@@ -98,6 +98,7 @@ bool Machine::launch(Kernel& kernel, const Launch& launch, const void* const* ar
   std::copy(launch.grid.begin(), launch.grid.end(), first_registers_.begin() + 9);
   registers_.resize(first_registers_.size() * threads);
   clock_.launch = ++clock_.period;
+  if (costs != nullptr) costs->begin_launch(kernel.name, kernel.code.size());
   bool is_done = true;
   try {
     for (const uint32_t i : order_of(static_cast<uint32_t>(blocks))) {
@@ -106,6 +107,7 @@ bool Machine::launch(Kernel& kernel, const Launch& launch, const void* const* ar
   } catch (const Stopped&) {
     is_done = false;
   }
+  if (costs != nullptr) costs->end_launch();
   ++clock_.period;
   at_ = nullptr;
   kernel_ = nullptr;
@@ -126,7 +128,7 @@ void Machine::run_block(const Launch& launch, const std::array<uint32_t, 3>& pla
     threads_[t] = {};
   }
   const uint64_t before = instructions;
-  if (costs != nullptr) costs->begin_block(kernel_->name, count, kernel_->code.size());
+  if (costs != nullptr) costs->begin_block(count);
   do {
     for (const uint32_t warp : order_of((count + kWarp - 1) / kWarp)) {
       const uint32_t first = warp * kWarp;

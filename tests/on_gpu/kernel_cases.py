@@ -178,7 +178,7 @@ def _route_dispatch(library: Library, rng: np.random.Generator, number: int) -> 
         (c_shape(shape), "gates", "x", shape.row_bytes, "slot", "weight", "buf", "workspace"),
         workspace=library.workspace_bytes(shape, fused=True),
         misaligned=_misalignments(rng, 4, "gates") | _misalignments(rng, size, "x", "buf"),
-        processors=_pick(rng, 1, 2, 3, 4, 8),
+        processors=_pick(rng, 1, 2, 3, 4),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ SMALL_GRID: list[Change] = [("cuda/launch.h", "kMaxGridY = 65535", "kMaxGridY = 
 """Makes blocks process several groups, which otherwise takes more than 65,535 groups."""
 
 COSTS = (
-    *("threads", "instructions", "requests", "bytes", "sectors", "distinct_sectors"),
+    *("threads", "instructions", "requests", "bytes", "sectors", "distinct_sectors", "launch_sectors"),
     *("shared_requests", "shared_cycles", "conflicts"),
 )
 
