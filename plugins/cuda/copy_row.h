@@ -1,4 +1,4 @@
-// Copies the row of a token, as the rows of slots need it.
+// Copies one row, or fills it with zeros.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,11 @@ namespace vmoe::cuda {
 // their latencies overlap.
 inline constexpr uint32_t kCopyBatch = 4;
 
-// Copies `source` to `target`, rows of `words` words. If `source` is null, fills `target` with zeros. Lane i of the
-// row's lanes copies words i, i + lanes, i + 2 * lanes and so on.
+// Copies row `source` to row `target`. Both have `words` words. If `source` is null, fills `target` with zeros. Lane i
+// of the row's lanes copies words i, i + lanes, i + 2 * lanes and so on.
 template <class Word>
-__device__ void copy_row(uint32_t lane, uint32_t lanes, size_t words, const Word* source, Word* target) {
+__device__ __forceinline__ void copy_row(uint32_t lane, uint32_t lanes, size_t words, const Word* source,
+                                         Word* target) {
   for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCopyBatch) {
     Word batch[kCopyBatch] = {};
     VMOE_UNROLL for (uint32_t i = 0; i < kCopyBatch; ++i) {

@@ -1,3 +1,5 @@
+// If each group is one tile, one launch routes it: the slots of its pairs follow from their sorted order. Otherwise, a
+// first launch sorts each tile, and a second one searches all tiles of a group to find the position of each pair.
 #include <algorithm>
 
 #include "cuda/copy_row.h"
@@ -189,7 +191,7 @@ cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, uns
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const size_t warps = plan.threads / 32;
+  const size_t warps = plan.threads / kWarp;
   const size_t useful = (shape.experts * shape.capacity + warps - 1) / warps;
   const size_t wanted = size_t{kBlocksPerProcessor} * static_cast<size_t>(processors) / shape.groups;
   *parts = static_cast<unsigned>(std::max<size_t>(1, std::min(useful, wanted)));

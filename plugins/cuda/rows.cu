@@ -32,7 +32,7 @@ cudaError_t launch_dispatch(const void* x, size_t tokens, const int32_t* src, si
   return cudaGetLastError();
 }
 
-// Number of words that a lane reads of each row before it writes, as kCopyBatch is for copies.
+// Number of words of each row that a lane reads before it uses them, so that several reads are in flight.
 constexpr uint32_t kCombineBatch = 2;
 
 struct CombineShape {

@@ -1,5 +1,6 @@
-// Sorts the (token, expert) pairs of a tile by expert and, within an expert, in the order in which it serves them. All
-// threads of a block call each function together.
+// Sorts the (token, expert) pairs of a tile by expert and, within an expert, in the order in which the expert serves
+// them. All threads of a block call choose_experts, sort_chunks, merge_runs, find_experts and sort_tile together. A
+// team is the lanes that choose the experts of one token.
 //
 // Every chosen pair of a group gets a key. No two keys in a group are equal. An expert serves its pairs in the order of
 // their keys. The position of a pair is therefore the number of smaller keys with the same expert. A key consists of
@@ -50,8 +51,8 @@ struct SortedTile {
 // keys, where `width` is a power of two. All keys are before index `end`. A run that would extend past `end` is shorter
 // or empty.
 template <uint32_t kRuns>
-__device__ uint32_t count_smaller_in_runs(const Key* keys, const uint32_t (&begins)[kRuns], uint32_t width,
-                                          uint32_t end, Key key) {
+__device__ __forceinline__ uint32_t count_smaller_in_runs(const Key* keys, const uint32_t (&begins)[kRuns],
+                                                          uint32_t width, uint32_t end, Key key) {
   uint32_t smaller[kRuns] = {};
   // Searches by halving. The steps are width / 2, width / 4 and so on down to 1. One more step of 1 follows. The
   // searches in all runs advance together, so that their memory latencies overlap.
@@ -76,7 +77,7 @@ class LaneGates {
   using Parts = Elements<float, Word>;
 
   // Reads the lane's part of a row of `words` gates. If the team has no token, `words` is 0.
-  __device__ LaneGates(const Word* row, uint32_t words, uint32_t lane, uint32_t lanes)
+  __device__ __forceinline__ LaneGates(const Word* row, uint32_t words, uint32_t lane, uint32_t lanes)
       : first_(lane * Parts::kCount),
         stride_(lanes * Parts::kCount),
         halves_(words * Parts::kCount > lanes * kHalf ? 2 : 1) {
@@ -99,7 +100,7 @@ class LaneGates {
 
   // Finds the largest remaining gate. If several gates are equal, finds the gate of the lowest expert. Returns
   // descending_bits(gate) << 32 | expert.
-  __device__ uint64_t find_least() {
+  __device__ __forceinline__ uint64_t find_least() {
     uint32_t bits = kGone;
     least_ = 0;
     VMOE_UNROLL for (uint32_t half = 0; half < 2; ++half) {
@@ -113,7 +114,7 @@ class LaneGates {
   }
 
   // If the gate that find_least found belongs to `expert`, removes that gate. Returns whether the gate was removed.
-  __device__ bool take(uint32_t expert) {
+  __device__ __forceinline__ bool take(uint32_t expert) {
     if (least_expert() != expert) return false;
     VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
     return true;
@@ -138,10 +139,10 @@ class LaneGates {
 
 // Each token chooses its K best experts, with one team of lanes per token. On ties, the lower expert wins. Reads
 // gates[G,S,E]. Writes keys[pairs of the tile] and, unless they are null, the tile's elements of weight[G,S,K] and
-// expert_of[G,S,K].
+// expert_of[G,S,K]. Each row of gates consists of whole words.
 template <class Word>
-__device__ void choose_experts(const Groups& groups, const Tile& tile, const Word* gates, float* weight,
-                               int32_t* expert_of, Key* keys) {
+__device__ __forceinline__ void choose_experts(const Groups& groups, const Tile& tile, const Word* gates, float* weight,
+                                               int32_t* expert_of, Key* keys) {
   using Held = LaneGates<Word>;
   const uint32_t words = groups.experts / Held::Parts::kCount;
   const uint32_t lane = threadIdx.x % groups.lanes;
@@ -210,8 +211,8 @@ __device__ inline void find_experts(uint32_t experts, uint32_t count, uint32_t w
 // Chooses the experts of a tile's tokens, and sorts the pairs. Reads and writes global memory like choose_experts. Ends
 // with a barrier.
 template <class Word>
-__device__ SortedTile sort_tile(const Groups& groups, const Tile& tile, const Word* gates, float* weight,
-                                int32_t* expert_of, const TileMemory& shared) {
+__device__ __forceinline__ SortedTile sort_tile(const Groups& groups, const Tile& tile, const Word* gates,
+                                                float* weight, int32_t* expert_of, const TileMemory& shared) {
   const uint32_t pairs = tile.tokens * groups.choices;
   Key* keys = shared.keys;
   Key* sorted = shared.other;

@@ -114,8 +114,8 @@ const char* emulator_costs() {
   std::ostringstream text;
   for (const auto& [name, c] : g_costs.by_kernel()) {
     text << name;
-    for (const uint64_t number : {c.threads, c.instructions, c.requests, c.bytes, c.sectors, c.distinct_sectors, c.launch_sectors,
-                                  c.shared_requests, c.shared_cycles, c.conflicts}) {
+    for (const uint64_t number : {c.threads, c.instructions, c.requests, c.bytes, c.sectors, c.distinct_sectors,
+                                  c.launch_sectors, c.shared_requests, c.shared_cycles, c.conflicts}) {
       text << ' ' << number;
     }
     text << '\n';

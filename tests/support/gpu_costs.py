@@ -18,7 +18,11 @@ from on_gpu.library import KERNELS
 from on_gpu.shape import Shape
 
 PROCESSORS = 132  # of an H100
-SHAPES = (Shape(8, 197, 8, 2, 52, 768, "bf16"), Shape(8, 197, 32, 2, 13, 768, "bf16"), Shape(1, 3000, 8, 2, 788, 768, "bf16"))
+SHAPES = (
+    Shape(8, 197, 8, 2, 52, 768, "bf16"),
+    Shape(8, 197, 32, 2, 13, 768, "bf16"),
+    Shape(1, 3000, 8, 2, 788, 768, "bf16"),
+)
 HEAD = ("kernel", "shape", "needed MB", "per launch", "per block", "sectors", "instructions", "shared cycles", "conflicts")
 SECTOR_BYTES, KEY_BYTES, INDEX_BYTES = 32, 8, 4
 NAMES = re.compile(r"(gates|sort_tiles|rank|route_dispatch|route|dispatch|combine)_kernel")

@@ -53,7 +53,14 @@ KERNELS: dict[str, list[Change]] = {
             "  if (threadIdx.x >= groups.tokens * groups.choices && threadIdx.x >= 128) return;",
         )
     ],
-    "groups follow without a barrier": [*SMALL_GRID, (ROUTE, NEXT_GROUP, "// the next group")],
+    "tiles follow without a barrier": [
+        *SMALL_GRID,
+        (ROUTE, f"= -1;\n    }}\n    {NEXT_GROUP}", "= -1;\n    }\n    // the next group"),
+    ],
+    "rows follow without a barrier": [
+        *SMALL_GRID,
+        (ROUTE, f"words);\n    }}\n    {NEXT_GROUP}", "words);\n    }\n    // the next group"),
+    ],
     "the mask has half of the warp": [(WARP, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(0x0000ffff")],
     "the mask has the lanes of the distance only": [
         (WARP, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(distance == 16 ? 0xffffffff : (2u << distance) - 1")
