@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_emulator import Emulator, build_emulator
 
 from vmoe_export import export_bundle
 from vmoe_runtime.backends import onnxruntime_cuda
@@ -27,6 +28,12 @@ def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
     target = tmp_path_factory.mktemp("tensorrt") / "grouped.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], group="12", tensorrt=True, validate=False)
     return target
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    """Return an emulated GPU with the kernels. If nvcc is missing, skip the test."""
+    return Emulator(build_emulator())
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gpu_costs
 import pytest
 from gpu import command, timing
 from gpu.report import Report
@@ -23,12 +24,6 @@ from on_gpu.library import DeviceError, Library, library_command
 from on_gpu.shape import Shape
 
 SHAPE = Shape(2, 50, 8, 2, 9, 16)
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Path:
-    """Build the GPU kernels' library with an emulated GPU. If nvcc is missing, skip the test."""
-    return build_emulator()
 
 
 def has_gpu() -> bool:
@@ -55,13 +50,13 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sanitizer, "find_sanitizer", lambda: None)
 
 
-def run_on_emulator(emulator: Path, folder: Path, *arguments: str) -> tuple[Report, int]:
-    report = command.run(command.parse_arguments(["-o", str(folder), *arguments]), HostDevice(), emulator)
+def run_on_emulator(folder: Path, *arguments: str) -> tuple[Report, int]:
+    report = command.run(command.parse_arguments(["-o", str(folder), *arguments]), HostDevice(), build_emulator())
     return report, report.end()
 
 
-def test_a_run_writes_its_report(emulator: Path, small_plan: None, tmp_path: Path, capsys: Any) -> None:
-    report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
+def test_a_run_writes_its_report(small_plan: None, tmp_path: Path, capsys: Any) -> None:
+    report, code = run_on_emulator(tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
     assert report.path == tmp_path / "gpu_Emulator-1_exactness_memcheck_timing.md"
     text = report.path.read_text()
     assert text == capsys.readouterr().out
@@ -72,12 +67,13 @@ def test_a_run_writes_its_report(emulator: Path, small_plan: None, tmp_path: Pat
     assert code == 4
 
 
-def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Path) -> None:
-    gpu = Emulator(emulator)
-    kernels = [kernel for _, kernel, text in gpu.statements() if text.startswith("shfl.sync")]
-    gpu.remove("exchange", next(i for i, kernel in enumerate(kernels) if re.search("gates_kernelILj4E.*Word16", kernel)))
-    report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness")
-    gpu.remove("exchange", len(kernels))  # restores it
+def test_wrong_bits_fail_the_run(emulator: Emulator, small_plan: None, tmp_path: Path) -> None:
+    kernels = [kernel for _, kernel, text in emulator.statements() if text.startswith("shfl.sync")]
+    emulator.remove(
+        "exchange", next(i for i, kernel in enumerate(kernels) if re.search("gates_kernelILj4E.*Word16", kernel))
+    )
+    report, code = run_on_emulator(tmp_path, "--parts", "exactness")
+    emulator.remove("exchange", len(kernels))  # restores it
     assert code == 1
     assert re.match(r"gates: gates \[3, 8\] of D 24, any, seed 1: \d+ of 24 differ from the CPU's", report.failures[0])
 
@@ -92,3 +88,13 @@ def test_the_kernels_compile_by_the_benchmark_s_own_line_and_without_a_gpu_cuda_
     for name in ("Route", "Dispatch", "RouteDispatch", "Combine"):
         with pytest.raises(DeviceError, match=r"CUDA says '[^']*(driver|device)[^']*' \(error \d+\)$"):
             library.launch(name, SHAPE, nowhere, 0)
+
+
+@pytest.mark.parametrize("tokens", [50, 1025])
+def test_costs_of_each_kernel(emulator: Emulator, tokens: int) -> None:
+    shape = Shape(2, tokens, 8, 2, tokens // 5, 64, "bf16")
+    found = {row[0]: row for row in gpu_costs.rows(emulator, shape)}
+    routing = ["route", "route_dispatch"] if tokens == 50 else ["sort_tiles", "rank"]
+    assert sorted(found) == sorted(["gates", "dispatch", "combine", *routing])
+    for _, _, _, per_launch, per_block, *_ in found.values():
+        assert 1 <= float(per_launch) <= min(1.1, float(per_block))

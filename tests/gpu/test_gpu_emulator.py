@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_emulator import Emulator, build_emulator
+from gpu_emulator import Emulator
 
 THREADS, WORDS = 64, 64  # threads of a block; 32-bit words of shared memory and of each buffer
 ORDERS = (0, 1, 2)
@@ -129,11 +129,6 @@ REFUSED = {
     "an exchange of another kind": "shfl.sync.idx.b32 %a, %t, 1, 31, 0xffffffff;",
     "memory past the parameters": "ld.param.u64 %w1, [p1+8];",
 }
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Emulator:
-    return Emulator(build_emulator())
 
 
 def run(emulator: Emulator, body: str, *, grid: int = 1) -> tuple[list[str], np.ndarray]:

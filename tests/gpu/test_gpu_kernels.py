@@ -22,11 +22,6 @@ OPS = {"route_dispatch": ["route_dispatch_kernel"], "route": ["route_", "sort_ti
 
 
 @pytest.fixture(scope="module")
-def emulator() -> Emulator:
-    return Emulator(build_emulator())
-
-
-@pytest.fixture(scope="module")
 def small_grid() -> Emulator:
     """Return an emulator whose blocks process several groups."""
     return Emulator(build_emulator("small_grid", changes=SMALL_GRID))

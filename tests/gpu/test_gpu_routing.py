@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated_calls import problems
-from gpu_emulator import DIALECTS, Emulator, build_emulator
+from gpu_emulator import DIALECTS, Emulator
 from on_gpu.gate_kinds import GATE_KINDS, make_gates
 from on_gpu.kernel_cases import KernelCall, route_call
 from on_gpu.shape import Shape
 from routing_cases import Case, golden_cases, same_bits
 from score import vectors
 
+OUTPUTS = ("slot", "weight", "src", "expert")
 LARGE = (  # tokens, experts, k, kind of gates, capacity (None: half of an even share)
     (40_000, 64, 1, 0, None),
     (40_000, 8, 2, 7, None),
@@ -24,11 +25,6 @@ LARGE = (  # tokens, experts, k, kind of gates, capacity (None: half of an even 
     (5_000, 256, 8, 5, None),
     (65_536, 2, 1, 2, None),
 )
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Emulator:
-    return Emulator(build_emulator())
 
 
 def call_of(emulator: Emulator, case: Case) -> KernelCall:
@@ -53,8 +49,8 @@ def test_conformance_vectors(emulator: Emulator) -> None:
         if case.is_official:
             emulator.configure(DIALECTS[0])
             outputs = call_of(emulator, case).run(emulator.library, emulator)
-            expected = [vector.outputs[name] for name in ("slot", "weight", "src", "expert")]
-            assert same_bits([outputs[name] for name in ("slot", "weight", "src", "expert")], expected), vector.name
+            expected = [vector.outputs[name] for name in OUTPUTS]
+            assert same_bits([outputs[name] for name in OUTPUTS], expected), vector.name
             count += 1
     assert emulator.faults() == []
     assert count > 10

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from on_gpu.gate_kinds import GATE_KINDS, make_gates
-from on_gpu.library import Library, c_shape
+from on_gpu.library import TILE_PAIRS, Library, c_shape
 from on_gpu.shape import TYPE_BYTES, TYPES, Shape
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sizes = tuple[int, ...]
 
-TILE_PAIRS = 2048  # groups with more pairs (S * K) are routed in several launches
 _USUAL_EXPERTS = (1, 2, 3, 4, 7, 8, 16, 32, 33, 64, 128, 256)
 _WIDTHS = (1, 2, 3, 5, 8, 16, 24, 40, 97, 264, 520)
 _MOST_SLOTS = 20_000

@@ -17,7 +17,7 @@ KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
 EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
-_SMALL_PAIRS = 2048  # groups with at most this many pairs (S * K) are routed in one launch
+TILE_PAIRS = 2048  # groups with more pairs (S * K) are routed in several launches
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FOLDER_OF_MAKE = Path(__file__).parents[2] / "build" / "nvcc"  # of make nvcc
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
@@ -73,7 +73,7 @@ def build(command: list[str]) -> Path:
 
 def kernel_launches(shape: Shape) -> dict[str, int]:
     """Return the number of launches of each kernel. Each launch is one node of a CUDA graph."""
-    small = shape.tokens * shape.choices <= _SMALL_PAIRS
+    small = shape.tokens * shape.choices <= TILE_PAIRS
     return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from command_line import BenchmarkError, say
 
-from on_gpu.library import Library
+from on_gpu.library import TILE_PAIRS, Library
 from on_gpu.shape import TYPE_BYTES, TYPES, Shape
 
 _RESULTS = ("slot", "weight", "buf", "y")
@@ -26,7 +26,7 @@ def random_shape(draw: random.Random, index: int) -> Shape:
     """
     experts = draw.choice([1, 2, 7, 8, 16, 32, 64, 256])
     choices = draw.randint(1, min(8, experts))
-    low, high = (2048 // choices + 1, 5000 // choices) if index % 4 == 3 else (1, 2048 // choices)
+    low, high = (TILE_PAIRS // choices + 1, 5000 // choices) if index % 4 == 3 else (1, TILE_PAIRS // choices)
     tokens, type = draw.randint(low, high), draw.choice(TYPES)
     capacity = max(1, tokens * choices * draw.randint(5, 200) // 100 // experts)
     hidden = draw.choice([1, 3, 8, 24, 96])

@@ -14,7 +14,7 @@ import numpy as np
 from command_line import table
 from gpu.floors import Kept, kernel_bytes
 from gpu_emulator import Emulator, build_emulator
-from on_gpu.library import KERNELS
+from on_gpu.library import KERNELS, TILE_PAIRS
 from on_gpu.shape import Shape
 
 PROCESSORS = 132  # of an H100
@@ -38,7 +38,7 @@ def put(emulator: Emulator, data: np.ndarray) -> int:
 def needed_bytes(shape: Shape, kept: Kept) -> dict[str, int]:
     """Return the bytes that each kernel must move: all inputs that it needs and all outputs, once."""
     ops = kernel_bytes(shape, kept)
-    tiles = shape.groups * -(-shape.tokens // max(1, 2048 // shape.choices))
+    tiles = shape.groups * -(-shape.tokens // max(1, TILE_PAIRS // shape.choices))
     tile_results = shape.pairs * KEY_BYTES + tiles * (shape.experts + 1) * INDEX_BYTES
     router, all_gates = shape.hidden * shape.experts * 4, shape.all_tokens * shape.experts * 4
     return {
@@ -53,13 +53,13 @@ def needed_bytes(shape: Shape, kept: Kept) -> dict[str, int]:
 
 
 def rows(emulator: Emulator, shape: Shape) -> Iterator[tuple[str, ...]]:
-    """Run all kernels at a shape, and yield a row for each."""
+    """Run all kernels at a shape, whose tokens are bfloat16, and yield the table's row for each."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((shape.all_tokens, shape.hidden), np.float32)
     router = rng.standard_normal((shape.hidden, shape.experts), np.float32) / np.float32(shape.hidden**0.5)
-    half = (x.view(np.uint32) >> 16).astype(np.uint16)
-    at = {"x": put(emulator, half), "out": put(emulator, np.resize(half, (shape.all_slots, shape.hidden)))}
-    sizes = {"slot": 4 * shape.pairs, "weight": 4 * shape.pairs, "src": 4 * shape.all_slots, "y": half.nbytes}
+    tokens = (x.view(np.uint32) >> 16).astype(np.uint16)
+    at = {"x": put(emulator, tokens), "out": put(emulator, np.resize(tokens, (shape.all_slots, shape.hidden)))}
+    sizes = {"slot": 4 * shape.pairs, "weight": 4 * shape.pairs, "src": 4 * shape.all_slots, "y": tokens.nbytes}
     sizes |= {"gates": 4 * shape.all_tokens * shape.experts, "buf": shape.all_slots * shape.row_bytes}
     sizes["workspace"] = emulator.library.workspace_bytes(shape)
     at |= {name: emulator.allocate(size) for name, size in sizes.items()}
