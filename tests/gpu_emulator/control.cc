@@ -75,7 +75,7 @@ const char* emulator_statements() {
   std::string text;
   for (const auto& [name, kernel] : device().machine.kernels(device().dialect)) {
     for (size_t i = 0; i + 1 < kernel.code.size(); ++i) {  // without the end of the kernel
-      text += std::string(kernel.code[i].was_reached ? "1" : "0") + " " + name + " " + kernel.text[i] + "\n";
+      text += std::string(kernel.code[i].runs > 0 ? "1" : "0") + " " + name + " " + kernel.text[i] + "\n";
     }
   }
   return keep(text);

@@ -32,8 +32,7 @@ void Costs::count(uint32_t thread, size_t instruction, uint64_t address, uint32_
   lanes_.push_back({thread, static_cast<uint32_t>(instruction), execution, bytes, address, is_shared, is_store});
 }
 
-void Costs::end_block(uint64_t instructions) {
-  current_->instructions += instructions;
+void Costs::end_block() {
   std::set<std::pair<uint64_t, bool>> sectors;
   for (const Lane& lane : lanes_) {
     if (!lane.is_shared) sectors.insert({lane.address / kSectorBytes, lane.is_store});
@@ -55,7 +54,10 @@ void Costs::end_block(uint64_t instructions) {
   }
 }
 
-void Costs::end_launch() { current_->launch_sectors += launch_sectors_.size(); }
+void Costs::end_launch(uint64_t instructions) {
+  current_->instructions += instructions;
+  current_->launch_sectors += launch_sectors_.size();
+}
 
 void Costs::add_request(const Lane* first, const Lane* end) {
   std::set<uint64_t> sectors;

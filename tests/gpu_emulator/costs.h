@@ -34,9 +34,9 @@ class Costs {
   // Begins a block with this number of threads.
   void begin_block(uint32_t threads);
   void count(uint32_t thread, size_t instruction, uint64_t address, uint32_t bytes, bool is_shared, bool is_store);
-  // Ends a block whose threads have run this number of instructions.
-  void end_block(uint64_t instructions);
-  void end_launch();
+  void end_block();
+  // Ends a launch whose threads have run this number of instructions.
+  void end_launch(uint64_t instructions);
 
   const std::map<std::string, KernelCosts>& by_kernel() const { return by_kernel_; }
 

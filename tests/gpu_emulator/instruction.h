@@ -22,8 +22,8 @@ enum class Kind : uint8_t {
 class Machine;
 struct Instruction;
 
-// Runs an instruction of the current thread, whose registers are `r`. Returns the instruction that follows. Returns
-// null if the thread waits, has exited or divides by zero.
+// Runs the current thread, whose registers are `r`, from an instruction on. Returns the instruction at which the thread
+// waits, has exited or divides by zero.
 using Run = const Instruction* (*)(Machine& machine, const Instruction* at, uint64_t* r);
 
 // A register is given by its index. Constants are registers, too.
@@ -36,9 +36,16 @@ struct Instruction {
   uint8_t size = 0;   // bytes of one value in memory, or of a half
   uint8_t count = 1;  // number of values in memory
   bool condition = true;
-  bool is_shared = false;            // accesses shared memory instead of device memory
-  bool is_non_coherent = false;      // a load that may use a cache that does not see stores of the same launch
-  mutable bool was_reached = false;  // whether any thread has run it
+  bool is_shared = false;        // accesses shared memory instead of device memory
+  bool is_non_coherent = false;  // a load that may use a cache that does not see stores of the same launch
+  mutable uint64_t runs = 0;     // how often threads have run it
 };
+
+// A Run does its own instruction and calls this function at its end. The compiler makes a jump of such a call, so the
+// stack does not grow.
+inline const Instruction* run_from(Machine& machine, const Instruction* at, uint64_t* r) {
+  ++at->runs;
+  return at->run(machine, at, r);
+}
 
 }  // namespace gpu_emulator

@@ -19,20 +19,20 @@ struct Row {
 
 // The first destination becomes the value of an expression of the sources a, b, c and d.
 #define COMPUTE(expression)                                                                        \
-  [](Machine&, const Instruction* at, uint64_t* r) -> const Instruction* {                         \
+  [](Machine& machine, const Instruction* at, uint64_t* r) -> const Instruction* {                 \
     const uint64_t a = r[at->from[0]], b = r[at->from[1]], c = r[at->from[2]], d = r[at->from[3]]; \
     static_cast<void>(a), static_cast<void>(b), static_cast<void>(c), static_cast<void>(d);        \
     r[at->to[0]] = static_cast<uint64_t>(expression);                                              \
-    return at + 1;                                                                                 \
+    return run_from(machine, at + 1, r);                                                           \
   }
 
 // The same, for an expression that divides by `divisor`.
-#define DIVIDE(expression, divisor)                                        \
-  [](Machine&, const Instruction* at, uint64_t* r) -> const Instruction* { \
-    const uint64_t a = r[at->from[0]], b = r[at->from[1]];                 \
-    if ((divisor) == 0) return nullptr;                                    \
-    r[at->to[0]] = expression;                                             \
-    return at + 1;                                                         \
+#define DIVIDE(expression, divisor)                                                \
+  [](Machine& machine, const Instruction* at, uint64_t* r) -> const Instruction* { \
+    const uint64_t a = r[at->from[0]], b = r[at->from[1]];                         \
+    if ((divisor) == 0) return at;                                                 \
+    r[at->to[0]] = expression;                                                     \
+    return run_from(machine, at + 1, r);                                           \
   }
 
 // clang-format off

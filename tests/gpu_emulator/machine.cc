@@ -14,10 +14,15 @@ constexpr uint32_t kWarp = 32;
 constexpr uint32_t kAllLanes = 0xffffffff;
 constexpr uint32_t kMostThreads = 1024;
 constexpr uint32_t kMostGridYZ = 65535;
-constexpr size_t kMostSharedBytes = 48 << 10;        // without a request for more
-constexpr uint64_t kMostInstructions = 200'000'000;  // of a thread between two waits
+constexpr size_t kMostSharedBytes = 48 << 10;   // without a request for more
+constexpr uint64_t kMostBranches = 20'000'000;  // of a thread between two waits
 
 struct Stopped {};
+
+uint64_t runs_of(const Kernel& kernel) {
+  return std::accumulate(kernel.code.begin(), kernel.code.end(), uint64_t{0},
+                         [](uint64_t sum, const Instruction& at) { return sum + at.runs; });
+}
 
 }  // namespace
 
@@ -27,7 +32,7 @@ Machine::Machine()
 void Machine::add_module(const std::string& ptx, int dialect) {
   for (Kernel& kernel : read_module(ptx)) {
     for (Instruction& instruction : kernel.code) {
-      if (instruction.kind != Kind::kCompute) instruction.run = run_of(instruction.kind);
+      if (instruction.kind != Kind::kCompute) instruction.run = run_of(instruction);
     }
     kernels_[dialect][kernel.name] = std::move(kernel);
   }
@@ -99,6 +104,7 @@ bool Machine::launch(Kernel& kernel, const Launch& launch, const void* const* ar
   registers_.resize(first_registers_.size() * threads);
   clock_.launch = ++clock_.period;
   if (costs != nullptr) costs->begin_launch(kernel.name, kernel.code.size());
+  const uint64_t runs_before = runs_of(kernel);
   bool is_done = true;
   try {
     for (const uint32_t i : order_of(static_cast<uint32_t>(blocks))) {
@@ -107,7 +113,7 @@ bool Machine::launch(Kernel& kernel, const Launch& launch, const void* const* ar
   } catch (const Stopped&) {
     is_done = false;
   }
-  if (costs != nullptr) costs->end_launch();
+  if (costs != nullptr) costs->end_launch(runs_of(kernel) - runs_before);
   ++clock_.period;
   at_ = nullptr;
   kernel_ = nullptr;
@@ -127,7 +133,6 @@ void Machine::run_block(const Launch& launch, const std::array<uint32_t, 3>& pla
     registers_of(t)[2] = t / launch.block[0] / launch.block[1];
     threads_[t] = {};
   }
-  const uint64_t before = instructions;
   if (costs != nullptr) costs->begin_block(count);
   do {
     for (const uint32_t warp : order_of((count + kWarp - 1) / kWarp)) {
@@ -135,7 +140,7 @@ void Machine::run_block(const Launch& launch, const std::array<uint32_t, 3>& pla
       run_warp(first, order_of(std::min(kWarp, count - first)));
     }
   } while (all_at_barrier());
-  if (costs != nullptr) costs->end_block(instructions - before);
+  if (costs != nullptr) costs->end_block();
 }
 
 // Runs the lanes of a warp until each waits at a barrier or has exited.
@@ -241,77 +246,89 @@ void Machine::run_thread(uint32_t index) {
   clock_.thread = static_cast<uint16_t>(index);
   uint64_t* const r = registers_of(index);
   const Instruction* const code = kernel_->code.data();
-  const Instruction* at = code + threads_[index].next;
-  uint64_t count = 0;
-  for (const Instruction* next = at; next != nullptr; ++count) {
-    at = next;
-    at->was_reached = true;
-    if (count > kMostInstructions) stop(at, "endless", "the thread has run 200 million instructions without a wait");
-    next = at->run(*this, at, r);
-  }
+  branches_ = 0;
+  const Instruction* const at = run_from(*this, code + threads_[index].next, r);
   if (at->kind == Kind::kCompute) stop(at, "division by zero", "");
   threads_[index].next = static_cast<uint32_t>(at - code) + 1;
   threads_[index].state = at->kind == Kind::kExchange  ? Thread::kAtExchange
                           : at->kind == Kind::kBarrier ? Thread::kAtBarrier
                                                        : Thread::kExited;
-  instructions += count;
 }
 
 // The instructions that do more than compute a value from registers.
 struct Machine::Instructions {
   static uint64_t low_half(uint64_t value, uint32_t bits) { return value & ((uint64_t{1} << bits) - 1); }
 
-  static const Instruction* pack(Machine&, const Instruction* at, uint64_t* r) {
+  static const Instruction* pack(Machine& machine, const Instruction* at, uint64_t* r) {
     const uint32_t bits = at->size * 8;
     r[at->to[0]] = low_half(r[at->from[0]], bits) | low_half(r[at->from[1]], bits) << bits;
-    return at + 1;
+    return run_from(machine, at + 1, r);
   }
 
-  static const Instruction* unpack(Machine&, const Instruction* at, uint64_t* r) {
+  static const Instruction* unpack(Machine& machine, const Instruction* at, uint64_t* r) {
     const uint32_t bits = at->size * 8;
     const uint64_t whole = r[at->from[0]];
     r[at->to[0]] = low_half(whole, bits);
     r[at->to[1]] = low_half(whole >> bits, bits);
-    return at + 1;
+    return run_from(machine, at + 1, r);
   }
 
+  template <typename Value>
+  static uint64_t value_at(const unsigned char* bytes) {
+    Value value;
+    std::memcpy(&value, bytes, sizeof(value));
+    return value;
+  }
+
+  template <typename Value>
   static const Instruction* load_parameter(Machine& machine, const Instruction* at, uint64_t* r) {
-    r[at->to[0]] = 0;
-    std::memcpy(&r[at->to[0]], machine.parameters_.data() + at->offset, at->size);
-    return at + 1;
+    r[at->to[0]] = value_at<Value>(machine.parameters_.data() + at->offset);
+    return run_from(machine, at + 1, r);
   }
 
+  template <typename Value>
   static const Instruction* load(Machine& machine, const Instruction* at, uint64_t* r) {
     const unsigned char* const bytes = machine.access(at, r[at->from[0]] + from_signed(at->offset));
-    for (size_t i = 0; i < at->count; ++i) {
-      uint64_t value = 0;
-      std::memcpy(&value, bytes + i * at->size, at->size);
-      r[at->to[i]] = value;
-    }
-    return at + 1;
+    for (size_t i = 0; i < at->count; ++i) r[at->to[i]] = value_at<Value>(bytes + i * sizeof(Value));
+    return run_from(machine, at + 1, r);
   }
 
+  template <typename Value>
   static const Instruction* store(Machine& machine, const Instruction* at, uint64_t* r) {
     unsigned char* const bytes = machine.access(at, r[at->from[0]] + from_signed(at->offset));
-    for (size_t i = 0; i < at->count; ++i) std::memcpy(bytes + i * at->size, &r[at->to[i]], at->size);
-    return at + 1;
+    for (size_t i = 0; i < at->count; ++i) std::memcpy(bytes + i * sizeof(Value), &r[at->to[i]], sizeof(Value));
+    return run_from(machine, at + 1, r);
   }
 
   static const Instruction* branch(Machine& machine, const Instruction* at, uint64_t* r) {
-    return (r[at->from[0]] & 1) == at->condition ? machine.kernel_->code.data() + at->offset : at + 1;
+    if ((r[at->from[0]] & 1) != at->condition) return run_from(machine, at + 1, r);
+    if (++machine.branches_ > kMostBranches)
+      machine.stop(at, "endless", "the thread has branched 20 million times without a wait");
+    return run_from(machine, machine.kernel_->code.data() + at->offset, r);
   }
 
-  static const Instruction* wait(Machine&, const Instruction*, uint64_t*) { return nullptr; }
+  static const Instruction* wait(Machine&, const Instruction* at, uint64_t*) { return at; }
 };
 
-// Returns the function that runs instructions of a kind other than Kind::kCompute.
+// Returns the function that runs an instruction of a kind other than Kind::kCompute.
+Run Machine::run_of(const Instruction& at) {
+  switch (at.size) {
+    case 1: return run_of<uint8_t>(at.kind);
+    case 2: return run_of<uint16_t>(at.kind);
+    case 4: return run_of<uint32_t>(at.kind);
+    default: return run_of<uint64_t>(at.kind);
+  }
+}
+
+// Value: the type of a value in memory.
+template <typename Value>
 Run Machine::run_of(Kind kind) {
   switch (kind) {
     case Kind::kPack: return Instructions::pack;
     case Kind::kUnpack: return Instructions::unpack;
-    case Kind::kLoadParameter: return Instructions::load_parameter;
-    case Kind::kLoad: return Instructions::load;
-    case Kind::kStore: return Instructions::store;
+    case Kind::kLoadParameter: return Instructions::load_parameter<Value>;
+    case Kind::kLoad: return Instructions::load<Value>;
+    case Kind::kStore: return Instructions::store<Value>;
     case Kind::kBranch: return Instructions::branch;
     default: return Instructions::wait;
   }

@@ -52,9 +52,8 @@ class Machine {
   DeviceMemory& memory() { return memory_; }
 
   Order order = Order::kAscending;
-  uint64_t seed = 1;          // of random orders
-  Costs* costs = nullptr;     // counts accesses to memory if it is not null
-  uint64_t instructions = 0;  // number of instructions that were run
+  uint64_t seed = 1;       // of random orders
+  Costs* costs = nullptr;  // counts accesses to memory if it is not null
 
  private:
   struct Instructions;
@@ -64,6 +63,8 @@ class Machine {
     uint32_t next = 0;  // index of the next instruction
   };
 
+  static Run run_of(const Instruction& at);
+  template <typename Value>
   static Run run_of(Kind kind);
   void run_block(const Launch& launch, const std::array<uint32_t, 3>& place);
   void run_warp(uint32_t first, const std::vector<uint32_t>& lanes);
@@ -90,6 +91,7 @@ class Machine {
   std::vector<uint64_t> first_registers_;
   std::vector<Thread> threads_;
   std::array<uint32_t, 3> place_{};  // of the current block
+  uint64_t branches_ = 0;            // of the current thread since it last waited
   const Instruction* at_ = nullptr;  // the current instruction; null outside of instructions
 };
 

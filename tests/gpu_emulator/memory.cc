@@ -43,61 +43,65 @@ std::string Buffer::place(int64_t offset) const {
   return "byte " + std::to_string(offset) + " of the " + std::to_string(size_) + " of " + name_;
 }
 
+inline void Buffer::load(Mark& mark, const Access& access, int64_t offset, const Clock& clock, const Report& report) {
+  if (!mark.is_set) report_fault(report, "never written", offset, "is read");
+  if (access.is_non_coherent) {
+    if (mark.written >= clock.launch)
+      report_fault(report, "non-coherent load", offset, "was written by this launch before");
+    mark.read_non_coherently = clock.period;
+  }
+  if (mark.read == clock.period) {
+    mark.has_readers |= mark.reader != clock.thread;
+  } else {
+    if (mark.read < clock.launch) mark.first_read = clock.period;
+    mark.has_readers = false;
+  }
+  mark.read = clock.period;
+  mark.reader = clock.thread;
+}
+
+inline void Buffer::store(Mark& mark, int64_t offset, const Clock& clock, const Report& report) {
+  const bool by_other_block = mark.read >= clock.launch && mark.first_read < clock.block;
+  if (by_other_block || (mark.read == clock.period && (mark.has_readers || mark.reader != clock.thread)))
+    report_fault(report, "race", offset, "is read and then written");
+  if (mark.read_non_coherently >= clock.launch)
+    report_fault(report, "non-coherent load", offset, "is written by the same launch after");
+  mark.is_set = true;
+  mark.written = clock.period;
+  mark.writer = clock.thread;
+}
+
 unsigned char* Buffer::access(const Access& access, int64_t offset, const Clock& clock, const Report& report) {
   if (offset < 0 || static_cast<uint64_t>(offset) + access.bytes > size_) {
-    report("out of bounds", place(offset) + (access.is_store ? " is written" : " is read"));
+    report_fault(report, "out of bounds", offset, access.is_store ? "is written" : "is read");
     return nullptr;
   }
-  if (access.address % access.bytes != 0) {
-    report("misaligned", place(offset) + ", " + std::to_string(access.bytes) + " bytes at once");
+  if ((access.address & (access.bytes - 1)) != 0) {
+    report_fault(report, "misaligned", offset, "is accessed with " + std::to_string(access.bytes) + " bytes at once");
     return nullptr;
   }
   unsigned char* const data = bytes_ + offset;
   if (marks_.empty()) {
     if (!access.is_store) return data;
-    report("store to an input", place(offset));
+    report_fault(report, "store to an input", offset, "is written");
     return nullptr;
   }
-  const auto first = static_cast<size_t>(offset) / kGranule;
-  const auto end = (static_cast<size_t>(offset) + access.bytes + kGranule - 1) / kGranule;
-  for (size_t i = first; i < end; ++i) {
-    Mark& mark = marks_[i];
-    const bool by_other_block = mark.written >= clock.launch && mark.written < clock.block;
-    if (by_other_block || (mark.written == clock.period && mark.writer != clock.thread)) {
-      report("race", place(offset) + (access.is_store ? " is written by two threads" : " is written and then read"));
+  Mark* const first = &marks_[static_cast<size_t>(offset) / kGranule];
+  Mark* const end = &marks_[(static_cast<size_t>(offset) + access.bytes - 1) / kGranule] + 1;
+  for (Mark* mark = first; mark < end; ++mark) {
+    const bool by_other_block = mark->written >= clock.launch && mark->written < clock.block;
+    if (by_other_block || (mark->written == clock.period && mark->writer != clock.thread)) {
+      report_fault(report, "race", offset, access.is_store ? "is written by two threads" : "is written and then read");
     }
-    if (access.is_store) {
-      store(mark, offset, clock, report);
-    } else {
-      load(mark, access, offset, clock, report);
-    }
+    access.is_store ? store(*mark, offset, clock, report) : load(*mark, access, offset, clock, report);
   }
   return data;
 }
 
-void Buffer::load(Mark& mark, const Access& access, int64_t offset, const Clock& clock, const Report& report) {
-  if (!mark.is_set) report("never written", place(offset) + " is read");
-  if (access.is_non_coherent) {
-    if (mark.written >= clock.launch) report("non-coherent load", place(offset) + " was written by this launch before");
-    mark.read_non_coherently = clock.period;
-  }
-  if (mark.read < clock.launch) mark.first_read = clock.period;
-  mark.has_readers = mark.read == clock.period && (mark.has_readers || mark.reader != clock.thread);
-  mark.read = clock.period;
-  mark.reader = clock.thread;
-}
-
-void Buffer::store(Mark& mark, int64_t offset, const Clock& clock, const Report& report) {
-  const bool by_other_block = mark.read >= clock.launch && mark.first_read < clock.block;
-  if (by_other_block || (mark.read == clock.period && (mark.has_readers || mark.reader != clock.thread))) {
-    report("race", place(offset) + " is read and then written");
-  }
-  if (mark.read_non_coherently >= clock.launch) {
-    report("non-coherent load", place(offset) + " is written by the same launch after");
-  }
-  mark.is_set = true;
-  mark.written = clock.period;
-  mark.writer = clock.thread;
+// Not inlined, since it is rarely called.
+[[gnu::noinline]] void Buffer::report_fault(const Report& report, const char* kind, int64_t offset,
+                                            const std::string& what) const {
+  report(kind, place(offset) + " " + what);
 }
 
 bool DeviceMemory::is_device_address(uint64_t address) { return (address & kDeviceBit) != 0; }

@@ -80,6 +80,7 @@ class Buffer {
   std::vector<Mark> marks_;  // empty if the buffer is sealed
 
   std::string place(int64_t offset) const;
+  void report_fault(const Report& report, const char* kind, int64_t offset, const std::string& what) const;
   void load(Mark& mark, const Access& access, int64_t offset, const Clock& clock, const Report& report);
   void store(Mark& mark, int64_t offset, const Clock& clock, const Report& report);
 };
