@@ -4,7 +4,7 @@
 # make test     sets up, lints, and runs the tests of every module, in minutes
 # make test-all runs the slow kinds of tests, too, which CONTRIBUTING.md lists, and measures coverage
 # make hostile  does to ops, readers and exports what an attacker, a bad disk or an impatient user would, at length
-# make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
+# make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with numpy and a CUDA torch, no network
 # make library  builds the native libraries again, as far as their sources changed
 # make triton-server  installs a Triton server for the tests of vmoe serve, on x86-64
 # make nvcc     installs CUDA's compiler for the tests on an emulated GPU, if the machine has none

@@ -12,15 +12,16 @@ from command_line import BenchmarkError, say
 from on_gpu import sanitizer
 from on_gpu.check import Check, first_line
 from on_gpu.device import Device
+from on_gpu.emulator import Emulator, emulator_command
 from on_gpu.library import Library, build, find_nvcc, library_command
 
 from gpu.report import FAILED, Report, file_name
 from gpu.shapes import timed_shapes
 
 PARTS = ("exactness", *sanitizer.TOOLS, "timing")
-WHOLE = {"random_cases": 400, "repeats": 30, "layers": 40, "every": 1}
-QUICK = {"random_cases": 40, "repeats": 5, "layers": 10, "every": 12}
-"""Number of random cases to check, of timed calls, and of layers under each tool; every n-th shape is timed."""
+WHOLE = {"random_calls": 2000, "repeats": 30, "watched_calls": 200, "every": 1}
+QUICK = {"random_calls": 200, "repeats": 5, "watched_calls": 40, "every": 12}
+"""Number of random calls to check, of timed calls, and of calls under each tool; every n-th shape is timed."""
 _RESULTS = Path("build") / "gpu"
 
 
@@ -35,8 +36,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add, some = parser.add_argument, "time only shapes with one of these in them: '64 x 197, E 8'"
     add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     add("--shapes", nargs="+", default=[], metavar="TEXT", help=some)
-    add("--quick", action="store_true", help="use fewer cases, shapes and rounds, to check that everything works")
-    add("--seed", type=_seed, default=1, metavar="N", help="seed of all random cases (default: 1)")
+    add("--quick", action="store_true", help="use fewer calls, shapes and rounds, to check that everything works")
+    add("--seed", type=_seed, default=1, metavar="N", help="seed of all random calls (default: 1)")
     add("-o", "--output", type=Path, default=_RESULTS, metavar="DIR", help=f"default: {_RESULTS}")
     given = parser.parse_args(arguments)
     for text in given.shapes:
@@ -62,8 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = Device()
         with tempfile.TemporaryDirectory(prefix="vmoe-gpu-") as folder:
             say(f"building the kernels for {device.architecture}")
-            library = build(library_command(find_nvcc(), device.architecture, Path(folder, "libkernel_calls.so")))
-            report = run(given, device, library)
+            nvcc = find_nvcc()
+            library = build(library_command(nvcc, Path(folder, "libkernel_calls.so"), device.architecture))
+            emulator = None
+            if "exactness" in given.parts:
+                say("building the emulator")
+                emulator = Emulator(build(emulator_command(nvcc, Path(folder, "libemulator.so"))))
+            report = run(given, device, library, emulator)
         code = report.end()
     except (BenchmarkError, OSError) as error:
         at_fault = f"{error.filename or given.output}: {error.strerror}" if isinstance(error, OSError) else error
@@ -76,8 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
-    """Run the chosen parts and return the report. `library` is the path of the compiled kernels."""
+def run(given: argparse.Namespace, device: Any, library: Path, emulator: Emulator | None) -> Report:
+    """Run the chosen parts and return the report.
+
+    Args:
+        given: the command line.
+        device: the GPU.
+        library: path of the kernels' library for this GPU.
+        emulator: the emulator, which only exactness needs.
+    """
     report = Report(given.output / file_name(device.name, given.chosen))
     facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
     report.write(f"# {device.name}\n", f"{facts}. Seed {given.seed}.")
@@ -88,15 +101,31 @@ def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
         if part == "timing":
             _time_kernels(report, given, device, kernels)
         elif part == "exactness":
-            from on_gpu.checks import check_exactness
-
-            check_exactness(report.check, device, kernels, given.seed, given.random_cases)
+            assert emulator is not None
+            _check_exactness(report, given, device, kernels, emulator)
         elif program := sanitizer.find_sanitizer():
-            say(f"{part}: {given.layers} layers, seed {given.seed}")
-            report.check(sanitizer.run_tool(program, part, library, given.layers, given.seed))
+            say(f"{part}: {given.watched_calls} calls, seed {given.seed}")
+            report.check(sanitizer.run_tool(program, part, library, given.watched_calls, given.seed))
         else:
             report.skip(part, sanitizer.MISSING)
     return report
+
+
+def _check_exactness(report: Report, given: argparse.Namespace, device: Any, kernels: Library, emulator: Emulator) -> None:
+    """Run the kernels on the GPU and in the emulator. After the first check, say whether the emulator was right."""
+    from on_gpu.checks import check_exactness
+
+    results = list[Check]()
+
+    def tell(check: Check) -> None:
+        report.check(check)
+        if not results:
+            right = "was right: the GPU gives every bit that it gives"
+            wrong = "was wrong, or the GPU or nvcc's machine code is: their bits differ"
+            report.write(f"- the emulator {wrong if check.failures else right}")
+        results.append(check)
+
+    check_exactness(tell, device, kernels, emulator, given.seed, given.random_calls)
 
 
 def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:

@@ -38,8 +38,8 @@ def kernel_bytes(shape: Shape, kept: Kept) -> Mapping[str, int]:
     gates, src = shape.all_tokens * shape.experts * _GATE_BYTES, shape.all_slots * _INDEX_BYTES
     moved = (kept.tokens + shape.all_slots) * shape.row_bytes
     return {
-        "Route": gates + routed + src,
-        "Dispatch": src + moved,
-        "RouteDispatch": gates + routed + moved,
-        "Combine": routed + (kept.pairs + shape.all_tokens) * shape.row_bytes,
+        "route": gates + routed + src,
+        "dispatch": src + moved,
+        "route_dispatch": gates + routed + moved,
+        "combine": routed + (kept.pairs + shape.all_tokens) * shape.row_bytes,
     }

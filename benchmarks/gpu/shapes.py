@@ -37,6 +37,6 @@ def timed_shapes() -> list[Shape]:
 def shape_of_kernel(kernel: str, shape: Shape) -> Shape:
     """Return the shape at which to run a kernel.
 
-    For "Route", the shape has no token features, because routing reads only the gates.
+    For "route", the shape has no token features, because routing reads only the gates.
     """
-    return replace(shape, type="fp32", hidden=0) if kernel == "Route" else shape
+    return replace(shape, type="fp32", hidden=0) if kernel == "route" else shape

@@ -17,11 +17,11 @@ import torch
 from on_gpu.check import first_line
 from on_gpu.device import Device
 from on_gpu.library import KERNELS, Library, kernel_launches
-from on_gpu.problem import Problem
 from on_gpu.shape import Shape
 
 from gpu import in_torch
 from gpu.floors import Kept, count_kept, kernel_bytes
+from gpu.problem import Problem
 from gpu.shapes import shape_of_kernel
 
 Call = Callable[[], object]
@@ -152,6 +152,6 @@ def _routed_problem(device: Device, kernels: Library, shape: Shape) -> Problem:
     problem.tensors["gates"].copy_(gates)
     for name in ("x", "out"):
         problem.tensors[name].normal_()
-    problem.run("Route")
+    problem.run("route")
     device.synchronize()
     return problem

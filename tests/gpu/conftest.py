@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_emulator import Emulator, build_emulator
+from gpu_emulator import build_emulator
+from on_gpu.emulator import Emulator
 
 from vmoe_export import export_bundle
 from vmoe_runtime.backends import onnxruntime_cuda

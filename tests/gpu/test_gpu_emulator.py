@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_emulator import Emulator
+from on_gpu.emulator import Emulator
 
 THREADS, WORDS = 64, 64  # threads of a block; 32-bit words of shared memory and of each buffer
 ORDERS = (0, 1, 2)

@@ -11,7 +11,8 @@ from collections import Counter
 
 import pytest
 from emulated_calls import problems
-from gpu_emulator import DIALECTS, SMALL_GRID, Emulator, build_emulator
+from gpu_emulator import SMALL_GRID, build_emulator
+from on_gpu.emulator import DIALECTS, Emulator
 from on_gpu.kernel_cases import kernel_calls
 
 CALLS, CALLS_PER_PART = 2000, 75

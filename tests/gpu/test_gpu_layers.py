@@ -14,8 +14,8 @@ import pytest
 import torch
 from cpu_paths import outputs_of, run_calls
 from emulated_op_library import build_op_library
-from gpu_emulator import Emulator
 from moe_calls import MoeCall, reference, same_values
+from on_gpu.emulator import Emulator
 from recorded_layers import layer_calls
 from tensorrt_nodes import Node, build_plugin, needed_outputs
 

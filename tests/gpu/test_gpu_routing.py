@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from emulated_calls import problems
-from gpu_emulator import DIALECTS, Emulator
-from on_gpu.gate_kinds import GATE_KINDS, make_gates
-from on_gpu.kernel_cases import KernelCall, route_call
+from on_gpu.emulator import DIALECTS, Emulator
+from on_gpu.kernel_call import KernelCall
+from on_gpu.kernel_cases import LARGE, large_call, route_call
 from on_gpu.shape import Shape
 from routing_cases import Case, golden_cases, same_bits
 from score import vectors
 
 OUTPUTS = ("slot", "weight", "src", "expert")
-LARGE = (  # tokens, experts, k, kind of gates, capacity (None: half of an even share)
-    (40_000, 64, 1, 0, None),
-    (40_000, 8, 2, 7, None),
-    (36_928, 64, 2, 0, 1212),
-    (40_000, 4, 4, 1, 20_000),
-    (20_000, 32, 2, 3, 700),  # all tokens prefer the same expert
-    (20_000, 32, 1, 3, 20_000),
-    (12_608, 32, 4, 4, 1),
-    (9_000, 64, 4, 6, None),
-    (5_000, 256, 8, 5, None),
-    (65_536, 2, 1, 2, None),
-)
 
 
 def call_of(emulator: Emulator, case: Case) -> KernelCall:
@@ -58,9 +45,6 @@ def test_conformance_vectors(emulator: Emulator) -> None:
 
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("large", LARGE, ids=str)
-def test_tens_of_thousands_of_tokens(emulator: Emulator, large: tuple[int, int, int, int, int | None]) -> None:
-    tokens, experts, k, kind, capacity = large
-    gates = make_gates(np.random.default_rng(tokens + kind), kind, (1, tokens, experts))
-    shape = Shape(1, tokens, experts, k, capacity or max(1, tokens * k // experts // 2))
-    call = route_call(emulator.library, shape, gates, GATE_KINDS[kind])
-    assert problems(emulator, call, DIALECTS[tokens % 2], orders=[2], seed=tokens) == []
+def test_tens_of_thousands_of_tokens(emulator: Emulator, large: tuple[int, int, int, int, int, int | None]) -> None:
+    tokens = large[1]
+    assert problems(emulator, large_call(emulator.library, large), DIALECTS[tokens % 2], orders=[2], seed=tokens) == []

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gpu_emulator import DIALECTS, Emulator
 from moe_calls import MOE_OPS, MoeCall, moe_calls, reference, same_values, token_types
+from on_gpu.emulator import DIALECTS, Emulator
 from tensorrt_nodes import Node, build_plugin, needed_outputs
 
 CALLS_PER_TYPE = 30

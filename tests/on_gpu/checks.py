@@ -1,177 +1,133 @@
-"""Checks that the kernels' results are right, bit for bit."""
+"""Checks that a GPU gives the kernels' outputs the bits that the emulator gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
+from itertools import islice
 
-from command_line import say
-from torch import Tensor
+import numpy as np
+from command_line import BenchmarkError, say
 
-from on_gpu import cases, exact
-from on_gpu.cases import Case, make_inputs
 from on_gpu.check import Check, first_line
 from on_gpu.device import Device
-from on_gpu.gates import check_gates
-from on_gpu.guarded import GuardedProblem
-from on_gpu.library import KERNELS, Library, kernel_launches
-from on_gpu.shape import TYPES, Shape
+from on_gpu.emulator import Emulator, dialect_of
+from on_gpu.kernel_call import KernelCall, PlacedCall, Tensors
+from on_gpu.kernel_cases import LARGE, kernel_calls, large_call
+from on_gpu.library import Library, kernel_launches
+from on_gpu.memory import GuardedMemory
 
-Tensors = dict[str, Tensor]
-
-OUTPUTS = ("slot", "weight", "src", "buf", "y")
-_FUSED_OUTPUTS = ("slot", "weight", "buf")
-_SEPARATE = ("Route", "Dispatch", "Combine")
-_REPEATS, _STREAMS, _REPLAYS = 3, 8, 4
-_LAYERS = tuple(
-    replace(s, type=type) for s in (Shape(8, 197, 8, 2, 30, 96), Shape(2, 3000, 32, 2, 150, 24)) for type in TYPES
-)
-"""The layers for streams and graphs: groups of one tile and of several, in all types."""
+STREAMS, LAUNCHES_PER_STREAM = 8, 20
+GRAPHS, REPLAYS = 40, 4
 
 
-LAUNCH_SHAPES = (
-    Shape(1, 197, 8, 1, 8, 96),
-    Shape(64, 577, 8, 2, 100, 96, "bf16"),
-    Shape(2, 2048, 8, 1, 100, 5, "fp16"),
-    Shape(2, 2049, 8, 1, 100, 8),
-    Shape(1, 65_536, 64, 4, 2_000, 8, "bf16"),
-)
+def check_exactness(
+    tell: Callable[[Check], None], device: Device, kernels: Library, emulator: Emulator, seed: int, count: int
+) -> None:
+    """Compare the kernels with the emulator bit for bit: alone, on several streams, and in CUDA graphs.
 
-
-def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Library, seed: int, random_cases: int) -> None:
-    """Compare all kernels with torch on the CPU: on one stream, on several streams, and in CUDA graphs.
-
-    Every failure message contains its seed.
+    Args:
+        tell: receives each result as soon as it is known. The first is that of `count` random calls.
+        device: the GPU.
+        kernels: the library for the GPU.
+        emulator: the emulator of the GPU's dialect of PTX.
+        seed: seed of the random calls.
+        count: number of random calls.
     """
+    calls = _Calls(device, kernels, emulator, seed)
     steps: dict[str, Callable[[], Check]] = {
-        "named cases": lambda: check_cases(device, kernels, "named cases", cases.named_cases(seed)),
-        "random cases": lambda: check_cases(device, kernels, "random cases", cases.random_cases(seed, random_cases)),
-        "gates": lambda: check_gates(device, kernels, seed),
-        "streams": lambda: check_streams(device, kernels, seed),
-        "graphs": lambda: check_graphs(device, kernels, seed),
-        "launches": lambda: check_launches(device, kernels, LAUNCH_SHAPES),
+        "random calls": lambda: calls.check("random calls", kernel_calls(kernels, seed, count)),
+        "large calls": lambda: calls.check("large calls", (large_call(kernels, large) for large in LARGE)),
+        "streams": calls.check_streams,
+        "graphs": calls.check_graphs,
     }
     for name, step in steps.items():
         say(f"exactness: {name}, seed {seed}")
         try:
             tell(step())
-        except RuntimeError as error:
+        except (BenchmarkError, RuntimeError) as error:
             tell(Check(name, 1, (first_line(error),)))
 
 
-def expected_of(case: Case, inputs: Tensors) -> Tensors:
-    """Compute the expected results of a case with torch on the CPU. The result `y` is computed from the input `out`."""
-    shape = case.shape
-    slot, weight, src = exact.route(inputs["gates"], shape.capacity, shape.choices, shape.bpr)
-    buf, y = exact.dispatch(inputs["x"], src), exact.combine(inputs["out"], slot, weight)
-    return dict(zip(OUTPUTS, (slot, weight, src, buf, y), strict=True))
+class _Calls:
+    """The same calls on a GPU and in the emulator."""
 
+    def __init__(self, device: Device, kernels: Library, emulator: Emulator, seed: int) -> None:
+        self._device, self._kernels, self._emulator, self._seed = device, kernels, emulator, seed
+        self._memory = GuardedMemory(kernels)
+        self._dialect = dialect_of(device.architecture)
 
-def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str] = OUTPUTS) -> list[str]:
-    """Describe how a problem's outputs differ from the expected outputs."""
-    found = []
-    for name in names:
-        got, wanted = problem.get(name), expected[name]
-        wrong = ~exact.same_bits(got, wanted)
-        if name == "y":  # the bits of a NaN sum are unspecified
-            wrong &= ~(got.isnan() & wanted.isnan())
-        if wrong.any():
-            where = tuple(wrong.nonzero()[0].tolist())
-            values = f"{got[where].item()} instead of {wanted[where].item()}"
-            found.append(f"{name} differs in {int(wrong.sum())} of {wrong.numel()} elements, first at {where}: {values}")
-    guarded = [name for name in (*names, "workspace") if not problem.guards_hold(name)]
-    return found + [f"{name} was written past its ends" for name in guarded]
+    def check(self, name: str, calls: Iterable[KernelCall]) -> Check:
+        """Run each call alone. Stop at the first GPU error, because no kernel can run after it."""
+        count, failures = 0, list[str]()
+        for call in calls:
+            count += 1
+            try:
+                found = call.run(self._kernels, self._memory)
+            except RuntimeError as error:
+                failures.append(f"call {count}, {call}: {first_line(error)}")
+                break
+            failures += [f"call {count}, {call}: {what}" for what in self._faults_of(call, found)]
+        return Check(name, count, tuple(failures))
 
+    def check_streams(self) -> Check:
+        """Run several calls repeatedly and at the same time, each on its own stream with its own memory."""
+        calls = list(kernel_calls(self._kernels, self._seed + 1, STREAMS))
+        placed = [self._place(call) for call in calls]
 
-def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
-    """Run all kernels on a case several times, and return messages about wrong results."""
-    inputs = make_inputs(case)
-    expected, problem = expected_of(case, inputs), GuardedProblem(device, kernels, case.shape, case.offset)
-    found: list[str] = []
-    for _ in range(_REPEATS):
-        problem.set(inputs)
-        problem.run(*_SEPARATE)
-        device.synchronize()
-        found += differences(problem, expected)
-    problem.set(inputs)
-    problem.run("RouteDispatch")
-    device.synchronize()
-    found += [f"RouteDispatch: {what}" for what in differences(problem, expected, _FUSED_OUTPUTS)]
-    return [f"{case}: {what}" for what in dict.fromkeys(found)]
+        def work(each: PlacedCall) -> None:
+            for _ in range(LAUNCHES_PER_STREAM):
+                each.launch(self._device.stream())
 
+        self._device.on_streams([partial(work, each) for each in placed])
+        return Check("several streams at once", len(calls), self._end(calls, placed))
 
-def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
-    """Run all kernels on every case. Stop at the first GPU error, because no kernel can run after it."""
-    count, failures = 0, list[str]()
-    for case in cases:
-        count += 1
-        try:
-            failures += check_case(device, kernels, case)
-        except RuntimeError as error:
-            failures.append(f"{case}: {first_line(error)}")
-            break
-    return Check(name, count, tuple(failures))
+    def check_graphs(self) -> Check:
+        """Capture each call in a CUDA graph, count the graph's nodes, and replay it on other inputs.
 
+        If a call allocates or synchronizes, it can't be captured.
+        """
+        rng, failures, count = np.random.default_rng(self._seed), list[str](), 0
+        for call in kernel_calls(self._kernels, self._seed + 2, GRAPHS):
+            placed = self._place(call)
+            replay = self._device.capture(lambda placed=placed: placed.launch(self._device.stream()))
+            nodes, wanted = self._nodes(placed), kernel_launches(call.shape)[call.op]
+            if nodes != wanted:
+                failures.append(f"{call}: {nodes} launches instead of {wanted}")
+            for other in islice(iter(partial(call.shuffled, rng), None), REPLAYS):
+                placed.set(other.inputs)
+                replay()
+                self._device.synchronize()
+                failures += [f"{other}, replayed: {what}" for what in self._faults_of(other, placed.outputs())]
+                count += 1
+            placed.release()
+        return Check("CUDA graphs replayed on other inputs", count, (*failures, *self._memory.take_faults()))
 
-def _layer_cases(seed: int, count: int) -> list[Case]:
-    return [Case(_LAYERS[index % len(_LAYERS)], "random", seed + index) for index in range(count)]
+    def _place(self, call: KernelCall) -> PlacedCall:
+        return PlacedCall(call, self._kernels, self._memory)
 
+    def _nodes(self, placed: PlacedCall) -> int:
+        """Return the number of launches of a call. The call has been launched before, so that its code is loaded."""
+        counted = list[int]()
 
-def check_streams(device: Device, kernels: Library, seed: int) -> Check:
-    """Run several layers repeatedly and at the same time, each on its own stream with its own tensors."""
-    cases = _layer_cases(seed, _STREAMS)
-    problems = [GuardedProblem(device, kernels, case.shape) for case in cases]
-    for problem, case in zip(problems, cases, strict=True):
-        problem.set(make_inputs(case))
-    device.on_streams([partial(problem.run, *(*_SEPARATE, "RouteDispatch") * 20) for problem in problems])
-    failures = [
-        f"{case}, with others beside it: {what}"
-        for case, problem in zip(cases, problems, strict=True)
-        for what in differences(problem, expected_of(case, make_inputs(case)))
-    ]
-    return Check("several streams at once", len(cases), tuple(failures))
+        def work() -> None:
+            stream = self._device.stream()
+            counted.append(self._kernels.count_launches(stream, lambda: placed.launch(stream)))
 
+        self._device.on_streams([work])
+        return counted[0]
 
-def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
-    """Capture a layer in a CUDA graph once, then replay the graph on other inputs."""
-    failures: list[str] = []
-    cases = _layer_cases(seed, len(_LAYERS))
-    for case in cases:
-        problem, fused = (GuardedProblem(device, kernels, case.shape) for _ in range(2))
+    def _end(self, calls: Sequence[KernelCall], placed: Sequence[PlacedCall]) -> tuple[str, ...]:
+        """Compare the outputs of calls, and release their memory."""
+        failures = []
+        for call, each in zip(calls, placed, strict=True):
+            failures += [f"{call}, beside others: {what}" for what in self._faults_of(call, each.outputs())]
+            each.release()
+        return (*failures, *self._memory.take_faults())
 
-        def work(problem: GuardedProblem = problem, fused: GuardedProblem = fused) -> None:
-            problem.run(*_SEPARATE)
-            fused.run("RouteDispatch")
-
-        for each in (problem, fused):
-            each.set(make_inputs(case))
-        replay = device.capture(work)
-        for index in range(_REPLAYS):
-            other = replace(case, kind=("random", "tied", "nan", "one expert")[index % 4], seed=case.seed + 1000 + index)
-            inputs = make_inputs(other)
-            for each in (problem, fused):
-                each.set(inputs)
-            replay()
-            device.synchronize()
-            expected = expected_of(other, inputs)
-            found = differences(problem, expected)
-            found += [f"RouteDispatch: {what}" for what in differences(fused, expected, _FUSED_OUTPUTS)]
-            failures += [f"{other}, replayed: {what}" for what in found]
-    return Check("CUDA graphs replayed on other inputs", _REPLAYS * len(cases), tuple(failures))
-
-
-def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) -> Check:
-    """Check that each kernel makes the expected number of launches, and that it does not allocate or synchronize."""
-    failures: list[str] = []
-
-    def work() -> None:
-        for shape in shapes:
-            problem = GuardedProblem(device, kernels, shape)
-            for kernel, launches in kernel_launches(shape).items():
-                counted = problem.count_launches(kernel)
-                if counted != launches:
-                    failures.append(f"{kernel} at {shape} is {counted} launches instead of {launches}")
-
-    device.on_streams([work])
-    return Check("launches, with neither allocation nor synchronisation", len(shapes) * len(KERNELS), tuple(failures))
+    def _faults_of(self, call: KernelCall, found: Tensors) -> list[str]:
+        """Run a call in the emulator, and return how the GPU's outputs differ. Include faults that either one reports."""
+        self._emulator.configure(self._dialect, processors=call.processors)
+        wanted = call.run(self._emulator.library, self._emulator)
+        emulated = [f"in the emulator: {fault}" for fault in self._emulator.faults()]
+        return call.differences(found, wanted) + emulated + self._memory.take_faults()

@@ -1,23 +1,16 @@
-"""Random calls of the GPU kernels, for the emulator and for a GPU.
-
-Each call has inputs that make an op difficult, and memory of exactly the size that the op needs.
-"""
+"""Calls of the GPU kernels with inputs that make an op difficult, for the emulator and for a GPU."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from on_gpu.gate_kinds import GATE_KINDS, make_gates
+from on_gpu.kernel_call import Array, KernelCall, Sizes
 from on_gpu.library import TILE_PAIRS, Library, c_shape
 from on_gpu.shape import TYPE_BYTES, TYPES, Shape
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Sizes = tuple[int, ...]
 
 _USUAL_EXPERTS = (1, 2, 3, 4, 7, 8, 16, 32, 33, 64, 128, 256)
 _WIDTHS = (1, 2, 3, 5, 8, 16, 24, 40, 97, 264, 520)
@@ -25,63 +18,20 @@ _MOST_SLOTS = 20_000
 _MOST_NUMBERS = 150_000  # of dispatched or combined rows
 _INT32 = np.iinfo(np.int32)
 
-
-class Memory(Protocol):
-    """Device memory, of the emulator or of a GPU."""
-
-    def allocate(self, size: int, misalignment: int) -> int:
-        """Return the address of `size` bytes. Its remainder modulo 256 is `misalignment`."""
-
-    def seal(self, address: int) -> None:
-        """Make the memory an input."""
-
-
-@dataclass(frozen=True)
-class KernelCall:
-    """A call of one function of the library.
-
-    Attributes:
-        op: name of the function.
-        shape: the sizes, for messages and references.
-        what: further facts, for messages.
-        inputs: input tensors by name.
-        outputs: shapes and dtypes of output tensors by name.
-        arguments: the function's arguments. A string is the name of a tensor.
-        workspace: size of the workspace in bytes.
-        misaligned: number of bytes by which a tensor is misaligned, by name. Other tensors are aligned to 256 bytes.
-        processors: number of multiprocessors of the emulated GPU.
-    """
-
-    op: str
-    shape: Shape
-    what: str
-    inputs: dict[str, Array]
-    outputs: dict[str, tuple[Sizes, np.dtype[Any]]]
-    arguments: tuple[Any, ...]
-    workspace: int = 0
-    misaligned: dict[str, int] = field(default_factory=dict)
-    processors: int = 2
-
-    def __str__(self) -> str:
-        return f"{self.op} {self.shape}, {self.what}"
-
-    def run(self, library: Library, memory: Memory, stream: int = 0) -> dict[str, Array]:
-        """Run the call and return its outputs by name."""
-        at: dict[str, int] = {"workspace": memory.allocate(self.workspace, 0)}
-        for name, tensor in self.inputs.items():
-            at[name] = memory.allocate(tensor.nbytes, self.misaligned.get(name, 0))
-            library.call("copy", at[name], tensor.ctypes.data, tensor.nbytes)
-            memory.seal(at[name])
-        for name, (sizes, dtype) in self.outputs.items():
-            at[name] = memory.allocate(math.prod(sizes) * dtype.itemsize, self.misaligned.get(name, 0))
-        library.call(self.op, *(at[word] if isinstance(word, str) else word for word in self.arguments), stream)
-        library.call("synchronize")
-        results = {name: np.empty(sizes, dtype) for name, (sizes, dtype) in self.outputs.items()}
-        for name, result in results.items():
-            library.call("copy", result.ctypes.data, at[name], result.nbytes)
-        for address in at.values():
-            library.call("release", address)
-        return results
+LARGE = (  # groups, tokens, experts, k, kind of gates, capacity (None: half of an even share)
+    (1, 40_000, 64, 1, 0, None),
+    (1, 40_000, 8, 2, 7, None),
+    (1, 36_928, 64, 2, 0, 1212),
+    (1, 40_000, 4, 4, 1, 20_000),
+    (1, 20_000, 32, 2, 3, 700),  # all tokens prefer the same expert
+    (1, 20_000, 32, 1, 3, 20_000),
+    (1, 12_608, 32, 4, 4, 1),
+    (1, 9_000, 64, 4, 6, None),
+    (1, 5_000, 256, 8, 5, None),
+    (1, 65_536, 2, 1, 2, None),
+    (70_000, 2, 2, 1, 0, None),  # more groups than the second dimension of a grid allows
+)
+"""Sizes of large calls of route."""
 
 
 def kernel_calls(library: Library, seed: int, count: int) -> Iterator[KernelCall]:
@@ -99,6 +49,8 @@ def _routing_shape(rng: np.random.Generator, number: int) -> Shape:
     """Make sizes of every kind. A tenth of the shapes have groups of several tiles."""
     experts = int(rng.integers(1, 257 if number % 12 == 0 else 65)) if number % 3 == 0 else _pick(rng, *_USUAL_EXPERTS)
     choices = int(rng.integers(1, min(experts, 8) + 1))
+    if number % 40 == 11:  # several tiles, with as many words of 4 bytes as a row of gates can have
+        experts, choices = 255, 5
     groups, tile = int(rng.integers(1, 5)), TILE_PAIRS // choices
     if number % 10 == 1 and experts <= 64 * choices:
         groups = int(rng.integers(1, 4))
@@ -153,6 +105,14 @@ def route_call(
         (c_shape(shape), "gates", "slot", "weight", "src", "expert" if experts else 0, "workspace"),
         workspace=library.workspace_bytes(shape, fused=False), misaligned=dict(misaligned or {}),
     )  # fmt: skip
+
+
+def large_call(library: Library, large: tuple[int, int, int, int, int, int | None]) -> KernelCall:
+    """Return a call of route of one of the sizes in LARGE."""
+    groups, tokens, experts, k, kind, capacity = large
+    gates = make_gates(np.random.default_rng(tokens + kind), kind, (groups, tokens, experts))
+    shape = Shape(groups, tokens, experts, k, capacity or max(1, tokens * k // experts // 2))
+    return route_call(library, shape, gates, f"{GATE_KINDS[kind]} gates")
 
 
 def _route(library: Library, rng: np.random.Generator, number: int) -> KernelCall:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from command_line import BenchmarkError
 
 from on_gpu.shape import TYPES, Shape
 
-KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
+KERNELS = ("route", "dispatch", "route_dispatch", "combine")
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CALLS = Path(__file__).with_name("kernel_calls.cc")
 EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
 TILE_PAIRS = 2048  # groups with more pairs (S * K) are routed in several launches
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FOLDER_OF_MAKE = Path(__file__).parents[2] / "build" / "nvcc"  # of make nvcc
-_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
+_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
 
 def find_program(name: str) -> Path | None:
@@ -50,14 +51,18 @@ def kernel_sources() -> list[Path]:
     return sorted((*folder.glob("*.cu"), *folder.glob("*.cc")))
 
 
-def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
+def library_command(nvcc: Path, target: Path, architecture: str) -> list[str]:
     """Return the command that builds the shared library for an architecture, such as "sm_90"."""
-    sources = map(str, (CALLS, EXTRA_KERNELS, *kernel_sources()))
-    return [str(nvcc), *_FLAGS, f"-arch={architecture}", *sources, "-o", str(target)]
+    return nvcc_command(nvcc, target, (f"-arch={architecture}", "-lineinfo"))
+
+
+def nvcc_command(nvcc: Path, target: Path, options: Sequence[str], sources: Sequence[Path] = ()) -> list[str]:
+    """Return the command that builds the shared library with further options and source files."""
+    return [str(nvcc), *_FLAGS, *options, *map(str, (CALLS, EXTRA_KERNELS, *kernel_sources(), *sources)), "-o", str(target)]
 
 
 def build(command: list[str]) -> Path:
-    """Run a command from `library_command`, and return the path of the library that it built.
+    """Run a command from `nvcc_command`, and return the path of the library that it built.
 
     Raises:
         BenchmarkError: the compiler failed. The message contains the compiler's error.
@@ -72,9 +77,9 @@ def build(command: list[str]) -> Path:
 
 
 def kernel_launches(shape: Shape) -> dict[str, int]:
-    """Return the number of launches of each kernel. Each launch is one node of a CUDA graph."""
+    """Return the number of launches of each op. Each launch is one node of a CUDA graph."""
     small = shape.tokens * shape.choices <= TILE_PAIRS
-    return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
+    return {"gates": 1, "route": 1 if small else 2, "dispatch": 1, "route_dispatch": 1 if small else 3, "combine": 1}
 
 
 class DeviceError(BenchmarkError, RuntimeError):
@@ -106,7 +111,7 @@ class Library:
         self._library.vmoe_gpu_route_dispatch_workspace_bytes.restype = ctypes.c_size_t
 
     def workspace_bytes(self, shape: Shape, fused: bool = True) -> int:
-        """Return the size in bytes of the workspace of RouteDispatch or, if `fused` is not set, of Route.
+        """Return the size in bytes of the workspace of route_dispatch or, if `fused` is not set, of route.
 
         The former is also enough for the latter.
         """
@@ -119,18 +124,34 @@ class Library:
         `kernel` is its name in KERNELS. `at` contains the addresses of tensors and workspace.
         """
         routed = at["slot"], at["weight"]
-        if kernel == "Route":
+        if kernel == "route":
             self.call("route", c_shape(shape), at["gates"], *routed, at["src"], 0, at["workspace"], stream)
-        elif kernel == "Dispatch":
+        elif kernel == "dispatch":
             sizes = shape.all_slots, shape.row_bytes
             self.call("dispatch", at["x"], shape.all_tokens, at["src"], *sizes, at["buf"], stream)
-        elif kernel == "RouteDispatch":
+        elif kernel == "route_dispatch":
             tensors = at["gates"], at["x"], shape.row_bytes, *routed, at["buf"], at["workspace"]
             self.call("route_dispatch", c_shape(shape), *tensors, stream)
         else:
             sizes = shape.all_tokens, shape.choices, shape.hidden
             rows = at["out"], shape.all_slots, at["slot"], at["weight"]
             self.call("combine", TYPES.index(shape.type), *rows, *sizes, at["y"], stream)
+
+    def count_launches(self, stream: int, work: Callable[[], object]) -> int:
+        """Return the number of CUDA graph nodes that `work` puts on the stream. The GPU does not run the work.
+
+        The stream must not be the default stream.
+
+        Raises:
+            DeviceError: `work` allocates or synchronizes.
+        """
+        nodes = ctypes.c_size_t()
+        self.call("begin_count", stream)
+        try:
+            work()
+        finally:
+            self.call("end_count", stream, ctypes.byref(nodes))
+        return nodes.value
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the library. `name` is the function's name without the prefix.

@@ -25,24 +25,17 @@ def find_sanitizer() -> Path | None:
     return find_program("compute-sanitizer")
 
 
-def run_watched(tool: list[str], library: Path, layers: int, seed: int, name: str) -> Check:
-    """Run `on_gpu.watched` under the command `tool`. If `tool` is empty, run it directly.
-
-    If the run fails, the message of the returned check contains the run's output.
-    """
-    command = [*tool, sys.executable, "-m", "on_gpu.watched", str(library.resolve()), str(layers), str(seed)]
+def run_tool(sanitizer: Path, tool: str, library: Path, calls: int, seed: int) -> Check:
+    """Run `on_gpu.watched` under one of TOOLS. If the run fails, the check's message contains its output."""
+    name = f"compute-sanitizer {tool}"
+    command = [str(sanitizer), "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
+    command += [sys.executable, "-m", "on_gpu.watched", str(library.resolve()), str(calls), str(seed)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return Check(name, layers, (f"it took more than {_SECONDS} s",))
+        return Check(name, calls, (f"it took more than {_SECONDS} s",))
     if done.returncode == 0:
-        return Check(name, layers, ())
+        return Check(name, calls, ())
     lines = (done.stderr + done.stdout).strip().splitlines()
-    return Check(name, layers, (f"exit code {done.returncode}: " + " | ".join(line.strip() for line in lines[-20:]),))
-
-
-def run_tool(sanitizer: Path, tool: str, library: Path, layers: int, seed: int) -> Check:
-    """Run `on_gpu.watched` under one of TOOLS."""
-    line = [str(sanitizer), "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
-    return run_watched(line, library, layers, seed, f"compute-sanitizer {tool}")
+    return Check(name, calls, (f"exit code {done.returncode}: " + " | ".join(line.strip() for line in lines[-20:]),))

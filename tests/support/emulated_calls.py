@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import ml_dtypes
 import numpy as np
 import op_reference
-from gpu_emulator import Emulator
-from on_gpu.kernel_cases import KernelCall
+from on_gpu.emulator import Emulator
+from on_gpu.kernel_call import Array, KernelCall
 from on_gpu.library import DeviceError, Library
 
 ORDERS = (0, 1, 2)
 TOKEN_TYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
-Array = np.ndarray
 
 
 def expected(call: KernelCall, library: Library) -> dict[str, Array]:
@@ -41,17 +40,6 @@ def dispatched(x: Array, src: Array) -> Array:
     return rows[np.where((src >= 0) & (src < len(x)), src, len(x))]
 
 
-def differs(name: str, found: Array, wanted: Array, type: str) -> bool:
-    """Return whether two tensors differ in a bit, apart from NaNs that arithmetic made."""
-    if found.tobytes() == wanted.tobytes():
-        return False
-    if name not in ("y", "gates"):
-        return True
-    numbers = [tensor.view(TOKEN_TYPES[type]).astype(np.float32) for tensor in (found, wanted)]
-    bits = [tensor.view(f"u{tensor.itemsize}") for tensor in (found, wanted)]
-    return bool(((bits[0] != bits[1]) & ~(np.isnan(numbers[0]) & np.isnan(numbers[1]))).any())
-
-
 def problems(
     emulator: Emulator,
     call: KernelCall,
@@ -73,6 +61,6 @@ def problems(
             outputs, errors = call.run(emulator.library, emulator), list[str]()
         except DeviceError as error:
             outputs, errors = {}, [str(error)]
-        wrong = [f"{name} is wrong" for name in outputs if differs(name, outputs[name], wanted[name], call.shape.type)]
+        wrong = call.differences(outputs, wanted) if outputs else []
         found += [f"{call}, order {order}: {what}" for what in (*emulator.faults(), *errors, *wrong)]
     return found

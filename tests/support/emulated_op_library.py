@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from gpu_emulator import EMULATOR, Change, build_emulator
+from gpu_emulator import Change, build_emulator
+from on_gpu.emulator import EMULATOR
 from on_gpu.library import PLUGINS
 
 from vmoe_runtime.installation import oldest_supported

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from command_line import table
 from gpu.floors import Kept, kernel_bytes
-from gpu_emulator import Emulator, build_emulator
+from gpu_emulator import build_emulator
+from on_gpu.emulator import Emulator
 from on_gpu.library import KERNELS, TILE_PAIRS
 from on_gpu.shape import Shape
 
@@ -43,12 +44,12 @@ def needed_bytes(shape: Shape, kept: Kept) -> dict[str, int]:
     router, all_gates = shape.hidden * shape.experts * 4, shape.all_tokens * shape.experts * 4
     return {
         "gates": shape.all_tokens * shape.hidden * 4 + router + all_gates,
-        "route": ops["Route"],
+        "route": ops["route"],
         "sort_tiles": all_gates + shape.pairs * 4 + shape.all_slots * INDEX_BYTES + tile_results,
         "rank": tile_results + shape.pairs * INDEX_BYTES + kept.pairs * INDEX_BYTES,
-        "dispatch": ops["Dispatch"],
-        "route_dispatch": ops["RouteDispatch"],
-        "combine": ops["Combine"],
+        "dispatch": ops["dispatch"],
+        "route_dispatch": ops["route_dispatch"],
+        "combine": ops["combine"],
     }
 
 

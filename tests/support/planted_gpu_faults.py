@@ -17,8 +17,9 @@ import pytest
 from cpu_paths import run_calls
 from emulated_calls import problems
 from emulated_op_library import build_op_library
-from gpu_emulator import SMALL_GRID, Change, Emulator, build_emulator
+from gpu_emulator import SMALL_GRID, Change, build_emulator
 from moe_calls import MoeCall, moe_calls, reference, same_values
+from on_gpu.emulator import Emulator
 from on_gpu.kernel_cases import kernel_calls
 from on_gpu.library import Library
 from tensorrt_nodes import Node, build_plugin, needed_outputs

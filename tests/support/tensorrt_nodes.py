@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from cpu_paths import Outputs
-from gpu_emulator import EMULATOR, Change, Emulator, build_emulator
+from gpu_emulator import Change, build_emulator
 from moe_calls import MoeCall, reference
+from on_gpu.emulator import EMULATOR, Emulator
 from on_gpu.library import CALLS, PLUGINS
 from tensorrt_build import include_folder
 

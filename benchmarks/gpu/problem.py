@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from on_gpu.device import Device
 from on_gpu.library import Library
 from on_gpu.shape import Shape, Type
+from torch import Tensor
 
 TORCH_TYPES: dict[Type, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
