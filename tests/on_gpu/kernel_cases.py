@@ -34,9 +34,9 @@ LARGE = (  # groups, tokens, experts, k, kind of gates, capacity (None: half of 
 """Sizes of large calls of route."""
 
 
-def kernel_calls(library: Library, seed: int, count: int) -> Iterator[KernelCall]:
-    """Yield random calls of all ops in turn."""
-    for number in range(count):
+def kernel_calls(library: Library, seed: int, count: int, first: int = 0) -> Iterator[KernelCall]:
+    """Yield `count` random calls of all ops in turn, from number `first` on."""
+    for number in range(first, first + count):
         rng = np.random.default_rng([seed, number])
         yield _MAKERS[number % len(_MAKERS)](library, rng, number // len(_MAKERS))
 
