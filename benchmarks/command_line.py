@@ -1,6 +1,6 @@
 """Shared parts of the benchmarks' commands: number options, tables, and one-line errors.
 
-This module imports no packages outside Python, because `gpu.py`, which uses it, must run without them.
+This module imports no packages outside Python, because `gpu.py`, which uses it, must print its errors without them.
 """
 
 from __future__ import annotations

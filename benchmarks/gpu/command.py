@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from command_line import BenchmarkError, say
 from on_gpu import sanitizer
 from on_gpu.check import Check, first_line
 from on_gpu.device import Device
-from on_gpu.emulator import Emulator, emulator_command
+from on_gpu.emulator import Emulator, dialect_of, emulator_command
 from on_gpu.library import Library, build, find_nvcc, library_command
 
 from gpu.report import FAILED, Report, file_name
@@ -65,11 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"building the kernels for {device.architecture}")
             nvcc = find_nvcc()
             library = build(library_command(nvcc, Path(folder, "libkernel_calls.so"), device.architecture))
-            emulator = None
-            if "exactness" in given.parts:
-                say("building the emulator")
-                emulator = Emulator(build(emulator_command(nvcc, Path(folder, "libemulator.so"))))
-            report = run(given, device, library, emulator)
+            report = run(given, device, library, lambda: build_emulator(nvcc, Path(folder), device.architecture))
         code = report.end()
     except (BenchmarkError, OSError) as error:
         at_fault = f"{error.filename or given.output}: {error.strerror}" if isinstance(error, OSError) else error
@@ -82,14 +78,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def run(given: argparse.Namespace, device: Any, library: Path, emulator: Emulator | None) -> Report:
+def build_emulator(nvcc: Path, folder: Path, architecture: str) -> Emulator:
+    """Build the emulator of a GPU of this architecture in a folder.
+
+    Raises:
+        BenchmarkError: nvcc can't build it, or it can't read what nvcc makes of the kernels.
+    """
+    say("building the emulator")
+    emulator = Emulator(build(emulator_command(nvcc, folder / "libemulator.so", dialect_of(architecture))))
+    if faults := emulator.faults():
+        raise BenchmarkError(f"the emulator can't read the kernels: {faults[0]}")
+    return emulator
+
+
+def run(given: argparse.Namespace, device: Any, library: Path, make_emulator: Callable[[], Emulator]) -> Report:
     """Run the chosen parts and return the report.
 
     Args:
         given: the command line.
         device: the GPU.
         library: path of the kernels' library for this GPU.
-        emulator: the emulator, which only exactness needs.
+        make_emulator: builds the emulator, if it is needed.
     """
     report = Report(given.output / file_name(device.name, given.chosen))
     facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
@@ -101,8 +110,7 @@ def run(given: argparse.Namespace, device: Any, library: Path, emulator: Emulato
         if part == "timing":
             _time_kernels(report, given, device, kernels)
         elif part == "exactness":
-            assert emulator is not None
-            _check_exactness(report, given, device, kernels, emulator)
+            _check_exactness(report, given, device, kernels, make_emulator)
         elif program := sanitizer.find_sanitizer():
             say(f"{part}: {given.watched_calls} calls, seed {given.seed}")
             report.check(sanitizer.run_tool(program, part, library, given.watched_calls, given.seed))
@@ -111,18 +119,24 @@ def run(given: argparse.Namespace, device: Any, library: Path, emulator: Emulato
     return report
 
 
-def _check_exactness(report: Report, given: argparse.Namespace, device: Any, kernels: Library, emulator: Emulator) -> None:
+def _check_exactness(
+    report: Report, given: argparse.Namespace, device: Any, kernels: Library, make_emulator: Callable[[], Emulator]
+) -> None:
     """Run the kernels on the GPU and in the emulator. After the first check, say whether the emulator was right."""
     from on_gpu.checks import check_exactness
 
+    try:
+        emulator = make_emulator()
+    except BenchmarkError as error:
+        report.check(Check("exactness", 0, [str(error)]))
+        return
     results = list[Check]()
 
     def tell(check: Check) -> None:
         report.check(check)
         if not results:
-            right = "was right: the GPU gives every bit that it gives"
-            wrong = "was wrong, or the GPU or nvcc's machine code is: their bits differ"
-            report.write(f"- the emulator {wrong if check.failures else right}")
+            right = "the emulator was right: its outputs and the GPU's have the same bits"
+            report.write(f"- {'the emulator and the GPU do not agree; see above' if check.failures else right}")
         results.append(check)
 
     check_exactness(tell, device, kernels, emulator, given.seed, given.random_calls)

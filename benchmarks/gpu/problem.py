@@ -6,7 +6,6 @@ import torch
 from on_gpu.device import Device
 from on_gpu.library import Library
 from on_gpu.shape import Shape, Type
-from torch import Tensor
 
 TORCH_TYPES: dict[Type, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -34,11 +33,8 @@ class Problem:
             "y": ((*tokens, shape.hidden), token),
             "workspace": ((kernels.workspace_bytes(shape),), torch.uint8),
         }
-        self.tensors = {name: self.allocate(name, *size) for name, size in sizes.items()}
-
-    def allocate(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Allocate the tensor called `name`, without initializing it."""
-        return torch.empty(sizes, dtype=dtype, device=self.device.torch_device)
+        on = device.torch_device
+        self.tensors = {name: torch.empty(size, dtype=type, device=on) for name, (size, type) in sizes.items()}
 
     def run(self, *kernels: str) -> None:
         """Launch kernels on the current stream. Their names are those in `library.KERNELS`."""

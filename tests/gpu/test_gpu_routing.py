@@ -6,7 +6,8 @@ import pytest
 from emulated_calls import problems
 from on_gpu.emulator import DIALECTS, Emulator
 from on_gpu.kernel_call import KernelCall
-from on_gpu.kernel_cases import LARGE, large_call, route_call
+from on_gpu.large_calls import LARGE_GROUPS, LAYERS, LargeCall, large_call
+from on_gpu.op_calls import route_call
 from on_gpu.shape import Shape
 from routing_cases import Case, golden_cases, same_bits
 from score import vectors
@@ -44,7 +45,7 @@ def test_conformance_vectors(emulator: Emulator) -> None:
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("large", LARGE, ids=str)
-def test_tens_of_thousands_of_tokens(emulator: Emulator, large: tuple[int, int, int, int, int, int | None]) -> None:
-    tokens = large[1]
+@pytest.mark.parametrize("large", (*LARGE_GROUPS, *LAYERS), ids=str)
+def test_large_calls(emulator: Emulator, large: LargeCall) -> None:
+    tokens = large.shape.tokens
     assert problems(emulator, large_call(emulator.library, large), DIALECTS[tokens % 2], orders=[2], seed=tokens) == []

@@ -14,9 +14,10 @@ constexpr uint64_t kWarp = 32;
 
 }  // namespace
 
-void Costs::begin_launch(const std::string& kernel, size_t instructions) {
+void Costs::begin_launch(const std::string& kernel, size_t instructions, uint64_t runs) {
   current_ = &by_kernel_[kernel];
   instructions_ = instructions;
+  runs_before_ = runs;
   launch_sectors_.clear();
 }
 
@@ -54,8 +55,8 @@ void Costs::end_block() {
   }
 }
 
-void Costs::end_launch(uint64_t instructions) {
-  current_->instructions += instructions;
+void Costs::end_launch(uint64_t runs) {
+  current_->instructions += runs - runs_before_;
   current_->launch_sectors += launch_sectors_.size();
 }
 

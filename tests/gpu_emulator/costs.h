@@ -29,14 +29,13 @@ struct KernelCosts {
 
 class Costs {
  public:
-  // Begins a launch of a kernel with this number of instructions.
-  void begin_launch(const std::string& kernel, size_t instructions);
+  // Begins a launch of a kernel with this number of instructions. `runs` is how often threads have run any of them.
+  void begin_launch(const std::string& kernel, size_t instructions, uint64_t runs);
   // Begins a block with this number of threads.
   void begin_block(uint32_t threads);
   void count(uint32_t thread, size_t instruction, uint64_t address, uint32_t bytes, bool is_shared, bool is_store);
   void end_block();
-  // Ends a launch whose threads have run this number of instructions.
-  void end_launch(uint64_t instructions);
+  void end_launch(uint64_t runs);
 
   const std::map<std::string, KernelCosts>& by_kernel() const { return by_kernel_; }
 
@@ -54,6 +53,7 @@ class Costs {
   std::map<std::string, KernelCosts> by_kernel_;
   KernelCosts* current_ = nullptr;
   size_t instructions_ = 0;
+  uint64_t runs_before_ = 0;
   std::vector<uint32_t> executions_;  // of each instruction by each thread
   std::vector<Lane> lanes_;
   std::set<std::pair<uint64_t, bool>> launch_sectors_;  // their number, and whether they are stored

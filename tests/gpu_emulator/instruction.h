@@ -41,8 +41,11 @@ struct Instruction {
   mutable uint64_t runs = 0;     // how often threads have run it
 };
 
-// A Run does its own instruction and calls this function at its end. The compiler makes a jump of such a call, so the
-// stack does not grow.
+// A Run does its own instruction and calls this function at its end. With optimization, the compiler makes a jump of
+// such a call, so the stack does not grow.
+#ifndef __OPTIMIZE__
+#error "compile the emulator with optimization"
+#endif
 inline const Instruction* run_from(Machine& machine, const Instruction* at, uint64_t* r) {
   ++at->runs;
   return at->run(machine, at, r);

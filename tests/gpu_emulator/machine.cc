@@ -103,8 +103,7 @@ bool Machine::launch(Kernel& kernel, const Launch& launch, const void* const* ar
   std::copy(launch.grid.begin(), launch.grid.end(), first_registers_.begin() + 9);
   registers_.resize(first_registers_.size() * threads);
   clock_.launch = ++clock_.period;
-  if (costs != nullptr) costs->begin_launch(kernel.name, kernel.code.size());
-  const uint64_t runs_before = runs_of(kernel);
+  if (costs != nullptr) costs->begin_launch(kernel.name, kernel.code.size(), runs_of(kernel));
   bool is_done = true;
   try {
     for (const uint32_t i : order_of(static_cast<uint32_t>(blocks))) {
@@ -113,7 +112,7 @@ bool Machine::launch(Kernel& kernel, const Launch& launch, const void* const* ar
   } catch (const Stopped&) {
     is_done = false;
   }
-  if (costs != nullptr) costs->end_launch(runs_of(kernel) - runs_before);
+  if (costs != nullptr) costs->end_launch(runs_of(kernel));
   ++clock_.period;
   at_ = nullptr;
   kernel_ = nullptr;

@@ -1,1 +1,1 @@
-"""Checks of the kernels that need a GPU. `benchmarks/gpu.py` runs them."""
+"""The GPU kernels' library, calls of it, and where they run: on the emulator, or on a GPU (`benchmarks/gpu.py`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,17 +25,21 @@ class Device:
 
     def __init__(self) -> None:
         """Raises:
-        BenchmarkError: torch isn't installed, was built without CUDA, or finds no GPU.
+        BenchmarkError: numpy or torch isn't installed, torch was built without CUDA or finds no GPU, or the GPU is too old.
         """
-        try:
-            import torch
-        except ImportError:
-            raise BenchmarkError("torch isn't installed; the checks on a GPU need it, built for CUDA") from None
+        for package in ("numpy", "torch"):
+            if importlib.util.find_spec(package) is None:
+                raise BenchmarkError(f"{package} isn't installed; the checks on a GPU need numpy and a torch with CUDA")
+        import torch
+
         if torch.version.cuda is None:
             raise BenchmarkError(f"this torch ({torch.__version__}) is built without CUDA; install one that has it")
         if not torch.cuda.is_available():
             raise BenchmarkError("torch finds no NVIDIA GPU that it can use; see what nvidia-smi says")
         self._cuda, properties = torch.cuda, torch.cuda.get_device_properties(0)
+        if properties.major < 8:
+            capability = f"{properties.major}.{properties.minor}"
+            raise BenchmarkError(f"the kernels need compute capability 8.0; {properties.name} has {capability}")
         self.torch_device: Any = torch.device("cuda", 0)
         self.name, self.architecture = str(properties.name), f"sm_{properties.major}{properties.minor}"
         self.l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or _LARGEST_L2_BYTES
@@ -50,18 +55,20 @@ class Device:
         """Wait until all work on the GPU is done. If a GPU error has occurred, raise it."""
         self._cuda.synchronize()
 
-    def on_streams(self, works: Sequence[Work]) -> None:
-        """Run all functions in `works` at the same time, each on its own stream, and wait until the GPU has finished."""
+    def on_streams(self, works: Sequence[Work], times: int = 1) -> None:
+        """Run all functions in `works`, `times` times, each on its own stream, and wait until the GPU has finished."""
         self.synchronize()
-        for work in works:
-            with self._cuda.stream(self._cuda.Stream()):
-                work()
+        streams = [self._cuda.Stream() for _ in works]
+        for _ in range(times):
+            for work, stream in zip(works, streams, strict=True):
+                with self._cuda.stream(stream):
+                    work()
         self.synchronize()
 
     def capture(self, work: Work) -> Work:
         """Run `work` once to warm up, and capture it in a CUDA graph. Return a function that runs the graph.
 
-        The capture uses the current stream.
+        `work` must use the current stream.
         """
         self.on_streams([work])
         graph = self._cuda.CUDAGraph()

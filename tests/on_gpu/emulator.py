@@ -10,12 +10,11 @@ from typing import Any
 from on_gpu.library import Library, nvcc_command
 
 EMULATOR = Path(__file__).parents[1] / "gpu_emulator"
-_PARTS = ("control", "costs", "fake_runtime", "instructions", "machine", "memory", "module")
-PARTS = tuple(EMULATOR / f"{part}.cc" for part in _PARTS)
+_NAMES = ("control", "costs", "fake_runtime", "instructions", "machine", "memory", "module")
+SOURCES = tuple(EMULATOR / f"{name}.cc" for name in _NAMES)
 """The source files of the emulator itself."""
 DIALECTS = (80, 100)
 """The versions of PTX. The text for sm_90 is the same as for sm_80, and the text for sm_120 as for sm_100."""
-TO_PTX = ("--compress-mode=none", *(f"-gencode=arch=compute_{dialect},code=compute_{dialect}" for dialect in DIALECTS))
 ON_HOST = ("-cudart", "none", "-Xlinker=--no-undefined,-Bsymbolic", "-Xcompiler=-ffp-contract=off")
 """Options of nvcc for the emulator, which replaces CUDA's runtime, even in a process that has loaded it (-Bsymbolic)."""
 
@@ -25,9 +24,14 @@ COSTS = (
 )
 
 
-def emulator_command(nvcc: Path, target: Path) -> list[str]:
-    """Return the command that builds the library of `library_command` for the emulator."""
-    return nvcc_command(nvcc, target, (*TO_PTX, *ON_HOST), PARTS)
+def to_ptx(dialects: Sequence[int]) -> list[str]:
+    """Return the options with which nvcc compiles the kernels to PTX in some of DIALECTS."""
+    return ["--no-compress", *(f"-gencode=arch=compute_{dialect},code=compute_{dialect}" for dialect in dialects)]
+
+
+def emulator_command(nvcc: Path, target: Path, dialect: int) -> list[str]:
+    """Return the command that builds the library of `library_command` for the emulator, in one of DIALECTS."""
+    return nvcc_command(nvcc, target, (*to_ptx([dialect]), *ON_HOST), SOURCES)
 
 
 def dialect_of(architecture: str) -> int:

@@ -1,15 +1,17 @@
-"""Calls of the GPU kernels with inputs that make an op difficult, for the emulator and for a GPU."""
+"""Random calls of the GPU kernels, with inputs that make an op difficult."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from on_gpu.gate_kinds import GATE_KINDS, make_gates
 from on_gpu.kernel_call import Array, KernelCall, Sizes
-from on_gpu.library import TILE_PAIRS, Library, c_shape
+from on_gpu.library import TILE_PAIRS, Library
+from on_gpu.op_calls import combine_call, dispatch_call, gates_call, route_call, route_dispatch_call
 from on_gpu.shape import TYPE_BYTES, TYPES, Shape
 
 _USUAL_EXPERTS = (1, 2, 3, 4, 7, 8, 16, 32, 33, 64, 128, 256)
@@ -18,27 +20,13 @@ _MOST_SLOTS = 20_000
 _MOST_NUMBERS = 150_000  # of dispatched or combined rows
 _INT32 = np.iinfo(np.int32)
 
-LARGE = (  # groups, tokens, experts, k, kind of gates, capacity (None: half of an even share)
-    (1, 40_000, 64, 1, 0, None),
-    (1, 40_000, 8, 2, 7, None),
-    (1, 36_928, 64, 2, 0, 1212),
-    (1, 40_000, 4, 4, 1, 20_000),
-    (1, 20_000, 32, 2, 3, 700),  # all tokens prefer the same expert
-    (1, 20_000, 32, 1, 3, 20_000),
-    (1, 12_608, 32, 4, 4, 1),
-    (1, 9_000, 64, 4, 6, None),
-    (1, 5_000, 256, 8, 5, None),
-    (1, 65_536, 2, 1, 2, None),
-    (70_000, 2, 2, 1, 0, None),  # more groups than the second dimension of a grid allows
-)
-"""Sizes of large calls of route."""
-
 
 def kernel_calls(library: Library, seed: int, count: int, first: int = 0) -> Iterator[KernelCall]:
     """Yield `count` random calls of all ops in turn, from number `first` on."""
     for number in range(first, first + count):
         rng = np.random.default_rng([seed, number])
-        yield _MAKERS[number % len(_MAKERS)](library, rng, number // len(_MAKERS))
+        call = _MAKERS[number % len(_MAKERS)](library, rng, number // len(_MAKERS))
+        yield replace(call, what=f"{call.what}, seed {seed}, call {number}")
 
 
 def _pick(rng: np.random.Generator, *values: Any) -> Any:
@@ -64,7 +52,7 @@ def _routing_shape(rng: np.random.Generator, number: int) -> Shape:
     even = max(1, tokens * choices // experts)
     capacity = _pick(rng, 1, 2, max(1, even // 3), even, 2 * even, max(1, tokens), tokens * choices + 5)
     capacity = max(1, min(capacity, _MOST_SLOTS // experts // groups))
-    return Shape(groups, tokens, experts, choices, capacity, bpr=bool(rng.integers(2)))
+    return Shape(groups, tokens, experts, choices, capacity, hidden=0, bpr=bool(rng.integers(2)))
 
 
 def _gates(rng: np.random.Generator, shape: Shape) -> tuple[Array, str]:
@@ -77,42 +65,9 @@ def _misalignments(rng: np.random.Generator, size: int, *names: str) -> dict[str
     return {name: size * _pick(rng, 0, 0, 0, 1, 4) for name in names}
 
 
-def _bits(rng: np.random.Generator, rows: int, width: int, size: int) -> Array:
+def random_bits(rng: np.random.Generator, rows: int, width: int, size: int) -> Array:
     """Return rows of random bits, in elements of `size` bytes."""
     return rng.integers(0, 256, (rows, width * size), np.uint8).view(f"u{size}")
-
-
-def route_call(
-    library: Library,
-    shape: Shape,
-    gates: Array,
-    what: str,
-    misaligned: Mapping[str, int] | None = None,
-    *,
-    experts: bool = True,
-) -> KernelCall:
-    """Return a call of route. If `experts` is not set, it omits the output `expert`."""
-    pairs, slots = (shape.groups, shape.tokens, shape.choices), (shape.experts, shape.groups * shape.capacity)
-    outputs = {
-        "slot": (pairs, np.dtype(np.int32)),
-        "weight": (pairs, np.dtype(np.float32)),
-        "src": (slots, np.dtype(np.int32)),
-    }
-    if experts:
-        outputs["expert"] = (pairs, np.dtype(np.int32))
-    return KernelCall(
-        "route", shape, what, {"gates": gates}, outputs,
-        (c_shape(shape), "gates", "slot", "weight", "src", "expert" if experts else 0, "workspace"),
-        workspace=library.workspace_bytes(shape, fused=False), misaligned=dict(misaligned or {}),
-    )  # fmt: skip
-
-
-def large_call(library: Library, large: tuple[int, int, int, int, int, int | None]) -> KernelCall:
-    """Return a call of route of one of the sizes in LARGE."""
-    groups, tokens, experts, k, kind, capacity = large
-    gates = make_gates(np.random.default_rng(tokens + kind), kind, (groups, tokens, experts))
-    shape = Shape(groups, tokens, experts, k, capacity or max(1, tokens * k // experts // 2))
-    return route_call(library, shape, gates, f"{GATE_KINDS[kind]} gates")
 
 
 def _route(library: Library, rng: np.random.Generator, number: int) -> KernelCall:
@@ -128,20 +83,13 @@ def _route_dispatch(library: Library, rng: np.random.Generator, number: int) -> 
     capacity = max(1, min(shape.capacity, _MOST_NUMBERS // width // slots))
     shape = Shape(shape.groups, shape.tokens, shape.experts, shape.choices, capacity, width, type, shape.bpr)
     gates, what = _gates(rng, shape)
-    size, pairs = TYPE_BYTES[type], (shape.groups, shape.tokens, shape.choices)
-    x = _bits(rng, shape.all_tokens, width, size)
-    outputs = {"slot": (pairs, np.dtype(np.int32)), "weight": (pairs, np.dtype(np.float32))}
-    outputs["buf"] = (shape.all_slots, width), x.dtype
-    return KernelCall(
-        "route_dispatch", shape, what, {"gates": gates, "x": x}, outputs,
-        (c_shape(shape), "gates", "x", shape.row_bytes, "slot", "weight", "buf", "workspace"),
-        workspace=library.workspace_bytes(shape, fused=True),
-        misaligned=_misalignments(rng, 4, "gates") | _misalignments(rng, size, "x", "buf"),
-        processors=_pick(rng, 1, 2, 3, 4),
-    )  # fmt: skip
+    size = TYPE_BYTES[type]
+    x = random_bits(rng, shape.all_tokens, width, size)
+    misaligned = _misalignments(rng, 4, "gates") | _misalignments(rng, size, "x", "buf")
+    return replace(route_dispatch_call(library, shape, gates, x, what, misaligned), processors=_pick(rng, 1, 2, 3, 4))
 
 
-def _indices(rng: np.random.Generator, sizes: Sizes, end: int) -> Array:
+def random_indices(rng: np.random.Generator, sizes: Sizes, end: int) -> Array:
     """Return random indices below `end`. About every sixth is not an index."""
     found = rng.integers(0, max(1, end), sizes, np.int32)
     wrong = rng.choice(np.array([-1, -1, end, _INT32.max, _INT32.min], np.int32), sizes)
@@ -153,18 +101,16 @@ def _dispatch(library: Library, rng: np.random.Generator, number: int) -> Kernel
     width, type = _pick(rng, *_WIDTHS, 1000, 1032, 4096), _pick(rng, *TYPES)
     slots = min(int(rng.integers(1, 500)), _MOST_NUMBERS // width)
     shape, size = Shape(1, tokens, 1, 1, slots, width, type), TYPE_BYTES[type]
-    x = _bits(rng, tokens, width, size)
-    return KernelCall(
-        "dispatch", shape, "any indices", {"x": x, "src": _indices(rng, (slots,), tokens)},
-        {"buf": ((slots, width), x.dtype)}, ("x", tokens, "src", slots, shape.row_bytes, "buf"),
-        misaligned=_misalignments(rng, size, "x", "buf"),
-    )  # fmt: skip
+    x = random_bits(rng, tokens, width, size)
+    return dispatch_call(
+        shape, x, random_indices(rng, (slots,), tokens), "any indices", _misalignments(rng, size, "x", "buf")
+    )
 
 
-def _numbers(rng: np.random.Generator, rows: int, width: int, type: str) -> Array:
+def random_numbers(rng: np.random.Generator, rows: int, width: int, type: str) -> Array:
     """Return numbers of many magnitudes as their bits, among them zeros and the limits of the type."""
     if rng.integers(4) == 0:
-        return _bits(rng, rows, width, TYPE_BYTES[type])
+        return random_bits(rng, rows, width, TYPE_BYTES[type])
     values = rng.standard_normal((rows, width), np.float32) * np.float32(10.0 ** int(rng.integers(-3, 3)))
     odd = rng.choice(
         np.array([-0.0, 6e4, 65519, 65520, 1e-40, 6e-8, 3e-8, -3e-8, 6.1e-5, 3.3895e38], np.float32), values.shape
@@ -183,15 +129,10 @@ def _combine(library: Library, rng: np.random.Generator, number: int) -> KernelC
     choices = 0 if rng.integers(8) == 0 else int(rng.integers(1, 9))
     tokens = max(1, min(int(rng.integers(1, 300)), _MOST_NUMBERS // 2 // width // max(1, choices)))
     kind = int(rng.integers(len(GATE_KINDS)))
-    out, slot = _numbers(rng, slots, width, type), _indices(rng, (tokens, choices), slots)
+    out, slot = random_numbers(rng, slots, width, type), random_indices(rng, (tokens, choices), slots)
     weight = make_gates(rng, kind, (1, tokens, choices))[0] if choices else np.zeros((tokens, 0), np.float32)
-    shape = Shape(1, tokens, 1, choices, slots, width, type)
-    return KernelCall(
-        "combine", shape, f"{GATE_KINDS[kind]} weights", {"out": out, "slot": slot, "weight": weight},
-        {"y": ((tokens, width), out.dtype)},
-        (TYPES.index(type), "out", slots, "slot", "weight", tokens, choices, width, "y"),
-        misaligned=_misalignments(rng, TYPE_BYTES[type], "out", "y"),
-    )  # fmt: skip
+    shape, misaligned = Shape(1, tokens, 1, choices, slots, width, type), _misalignments(rng, TYPE_BYTES[type], "out", "y")
+    return combine_call(shape, out, slot, weight, f"{GATE_KINDS[kind]} weights", misaligned)
 
 
 def _compute_gates(library: Library, rng: np.random.Generator, number: int) -> KernelCall:
@@ -207,12 +148,8 @@ def _compute_gates(library: Library, rng: np.random.Generator, number: int) -> K
     if rng.integers(12) == 0:
         chosen = rng.integers(3, size=router.shape) == 0
         router[chosen] = rng.integers(0, 2**32, router.shape, np.uint32).view(np.float32)[chosen]
-    shape = Shape(1, tokens, experts, 1, 1, hidden)
-    return KernelCall(
-        "gates", shape, "softmax", {"x": x, "router": router}, {"gates": ((tokens, experts), np.dtype(np.float32))},
-        ("x", "router", tokens, hidden, experts, "gates"),
-        misaligned={"x": _pick(rng, 0, 0, 0, 4), "router": _pick(rng, 0, 0, 0, 8)},
-    )  # fmt: skip
+    misaligned = {"x": _pick(rng, 0, 0, 0, 4), "router": _pick(rng, 0, 0, 0, 8)}
+    return gates_call(Shape(1, tokens, experts, 1, 1, hidden), x, router, "softmax", misaligned)
 
 
 _MAKERS: tuple[Callable[[Library, np.random.Generator, int], KernelCall], ...] = (

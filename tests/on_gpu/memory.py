@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 
+from on_gpu.kernel_call import GARBAGE
 from on_gpu.library import Library
 
 _GUARD_BYTES = 256
-_GARBAGE = b"\xa5"
 
 
 class GpuMemory:
@@ -38,34 +38,27 @@ class GuardedMemory(GpuMemory):
         super().__init__(library)
         self._faults: list[str] = []
         self._sizes: dict[int, int] = {}
-        self._inputs: dict[int, bytes] = {}
 
     def allocate(self, size: int, misalignment: int = 0) -> int:
         address = super().allocate(size + 2 * _GUARD_BYTES, misalignment) + _GUARD_BYTES
         self._sizes[address] = size
-        garbage = _GARBAGE * (size + 2 * _GUARD_BYTES)
+        garbage = GARBAGE * (size + 2 * _GUARD_BYTES)
         self._library.call("copy", address - _GUARD_BYTES, garbage, len(garbage))
         return address
 
-    def seal(self, address: int) -> None:
-        self._inputs[address] = self._read(address, self._sizes[address])
-
     def release(self, address: int) -> None:
         size = self._sizes.pop(address)
-        around = self._read(address - _GUARD_BYTES, _GUARD_BYTES) + self._read(address + size, _GUARD_BYTES)
-        if around != _GARBAGE * (2 * _GUARD_BYTES):
-            self._faults.append(f"{size} bytes of memory were written past their ends")
-        data = self._inputs.pop(address, None)
-        if data is not None and data != self._read(address, size):
-            self._faults.append(f"an input of {size} bytes was written")
+        around = self._read(address - _GUARD_BYTES) + self._read(address + size)
+        if around != GARBAGE * (2 * _GUARD_BYTES):
+            self._faults.append(f"the bytes around a tensor of {size:,} bytes were written")
         super().release(address - _GUARD_BYTES)
 
     def take_faults(self) -> list[str]:
-        """Return messages about guard bytes and inputs that were written, for the memory released since the last call."""
+        """Return messages about guard bytes that were written, for the memory released since the last call."""
         taken, self._faults = self._faults, []
         return taken
 
-    def _read(self, address: int, size: int) -> bytes:
-        data = ctypes.create_string_buffer(size)
-        self._library.call("copy", data, address, size)
+    def _read(self, address: int) -> bytes:
+        data = ctypes.create_string_buffer(_GUARD_BYTES)
+        self._library.call("copy", data, address, _GUARD_BYTES)
         return data.raw

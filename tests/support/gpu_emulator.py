@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from command_line import BenchmarkError
 from kept_build import kept
-from on_gpu.emulator import EMULATOR, ON_HOST, PARTS, TO_PTX
+from on_gpu.emulator import DIALECTS, EMULATOR, ON_HOST, SOURCES, to_ptx
 from on_gpu.library import CALLS, EXTRA_KERNELS, PLUGINS, find_nvcc
 from sdk_build import ROOT
 
@@ -70,7 +70,7 @@ def build_emulator(
         changes: changes of files under plugins/.
     """
     plugins = changed_plugins(name, changes) if changes else PLUGINS
-    compile_flags = ["-std=c++17", "-O3", "-DNDEBUG", "-fmad=false", "-Xcompiler=-fPIC", *TO_PTX]
+    compile_flags = ["-std=c++17", "-O3", "-DNDEBUG", "-fmad=false", "-Xcompiler=-fPIC", *to_ptx(DIALECTS)]
     compile_flags += [f"-D{function}=emulated_{function}" for function in _RENAMED]
     objects = []
     for kernel in (*(PLUGINS / "cuda" / f"{part}.cu" for part in ("gates", "route", "rows")), EXTRA_KERNELS):
@@ -80,7 +80,7 @@ def build_emulator(
         objects.append(kept(f"{prefix}.{kernel.stem}.o", nvcc(), *compile_flags, f"-I{folder}", "-c", source))
     # Call g++ through nvcc, so that g++ finds CUDA's headers. CUDA's runtime is not linked, because the emulator has one.
     options = ["-std=c++17", "-O2", *ON_HOST, "-Xcompiler=-Wall,-Wextra,-fPIC"]
-    for source in PARTS:
+    for source in SOURCES:
         name_of_object = f"emulator.{source.stem}.o"
         objects.append(kept(name_of_object, nvcc(), *options, "-Xcompiler=-Werror", f"-I{PLUGINS}", "-c", source))
     host_code = [EMULATOR / "host_tensors.cc", PLUGINS / "cuda" / "route_plan.cc"]  # host_tensors.cc depends on flags

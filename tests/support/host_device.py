@@ -23,9 +23,10 @@ class HostDevice:
     def synchronize(self) -> None:
         pass
 
-    def on_streams(self, works: Sequence[Callable[[], None]]) -> None:
-        for work in works:
-            work()
+    def on_streams(self, works: Sequence[Callable[[], None]], times: int = 1) -> None:
+        for _ in range(times):
+            for work in works:
+                work()
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         work()
