@@ -29,8 +29,8 @@ def expected(call: KernelCall, library: Library) -> dict[str, Array]:
         slot = np.where((slot >= 0) & (slot < len(out)), slot, -1)
         rows = np.concatenate([out, np.zeros((1, out.shape[1]), out.dtype)])
         return {"y": op_reference.combine(rows[None], slot[None], tensors["weight"][None])[0].view(tensors["out"].dtype)}
-    gates = np.empty((shape.tokens, shape.experts), np.float32)
-    sizes = shape.tokens, shape.hidden, shape.experts
+    gates = np.empty((shape.all_tokens, shape.experts), np.float32)
+    sizes = shape.all_tokens, shape.hidden, shape.experts
     library.call("gates_on_host", tensors["x"].ctypes.data, tensors["router"].ctypes.data, *sizes, gates.ctypes.data)
     return {"gates": gates}
 
