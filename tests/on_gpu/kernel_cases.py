@@ -74,7 +74,7 @@ def _route(library: Library, rng: np.random.Generator, number: int) -> KernelCal
     shape = _routing_shape(rng, number)
     gates, what = _gates(rng, shape)
     experts = bool(rng.integers(4) != 0)
-    return route_call(library, shape, gates, what, _misalignments(rng, 4, "gates"), experts=experts)
+    return replace(route_call(library, shape, gates, what, experts=experts), misaligned=_misalignments(rng, 4, "gates"))
 
 
 def _route_dispatch(library: Library, rng: np.random.Generator, number: int) -> KernelCall:
@@ -86,7 +86,8 @@ def _route_dispatch(library: Library, rng: np.random.Generator, number: int) -> 
     size = TYPE_BYTES[type]
     x = random_bits(rng, shape.all_tokens, width, size)
     misaligned = _misalignments(rng, 4, "gates") | _misalignments(rng, size, "x", "buf")
-    return replace(route_dispatch_call(library, shape, gates, x, what, misaligned), processors=_pick(rng, 1, 2, 3, 4))
+    call = route_dispatch_call(library, shape, gates, x, what)
+    return replace(call, misaligned=misaligned, processors=_pick(rng, 1, 2, 3, 4))
 
 
 def random_indices(rng: np.random.Generator, sizes: Sizes, end: int) -> Array:
@@ -102,9 +103,8 @@ def _dispatch(library: Library, rng: np.random.Generator, number: int) -> Kernel
     slots = min(int(rng.integers(1, 500)), _MOST_NUMBERS // width)
     shape, size = Shape(1, tokens, 1, 1, slots, width, type), TYPE_BYTES[type]
     x = random_bits(rng, tokens, width, size)
-    return dispatch_call(
-        shape, x, random_indices(rng, (slots,), tokens), "any indices", _misalignments(rng, size, "x", "buf")
-    )
+    call = dispatch_call(shape, x, random_indices(rng, (slots,), tokens), "any indices")
+    return replace(call, misaligned=_misalignments(rng, size, "x", "buf"))
 
 
 def random_numbers(rng: np.random.Generator, rows: int, width: int, type: str) -> Array:
@@ -131,8 +131,8 @@ def _combine(library: Library, rng: np.random.Generator, number: int) -> KernelC
     kind = int(rng.integers(len(GATE_KINDS)))
     out, slot = random_numbers(rng, slots, width, type), random_indices(rng, (tokens, choices), slots)
     weight = make_gates(rng, kind, (1, tokens, choices))[0] if choices else np.zeros((tokens, 0), np.float32)
-    shape, misaligned = Shape(1, tokens, 1, choices, slots, width, type), _misalignments(rng, TYPE_BYTES[type], "out", "y")
-    return combine_call(shape, out, slot, weight, f"{GATE_KINDS[kind]} weights", misaligned)
+    call = combine_call(Shape(1, tokens, 1, choices, slots, width, type), out, slot, weight, f"{GATE_KINDS[kind]} weights")
+    return replace(call, misaligned=_misalignments(rng, TYPE_BYTES[type], "out", "y"))
 
 
 def _compute_gates(library: Library, rng: np.random.Generator, number: int) -> KernelCall:
@@ -149,7 +149,7 @@ def _compute_gates(library: Library, rng: np.random.Generator, number: int) -> K
         chosen = rng.integers(3, size=router.shape) == 0
         router[chosen] = rng.integers(0, 2**32, router.shape, np.uint32).view(np.float32)[chosen]
     misaligned = {"x": _pick(rng, 0, 0, 0, 4), "router": _pick(rng, 0, 0, 0, 8)}
-    return gates_call(Shape(1, tokens, experts, 1, 1, hidden), x, router, "softmax", misaligned)
+    return replace(gates_call(Shape(1, tokens, experts, 1, 1, hidden), x, router, "softmax"), misaligned=misaligned)
 
 
 _MAKERS: tuple[Callable[[Library, np.random.Generator, int], KernelCall], ...] = (
