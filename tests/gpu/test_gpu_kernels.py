@@ -28,7 +28,7 @@ def small_grid() -> Emulator:
     return Emulator(build_emulator("small_grid", changes=SMALL_GRID))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("dialect", "part"), list(itertools.product(DIALECTS, range(CALLS // CALLS_PER_PART))))
 def test_random_calls_are_the_reference_bit_for_bit_in_any_order(dialect: int, part: int, emulator: Emulator) -> None:
     calls = kernel_calls(emulator.library, 1, CALLS_PER_PART, part * CALLS_PER_PART)
