@@ -220,6 +220,9 @@ HWY_ATTR inline void product_float32(const PanelProduct& product) { multiply_pan
 
 // ---- Softmax
 
+// Below this, exp(t) is subnormal.
+constexpr float kLowestExponent = -87.336f;
+
 HWY_ATTR inline void softmax(float* values, size_t count) {
   const FloatTag d;
   float largest = -std::numeric_limits<float>::infinity();
@@ -228,12 +231,14 @@ HWY_ATTR inline void softmax(float* values, size_t count) {
   for (size_t i = 0; i < count; i += kLanes) {
     const size_t left = std::min(kLanes, count - i);
     const auto t = hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest));
-    // hn::Exp may turn a NaN into a number, so NaNs are restored here.
-    const auto power = hn::IfThenElse(hn::IsNaN(t), t, hn::Exp(d, t));
-    hn::StoreN(power, d, values + i, left);
+    const auto limited = hn::Max(t, hn::Set(d, kLowestExponent));
+    const auto power = hn::IfThenZeroElse(hn::Lt(t, hn::Set(d, kLowestExponent)), hn::Exp(d, limited));
+    // hn::Max and hn::Exp may turn a NaN into a number, so NaNs are restored here.
+    hn::StoreN(hn::IfThenElse(hn::IsNaN(t), t, power), d, values + i, left);
     for (size_t j = 0; j < left; ++j) sum += values[i + j];
   }
-  for (size_t i = 0; i < count; ++i) values[i] /= sum;
+  const float smallest = sum * std::numeric_limits<float>::min();  // of those whose quotient is normal
+  for (size_t i = 0; i < count; ++i) values[i] = (values[i] < smallest ? 0 : values[i]) / sum;
 }
 
 HWY_ATTR inline void attention_softmax(float* scores, size_t count, float scale) {
@@ -247,8 +252,7 @@ HWY_ATTR inline void attention_softmax(float* scores, size_t count, float scale)
   auto sums = hn::Zero(d);
   for (size_t i = 0; i < padded; i += kLanes) {
     const auto t = hn::Mul(hn::Sub(hn::Load(d, scores + i), largest), slope);
-    // hn::Max may turn a NaN into a number, so NaNs are restored here.
-    const auto power = hn::IfThenElse(hn::IsNaN(t), t, exp2_in_range(hn::Max(t, hn::Set(d, -126.0f))));
+    const auto power = exp2_of_score(t);
     hn::Store(power, d, scores + i);
     sums = hn::Add(sums, power);
   }

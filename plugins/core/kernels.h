@@ -54,11 +54,11 @@ struct Kernels {
   void (*transpose)(const float* from, size_t from_stride, size_t rows, size_t columns, float* to, size_t to_stride);
 
   // Replaces each values[i] by exp(values[i] - max) / sum, where `max` is the largest value and `sum` is the sum of the
-  // exponentials.
+  // exponentials. Results below about 2^-126, which would be subnormal, are 0.
   void (*softmax)(float* values, size_t count);
 
   // Replaces each scores[i] by exp(scale * (scores[i] - max)) / sum. Is faster than `softmax`, but raises exponentials
-  // below 2^-126 to 2^-126. `scores` must be aligned to 64 bytes. Its memory must have room for `count` values, rounded
+  // below 2^-80 to 2^-80. `scores` must be aligned to 64 bytes. Its memory must have room for `count` values, rounded
   // up to a multiple of 16.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 

@@ -128,7 +128,7 @@ HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, c
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
       const auto score = hn::Load(d, scores + panel * stride + v * kLanes);
-      powers[v] = exp2_of_any(hn::MulSub(score, slope, highest));
+      powers[v] = exp2_of_score(hn::MulSub(score, slope, highest));
       sums = hn::Add(sums, powers[v]);
     }
     store_bf16_line(powers, line + panel * kTileBytes);

@@ -2,8 +2,11 @@
 // this file once per instruction set.
 //
 // `activate` divides, whereas `fast_activate` multiplies by a reciprocal. With `fast_activate`, a GELU takes about 31
-// instructions of 512 bits. On a Xeon with AMX, this is 2.8 ns per vector. If a hidden value is between about 10.1
-// and 13, the power of two is subnormal, and a vector takes 65 to 70 ns (commit 722d4896).
+// instructions of 512 bits. On a Xeon with AMX, this is 2.8 ns per vector.
+//
+// No power here is subnormal, because some processors take tens of times as long for subnormal numbers. Without the
+// limit of 2^-64, a GELU of hidden values between about 10.1 and 13 took 65 to 70 ns per vector on that Xeon (commit
+// 722d4896).
 
 #if defined(VMOE_CORE_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_MATH_INL_H_
@@ -71,19 +74,18 @@ HWY_INLINE Floats exp2_in_range(Floats t) {
 #endif
 }
 
-// Returns 2^t for t up to 127. The result is zero for very negative t, and NaN if t is NaN.
-HWY_INLINE Floats exp2_of_any(Floats t) {
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
-  return exp2_in_range(t);
-#else
+// Returns 2^t for t up to 127, or 2^-80 if t is below -80, or NaN if t is NaN. For the powers of a softmax, whose sum
+// is at least 1: powers below 2^-80 do not change the sum's bits, and 2^-80 is still normal after a division by the
+// sum.
+HWY_INLINE Floats exp2_of_score(Floats t) {
   const FloatTag d;
-  const auto lowest = hn::Set(d, -126.0f);
-#if HWY_TARGET == HWY_NEON_WITHOUT_AES
-  return hn::IfThenZeroElse(hn::Lt(t, lowest), exp2_in_range(Floats{vmaxq_f32(t.raw, lowest.raw)}));  // keeps a NaN
+  const auto lowest = hn::Set(d, -80.0f);
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  return exp2_in_range(hn::Max(lowest, t));  // if t is NaN, x86 returns the second operand
+#elif HWY_TARGET == HWY_NEON_WITHOUT_AES
+  return exp2_in_range(Floats{vmaxq_f32(t.raw, lowest.raw)});  // keeps a NaN
 #else
-  const auto power = hn::IfThenZeroElse(hn::Lt(t, lowest), exp2_in_range(hn::Max(t, lowest)));
-  return hn::IfThenElse(hn::IsNaN(t), t, power);
-#endif
+  return hn::IfThenElse(hn::IsNaN(t), t, exp2_in_range(hn::Max(t, lowest)));
 #endif
 }
 
@@ -111,21 +113,28 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   return hn::MulAdd(slope, inside, hn::Set(d, -2.3022072f));
 }
 
-HWY_INLINE Floats activate(Activation activation, Floats x) {
+// Returns `divisor` such that the activation of x is x / divisor. The limits of the exponent do not change the
+// quotient: at -64, the divisor is already 1 in the precision of float32, and at 126, the quotient is 0 in comparison
+// with 1.
+HWY_INLINE Floats divisor_of(Activation activation, Floats x) {
   const FloatTag d;
-  // If an exponent is beyond these limits, the quotient is x or 0 in the precision of float32.
   const auto power = hn::Mul(x, slope_of(activation, x));
-  const auto exponent = hn::Max(hn::Min(power, hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
+  const auto exponent = hn::Max(hn::Min(power, hn::Set(d, 126.0f)), hn::Set(d, -64.0f));
+  return hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent));
 }
+
+HWY_INLINE Floats activate(Activation activation, Floats x) { return hn::Div(x, divisor_of(activation, x)); }
 
 // Computes the same function as `activate`, but without a division on x86. The result is within three units in the
 // last place of the exact quotient. Use this function for values that are rounded afterwards.
 HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
-  const FloatTag d;
-  const auto power = hn::Mul(x, slope_of(activation, x));
-  const auto divisor = hn::Add(hn::Set(d, 1.0f), exp2_of_any(hn::Min(power, hn::Set(d, 126.0f))));
+  auto divisor = divisor_of(activation, x);
 #if HWY_ARCH_X86
+  const FloatTag d;
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+  // There, the reciprocal is exact, and subnormal if the divisor is above 2^126.
+  divisor = hn::Min(divisor, hn::Set(d, 0x1p126f));
+#endif
   auto unit = hn::ApproximateReciprocal(divisor);
   unit = hn::Mul(unit, hn::NegMulAdd(divisor, unit, hn::Set(d, 2.0f)));  // one step of Newton's
   return hn::Mul(x, unit);
