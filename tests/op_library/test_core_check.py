@@ -7,6 +7,7 @@ unused experts, which are in unreadable memory. The tested paths are those for t
 
 from __future__ import annotations
 
+import platform
 import shutil
 import signal
 from pathlib import Path
@@ -29,6 +30,16 @@ def test_every_cpu_path_of_this_machine_is_right() -> None:
     lines = built(_program("core_check")).splitlines()
     assert "scalar: right" in lines
     assert all(line.endswith((": right", ": used")) for line in lines)
+
+
+@on_this_machine
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the program reads x86's flags")
+def test_activations_and_softmaxes_meet_no_subnormal() -> None:
+    lines = built(_program("ladder", ROOT / "benchmarks"), "--check").splitlines()
+    kernels = 4 * 4 + 3  # four activations in four precisions, and three softmaxes
+    assert len(lines) % kernels == 0
+    assert lines[0].startswith("scalar, ")
+    assert [line for line in lines if not line.endswith(": 0")] == []
 
 
 @pytest.mark.slow
@@ -54,5 +65,5 @@ def test_buffers_are_whole_pages_of_the_system_and_all_go_back(page: str) -> Non
     assert built(_program("page_sizes"), page).splitlines() == ["0 calls failed, 0 pages stay"]
 
 
-def _program(name: str) -> Path:
-    return kept(name, "c++", *FLAGS, ROOT / "tests" / "cpp" / f"{name}.cc", LIBRARY, "-lpthread")
+def _program(name: str, folder: Path = ROOT / "tests" / "cpp") -> Path:
+    return kept(name, "c++", *FLAGS, folder / f"{name}.cc", LIBRARY, "-lpthread")
