@@ -11,12 +11,22 @@
 // | in a block of 2 x 2 tiles, operands from the first-level cache, loaded by tileloadd | 5.34 |
 // | in the same block, operands loaded by tileloaddt1 | 6.43 |
 //
-// - tileloaddt1 was chosen with a prototype on the older Xeon. With operands in the second-level cache, it raised the
+// - Rows, and panels that stream, are loaded by tileloaddt1. It was chosen with a prototype on the older Xeon. With
+// operands in the second-level cache, it raised the
 //   speed of a product from 1.53 to 2.41 T/s.
-// - The block sizes come from the same prototype. They are 2 x 2 tiles, and 3 x 2 tiles for an odd row tile.
+// - The block sizes come from the same prototype as tileloaddt1. They are 2 x 2 tiles, and 3 x 2 tiles for an odd row
+// tile.
 // - kStreamBytes also comes from the prototype. The experts of a V-MoE B/16, with about 8 rows each, took 15.5 ms when
 //   prefetching 2 to 4 KB ahead, instead of 19.7 ms. On the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s when
 //   prefetching 1, 2 and 4 KB ahead, and 29.6 GB/s without a prefetch.
+// - A panel of at most kNearBytes that several row tiles are multiplied by is loaded by tileloadd, through the
+//   first-level cache of 48 KB: it stays there beside the sums, because rows do not push it out. This takes 2.2 ns per
+//   tile, and tileloaddt1 takes 4.1 to 4.8 ns. With throw-away code on the newer Xeon, the int8 products of 394 rows of
+//   a B/16 (panels of 24 KB) took 0.55 instead of 0.65 ms (QKV) and 0.86 instead of 0.91 ms (first product of the MLP).
+//   Panels of 48 KB (bfloat16) were 4 to 5 % slower in this way.
+// - kLinesApart: when panels stream past at most 3 row tiles, every fourth line is prefetched, and the second-level
+//   cache's own prefetcher brings the lines between. With throw-away code on the newer Xeon, a V-MoE took 0.95 of the
+//   time at batch size 1, together with finishing rows evenly over the steps. One line in eight gained nothing.
 // - In a batch, int4 costs more than int8, because vector instructions unpack int4 weights, and scale and add up the
 //   sums. On the newer Xeon at batch size 8, an image of a V-MoE B/16 took 11.7 ms with int4, and 10.9 ms with int8. A
 //   single image waits for the weights, which are smaller in int4. It took 20.4 ms with int4, and 21.6 ms with int8.
@@ -35,6 +45,7 @@
 #include "core/bfloat16.h"
 #include "core/dot_products-inl.h"
 #include "core/tile_block-inl.h"
+#include "core/vector_block-inl.h"
 #include "core/vector_math-inl.h"
 #include "core/weight_type.h"
 #include "hwy/highway.h"
@@ -61,6 +72,11 @@ struct HardwareTiles {
   HWY_INLINE void load(const char* from) {
     asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
   }
+  // tileloadd loads through the first-level cache.
+  template <int kTile>
+  HWY_INLINE void load_near(const char* from) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
+  }
   template <ElementType kType, int kSums, int kRows, int kWeights>
   HWY_INLINE void multiply() {
     if constexpr (kType == ElementType::kInt8) {
@@ -72,6 +88,11 @@ struct HardwareTiles {
   template <int kTile>
   HWY_INLINE void store(float* to) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(kPanelColumns * sizeof(float)), "i"(kTile));
+  }
+  // Stores the tile's lines without gaps.
+  template <int kTile>
+  HWY_INLINE void store_lines(float* to) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(kLineBytes), "i"(kTile));
   }
 };
 
@@ -87,6 +108,10 @@ class EmulatedTiles {
   template <int kTile>
   void load(const char* from) {
     std::memcpy(tiles_[kTile], from, kTileBytes);
+  }
+  template <int kTile>
+  void load_near(const char* from) {
+    load<kTile>(from);
   }
   template <ElementType kType, int kSums, int kRows, int kWeights>
   void multiply() {
@@ -104,6 +129,10 @@ class EmulatedTiles {
   void store(float* to) {
     for (size_t row = 0; row < kRowsPerTile; ++row)
       std::memcpy(to + row * kPanelColumns, tiles_[kTile][row], kLineBytes);
+  }
+  template <int kTile>
+  void store_lines(float* to) {
+    std::memcpy(to, tiles_[kTile], kTileBytes);
   }
 
  private:
@@ -160,6 +189,7 @@ struct MatrixUnitBlock {
   static constexpr bool kNeedsTileConfiguration = Tiles::kNeedConfiguration;
   static constexpr size_t group_bytes(ElementType) { return kLeastGroupBytes; }
   static constexpr size_t kStreamBytes = 4096;
+  static constexpr size_t kLinesApart = 4;
   static constexpr size_t kRows = kRowsPerTile;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
@@ -167,8 +197,39 @@ struct MatrixUnitBlock {
                                   Beside& beside) {
     static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
     if constexpr (kType == ElementType::kInt4) {
-      return multiply_int4<kRowTiles>(operand, panel, steps, sums, beside);
+      if constexpr (kRowTiles == 1) {
+        // Few rows leave most of a tile idle. VectorBlock has the same layout, and unpacks weights into registers.
+        using Vectors = VectorBlock<NativeBf16, VnniInt8>;
+        if (operand.row_count <= Vectors::kRows) {
+          return Vectors::template multiply<kType, 1>(operand, panel, steps, sums, beside);
+        }
+      }
+      multiply_int4<kRowTiles>(operand, panel, steps, sums, beside);
+    } else if constexpr (kRowTiles == 1) {
+      multiply_steps<kType, kRowTiles, false>(operand, panel, steps, sums, beside);
+    } else if (steps * kPanelStepBytes <= kNearBytes) {
+      multiply_steps<kType, kRowTiles, true>(operand, panel, steps, sums, beside);
+    } else {
+      multiply_steps<kType, kRowTiles, false>(operand, panel, steps, sums, beside);
     }
+  }
+
+ private:
+  // The largest panel that is loaded through the first-level cache.
+  static constexpr size_t kNearBytes = 32 << 10;
+
+  template <bool kNear, int kTile>
+  static HWY_INLINE void load_panel(Tiles& t, const char* from) {
+    if constexpr (kNear) {
+      t.template load_near<kTile>(from);
+    } else {
+      t.template load<kTile>(from);
+    }
+  }
+
+  template <ElementType kType, size_t kRowTiles, bool kNear, class Beside>
+  static HWY_INLINE void multiply_steps(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                        Beside& beside) {
     const char* rows = operand.tiles;
     const size_t stride = operand.row_tile_stride;
     Tiles t;
@@ -176,15 +237,15 @@ struct MatrixUnitBlock {
     for (size_t k = 0; k < steps; ++k) {
       if constexpr (kRowTiles == 1) {
         t.template load<4>(rows);
-        t.template load<5>(panel);
+        load_panel<kNear, 5>(t, panel);
         t.template multiply<kType, 0, 4, 5>();
-        t.template load<6>(panel + kTileBytes);
+        load_panel<kNear, 6>(t, panel + kTileBytes);
         t.template multiply<kType, 1, 4, 6>();
       } else if constexpr (kRowTiles == 2) {
-        t.template load<6>(panel);
+        load_panel<kNear, 6>(t, panel);
         t.template load<4>(rows);
         t.template multiply<kType, 0, 4, 6>();
-        t.template load<7>(panel + kTileBytes);
+        load_panel<kNear, 7>(t, panel + kTileBytes);
         t.template multiply<kType, 1, 4, 7>();
         t.template load<5>(rows + stride);
         t.template multiply<kType, 2, 5, 6>();
@@ -193,14 +254,14 @@ struct MatrixUnitBlock {
         // Six of the eight registers contain sums, one contains weights, and one contains the current row tile. For
         // the first half of the panel, the three row tiles are loaded from first to last. For the second half, they
         // are loaded from last to first. The last row tile is thus loaded only once.
-        t.template load<7>(panel);
+        load_panel<kNear, 7>(t, panel);
         t.template load<6>(rows);
         t.template multiply<kType, 0, 6, 7>();
         t.template load<6>(rows + stride);
         t.template multiply<kType, 2, 6, 7>();
         t.template load<6>(rows + 2 * stride);
         t.template multiply<kType, 4, 6, 7>();
-        t.template load<7>(panel + kTileBytes);
+        load_panel<kNear, 7>(t, panel + kTileBytes);
         t.template multiply<kType, 5, 6, 7>();
         t.template load<6>(rows + stride);
         t.template multiply<kType, 3, 6, 7>();
@@ -214,59 +275,108 @@ struct MatrixUnitBlock {
     store_sums(t, sums, std::make_index_sequence<2 * kRowTiles>());
   }
 
- private:
-  // Vector instructions unpack the weights of each step to int8. They then scale the step's sums and add them up.
+  // Some consecutive steps of int4. Their weights are unpacked together, and their sums are stored together, so that
+  // what is stored has reached the cache before it is loaded. More than 8 KB of weights would leave the first-level
+  // cache.
+  struct Int4Steps {
+    static constexpr size_t kMost = 4;
+    static constexpr size_t kHalfColumns = kPanelColumns / 2;
+    HWY_ALIGN char weights[kMost][2][kTileBytes];  // int8
+    HWY_ALIGN float scales[kMost][kPanelColumns];
+    HWY_ALIGN float sums[kMost][kRowsPerTile][kHalfColumns];  // int32, of one row tile and one half of the columns
+
+    HWY_INLINE void unpack(size_t k, const char* panel) {
+      const FloatTag d;
+      const BitsTag du;
+      const hn::Repartition<int8_t, BitsTag> d8;
+      const auto low = hn::Set(du, 0x0f0f0f0fu);
+      const auto store = [&](Bits packed, char* to) HWY_ATTR {
+        const auto nibbles = hn::BitCast(d8, hn::And(packed, low));
+        hn::Store(hn::BitCast(du, hn::Sub(nibbles, hn::Set(d8, kInt4Excess))), du, reinterpret_cast<uint32_t*>(to));
+      };
+      for (size_t i = 0; i < kTileBytes; i += kLanes * sizeof(float)) {
+        const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(panel + i));
+        char* to = weights[k][0] + i / kLineBytes * 2 * kLineBytes + i % kLineBytes;
+        store(both, to);
+        store(hn::ShiftRight<4>(both), to + kLineBytes);
+      }
+      for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+        hn::Store(int4_scale(panel, v * kLanes), d, scales[k] + v * kLanes);
+      }
+    }
+
+    // Multiplies a row tile by the weights of half of the columns, two steps at a time.
+    HWY_INLINE void multiply(const char* rows, size_t step_stride, size_t half, size_t count) {
+      Tiles t;
+      asm volatile("" : : : "memory");
+      for (size_t k = 0; k < count; k += 2) {
+        t.template zero<0>();
+        t.template load<4>(rows + k * step_stride);
+        t.template load_near<5>(weights[k][half]);
+        t.template multiply<ElementType::kInt8, 0, 4, 5>();
+        if (k + 1 < count) {
+          t.template zero<1>();
+          t.template load<6>(rows + (k + 1) * step_stride);
+          t.template load_near<7>(weights[k + 1][half]);
+          t.template multiply<ElementType::kInt8, 1, 6, 7>();
+          t.template store_lines<1>(sums[k + 1][0]);
+        }
+        t.template store_lines<0>(sums[k][0]);
+      }
+      asm volatile("" : : : "memory");
+    }
+
+    // Scales the sums of the first kRows rows, and adds them to `totals`, whose rows are kPanelColumns apart.
+    template <size_t kRows>
+    HWY_INLINE void add_rows_to(float* totals, size_t half, size_t count) const {
+      const FloatTag d;
+      for (size_t column = 0; column < kHalfColumns; column += kLanes) {
+        Floats total[kRows];
+#pragma GCC unroll 16
+        for (size_t row = 0; row < kRows; ++row) total[row] = hn::Load(d, totals + row * kPanelColumns + column);
+        for (size_t k = 0; k < count; ++k) {
+          const auto scale = hn::Load(d, scales[k] + half * kHalfColumns + column);
+#pragma GCC unroll 16
+          for (size_t row = 0; row < kRows; ++row) {
+            const auto whole = hn::ConvertTo(d, hn::BitCast(SignedTag(), hn::Load(d, sums[k][row] + column)));
+            total[row] = hn::Add(total[row], hn::Mul(whole, scale));
+          }
+        }
+#pragma GCC unroll 16
+        for (size_t row = 0; row < kRows; ++row) hn::Store(total[row], d, totals + row * kPanelColumns + column);
+      }
+    }
+
+    // Does the same for `row_count` rows, rounded up to a quarter of a row tile.
+    HWY_INLINE void add_to(float* totals, size_t row_count, size_t half, size_t count) const {
+      if (row_count > 12) return add_rows_to<16>(totals, half, count);
+      if (row_count > 8) return add_rows_to<12>(totals, half, count);
+      if (row_count > 4) return add_rows_to<8>(totals, half, count);
+      add_rows_to<4>(totals, half, count);
+    }
+  };
+
   template <size_t kRowTiles, class Beside>
   static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                        Beside& beside) {
-    const FloatTag d;
-    const SignedTag di;
-    const BitsTag du;
-    const hn::Repartition<int8_t, BitsTag> d8;
-    HWY_ALIGN char weights[kPanelStepBytes];
-    HWY_ALIGN float step_sums[kRowsPerTile * kPanelColumns];
+    Int4Steps some;
     std::fill_n(sums, kRowTiles * kRowsPerTile * kPanelColumns, 0.0f);
-    const char* rows = operand.tiles;
-    const auto low = hn::Set(du, 0x0f0f0f0fu);
-    const auto unpack = [&](Bits packed, uint32_t* to) HWY_ATTR {
-      const auto nibbles = hn::BitCast(d8, hn::And(packed, low));
-      hn::Store(hn::BitCast(du, hn::Sub(nibbles, hn::Set(d8, kInt4Excess))), du, to);
-    };
-    Tiles t;
-    for (size_t k = 0; k < steps; ++k) {
-      for (size_t i = 0; i < kTileBytes; i += kLanes * 4) {
-        const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(panel + i));
-        auto* to = reinterpret_cast<uint32_t*>(weights + i / kLineBytes * 2 * kLineBytes + i % kLineBytes);
-        unpack(both, to);
-        unpack(hn::ShiftRight<4>(both), to + kRowsPerTile);
+    for (size_t first = 0; first < steps; first += Int4Steps::kMost) {
+      const size_t count = std::min(Int4Steps::kMost, steps - first);
+      for (size_t k = 0; k < count; ++k) {
+        some.unpack(k, panel);
+        panel += weight_type(ElementType::kInt4).panel_step_bytes;
+        beside.step();
       }
-      Floats scales[kPanelColumns / kLanes];
-      for (size_t v = 0; v < kPanelColumns / kLanes; ++v) scales[v] = int4_scale(panel, v * kLanes);
       for (size_t tile = 0; tile < kRowTiles; ++tile) {
-        asm volatile("" : : : "memory");
-        t.template load<4>(rows + tile * operand.row_tile_stride);
-        t.template load<5>(weights);
-        t.template load<6>(weights + kTileBytes);
-        t.template zero<0>();
-        t.template zero<1>();
-        t.template multiply<ElementType::kInt8, 0, 4, 5>();
-        t.template multiply<ElementType::kInt8, 1, 4, 6>();
-        t.template store<0>(step_sums);
-        t.template store<1>(step_sums + kPanelColumns / 2);
-        asm volatile("" : : : "memory");
-        const float* from = step_sums;
-        float* total = sums + tile * kRowsPerTile * kPanelColumns;
-        for (size_t row = 0; row < kRowsPerTile; ++row) {
-#pragma GCC unroll 16
-          for (size_t v = 0; v < kPanelColumns / kLanes; ++v, from += kLanes, total += kLanes) {
-            const auto whole = hn::ConvertTo(d, hn::BitCast(di, hn::Load(d, from)));
-            hn::Store(hn::Add(hn::Load(d, total), hn::Mul(whole, scales[v])), d, total);
-          }
+        const char* rows = operand.tiles + tile * operand.row_tile_stride + first * operand.step_stride;
+        float* totals = sums + tile * kRowsPerTile * kPanelColumns;
+        const size_t row_count = operand.row_count - tile * kRowsPerTile;
+        for (size_t half = 0; half < 2; ++half) {
+          some.multiply(rows, operand.step_stride, half, count);
+          some.add_to(totals + half * Int4Steps::kHalfColumns, row_count, half, count);
         }
       }
-      rows += operand.step_stride;
-      panel += weight_type(ElementType::kInt4).panel_step_bytes;
-      beside.step();
     }
   }
 

@@ -358,6 +358,7 @@ struct NeonBlock {
   using Vectors = VectorBlock<WidenedBf16, PortableInt8>;
   static constexpr bool kUnsignedRows = false;
   static constexpr size_t kStreamBytes = Vectors::kStreamBytes;
+  static constexpr size_t kLinesApart = 1;
   static constexpr size_t kRows = Vectors::kRows;
   static constexpr bool kNeedsTileConfiguration = false;
   static constexpr size_t group_bytes(ElementType type) {

@@ -61,16 +61,17 @@ HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const 
 }
 
 // Lines of memory to prefetch at a steady rate. They are prefetched into the second-level cache, because that cache can
-// wait for more lines at once than the first-level cache.
+// wait for more lines at once than the first-level cache. Every `apart`-th line is prefetched.
 struct LinesAhead {
   const char* next = nullptr;
   size_t rate = 0;  // lines per step, times 256
+  size_t apart = 1;
   size_t due = 0;
 
   HWY_INLINE void step() {
-    for (due += rate; due >= 256; due -= 256) {
+    for (due += rate; due >= 256 * apart; due -= 256 * apart) {
       __builtin_prefetch(next, 0, 2);
-      next += kLineBytes;
+      next += apart * kLineBytes;
     }
   }
 };

@@ -166,6 +166,29 @@ HWY_INLINE void finish_row(const TileProduct& product, const HeadLines& to, size
   store_bf16_line(values, to.out + to.offset[row] + panel * to.line_stride);
 }
 
+// Prefetches what finish_row() will read and write of a row. Only float32 rows with an addend need this: the addend and
+// the output come from the third-level cache, with a stride that no hardware prefetcher follows. If the addend is the
+// output, int8 and int4 have read it shortly before, for the previous chunk of hidden values.
+template <ElementType kType>
+HWY_INLINE void prefetch_row(const FloatRows& to, size_t row, size_t panel) {
+  if (to.addend == nullptr || to.scattered) return;
+  if (kType != ElementType::kBfloat16 && to.addend == to.out) return;
+  const size_t place = to.offset[row] + panel * kPanelColumns * sizeof(float);
+  const char* out = reinterpret_cast<const char*>(to.out) + place;
+  __builtin_prefetch(out, 1, 3);
+  __builtin_prefetch(out + kLineBytes, 1, 3);
+  if (to.addend == to.out) return;
+  const char* addend = reinterpret_cast<const char*>(to.addend) + place;
+  __builtin_prefetch(addend, 0, 3);
+  __builtin_prefetch(addend + kLineBytes, 0, 3);
+}
+template <ElementType kType, class Mode>
+HWY_INLINE void prefetch_row(const Mode&, size_t, size_t) {}
+
+// How many rows ahead rows are prefetched. With throw-away code on a Xeon with AMX, an image of a B/16 in bfloat16 took
+// 15.70 instead of 17.26 ms at batch size 32.
+constexpr size_t kRowsAhead = 6;
+
 // The sums of one finished block. The rows of this block are written while the next block is multiplied.
 template <ElementType kType, class Mode>
 struct PendingRows {
@@ -179,6 +202,7 @@ struct PendingRows {
 
   HWY_INLINE void finish_next() {
     if (done == count) return;
+    if (done + kRowsAhead < count) prefetch_row<kType>(to, first_row + done + kRowsAhead, panel);
     RowValues values;
     scale_sums<kType>(product, sums + done * kPanelColumns, first_row + done, panel * kPanelColumns, values);
     finish_row(product, to, first_row + done, panel, values);
@@ -209,11 +233,11 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
   size_t buffer = 0;
   PendingRows<kType, Mode> pending{product, to};
   const size_t row_tiles = divide_up(product.row_count, kRowsPerTile);
-  const size_t rows_per_step = divide_up(kMostRowTiles * kRowsPerTile, std::max<size_t>(product.steps, 1));
   for (size_t panel = 0; panel < product.panels; ++panel) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
     LinesAhead lines;
+    lines.apart = row_tiles <= kMostRowTiles ? Block::kLinesApart : 1;
     // If all rows are multiplied in one pass, the rest of the same panel is prefetched from memory. If several passes
     // are needed, there is time to prefetch the next panel.
     lines.next = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
@@ -221,6 +245,7 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
       const size_t count = row_tiles_of_block(row_tiles - tile);
       const size_t first_row = tile * kRowsPerTile;
       lines.rate = weight_type(kType).panel_step_bytes / kLineBytes * 256 * count / row_tiles;
+      const size_t rows_per_step = divide_up(pending.count, std::max<size_t>(product.steps, 1));
       BesideProducts<PendingRows<kType, Mode>> beside{pending, rows_per_step, lines};
       TileOperand rows;
       rows.tiles = product.rows + tile * product.row_tile_stride;

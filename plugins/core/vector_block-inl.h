@@ -43,6 +43,7 @@ struct VectorBlock {
   // Prefetch distance in bytes for a panel that is read directly from memory. The distance is meant to be long enough
   // to reach the memory's full bandwidth.
   static constexpr size_t kStreamBytes = 8192;
+  static constexpr size_t kLinesApart = 1;
   // Maximum number of rows that one pass over a panel multiplies.
   static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
 
