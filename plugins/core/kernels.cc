@@ -33,6 +33,7 @@
 // After foreach_target.h:
 #include "core/kernels-inl.h"
 #include "core/matrix_unit_block-inl.h"
+#include "core/merging-inl.h"
 #include "core/neon_block-inl.h"
 #include "core/rotation-inl.h"
 #include "core/tile_attention-inl.h"
@@ -59,6 +60,8 @@ constexpr Kernels kernels_of(CpuPath path) {
   kernels.normalize = normalize_row;
   kernels.angles_to_table = angles_to_table;
   kernels.rotate_row = rotate_row;
+  kernels.unit_keys = unit_keys;
+  kernels.largest_score = largest_score;
   kernels.multiply_to_float_rows = multiply_to_float_rows<Block>;
   kernels.multiply_to_hidden_rows = multiply_to_hidden_rows<Block>;
   kernels.multiply_to_hidden_lines = multiply_to_hidden_lines<Block>;

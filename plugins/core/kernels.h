@@ -42,6 +42,8 @@ struct PanelProduct {
   size_t out_stride = 0;  // elements
 };
 
+struct MergingKeys;
+
 struct Kernels {
   CpuPath path;
   size_t lanes;          // number of float32 values in a vector
@@ -74,6 +76,12 @@ struct Kernels {
                           float* cosines, float* sines);
   // Rotates a row by a row of a RotationTable. `out` may be `row`.
   void (*rotate_row)(const float* row, const float* cosines, const float* sines, size_t count, float* out);
+
+  // Merging: computes the mean of each token's keys over the heads, and scales it to length 1. Writes those of `count`
+  // tokens, beginning with token `first`, to `to`, f32[count, keys.size].
+  void (*unit_keys)(const MergingKeys& keys, size_t first, size_t count, float* to);
+  // Merging: returns the largest score that is not NaN, or minus infinity if there is no such score.
+  float (*largest_score)(const float* scores, size_t count);
 
   // Multiply by weights in tiles. There is one kernel for each mode of tile_kernels.h.
   void (*multiply_to_float_rows)(const TileProduct& product, const FloatRows& to);

@@ -9,9 +9,7 @@
 namespace vmoe {
 namespace {
 
-constexpr float kEpsilon = 1e-12f;  // added to a key's squared length before the square root
-constexpr size_t kScoreRows = 16;   // candidates per block; only one block's scores are in memory at a time
-constexpr size_t kKeysAtOnce = 8;
+constexpr size_t kScoreRows = 16;  // candidates per block; only one block's scores are in memory at a time
 constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
@@ -23,43 +21,6 @@ size_t every_second(size_t first, size_t tokens) { return tokens > first ? (toke
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
-// Computes the mean of each token's keys over the heads, and scales it to length 1. Each sum of squares is a chain of
-// dependent additions, so the sums of several tokens are computed side by side.
-void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
-  const float share = 1.0f / static_cast<float>(keys.heads);
-  float squares[kKeysAtOnce] = {};
-  for (size_t t = 0; t < count; ++t) {
-    const float* from = keys.values + (first + t) * keys.token_stride;
-    float* mean = to + t * keys.size;
-    std::copy(from, from + keys.size, mean);
-    for (size_t head = 1; head < keys.heads && !keys.summed; ++head) {
-      for (size_t i = 0; i < keys.size; ++i) mean[i] += from[head * keys.size + i];
-    }
-    for (size_t i = 0; i < keys.size; ++i) mean[i] *= share;
-  }
-  for (size_t i = 0; i < keys.size; ++i) {
-    for (size_t t = 0; t < count; ++t) squares[t] += to[t * keys.size + i] * to[t * keys.size + i];
-  }
-  for (size_t t = 0; t < count; ++t) {
-    const float length = std::sqrt(squares[t] + kEpsilon);
-    for (size_t i = 0; i < keys.size; ++i) to[t * keys.size + i] /= length;
-  }
-}
-
-// Returns the largest score that is not NaN, or kNoScore if there is no such score. Compares in several independent
-// chains to hide the latency of a comparison.
-float largest_of(const float* scores, size_t count) {
-  constexpr size_t kChains = 16;
-  float largest[kChains];
-  std::fill_n(largest, kChains, kNoScore);
-  for (size_t first = 0; first < count; first += kChains) {
-    for (size_t i = 0; i < std::min(kChains, count - first); ++i) {
-      largest[i] = scores[first + i] > largest[i] ? scores[first + i] : largest[i];
-    }
-  }
-  return *std::max_element(largest, largest + kChains);
-}
-
 // For each candidate, finds the most similar token that it may join. `most_similar` receives the index of that token,
 // counted among the tokens that candidates may join; `similarity` receives the similarity.
 void find_most_similar(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens,
@@ -70,9 +31,8 @@ void find_most_similar(const Kernels& kernels, const MergingKeys& keys, size_t p
   auto* unit = workspace.take<float>(tokens * keys.size);
   auto* packed = workspace.take<float>(packed_elements(kernels, keys.size, columns));
   auto* scores = workspace.take<float>(kScoreRows * columns);
-  for (size_t token = std::min(first, joined); token < tokens && keys.size > 0; token += kKeysAtOnce) {
-    unit_keys(keys, token, std::min(kKeysAtOnce, tokens - token), unit + token * keys.size);
-  }
+  const size_t begin = std::min(first, joined);
+  if (keys.size > 0) kernels.unit_keys(keys, begin, tokens - begin, unit + begin * keys.size);
   for_each_panel(kernels, keys.size, columns, [&](size_t column, size_t count, size_t place) {
     pack_transposed_panel(kernels, unit + (joined + 2 * column) * keys.size, 2 * keys.size, keys.size, count,
                           packed + place);
@@ -85,7 +45,7 @@ void find_most_similar(const Kernels& kernels, const MergingKeys& keys, size_t p
     });
     for (size_t r = 0; r < count; ++r) {
       const float* mine = scores + r * columns;
-      similarity[row + r] = largest_of(mine, columns);
+      similarity[row + r] = kernels.largest_score(mine, columns);
       const float* found = std::find(mine, mine + columns, similarity[row + r]);
       most_similar[row + r] = similarity[row + r] == kNoScore ? 0 : static_cast<uint32_t>(found - mine);
     }

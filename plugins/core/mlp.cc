@@ -109,6 +109,8 @@ constexpr size_t kHiddenChunk = 768;
 // from commit b3ed95c6, which records no measurement. On one thread of Zen 4, the times with limits from 0 to 1000 rows
 // differed by no more than the measurement noise.
 constexpr size_t kFewRows = 96;
+// Fewer rows than this take no less time, because the weights have to be read.
+constexpr size_t kLeastRows = 16;
 
 // A slot (see stages.h): the memory for one group of rows. Each stage leaves results in it for the group's later
 // stages.
@@ -166,8 +168,8 @@ class Mlp {
   }
 
   void run(const TaskRunner& runner) const {
-    const std::vector<Stage> stages = apart_ ? stages_apart() : stages_together();
-    run_stages(runner, groups_.size(), stages, kernels_.needs_tile_configuration);
+    const size_t shared = apart_ ? groups_to_share() : groups_.size();
+    run_stages(runner, groups_.size(), stages_apart(), shared, stages_together(), kernels_.needs_tile_configuration);
   }
 
  private:
@@ -210,6 +212,22 @@ class Mlp {
     return std::min(chunk_steps(), second_.matrix->steps() - chunk * chunk_steps());
   }
   size_t row_tiles(size_t group) const { return divide_up(groups_[group].count(), kRowsPerTile); }
+
+  // Returns how many of the last groups all threads should share. If it is 0, some threads may have nothing to do while
+  // others compute their last group. A group's time is estimated by its number of rows.
+  size_t groups_to_share() const {
+    const size_t threads = stage_threads(), left = groups_.size() % threads;
+    if (!holds_all_) return 0;
+    std::vector<size_t> busy(threads);  // how long each thread computes groups apart
+    size_t before = 0, shared = 0;
+    for (size_t group = 0; group < groups_.size(); ++group) {
+      const size_t time = std::max(groups_[group].count(), kLeastRows);
+      if (group == groups_.size() - left) before = *std::max_element(busy.begin(), busy.end());
+      if (group >= groups_.size() - left) shared += time;
+      *std::min_element(busy.begin(), busy.end()) += time;
+    }
+    return before + divide_up(shared, threads) < *std::max_element(busy.begin(), busy.end()) ? left : 0;
+  }
 
   std::vector<Stage> stages_apart() const {
     Stage all;

@@ -73,8 +73,9 @@ class Run {
     shared_ = std::make_unique<SharedStage[]>(stages_.size());
     for (size_t i = 0; i < stages_.size(); ++i) {
       const Stage& stage = stages_[i];
-      const size_t wanted = divide_up(threads * kTasksPerThread, groups_);
-      shared_[i].tasks_of_group = std::clamp<size_t>(stage.items / std::max<size_t>(stage.least_items, 1), 1, wanted);
+      const size_t most = std::max<size_t>(stage.items / std::max<size_t>(stage.least_items, 1), 1);
+      const size_t even = divide_up(threads * kTasksPerThread, groups_);
+      shared_[i].tasks_of_group = stage.uneven ? most : std::min(most, even);
       shared_[i].tasks = groups_ * shared_[i].tasks_of_group;
     }
   }
@@ -127,16 +128,20 @@ size_t stage_slots(size_t groups) { return std::min(groups, stage_threads()); }
 bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
-  if (groups == 0) return;
-  const size_t threads = stage_threads();
   // If a layer has only one stage, sharing the last groups among threads gains nothing, so each group runs on one
   // thread.
-  const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % threads;
-  Run apart(0, groups - left, stages, needs_tiles), together(groups - left, left, stages, needs_tiles);
-  if (left < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });
-  if (left > 0) {
-    together.prepare_to_share(threads);
-    parallel_for(runner, threads, [&](size_t) { together.run_together(); });
+  const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % stage_threads();
+  run_stages(runner, groups, stages, left, stages, needs_tiles);
+}
+
+void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& apart_stages, size_t shared,
+                const std::vector<Stage>& together_stages, bool needs_tiles) {
+  Run apart(0, groups - shared, apart_stages, needs_tiles);
+  Run together(groups - shared, shared, together_stages, needs_tiles);
+  if (shared < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });
+  if (shared > 0) {
+    together.prepare_to_share(stage_threads());
+    parallel_for(runner, stage_threads(), [&](size_t) { together.run_together(); });
   }
   if (apart.out_of_memory() || together.out_of_memory()) throw std::bad_alloc();
 }

@@ -15,6 +15,7 @@ struct Stage {
   size_t items = 0;        // of each group
   size_t least_items = 1;  // minimum per task
   std::function<void(size_t group, size_t slot, size_t begin, size_t end)> run;
+  bool uneven = false;  // whether some items take much longer than others; threads then take the fewest items at once
 };
 
 // Returns a stage that calls `run`, a member function of `layer`.
@@ -40,5 +41,10 @@ bool groups_run_apart(size_t groups);
 // of each stage. The number of threads does not affect the results. If `needs_tiles` is set, the tile registers of
 // each thread are configured. Throws std::bad_alloc.
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
+
+// Does the same with other stages for the last `shared` groups, which all threads share. Each thread runs `apart` alone
+// for a group, and the threads run `together` for the last groups. `shared` is at most the number of slots.
+void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& apart, size_t shared,
+                const std::vector<Stage>& together, bool needs_tiles);
 
 }  // namespace vmoe

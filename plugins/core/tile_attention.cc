@@ -17,13 +17,13 @@ void attend_head(const Kernels& kernels, TileHead head) {
   kernels.attend(head);
 }
 
-// Computes TileHead::added, f32[tokens in whole panels]. Writes the values to `memory` and returns a pointer to them,
-// or null if there is nothing to add. `sizes`, f32[tokens] or null, contains the number of original tokens that each
-// key represents.
-const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
-  const size_t padded = round_up(head.tokens, kPanelColumns);
-  return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
+// Computes TileHead::added, f32[tokens in whole panels], for heads of `size` columns. Writes the values to `memory` and
+// returns a pointer to them, or null if there is nothing to add. `sizes`, f32[tokens] or null, contains the number of
+// original tokens that each key represents.
+const float* added_to_scores(const float* sizes, size_t tokens, size_t size, float* memory) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+  const size_t padded = round_up(tokens, kPanelColumns);
+  return sizes != nullptr && size_scores(sizes, tokens, padded, scale, memory) ? memory : nullptr;
 }
 
 // Packs one head's columns of some tokens as lines of bfloat16. The lines of all tokens for the first 32 columns come
@@ -67,7 +67,8 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   head.q = query;
   head.k = key;
   head.v = value;
-  head.added = added_to_scores(shape.sizes == nullptr ? nullptr : shape.sizes + image * shape.tokens, head, added);
+  const float* sizes = shape.sizes == nullptr ? nullptr : shape.sizes + image * shape.tokens;
+  head.added = added_to_scores(sizes, shape.tokens, head.size, added);
   head.offset = offset;
   head.out_columns = head.size;
   head.out = y + first_query;
@@ -127,7 +128,8 @@ class Block {
     std::vector<Stage> stages;
     stages.push_back(make_stage(this, row_tiles, 1, &Block::normalize));
     stages.push_back(make_stage(this, 3 * lines(), 2, &Block::project));
-    stages.push_back(make_stage(this, images_of_group_ * (heads_ + merges()), 1, &Block::mix_and_find_merging));
+    stages.push_back(make_stage(this, images_of_group_ * (merges() + heads_), 1, &Block::find_merging_and_mix));
+    stages.back().uneven = merges();
     const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
     if (packs()) stages.push_back(make_stage(this, asking_tiles, 1, &Block::pack));
     stages.push_back(make_stage(this, out_.matrix->panels(), 1, &Block::project_out));
@@ -144,8 +146,10 @@ class Block {
     char* query = nullptr;  // [image][head][line] of row tiles
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
-    PackedRows mixed;        // packed inputs of the output projection
-    float* exact = nullptr;  // set only if packs(): the output of attention, f32[rows, D]
+    PackedRows mixed;                 // packed inputs of the output projection
+    float* exact = nullptr;           // set only if packs(): the output of attention, f32[rows, D]
+    float* size_scores = nullptr;     // memory for `added`
+    std::vector<const float*> added;  // of each image: see TileHead::added; empty if no tokens have been merged before
     // If tokens are merged:
     float* exact_key = nullptr;  // keys before rounding, f32[rows, lines * 32]; if sums_keys, the keys' sums over the
                                  // heads, f32[rows, D / H]
@@ -183,6 +187,7 @@ class Block {
   // Whether attention writes float32 rows, which are packed afterwards. If not, attention writes packed lines.
   bool packs() const { return quantized_ || cut_ || mixed_norm_; }
   bool merges() const { return merging_.count > 0; }
+  size_t score_stride() const { return round_up(tokens_, kPanelColumns); }
   size_t key_stride(bool summed) const { return summed ? width_ / heads_ : lines() * kPanelColumns; }
   // Returns the total number of lines that a token has in all heads.
   size_t lines() const { return query_.matrix->panels(); }
@@ -225,6 +230,10 @@ class Block {
         for (size_t i = 0; i < images_of_group_; ++i) slot.merging.emplace_back(merging_, tokens_, workspace_);
       }
       if (packs()) slot.exact = workspace_.take<float>(asking * width_);
+      if (merging_.sizes != nullptr) {
+        slot.added.resize(images_of_group_);
+        slot.size_scores = workspace_.take<float>(images_of_group_ * score_stride());
+      }
     }
   }
 
@@ -259,6 +268,7 @@ class Block {
     rows.norm_scale = norm_.scale;
     rows.norm_bias = norm_.bias;
     pack_tiles(kernels_, rows, first_tile, end_tile);
+    if (first_tile == 0) prepare_size_scores(group, slot);
     if (!some_ask() || first_tile > 0) return;
     rows.index = asking_;
     rows.row_count = asking_of(group);
@@ -268,6 +278,15 @@ class Block {
     for (size_t row = 0; row < rows.row_count; ++row) {  // project_out adds to these
       std::copy_n(rows.rows + static_cast<size_t>(asking_[row]) * width_, width_,
                   y_ + (first_asking(group) + row) * width_);
+    }
+  }
+
+  void prepare_size_scores(size_t group, size_t slot) const {
+    if (merging_.sizes == nullptr) return;
+    Slot& memory = slots_[slot];
+    for (size_t i = 0; i < images_of(group); ++i) {
+      const float* sizes = merging_.sizes + first_row(group) + i * tokens_;
+      memory.added[i] = added_to_scores(sizes, tokens_, width_ / heads_, memory.size_scores + i * score_stride());
     }
   }
 
@@ -331,12 +350,13 @@ class Block {
     return rotation;
   }
 
-  // Processes the items `begin` to `end` (exclusive). The first items are the heads of the group's images, for which
-  // attention is computed. The remaining items are the images, for which the merging of tokens is decided.
-  void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
-    const size_t heads = images_of_group_ * heads_;
-    if (begin < heads) mix(group, slot, begin, std::min(end, heads));
-    if (end > heads) find_merging(group, slot, std::max(begin, heads) - heads, end - heads);
+  // Processes the items `begin` to `end` (exclusive). If tokens are merged, the first items are the group's images, for
+  // which merging is decided. This takes as long as one to three heads. The remaining items are the heads of the
+  // images, for which attention is computed.
+  void find_merging_and_mix(size_t group, size_t slot, size_t begin, size_t end) const {
+    const size_t merged = merges() ? images_of_group_ : 0;
+    if (begin < merged) find_merging(group, slot, begin, std::min(end, merged));
+    if (end > merged) mix(group, slot, std::max(begin, merged) - merged, end - merged);
   }
 
   void find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
@@ -372,7 +392,6 @@ class Block {
     head.size = width_ / heads_;
     head.lines = divide_up(head.size, kPanelColumns);
     Workspace scratch;
-    auto* added = scratch.take<float>(round_up(tokens_, kPanelColumns));
     char* own[3] = {};
     for (size_t part = 0; cut_ && part < 3; ++part) {
       own[part] = scratch.take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));
@@ -390,10 +409,7 @@ class Block {
       head.k = place(memory.key, head.line_stride, tokens_, own[1]);
       head.v = place(memory.value, head.line_stride, tokens_, own[2]);
       head.offset = mixed_offset_ + image * queries_;
-      if (i == begin || i % heads_ == 0) {
-        const size_t first = first_row(group) + image * tokens_;
-        head.added = added_to_scores(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
-      }
+      head.added = memory.added.empty() ? nullptr : memory.added[image];
       if (packs()) {
         head.out = memory.exact + column;
         head.out_columns = head.size;
