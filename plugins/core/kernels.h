@@ -10,6 +10,7 @@
 
 #include "core/activation.h"
 #include "core/cpu_path.h"
+#include "core/merging_keys.h"
 #include "core/tile_kernels.h"
 
 namespace vmoe {
@@ -41,8 +42,6 @@ struct PanelProduct {
   float* out = nullptr;   // the output of row 0, at the panel's first column
   size_t out_stride = 0;  // elements
 };
-
-struct MergingKeys;
 
 struct Kernels {
   CpuPath path;

@@ -12,18 +12,17 @@
 // | in the same block, operands loaded by tileloaddt1 | 6.43 |
 //
 // - Rows, and panels that stream, are loaded by tileloaddt1. It was chosen with a prototype on the older Xeon. With
-// operands in the second-level cache, it raised the
-//   speed of a product from 1.53 to 2.41 T/s.
-// - The block sizes come from the same prototype as tileloaddt1. They are 2 x 2 tiles, and 3 x 2 tiles for an odd row
-// tile.
+//   operands in the second-level cache, it raised the speed of a product from 1.53 to 2.41 T/s.
+// - The block sizes come from the same prototype. They are 2 x 2 tiles, and 3 x 2 tiles for an odd row tile.
 // - kStreamBytes also comes from the prototype. The experts of a V-MoE B/16, with about 8 rows each, took 15.5 ms when
 //   prefetching 2 to 4 KB ahead, instead of 19.7 ms. On the newer Xeon, two threads read 40.3, 39.2 and 36.6 GB/s when
 //   prefetching 1, 2 and 4 KB ahead, and 29.6 GB/s without a prefetch.
-// - A panel of at most kNearBytes that several row tiles are multiplied by is loaded by tileloadd, through the
-//   first-level cache of 48 KB: it stays there beside the sums, because rows do not push it out. This takes 2.2 ns per
-//   tile, and tileloaddt1 takes 4.1 to 4.8 ns. With throw-away code on the newer Xeon, the int8 products of 394 rows of
-//   a B/16 (panels of 24 KB) took 0.55 instead of 0.65 ms (QKV) and 0.86 instead of 0.91 ms (first product of the MLP).
-//   Panels of 48 KB (bfloat16) were 4 to 5 % slower in this way.
+// - A panel of at most kNearBytes, if several row tiles are multiplied by it, is loaded by tileloadd through the
+//   first-level cache of 48 KB. It stays there beside the sums, because rows do not push it out. A tile then loads in
+//   2.2 ns; tileloaddt1 takes 4.1 to 4.8 ns. With throw-away code on the newer Xeon, the int8 products of 394 rows of a
+//   B/16 (panels of 24 KB) took 0.55 instead of 0.65 ms (QKV) and 0.86 instead of 0.91 ms (first product of the MLP).
+//   Panels of 48 KB (bfloat16) were 4 to 5 % slower in this way. The limit counts bytes, so it also admits the panels
+//   of attention in bfloat16, which are smaller.
 // - kLinesApart: when panels stream past at most 3 row tiles, every fourth line is prefetched, and the second-level
 //   cache's own prefetcher brings the lines between. With throw-away code on the newer Xeon, a V-MoE took 0.95 of the
 //   time at batch size 1, together with finishing rows evenly over the steps. One line in eight gained nothing.

@@ -14,7 +14,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/merging.h"
+#include "core/merging_keys.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

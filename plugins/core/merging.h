@@ -5,19 +5,11 @@
 #include <cstdint>
 
 #include "core/kernels.h"
+#include "core/merging_keys.h"
 #include "core/task_runner.h"
 #include "core/workspace.h"
 
 namespace vmoe {
-
-// Keys of an image's tokens, float32. Head h of token t is at values[t * token_stride + h * size].
-struct MergingKeys {
-  const float* values = nullptr;
-  size_t token_stride = 0;
-  size_t heads = 0;
-  size_t size = 0;      // D / H
-  bool summed = false;  // whether `values` are sums over the heads, added up in the order of the heads
-};
 
 // The inputs and outputs of merging in a block. Merging reduces each image's T tokens to T - count.
 struct Merging {

@@ -227,6 +227,8 @@ struct BesideProducts {
   HWY_INLINE void finish_rows() { pending.finish_all(); }
 };
 
+// Multiplies all row tiles by one panel after another. The rows of a block are finished during the steps of the next
+// block, so there are two buffers for sums.
 template <class Block, ElementType kType, class Mode>
 HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
   HWY_ALIGN float sums[2][kSumsOfBlock];

@@ -143,7 +143,8 @@ HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], c
 
 // Stores one row as lines of int8: clip(rint(x / scale), -127, 127). For int4 weights, also computes the sum of each
 // step of the row, times -8, and stores these sums beginning at `sums`. `count` is a multiple of 64. Returns the
-// scale, which is finite only if all values of the row are finite.
+// scale, which is finite only if all values of the row are finite. For int4 weights, it is NaN if it is not finite,
+// because the integers of such a row are not those whose sums are stored.
 template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
@@ -183,6 +184,8 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       sums += weight_type(kType).tile_step_bytes;
     }
   }
+  if constexpr (kType == ElementType::kInt4)
+    return std::isfinite(scale) ? scale : std::numeric_limits<float>::quiet_NaN();
   return scale;
 }
 

@@ -132,6 +132,23 @@ def test_rows_of_every_kind_have_the_bits_of_the_function_in_int8(path: str) -> 
 
 
 @EVERY_PATH
+def test_rows_have_the_same_bits_in_every_number_of_rows_in_int4(path: str) -> None:
+    # Some paths multiply few rows by other instructions than many rows.
+    rng = np.random.default_rng(5)
+    for depth in (64, 130, 300, 768):
+        rows = np.concatenate([strange_rows(depth), normal(rng, 12, depth), strange_rows(depth)])
+        mlp = mlp_inputs(rng, "i4", (1,), depth, 64)
+        counts = (40, 1, 8, 9, 33)
+        assert len(rows) == max(counts)
+        layers = [Layer("VmoeExpertMlp", {"buf": rows[None, -count:], **mlp}, hidden=64) for count in counts]
+        every, *some = library_outputs(layers, path)
+        finite = np.isfinite(rows).all(axis=1)
+        np.testing.assert_array_equal(np.isfinite(every[0]), np.broadcast_to(finite[:, None], every[0].shape))
+        for part in some:
+            np.testing.assert_array_equal(part[0].view(np.int32), every[0, -part.shape[1] :].view(np.int32))
+
+
+@EVERY_PATH
 def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: str) -> None:
     rng = np.random.default_rng(3)
     layers = []
