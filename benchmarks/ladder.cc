@@ -8,6 +8,9 @@
 // A bin has values from v to v + 1. Activations receive them as the bias of a product whose sums are zero. Softmaxes
 // receive scores that are 0 or one of the bin's values. `--check` reads the flags that x86 sets for a subnormal operand
 // and for an inexact subnormal result. VDPBF16PS, tile products, VCVTNE2PS2BF16 and approximate reciprocals set none.
+//
+// Left out are the path amx, whose activations and softmaxes are those of amx_emulated, and the softmax of routers,
+// which keeps subnormal gates because they rank experts.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

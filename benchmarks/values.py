@@ -53,9 +53,10 @@ def usual_network() -> Network:
 def with_equal_hidden_values(network: Network) -> Network:
     """Return a copy of a ViT whose hidden values, before the activation, are near 11.5 in every MLP."""
     changed = copy.deepcopy(network)
-    layers = [layer for name, layer in changed.named_modules() if name.endswith("intermediate.dense")]
+    # Versions of transformers differ in the name.
+    layers = [layer for name, layer in changed.named_modules() if name.endswith((".intermediate.dense", ".mlp.fc1"))]
     if len(layers) != network.model.config.num_hidden_layers:
-        raise BenchmarkError(f"{len(layers)} layers are named intermediate.dense, but there must be one in each block")
+        raise BenchmarkError(f"found {len(layers)} first layers of MLPs, but there must be one in each block")
     with torch.no_grad():
         for layer in layers:
             layer.weight *= _SCALE

@@ -220,9 +220,10 @@ HWY_ATTR inline void product_float32(const PanelProduct& product) { multiply_pan
 
 // ---- Softmax
 
-// Below this, exp(t) is subnormal.
+// Slightly above ln 2^-126: below that, exp(t) is subnormal.
 constexpr float kLowestExponent = -87.336f;
 
+template <bool kSubnormals>
 HWY_ATTR inline void softmax(float* values, size_t count) {
   const FloatTag d;
   float largest = -std::numeric_limits<float>::infinity();
@@ -231,13 +232,15 @@ HWY_ATTR inline void softmax(float* values, size_t count) {
   for (size_t i = 0; i < count; i += kLanes) {
     const size_t left = std::min(kLanes, count - i);
     const auto t = hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest));
-    const auto limited = hn::Max(t, hn::Set(d, kLowestExponent));
-    const auto power = hn::IfThenZeroElse(hn::Lt(t, hn::Set(d, kLowestExponent)), hn::Exp(d, limited));
+    const auto lowest = hn::Set(d, kLowestExponent);
+    auto power = hn::Exp(d, kSubnormals ? t : hn::Max(t, lowest));
+    if (!kSubnormals) power = hn::IfThenZeroElse(hn::Lt(t, lowest), power);
     // hn::Max and hn::Exp may turn a NaN into a number, so NaNs are restored here.
     hn::StoreN(hn::IfThenElse(hn::IsNaN(t), t, power), d, values + i, left);
     for (size_t j = 0; j < left; ++j) sum += values[i + j];
   }
-  const float smallest = sum * std::numeric_limits<float>::min();  // of those whose quotient is normal
+  // The smallest power whose quotient is normal.
+  const float smallest = kSubnormals ? 0 : sum * std::numeric_limits<float>::min();
   for (size_t i = 0; i < count; ++i) values[i] = (values[i] < smallest ? 0 : values[i]) / sum;
 }
 

@@ -54,7 +54,8 @@ constexpr Kernels kernels_of(CpuPath path) {
   kernels.tile_rows = kTileRows;
   kernels.product_f32 = product_float32;
   kernels.transpose = transpose;
-  kernels.softmax = softmax;
+  kernels.softmax = softmax<false>;
+  kernels.gate_softmax = softmax<true>;
   kernels.attention_softmax = attention_softmax;
   kernels.round_bf16 = round_row;
   kernels.normalize = normalize_row;

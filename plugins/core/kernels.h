@@ -58,6 +58,9 @@ struct Kernels {
   // exponentials. Results below about 2^-126, which would be subnormal, are 0.
   void (*softmax)(float* values, size_t count);
 
+  // Does the same, but keeps subnormal results. Gates need them: a token's experts are ranked by their gates.
+  void (*gate_softmax)(float* values, size_t count);
+
   // Replaces each scores[i] by exp(scale * (scores[i] - max)) / sum. Is faster than `softmax`, but raises exponentials
   // below 2^-80 to 2^-80. `scores` must be aligned to 64 bytes. Its memory must have room for `count` values, rounded
   // up to a multiple of 16.

@@ -1,7 +1,7 @@
 // The inner loops of token merging. kernels.cc compiles this file once per instruction set.
 //
-// The compiler vectorizes these plain loops. It never fuses a multiplication with an addition, so the bits are the same
-// for every instruction set.
+// The compiler vectorizes these plain loops. It never fuses a multiplication with an addition, because of
+// -ffp-contract=off in CMakeLists.txt, so the bits are the same for every instruction set.
 
 #if defined(VMOE_CORE_MERGING_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_MERGING_INL_H_

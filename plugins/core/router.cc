@@ -9,7 +9,7 @@ namespace {
 void compute_gates_of_rows(const PackedWeights& router, const float* x, size_t tokens, float* gates) {
   multiply_rows(router, x, tokens, gates);
   const size_t experts = router.columns();
-  for (size_t token = 0; token < tokens; ++token) router.kernels().softmax(gates + token * experts, experts);
+  for (size_t token = 0; token < tokens; ++token) router.kernels().gate_softmax(gates + token * experts, experts);
 }
 
 }  // namespace

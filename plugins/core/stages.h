@@ -42,8 +42,8 @@ bool groups_run_apart(size_t groups);
 // each thread are configured. Throws std::bad_alloc.
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
 
-// Does the same with other stages for the last `shared` groups, which all threads share. Each thread runs `apart` alone
-// for a group, and the threads run `together` for the last groups. `shared` is at most the number of slots.
+// Does the same with other stages for the last `shared` groups, which all threads share. One thread runs `apart` for
+// each of the other groups, and all threads run `together` for the last ones. `shared` is at most the number of slots.
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& apart, size_t shared,
                 const std::vector<Stage>& together, bool needs_tiles);
 

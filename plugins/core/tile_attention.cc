@@ -149,7 +149,7 @@ class Block {
     PackedRows mixed;                 // packed inputs of the output projection
     float* exact = nullptr;           // set only if packs(): the output of attention, f32[rows, D]
     float* size_scores = nullptr;     // memory for `added`
-    std::vector<const float*> added;  // of each image: see TileHead::added; empty if no tokens have been merged before
+    std::vector<const float*> added;  // of each image: see TileHead::added; empty if there are no sizes
     // If tokens are merged:
     float* exact_key = nullptr;  // keys before rounding, f32[rows, lines * 32]; if sums_keys, the keys' sums over the
                                  // heads, f32[rows, D / H]

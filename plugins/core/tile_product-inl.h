@@ -167,8 +167,9 @@ HWY_INLINE void finish_row(const TileProduct& product, const HeadLines& to, size
 }
 
 // Prefetches what finish_row() will read and write of a row. Only float32 rows with an addend need this: the addend and
-// the output come from the third-level cache, with a stride that no hardware prefetcher follows. If the addend is the
-// output, int8 and int4 have read it shortly before, for the previous chunk of hidden values.
+// the output come from the third-level cache, with a stride that no hardware prefetcher follows. In int8
+// and int4, this does not help where the addend is the output: most often it was written shortly before, for the
+// previous chunk of hidden values.
 template <ElementType kType>
 HWY_INLINE void prefetch_row(const FloatRows& to, size_t row, size_t panel) {
   if (to.addend == nullptr || to.scattered) return;

@@ -61,15 +61,17 @@ HWY_INLINE Floats exp2_in_range(Floats t) {
   return Floats{_mm512_scalef_ps(power.raw, t.raw)};
 #else
   const SignedTag di;
-  const auto whole = hn::Round(t);
-  const auto part = hn::Sub(t, whole);  // -0.5 to 0.5
+  // The sum has no bits for fractions, and ends with the bits of the rounded number.
+  const auto magic = hn::Set(d, 0x1.8p23f);
+  const auto sum = hn::Add(t, magic);
+  const auto part = hn::Sub(t, hn::Sub(sum, magic));  // -0.5 to 0.5
   auto power = hn::Set(d, 0.00132764706f);
   power = hn::MulAdd(power, part, hn::Set(d, 0.00967554132f));
   power = hn::MulAdd(power, part, hn::Set(d, 0.0555071328f));
   power = hn::MulAdd(power, part, hn::Set(d, 0.240221197f));
   power = hn::MulAdd(power, part, hn::Set(d, 0.693146967f));
   power = hn::MulAdd(power, part, hn::Set(d, 1.00000007f));
-  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, sum));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, power), exponent));
 #endif
 }
@@ -82,8 +84,6 @@ HWY_INLINE Floats exp2_of_score(Floats t) {
   const auto lowest = hn::Set(d, -80.0f);
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   return exp2_in_range(hn::Max(lowest, t));  // if t is NaN, x86 returns the second operand
-#elif HWY_TARGET == HWY_NEON_WITHOUT_AES
-  return exp2_in_range(Floats{vmaxq_f32(t.raw, lowest.raw)});  // keeps a NaN
 #else
   return hn::IfThenElse(hn::IsNaN(t), t, exp2_in_range(hn::Max(t, lowest)));
 #endif
@@ -113,9 +113,9 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   return hn::MulAdd(slope, inside, hn::Set(d, -2.3022072f));
 }
 
-// Returns `divisor` such that the activation of x is x / divisor. The limits of the exponent do not change the
-// quotient: at -64, the divisor is already 1 in the precision of float32, and at 126, the quotient is 0 in comparison
-// with 1.
+// Returns `divisor` such that the activation of x is x / divisor. The exponent has two limits. Below -64, the divisor is
+// 1 in the precision of float32. Above 126, the divisor stays 2^126, so that the result for an x between -850 and 0 is
+// not 0, but at most 1e-35 in magnitude.
 HWY_INLINE Floats divisor_of(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));

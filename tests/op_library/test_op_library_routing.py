@@ -53,6 +53,14 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
             assert same_bits(next(found), route(case)), case
 
 
+@pytest.mark.parametrize("path", supported_paths())
+def test_gates_that_are_subnormal_rank_experts(path: str) -> None:
+    inputs = {"x": np.ones((1, 1, 1), np.float32), "router": np.array([[0, -100, -90]], np.float32)}
+    ((gates,),) = outputs_of(run_calls([node_call("VmoeGates", inputs)], path))
+    assert gates[0, 0, 0] == 1
+    assert gates[0, 0, 2] > gates[0, 0, 1] > 0
+
+
 def router_block(
     rng: np.random.Generator, groups: int, tokens: int, width: int, experts: int
 ) -> tuple[dict[str, np.ndarray], list[tuple[int, int, bool]]]:
