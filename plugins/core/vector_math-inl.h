@@ -113,9 +113,9 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   return hn::MulAdd(slope, inside, hn::Set(d, -2.3022072f));
 }
 
-// Returns `divisor` such that the activation of x is x / divisor. The exponent has two limits. Below -64, the divisor is
-// 1 in the precision of float32. Above 126, the divisor stays 2^126, so that the result for an x between -850 and 0 is
-// not 0, but at most 1e-35 in magnitude.
+// Returns `divisor` such that the activation of x is x / divisor. The exponent has two limits. Below -64, the divisor
+// is 1 in the precision of float32. Above 126, the divisor stays 2^126, so that the result for an x between -850 and 0
+// is not 0, but at most 1e-35 in magnitude.
 HWY_INLINE Floats divisor_of(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));
