@@ -233,7 +233,7 @@ HWY_ATTR inline void softmax(float* values, size_t count) {
     const size_t left = std::min(kLanes, count - i);
     const auto t = hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest));
     const auto lowest = hn::Set(d, kLowestExponent);
-    auto power = hn::Exp(d, kSubnormals ? t : hn::Max(t, lowest));
+    auto power = hn::Exp(d, kSubnormals ? t : maximum(t, lowest));
     if (!kSubnormals) power = hn::IfThenZeroElse(hn::Lt(t, lowest), power);
     // hn::Max and hn::Exp may turn a NaN into a number, so NaNs are restored here.
     hn::StoreN(hn::IfThenElse(hn::IsNaN(t), t, power), d, values + i, left);
